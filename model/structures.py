@@ -1,0 +1,154 @@
+"""The data that passes between the parts of the detector: frozen dataclasses of tensors.
+
+Shapes: B images, N objects, R detections, M mask side, P polygons, V vertices, H W pixels.
+Labels: 0 is the background, 1..K the object classes, as in maskrcnn-benchmark and torchvision.
+Boxes: absolute pixels, x1 y1 x2 y2, continuous coordinates (a box of one pixel has x2 - x1 = 1).
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ImageSize(NamedTuple):
+    """Height and width, pixels."""
+
+    height: int
+    width: int
+
+
+class LossTerm(NamedTuple):
+    """A loss before normalisation, so that many workers can divide by their common count.
+
+    ``total`` is a scalar tensor attached to the graph, ``count`` a scalar tensor without gradient.
+    The loss of one process alone is ``total / max(count, 1)``.
+    """
+
+    total: Tensor
+    count: Tensor
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images padded to one size, not yet normalised.
+
+    Args:
+        pixels: (B, 3, H, W) uint8 or float, RGB in 0..255, content in the upper left corner.
+        sizes: size of each image's content inside the batch.
+        original_sizes: size of each image before resizing; detections are given in it.
+        sampling_seeds: one seed per image for the random choice of training samples, so that a
+            loss does not depend on which worker holds the image.
+    """
+
+    pixels: Tensor
+    sizes: tuple[ImageSize, ...]
+    original_sizes: tuple[ImageSize, ...]
+    sampling_seeds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
+            raise ValueError(f"pixels must be (B, 3, H, W); got {tuple(self.pixels.shape)}")
+        if not len(self.sizes) == len(self.original_sizes) == len(self.pixels):
+            raise ValueError(
+                f"{len(self.pixels)} images but {len(self.sizes)} sizes and "
+                f"{len(self.original_sizes)} original sizes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "ImageBatch":
+        """The same batch on ``device``."""
+        return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
+
+
+@dataclass(frozen=True)
+class PolygonMasks:
+    """The outlines of N objects, flat: object n owns polygons ``object_offsets[n:n + 2]``.
+
+    Args:
+        vertices: (V, 2) float32, x y pixels.
+        polygon_offsets: (P + 1,) int64 into vertices.
+        object_offsets: (N + 1,) int64 into polygons.
+    """
+
+    vertices: Tensor
+    polygon_offsets: Tensor
+    object_offsets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.object_offsets) - 1
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "PolygonMasks":
+        """The same masks on ``device``."""
+        return PolygonMasks(
+            self.vertices.to(device, non_blocking=non_blocking),
+            self.polygon_offsets.to(device, non_blocking=non_blocking),
+            self.object_offsets.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True)
+class BitmapMasks:
+    """(N, H, W) uint8 or bool bitmaps on the image's canvas: for masks that are not polygons."""
+
+    bitmaps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.bitmaps)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "BitmapMasks":
+        """The same masks on ``device``."""
+        return BitmapMasks(self.bitmaps.to(device, non_blocking=non_blocking))
+
+
+InstanceMasks = PolygonMasks | BitmapMasks
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The objects of one image, in the pixels of the resized image; crowd regions left out.
+
+    Args:
+        boxes: (N, 4) float32.
+        labels: (N,) int64, 1..K.
+        masks: N masks, or None where only boxes are trained.
+        image_id: the data set's number for the image, for error reports.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: InstanceMasks | None = None
+    image_id: int = -1
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
+            raise ValueError(
+                f"boxes must be (N, 4); got {tuple(self.boxes.shape)}. "
+                "An image without objects needs (0, 4)."
+            )
+        if len(self.labels) != len(self.boxes):
+            raise ValueError(f"{len(self.boxes)} boxes but {len(self.labels)} labels")
+        if self.masks is not None and len(self.masks) != len(self.boxes):
+            raise ValueError(f"{len(self.boxes)} boxes but {len(self.masks)} masks")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Targets":
+        """The same targets on ``device``."""
+        return replace(
+            self,
+            boxes=self.boxes.to(device, non_blocking=non_blocking),
+            labels=self.labels.to(device, non_blocking=non_blocking),
+            masks=None if self.masks is None else self.masks.to(device, non_blocking),
+        )
+
+
+class Category(NamedTuple):
+    """A class of the data set: ``id`` as in its annotations, and its name."""
+
+    id: int
+    name: str
