@@ -6,18 +6,9 @@ constants of Detectron's 1x schedule. Settings stop at the constructors: layers 
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-
-
-class Settings(BaseModel):
-    """A node of a settings tree: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+from model.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
 
 
 class Conventions(Settings):
@@ -80,7 +71,7 @@ class BackboneConfig(Settings):
 
     depth: Literal[18, 34, 50, 101] = Field(50, description="ResNet depth.")
     norm: Literal["frozen_bn", "batch_norm", "group_norm"] = Field(
-        "frozen_bn", description="frozen_bn needs pretrained weights; the others train from scratch."
+        "frozen_bn", description="frozen_bn needs pretrained weights, the others do not."
     )
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = Field(
         2, description="Stages that do not train, counted from the stem: 2 is stem and res2."

@@ -19,7 +19,8 @@ class ImageSize(NamedTuple):
     width: int
 
 
-class LossTerm(NamedTuple):
+@dataclass(frozen=True)
+class LossTerm:
     """A loss before normalisation, so that many workers can divide by their common count.
 
     ``total`` is a scalar tensor attached to the graph, ``count`` a scalar tensor without gradient.

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from model.config import Fraction, ModelConfig, NonNegative, Positive, PositiveFloat, Settings
+from model.config import ModelConfig
+from model.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
 
 
 class ShapesConfig(Settings):
