@@ -1,1 +1,1 @@
-"""TODO."""
+"""COCO evaluation: predictions over shards, the referee's numbers, a report with pictures."""

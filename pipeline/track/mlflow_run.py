@@ -1,0 +1,208 @@
+"""One MLflow run per job: where it is kept, what it records, how it ends."""
+
+import logging
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Param, RunStatus
+from mlflow.exceptions import MlflowException
+from pydantic import BaseModel
+
+from ops_cuda import backend
+from pipeline import storage
+from pipeline.config import RunConfig, config_digest, to_yaml
+
+logger = logging.getLogger(__name__)
+
+PARAMS_PER_REQUEST = 100  # MLflow's limit for log_batch
+LONGEST_PARAM = 6000  # characters, MLflow's limit
+
+
+class TrackingError(RuntimeError):
+    """MLflow cannot be reached or refuses; the text says where and what to do."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """An open run.
+
+    Args:
+        uri: tracking URI, to be handed to workers together with ``run_id``.
+        run_id: MLflow's id of the run.
+        experiment_id: MLflow's id of its experiment.
+        url: its page on a tracking server; for a local store the command that serves it.
+    """
+
+    uri: str
+    run_id: str
+    experiment_id: str
+    url: str
+
+
+def tracking_uri(config: RunConfig) -> str:
+    """Where runs are recorded: ``track.uri``, else MLFLOW_TRACKING_URI, else a local SQLite file.
+
+    Raises:
+        TrackingError: none of them is possible, since the output is not a local folder.
+    """
+    named = config.track.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    folder = _local_folder(config.output)
+    if folder is None:
+        raise TrackingError(
+            f"output {config.output} is not a local folder, so MLflow has no default place there; "
+            "set track.uri or MLFLOW_TRACKING_URI to a tracking server."
+        )
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+@contextmanager
+def open_run(
+    config: RunConfig, job: str, run_id: str | None = None, parent_run_id: str | None = None
+) -> Iterator[TrackedRun]:
+    """Record a job: settings, code and backend when it opens, its end when the block ends.
+
+    Args:
+        config: the job's settings; become parameters and the artifact ``config.yaml``.
+        job: what runs, such as ``train``; the run is called ``{config.name}-{job}``.
+        run_id: continue this run instead of opening a new one.
+        parent_run_id: nest the new run under this one.
+
+    Raises:
+        TrackingError: the tracker cannot be reached. Once open, a dead tracker raises nothing here.
+    """
+    uri = tracking_uri(config)
+    try:
+        client = _client(uri)
+        if run_id is None:
+            run = _create_run(client, config, uri, job, parent_run_id)
+        else:
+            run = client.get_run(run_id)
+            client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+    except Exception as error:  # SQLAlchemy's, requests' and MLflow's own, by the kind of store
+        raise TrackingError(
+            f"MLflow at {hide_password(uri)} cannot record the run "
+            f"({type(error).__name__}: {error}). Start it, or set track.uri."
+        ) from error
+    info = run.info
+    page = _address(uri, info.experiment_id, info.run_id)
+    tracked = TrackedRun(uri, info.run_id, info.experiment_id, page)
+    try:
+        yield tracked
+    except BaseException as error:
+        _end(client, tracked, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    _end(client, tracked, "FINISHED")
+
+
+def flatten_settings(tree: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted key to value, one entry per leaf; passwords in URLs are hidden."""
+    items = tree.model_dump(mode="json") if isinstance(tree, BaseModel) else tree
+    flat: dict[str, str] = {}
+    for key, value in items.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = hide_password(str(value))[:LONGEST_PARAM]
+    return flat
+
+
+def hide_password(text: str) -> str:
+    """``scheme://user:secret@host`` without the secret."""
+    return re.sub(r"(://[^/\s:@]+):[^/\s@]+@", r"\1:***@", text)
+
+
+def code_commit() -> str:
+    """The git commit of this code, ``-dirty`` if changed since; ``unknown`` without git."""
+    root = Path(__file__).resolve().parent.parent.parent
+    try:
+        if not (root / ".git").exists():  # a copied working directory inside a Ray job
+            return os.environ.get("GIT_COMMIT", "unknown")
+        commit = _git(root, "rev-parse", "HEAD")
+        return f"{commit}-dirty" if _git(root, "status", "--porcelain", "-uno") else commit
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
+    ).stdout.strip()
+
+
+def _local_folder(url: str) -> Path | None:
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return Path(url).absolute() if parts.scheme == "" else None
+
+
+def _client(uri: str) -> MlflowClient:
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _create_run(
+    client: MlflowClient, config: RunConfig, uri: str, job: str, parent_run_id: str | None
+) -> Any:
+    tags = {
+        "job": job,
+        "config_digest": config_digest(config),
+        "code_commit": code_commit(),
+        "ops_backend": backend(),
+        "output": config.output,
+    }
+    if parent_run_id:
+        tags["mlflow.parentRunId"] = parent_run_id
+    experiment_id = _experiment(client, config, uri)
+    run = client.create_run(experiment_id, run_name=f"{config.name}-{job}", tags=tags)
+    params = [Param(key, value) for key, value in flatten_settings(config).items()]
+    for first in range(0, len(params), PARAMS_PER_REQUEST):
+        client.log_batch(run.info.run_id, params=params[first : first + PARAMS_PER_REQUEST])
+    client.log_text(run.info.run_id, hide_password(to_yaml(config)), "config.yaml")
+    return run
+
+
+def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
+    name = config.track.experiment
+    if (found := client.get_experiment_by_name(name)) is not None:
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(name, artifact_location=_artifacts(config, uri)))
+    except MlflowException:
+        # Another job may have created it between the two calls.
+        if (found := client.get_experiment_by_name(name)) is None:
+            raise
+        return str(found.experiment_id)
+
+
+def _artifacts(config: RunConfig, uri: str) -> str | None:
+    """Folder for artifacts; a server has its own, a bare database would take the current folder."""
+    if uri.startswith(("http://", "https://")):
+        return None
+    if uri.startswith("sqlite:///"):
+        return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+    return storage.join(config.output, "mlartifacts")
+
+
+def _address(uri: str, experiment_id: str, run_id: str) -> str:
+    if uri.startswith(("http://", "https://")):
+        return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"mlflow server --backend-store-uri {hide_password(uri)}"
+
+
+def _end(client: MlflowClient, run: TrackedRun, status: str) -> None:
+    try:
+        client.set_terminated(run.run_id, status)
+    except Exception as error:  # the job's own outcome matters more
+        logger.warning("MLflow run %s could not be marked %s: %s", run.run_id, status, error)
