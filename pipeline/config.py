@@ -1,15 +1,31 @@
 """RunConfig: everything a job can be told, as one frozen tree, read from YAML and ``key=value``.
 
 One file describes one model on one data set; every job (shards, training, sweep, evaluation,
-registration, inference) reads the part it needs. All locations are URLs (``storage.py``).
+registration, inference) reads the part it needs. All locations are URLs (``urls.py``).
 """
 
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field, model_validator
 
 from model.config import ModelConfig
-from model.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
+from model.settings import (
+    ConfigError,
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Settings,
+    apply_overrides,
+    check_settings,
+    compose_yaml,
+)
+from pipeline.urls import Location, is_relative
 
 
 class ShapesConfig(Settings):
@@ -24,8 +40,8 @@ class ShapesConfig(Settings):
 class SplitConfig(Settings):
     """One annotated set of images."""
 
-    annotations: str = Field(description="URL of a COCO instances JSON.")
-    images: str = Field(description="URL of the folder its file names are relative to.")
+    annotations: Location = Field(description="URL of a COCO instances JSON.")
+    images: Location = Field(description="URL of the folder its file names are relative to.")
 
 
 class DataConfig(Settings):
@@ -37,10 +53,10 @@ class DataConfig(Settings):
     shapes: ShapesConfig = ShapesConfig()
     train: SplitConfig | None = Field(None, description="Training split of a coco source.")
     val: SplitConfig | None = Field(None, description="Validation split of a coco source.")
-    train_shards: str | None = Field(
+    train_shards: Location | None = Field(
         None, description="URL of the training shards; default {output}/shards/train."
     )
-    val_shards: str | None = Field(
+    val_shards: Location | None = Field(
         None, description="URL of the validation shards; default {output}/shards/val."
     )
     rows_per_shard: Positive = Field(512, description="Images per Parquet file.")
@@ -98,7 +114,7 @@ class TrainConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     channels_last: bool = Field(True, description="NHWC memory layout.")
-    weights: str | None = Field(
+    weights: Location | None = Field(
         None, description="URL of weights to start from (ours or torchvision's)."
     )
     checkpoint_every: Positive = Field(1000, description="Steps between checkpoints.")
@@ -124,7 +140,7 @@ class EvaluateConfig(Settings):
     """COCO evaluation."""
 
     batch: Positive = Field(4, description="Images per forward pass.")
-    weights: str | None = Field(
+    weights: Location | None = Field(
         None,
         description="Checkpoint URL or models:/name@alias; default the run's newest checkpoint.",
     )
@@ -147,13 +163,13 @@ class TrackConfig(Settings):
 class InferConfig(Settings):
     """Batch inference."""
 
-    inputs: str | None = Field(
+    inputs: Location | None = Field(
         None, description="URL of a folder of images or of shards; default the validation shards."
     )
-    output: str | None = Field(
+    output: Location | None = Field(
         None, description="URL for prediction shards; default {output}/predictions."
     )
-    model: str | None = Field(
+    model: Location | None = Field(
         None, description="models:/name@alias or weights URL; default the champion."
     )
     batch: Positive = Field(4, description="Images per forward pass.")
@@ -208,7 +224,7 @@ class RunConfig(Settings):
     """Everything a job can be told."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Run name.")
-    output: str = Field("runs/run", description="URL of the folder for everything written.")
+    output: Location = Field("runs/run", description="URL of the folder for everything written.")
     seed: NonNegative = Field(0, description="Seed of data order, augmentation and sampling.")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -230,3 +246,37 @@ class RunConfig(Settings):
             if missing:
                 raise ValueError(f"data.source=coco needs {' and '.join(missing)}")
         return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a config file, set ``key=value`` overrides, check everything.
+
+    Relative locations, in the file and in overrides, count from the current folder.
+
+    Raises:
+        ConfigError: every bad key at once; or ``output`` is relative inside a Ray job.
+    """
+    tree = apply_overrides(compose_yaml(path), overrides)
+    here = Path.cwd()
+    output = tree.get("output", RunConfig.model_fields["output"].default)
+    # Ray runs a job in a temporary copy of the working directory, named after its package.
+    in_job_copy = any(part.startswith("_ray_pkg_") for part in here.parts)
+    if in_job_copy and isinstance(output, str) and is_relative(output):
+        raise ConfigError(
+            [
+                f"output: {output!r} is relative and this Ray job runs in a temporary folder, so "
+                "the results would be lost; give an absolute path or a URL (output=s3://...)"
+            ]
+        )
+    return check_settings(RunConfig, tree, context={"folder": here})
+
+
+def to_yaml(config: Settings) -> str:
+    """The whole tree as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def config_digest(settings: Settings) -> str:
+    """SHA-256 (hex) of the settings' canonical JSON: equal for equal settings, however written."""
+    text = json.dumps(settings.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
