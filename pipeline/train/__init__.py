@@ -1,1 +1,1 @@
-"""TODO."""
+"""Training: the step (``loop``, torch only), its worker inside Ray Train, and the job's driver."""

@@ -1,0 +1,41 @@
+"""The arithmetic of a step: autocast type and, for fp16, the scaling of the gradients."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """What wraps the forward pass and the optimiser step.
+
+    Args:
+        kind: fp32 runs as written; bf16 and fp16 run the forward pass under autocast.
+        device: where the model lives.
+
+    Raises:
+        ValueError: fp16 on a CPU, whose kernels lack it.
+    """
+
+    def __init__(self, kind: Literal["fp32", "bf16", "fp16"], device: torch.device) -> None:
+        if kind == "fp16" and device.type == "cpu":
+            raise ValueError(
+                "train.precision=fp16 needs a GPU; on a CPU use train.precision=bf16 or fp32"
+            )
+        self.kind = kind
+        self.device_type = device.type
+        # Only fp16 needs it: bf16 has the exponent range of fp32.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=kind == "fp16")
+
+    @property
+    def skips_overflows(self) -> bool:
+        """Whether a step with infinite gradients is skipped instead of taken."""
+        return self.scaler.is_enabled()
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of the forward pass."""
+        if self.kind == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device_type, dtype=AUTOCAST_TYPES[self.kind])

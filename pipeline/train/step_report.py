@@ -1,0 +1,132 @@
+"""What a run says about itself every few steps: losses, speed, time left."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What happened since the last report.
+
+    Args:
+        step: optimiser steps taken so far.
+        total_steps: optimiser steps of the whole run.
+        losses: each term and their sum ``loss``, over all workers, mean of the steps.
+        learning_rate: of the last step.
+        gradient_norm: of the last step, before clipping.
+        images_per_s: of all workers together, pauses left out.
+        data_wait: share of the time spent waiting for batches.
+        seconds_left: to the end of the run at this speed.
+    """
+
+    step: int
+    total_steps: int
+    losses: dict[str, float]
+    learning_rate: float
+    gradient_norm: float
+    images_per_s: float
+    data_wait: float
+    seconds_left: float
+
+    def metrics(self) -> dict[str, float]:
+        """The report as flat numbers for a tracker."""
+        return {
+            **{f"train/{name}": value for name, value in self.losses.items()},
+            "train/learning_rate": self.learning_rate,
+            "train/gradient_norm": self.gradient_norm,
+            "train/images_per_s": self.images_per_s,
+            "train/data_wait": self.data_wait,
+        }
+
+    def line(self) -> str:
+        """The report as one line of text."""
+        terms = "  ".join(
+            f"{name} {value:.4f}" for name, value in self.losses.items() if name != "loss"
+        )
+        return (
+            f"step {self.step}/{self.total_steps}  loss {self.losses['loss']:.4f} ({terms})  "
+            f"lr {self.learning_rate:.3g}  {self.images_per_s:.1f} images/s  "
+            f"{self.data_wait:.0%} waiting for data  {format_duration(self.seconds_left)} left"
+        )
+
+
+def format_duration(seconds: float) -> str:
+    """``3725`` becomes ``1h 02m``, ``62`` becomes ``1m 02s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
+
+
+class StepMeter:
+    """Adds up losses on the device and time on the host between two reports.
+
+    Args:
+        total_steps: optimiser steps of the whole run.
+        images_per_step: images of one optimiser step, all workers together.
+        clock: seconds from any origin.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        images_per_step: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._total_steps = total_steps
+        self._images_per_step = images_per_step
+        self._clock = clock
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was added and begin anew now."""
+        self._sum: Tensor | None = None
+        self._names: tuple[str, ...] = ()
+        self._steps = 0
+        self._waited_s = 0.0
+        self._paused_s = 0.0
+        self._since_s = self._clock()
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """The time inside counts as waiting."""
+        begin = self._clock()
+        yield
+        self._waited_s += self._clock() - begin
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside does not count as training."""
+        begin = self._clock()
+        yield
+        self._paused_s += self._clock() - begin
+
+    def add(self, names: tuple[str, ...], values: Tensor) -> None:
+        """Note a step's losses, (T,) on any device."""
+        self._sum = values if self._sum is None else self._sum + values
+        self._names = names
+        self._steps += 1
+
+    def report(self, step: int, learning_rate: float, gradient_norm: Tensor) -> StepReport:
+        """Sum up the steps since the last report, and start anew. Waits for the device."""
+        values = [] if self._sum is None else (self._sum / self._steps).tolist()
+        norm = float(gradient_norm)
+        elapsed_s = max(self._clock() - self._since_s - self._paused_s, 1e-9)
+        seconds_per_step = elapsed_s / max(self._steps, 1)
+        report = StepReport(
+            step=step,
+            total_steps=self._total_steps,
+            losses={"loss": sum(values), **dict(zip(self._names, values, strict=True))},
+            learning_rate=learning_rate,
+            gradient_norm=norm,
+            images_per_s=self._images_per_step / seconds_per_step,
+            data_wait=self._waited_s / elapsed_s,
+            seconds_left=(self._total_steps - step) * seconds_per_step,
+        )
+        self.start()
+        return report
