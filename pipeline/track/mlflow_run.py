@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Param, RunStatus
@@ -17,8 +16,8 @@ from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
 from ops_cuda import backend
-from pipeline import storage
 from pipeline.config import RunConfig, config_digest, to_yaml
+from pipeline.urls import join, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +55,13 @@ def tracking_uri(config: RunConfig) -> str:
     named = config.track.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if named:
         return named
-    folder = _local_folder(config.output)
+    folder = local_path(config.output)
     if folder is None:
         raise TrackingError(
             f"output {config.output} is not a local folder, so MLflow has no default place there; "
             "set track.uri or MLFLOW_TRACKING_URI to a tracking server."
         )
-    return f"sqlite:///{folder / 'mlflow.db'}"
+    return f"sqlite:///{folder.absolute() / 'mlflow.db'}"
 
 
 @contextmanager
@@ -139,13 +138,6 @@ def _git(root: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def _local_folder(url: str) -> Path | None:
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    return Path(url).absolute() if parts.scheme == "" else None
-
-
 def _client(uri: str) -> MlflowClient:
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +184,7 @@ def _artifacts(config: RunConfig, uri: str) -> str | None:
         return None
     if uri.startswith("sqlite:///"):
         return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-    return storage.join(config.output, "mlartifacts")
+    return join(config.output, "mlartifacts")
 
 
 def _address(uri: str, experiment_id: str, run_id: str) -> str:

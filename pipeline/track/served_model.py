@@ -1,0 +1,69 @@
+"""The code file of every registered model: MLflow runs it and serves what it names.
+
+It is copied into the model's folder, so an old version keeps the file it was registered with; it
+leans on nothing but the package ``model`` and on libraries MLflow lists as its requirements. The
+detector itself is tensors and JSON. Nothing here is unpickled.
+"""
+
+import io
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from PIL import Image
+
+from model import Detections, load_detector
+
+
+class ServedDetector(PythonModel):
+    """Encoded images in, one row of objects per image out."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Read model.safetensors and model.json from the model's folder."""
+        self.detector = load_detector(context.artifacts["detector"])
+
+    def predict(
+        self,
+        context: PythonModelContext | None,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Detect objects.
+
+        Args:
+            context: not used; the detector is loaded already.
+            model_input: column ``image`` of JPEG, PNG or WebP bytes.
+            params: ``score_threshold``, the least score to report.
+
+        Returns:
+            Columns ``boxes`` (x1 y1 x2 y2, pixels of the image), ``scores``, ``labels`` (1..K),
+            ``category_ids`` and ``category_names`` of the training data, ``masks`` (COCO RLE,
+            empty for a detector without masks); one list per image in each.
+        """
+        images = [_decode(encoded) for encoded in model_input["image"]]
+        least_score = float((params or {}).get("score_threshold", 0.0))
+        found = self.detector.predict(images) if images else []
+        return pd.DataFrame([self._row(one.above(least_score)) for one in found])
+
+    def _row(self, detections: Detections) -> dict[str, Any]:
+        labels = detections.labels.tolist()
+        categories = [self.detector.categories[label - 1] for label in labels]
+        return {
+            "boxes": detections.boxes.tolist(),
+            "scores": detections.scores.tolist(),
+            "labels": labels,
+            "category_ids": [category.id for category in categories],
+            "category_names": [category.name for category in categories],
+            "masks": [] if detections.masks is None else detections.rle(),
+        }
+
+
+def _decode(encoded: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+# What MLflow reads from this file when it loads the model; it has no effect elsewhere.
+mlflow.models.set_model(ServedDetector())
