@@ -1,0 +1,291 @@
+"""The loop on a toy detector: laws about workers, accumulation, resume and NaN."""
+
+import socket
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model.structures import ImageBatch, ImageSize, LossTerm, Targets
+from pipeline.config import OptimizerConfig
+from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
+from pipeline.train.non_finite import NonFiniteLossError
+from pipeline.train.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from pipeline.train.precision import Precision
+
+GLOBAL_BATCH = 8
+STEPS = 4
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ToyBatch:
+    images: ImageBatch
+    targets: tuple[Targets, ...]
+
+
+class ToyDetector(nn.Module):
+    """One loss counted per image, one per object; the NaN image poisons its own loss."""
+
+    def __init__(self, nan_image: int = -1):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 4)
+        self.nan_image = nan_image
+
+    def forward(self, images, targets):
+        features = self.body(images.pixels.float() / 255).relu().mean((2, 3))
+        boxes = self.head(features)
+        per_object = torch.cat([box - t.boxes for box, t in zip(boxes, targets, strict=True)])
+        image_loss = features.square().sum()
+        if any(t.image_id == self.nan_image for t in targets):
+            image_loss = image_loss * float("nan")
+        return {
+            "image": LossTerm(image_loss, torch.tensor(float(len(images)))),
+            "object": LossTerm(per_object.square().sum(), torch.tensor(float(len(per_object)))),
+        }
+
+
+def sample(image_id, objects):
+    rng = torch.Generator().manual_seed(image_id)
+    pixels = torch.randint(0, 256, (3, 8, 8), generator=rng, dtype=torch.uint8)
+    boxes = torch.rand(objects, 4, generator=rng)
+    return pixels, Targets(boxes, torch.ones(objects, dtype=torch.int64), image_id=image_id)
+
+
+def stream(start, rank=0, world=1, accumulate=1, objects_of=lambda image_id: image_id % 4):
+    """This rank's micro-batches: the same global batch for any world and accumulation."""
+    share = GLOBAL_BATCH // (world * accumulate)
+    for step in range(start, STEPS):
+        for micro in range(accumulate):
+            first = step * GLOBAL_BATCH + (rank * accumulate + micro) * share
+            samples = [sample(i, objects_of(i)) for i in range(first, first + share)]
+            size = (ImageSize(8, 8),) * share
+            images = ImageBatch(torch.stack([pixels for pixels, _ in samples]), size, size)
+            yield ToyBatch(images, tuple(target for _, target in samples))
+
+
+def train(
+    start=0, stop=STEPS, rank=0, world=1, accumulate=1, nan_image=-1, saved=None, pause=None,
+    precision="fp32", log_every=1, **stream_options,
+):  # fmt: skip
+    """Run the loop; returns its reports, the trained model and its optimiser."""
+    toy = ToyDetector(nan_image)
+    optimizer = build_optimizer(toy, OptimizerConfig(lr=0.05))
+    if saved is not None:
+        toy.load_state_dict(saved["model"])
+        load_optimizer_state(optimizer, toy, saved["optimizer"])
+    model = DistributedDataParallel(toy, gradient_as_bucket_view=True) if world > 1 else toy
+    reports = []
+    loop = TrainingLoop(
+        model,
+        optimizer,
+        rate_at=lambda step: 0.05 / (1 + step),
+        precision=Precision(precision, CPU),
+        device=CPU,
+        plan=LoopPlan(start, stop, GLOBAL_BATCH, accumulate, clip_norm=5.0, log_every=log_every),
+        hooks=LoopHooks(log=reports.append, pauses_after=lambda s: s % 2 == 0, pause=pause or len)
+        if pause
+        else LoopHooks(log=reports.append),
+    )
+    loop.run(stream(start, rank, world, accumulate, **stream_options))
+    return reports, toy, optimizer
+
+
+def losses(reports):
+    return [report.losses for report in reports]
+
+
+def assert_same_losses(a, b, rel=1e-5):
+    """Float sums in another order: 1e-5."""
+    assert len(a) == len(b)
+    for first, second in zip(a, b, strict=True):
+        assert first == pytest.approx(second, rel=rel)
+
+
+def no_objects_in_the_second_half(image_id):
+    return 0 if image_id % GLOBAL_BATCH >= GLOBAL_BATCH // 2 else 2
+
+
+def two_objects(image_id):
+    return 2
+
+
+def one_of_two_workers(rank, port, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    outcome = {}
+    for name, options in {
+        "plain": {},
+        "accumulated": {"accumulate": 2},
+        "empty_rank": {"objects_of": no_objects_in_the_second_half},
+    }.items():
+        reports, toy, _ = train(rank=rank, world=2, **options)
+        outcome[name] = losses(reports)
+        outcome[f"{name}_weights"] = {k: v for k, v in toy.state_dict().items()}
+    try:
+        # Image 13 is in step 1, on rank 1.
+        train(rank=rank, world=2, nan_image=13)
+    except NonFiniteLossError as error:
+        outcome["nan"] = {"step": error.step, "image_ids": list(error.image_ids)}
+    torch.save(outcome, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """What each of two real gloo processes saw, by rank."""
+    folder = tmp_path_factory.mktemp("two_workers")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(one_of_two_workers, args=(port, folder), nprocs=2, join=True)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_two_workers_have_the_losses_of_one(two_workers):
+    reports, toy, _ = train()
+    assert_same_losses(two_workers[0]["plain"], losses(reports))
+    for name, weight in toy.state_dict().items():
+        torch.testing.assert_close(two_workers[0]["plain_weights"][name], weight)
+
+
+def test_every_worker_reports_the_losses_of_all(two_workers):
+    assert two_workers[0]["plain"] == two_workers[1]["plain"]
+
+
+def test_two_accumulating_workers_have_the_losses_of_one_that_accumulates(two_workers):
+    # Micro-batch m of both workers together holds other images than micro-batch m of one worker,
+    # so only the terms whose counts do not vary agree: here the one counted per image.
+    reports, _, _ = train(accumulate=2)
+    expected = losses(reports)
+    assert two_workers[0]["accumulated"][0]["image"] == pytest.approx(
+        expected[0]["image"], rel=1e-5
+    )
+
+
+def test_a_worker_without_objects_does_not_hang_the_others(two_workers):
+    reports, _, _ = train(objects_of=no_objects_in_the_second_half)
+    assert_same_losses(two_workers[0]["empty_rank"], losses(reports))
+
+
+def test_nan_stops_every_worker_and_names_the_images_of_the_guilty_one(two_workers):
+    for outcome in two_workers:
+        assert outcome["nan"] == {"step": 1, "image_ids": [12, 13, 14, 15]}
+
+
+def test_accumulation_equals_one_large_batch_where_counts_are_equal():
+    once, whole, _ = train(objects_of=two_objects)
+    twice, parted, _ = train(accumulate=2, objects_of=two_objects)
+    assert_same_losses(losses(once), losses(twice))
+    for a, b in zip(whole.parameters(), parted.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("log_every", [1, STEPS])
+def test_nan_stops_the_run_and_names_its_micro_batch(log_every):
+    with pytest.raises(NonFiniteLossError, match="step 2") as caught:
+        train(nan_image=17, accumulate=4, log_every=log_every)
+    assert caught.value.image_ids == (16, 17)
+
+
+def test_nan_of_a_batch_without_accumulation_names_every_image_of_it():
+    with pytest.raises(NonFiniteLossError) as caught:
+        train(nan_image=0)
+    assert caught.value.image_ids == tuple(range(GLOBAL_BATCH))
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_too():
+    class Kink(ToyDetector):
+        def forward(self, images, targets):
+            terms = super().forward(images, targets)
+            zero = terms["image"].total * 0
+            return {"kink": LossTerm(zero.sqrt(), terms["image"].count)}
+
+    toy = Kink()
+    loop = TrainingLoop(
+        toy,
+        build_optimizer(toy, OptimizerConfig()),
+        rate_at=lambda step: 0.1,
+        precision=Precision("fp32", CPU),
+        device=CPU,
+        plan=LoopPlan(0, 2, GLOBAL_BATCH),
+    )
+    with pytest.raises(NonFiniteLossError, match="gradient became") as caught:
+        loop.run(stream(0))
+    assert caught.value.image_ids == tuple(range(GLOBAL_BATCH))
+
+
+def test_resuming_equals_never_having_stopped():
+    whole, _, _ = train()
+    first, toy, optimizer = train(stop=2)
+    saved = {"model": toy.state_dict(), "optimizer": optimizer_state(optimizer, toy)}
+    second, _, _ = train(start=2, saved=saved)
+    assert losses(first) + losses(second) == losses(whole)
+
+
+def test_a_report_is_the_mean_of_its_steps():
+    each, _, _ = train()
+    (report,), _, _ = train(log_every=STEPS)
+    mean = sum(r.losses["loss"] for r in each) / STEPS
+    assert report.losses["loss"] == pytest.approx(mean, rel=1e-6)
+    assert report.losses["loss"] == pytest.approx(
+        report.losses["image"] + report.losses["object"], rel=1e-6
+    )
+
+
+def test_the_last_steps_are_reported_though_they_fill_no_interval():
+    reports, _, _ = train(log_every=3)
+    assert [report.step for report in reports] == [3, 4]
+
+
+def test_training_pauses_after_the_named_steps_and_goes_on_in_training_mode():
+    paused = []
+    _, toy, _ = train(pause=paused.append)
+    assert paused == [2, 4]
+    assert toy.training
+
+
+def test_a_stream_that_ends_early_is_an_error():
+    toy = ToyDetector()
+    loop = TrainingLoop(
+        toy,
+        build_optimizer(toy, OptimizerConfig()),
+        rate_at=lambda step: 0.1,
+        precision=Precision("fp32", CPU),
+        device=CPU,
+        plan=LoopPlan(0, STEPS + 1, GLOBAL_BATCH),
+    )
+    with pytest.raises(RuntimeError, match=f"ended at step {STEPS} of {STEPS + 1}"):
+        loop.run(stream(0))
+
+
+def test_bf16_trains_on_a_cpu_close_to_fp32():
+    exact, _, _ = train()
+    rough, _, _ = train(precision="bf16")
+    # bf16 keeps 8 bits of mantissa: 2^-8 a rounding, a few roundings deep.
+    assert_same_losses(losses(rough), losses(exact), rel=0.03)
+
+
+def test_clipping_bounds_the_step_and_reports_the_norm_before_it():
+    toy = ToyDetector()
+    before = [p.detach().clone() for p in toy.parameters()]
+    config = OptimizerConfig(lr=1.0, momentum=0.0, weight_decay=0.0, bias_lr_factor=1.0)
+    reports = []
+    TrainingLoop(
+        toy,
+        build_optimizer(toy, config),
+        rate_at=lambda step: 1.0,
+        precision=Precision("fp32", CPU),
+        device=CPU,
+        plan=LoopPlan(0, 1, GLOBAL_BATCH, clip_norm=1e-3),
+        hooks=LoopHooks(log=reports.append),
+    ).run(stream(0))
+    moved = torch.cat([(p - b).flatten() for p, b in zip(toy.parameters(), before, strict=True)])
+    assert moved.norm().item() == pytest.approx(1e-3, rel=1e-2)
+    assert reports[0].gradient_norm > 1e-2
