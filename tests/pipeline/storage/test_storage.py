@@ -1,6 +1,7 @@
 """Laws of storage, the same on a local folder and on a real S3 server."""
 
 import pytest
+
 from pipeline import storage
 from pipeline.storage import MissingFileError, StorageError, join
 

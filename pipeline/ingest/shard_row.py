@@ -1,0 +1,146 @@
+"""One image with its objects, as a row of a Parquet shard.
+
+Shapes: N objects, P polygons, V vertices.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from model.structures import ImageSize
+from pipeline.storage import filesystem, join
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+SCHEMA = pa.schema(
+    [
+        ("image_bytes", pa.binary()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("boxes", pa.list_(pa.list_(pa.float64(), 4))),
+        ("labels", pa.list_(pa.int64())),
+        # Per object its polygons, each flat x y x y ...; empty where the mask is an RLE.
+        ("polygons", pa.list_(pa.list_(pa.list_(pa.float64())))),
+        # COCO's compressed counts on the image's canvas; null where the mask is polygons.
+        ("rle", pa.list_(pa.string())),
+        ("iscrowd", pa.list_(pa.bool_())),
+        ("area", pa.list_(pa.float64())),
+        ("annotation_id", pa.list_(pa.int64())),
+    ]
+)
+"""Columns of a shard. Numbers are float64, so that COCO's decimals come back as they were."""
+
+
+@dataclass(frozen=True)
+class ShardRow:
+    """One image, still encoded, and its objects in original pixels.
+
+    Args:
+        image_bytes: the encoded image, as it came.
+        size: of the decoded image.
+        image_id: the data set's number for the image.
+        file_name: as in the annotations.
+        boxes: (N, 4) x1 y1 x2 y2.
+        labels: (N,) 1..K, counted in the order of the manifest's categories.
+        vertices: (V, 2) of all polygons.
+        polygon_offsets: (P + 1,) into vertices.
+        object_offsets: (N + 1,) into polygons.
+        rle: N COCO run-length strings, None where the object has polygons.
+        iscrowd: (N,) bool.
+        area: (N,) square pixels, as annotated.
+        annotation_id: (N,).
+    """
+
+    image_bytes: bytes
+    size: ImageSize
+    image_id: int
+    file_name: str
+    boxes: Floats
+    labels: Integers
+    vertices: Floats
+    polygon_offsets: Integers
+    object_offsets: Integers
+    rle: tuple[str | None, ...]
+    iscrowd: NDArray[np.bool_]
+    area: Floats
+    annotation_id: Integers
+
+    def polygons(self, index: int) -> list[Floats]:
+        """The (n, 2) polygons of one object."""
+        first, end = self.object_offsets[index], self.object_offsets[index + 1]
+        bounds = self.polygon_offsets[first : end + 1]
+        return [
+            self.vertices[a:b]
+            for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+        ]
+
+
+def rows_from_arrow(table: pa.Table) -> list[ShardRow]:
+    """The rows of a table or record batch with the columns of `SCHEMA`."""
+    columns: Mapping[str, Any] = {name: table.column(name) for name in SCHEMA.names}
+    return [_row(columns, index) for index in range(table.num_rows)]
+
+
+def _row(columns: Mapping[str, Any], index: int) -> ShardRow:
+    value = {name: column[index] for name, column in columns.items()}
+    by_object = value["polygons"].values
+    by_polygon = by_object.flatten()
+    return ShardRow(
+        image_bytes=value["image_bytes"].as_py(),
+        size=ImageSize(value["height"].as_py(), value["width"].as_py()),
+        image_id=value["image_id"].as_py(),
+        file_name=value["file_name"].as_py(),
+        boxes=_numbers(value["boxes"].values.flatten()).reshape(-1, 4),
+        labels=_numbers(value["labels"].values),
+        vertices=_numbers(by_polygon.flatten()).reshape(-1, 2),
+        polygon_offsets=_offsets(by_polygon) // 2,
+        object_offsets=_offsets(by_object),
+        rle=tuple(value["rle"].values.to_pylist()),
+        iscrowd=_numbers(value["iscrowd"].values),
+        area=_numbers(value["area"].values),
+        annotation_id=_numbers(value["annotation_id"].values),
+    )
+
+
+def _numbers(array: pa.Array) -> NDArray[Any]:
+    return np.asarray(array.to_numpy(zero_copy_only=False))
+
+
+def _offsets(lists: pa.ListArray) -> Integers:
+    """Offsets that begin at 0, also for a slice of a longer array."""
+    offsets: Integers = _numbers(lists.offsets).astype(np.int64)
+    offsets -= offsets[0]
+    return offsets
+
+
+def read_row_group(
+    shards_url: str, file: str, group: int, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """One row group of one shard.
+
+    Raises:
+        OSError: the shard is missing or unreadable.
+    """
+    store, path = filesystem(join(shards_url, file))
+    with pq.ParquetFile(path, filesystem=store, pre_buffer=True) as shard:
+        return shard.read_row_group(group, columns=None if columns is None else list(columns))
+
+
+def read_rows(shards_url: str, file: str) -> Iterator[ShardRow]:
+    """The rows of one shard in order, one row group in memory at a time.
+
+    Raises:
+        OSError: the shard is missing or unreadable.
+    """
+    store, path = filesystem(join(shards_url, file))
+    with pq.ParquetFile(path, filesystem=store, pre_buffer=True) as shard:
+        for group in range(shard.num_row_groups):
+            yield from rows_from_arrow(shard.read_row_group(group))
