@@ -17,7 +17,7 @@ from PIL import Image
 from model import Detections, load_detector
 
 
-class ServedDetector(PythonModel):
+class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
     """Encoded images in, one row of objects per image out."""
 
     def load_context(self, context: PythonModelContext) -> None:
