@@ -277,6 +277,11 @@ def to_yaml(config: Settings) -> str:
 
 
 def config_digest(settings: Settings) -> str:
-    """SHA-256 (hex) of the settings' canonical JSON: equal for equal settings, however written."""
-    text = json.dumps(settings.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    """SHA-256 (hex) of the settings: equal for equal settings, however written."""
+    return digest_of(settings.model_dump(mode="json"))
+
+
+def digest_of(document: Any) -> str:
+    """SHA-256 (hex) of a document's canonical JSON."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
