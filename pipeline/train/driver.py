@@ -1,0 +1,200 @@
+"""The training job: from a config to a checkpoint, through Ray Train and MLflow.
+
+Everything lies in ``{output}/train``: Ray's checkpoints, ``run.json``, ``nan_batch.json``. The same
+job submitted again continues from the newest checkpoint, or returns at once when it is finished.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train import RunConfig as RayRunConfig
+from ray.train.torch import TorchTrainer
+
+from pipeline import storage
+from pipeline.cluster import ClusterResources, connect
+from pipeline.config import RunConfig
+from pipeline.ingest.manifest import Manifest, read_manifest
+from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run, tracking_uri
+from pipeline.train.failures import TrainingError, training_error
+from pipeline.train.run_record import (
+    RunRecord,
+    check_continuable,
+    is_finished,
+    recipe_settings,
+    recorded_run,
+    write_record,
+)
+from pipeline.train.schedule import scale_recipe
+from pipeline.train.worker import WorkerOutcome, WorkerTask, train_worker
+
+logger = logging.getLogger(__name__)
+
+RAY_RUN_NAME = "train"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished training left.
+
+    Args:
+        checkpoint_url: folder of the last checkpoint, for ``load_detector`` and ``evaluate``.
+        run_id: the MLflow run.
+        metrics: the last losses (``train/...``) and validation metrics (``val/...``).
+        steps: optimiser steps taken in all.
+    """
+
+    checkpoint_url: str
+    run_id: str
+    metrics: dict[str, float]
+    steps: int
+
+
+def run_training(
+    config: RunConfig, *, parent_run_id: str | None = None, callbacks: Sequence[Any] = ()
+) -> TrainingResult:
+    """Train as ``config`` says; continue or return what already stands in its output.
+
+    Args:
+        config: the job's settings.
+        parent_run_id: MLflow run to nest under, for sweeps.
+        callbacks: Ray Train callbacks, for sweeps.
+
+    Raises:
+        TrainingError: the training failed; the text is the failing worker's own message.
+        RunMismatchError: the output holds a run that these settings cannot continue.
+        FileNotFoundError: there are no training shards.
+    """
+    config = config.model_copy(update={"train": scale_recipe(config.train)})
+    shards = config.data.train_shards or storage.join(config.output, "shards", "train")
+    manifest = read_manifest(shards)
+    _check_classes(config, manifest)
+    record_url = storage.join(config.output, RAY_RUN_NAME, "run.json")
+    recorded = recorded_run(record_url)
+    present = _present_record(config, manifest, recorded)
+    if recorded is not None:
+        check_continuable(recorded, present, config.output)
+        if recorded.result is not None and is_finished(recorded, present):
+            logger.info("the training in %s is finished; nothing to do", config.output)
+            return TrainingResult(run_id=recorded.run_id, **recorded.result)
+
+    resources = connect()
+    known_run = present.run_id or None
+    with open_run(config, "train", run_id=known_run, parent_run_id=parent_run_id) as run:
+        record = dataclasses.replace(present, run_id=run.run_id)
+        write_record(record_url, record)
+        result = _fit(config, manifest, shards, run, resources, callbacks)
+        finished = {k: v for k, v in dataclasses.asdict(result).items() if k != "run_id"}
+        write_record(record_url, dataclasses.replace(record, result=finished))
+    return result
+
+
+def _present_record(config: RunConfig, manifest: Manifest, recorded: RunRecord | None) -> RunRecord:
+    """What run.json would say of this job; without a run id where a new MLflow run is needed."""
+    uri = tracking_uri(config)
+    return RunRecord(
+        run_id=recorded.run_id if recorded and recorded.tracking_uri == uri else "",
+        tracking_uri=uri,
+        dataset_digest=manifest.digest,
+        model=flatten_settings({"model": config.model.model_dump(mode="json")}),
+        recipe=recipe_settings(config),
+    )
+
+
+def _check_classes(config: RunConfig, manifest: Manifest) -> None:
+    there = len(manifest.categories)
+    if config.model.num_classes != there:
+        raise TrainingError(
+            f"model.num_classes is {config.model.num_classes}, but the training shards have "
+            f"{there} categories; set model.num_classes={there}"
+        )
+
+
+def _fit(
+    config: RunConfig,
+    manifest: Manifest,
+    shards: str,
+    run: TrackedRun,
+    resources: ClusterResources,
+    callbacks: Sequence[Any],
+) -> TrainingResult:
+    nan_report = storage.join(config.output, RAY_RUN_NAME, "nan_batch.json")
+    task = WorkerTask(
+        config=config,
+        categories=manifest.categories,
+        train_shards=shards,
+        val_shards=_validation_shards(config),
+        tracking_uri=run.uri,
+        run_id=run.run_id,
+        nan_report=nan_report,
+    )
+    store, path = storage.filesystem(config.output)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"task": task},
+        scaling_config=scaling(config, resources),
+        run_config=RayRunConfig(
+            name=RAY_RUN_NAME,
+            storage_path=path,
+            storage_filesystem=store,
+            checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
+            failure_config=FailureConfig(max_failures=config.train.max_failures),
+            callbacks=list(callbacks),
+        ),
+    )
+    try:
+        fitted = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        # Ray's own text repeats every worker's traceback; they were printed when they happened.
+        raise training_error(error) from None
+    outcome: WorkerOutcome = fitted.return_value
+    if outcome.not_finite is not None:
+        raise TrainingError(f"{outcome.not_finite} Their ids are in {nan_report}.")
+    name = fitted.checkpoint.path.rstrip("/").rpartition("/")[2]
+    metrics = outcome.metrics or {key: value for key, value in fitted.metrics.items() if "/" in key}
+    return TrainingResult(
+        checkpoint_url=storage.join(config.output, RAY_RUN_NAME, name),
+        run_id=run.run_id,
+        metrics=metrics,
+        steps=outcome.steps,
+    )
+
+
+def _validation_shards(config: RunConfig) -> str | None:
+    url = config.data.val_shards or storage.join(config.output, "shards", "val")
+    if storage.exists(url):
+        return url
+    logger.warning("no validation shards at %s: training without validation", url)
+    return None
+
+
+def scaling(config: RunConfig, resources: ClusterResources) -> ScalingConfig:
+    """Workers and what each reserves, with a GPU each where wanted and there.
+
+    Raises:
+        TrainingError: one machine alone cannot hold them, and Ray would wait for ever.
+    """
+    train = config.train
+    use_gpu = train.device == "cuda" or (train.device == "auto" and resources.gpus >= train.workers)
+    needed = {"CPU": train.workers * train.cpus_per_worker, "GPU": float(train.workers * use_gpu)}
+    there = {"CPU": resources.cpus, "GPU": resources.gpus}
+    # More than one machine may have an autoscaler that brings the rest.
+    if len(ray.nodes()) == 1:
+        for kind, amount in needed.items():
+            if amount > there[kind]:
+                raise TrainingError(
+                    f"train.workers={train.workers} need {amount:g} {kind}s, but this machine has "
+                    f"{there[kind]:g}; lower train.workers or train.cpus_per_worker, "
+                    "or set train.device=cpu"
+                )
+    if not use_gpu and train.precision == "fp16":
+        raise TrainingError("train.precision=fp16 needs a GPU; use bf16 or fp32")
+    return ScalingConfig(
+        num_workers=train.workers,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": train.cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})},
+    )

@@ -1,0 +1,265 @@
+"""One Ray Train worker: its rank, device and share of the data around the training loop."""
+
+import logging
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model import Category, build_detector
+from model.weights import load_weights
+from pipeline import storage
+from pipeline.config import RunConfig
+from pipeline.evaluate import validate
+from pipeline.stream import open_stream
+from pipeline.track.metric_sink import MetricSink
+from pipeline.track.weights_source import resolve_weights
+from pipeline.train.checkpoint import (
+    TrainingState,
+    gather_random_states,
+    load_training_state,
+    load_weights_of,
+    restore_random_state,
+    save_checkpoint,
+)
+from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
+from pipeline.train.non_finite import NonFiniteLossError
+from pipeline.train.norm_statistics import average_norm_statistics
+from pipeline.train.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from pipeline.train.precision import Precision
+from pipeline.train.schedule import learning_rate
+from pipeline.train.step_report import StepReport
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What the driver tells every worker.
+
+    Args:
+        config: the job's settings, its recipe already scaled to the batch.
+        categories: the classes of the data set, label i is ``categories[i - 1]``.
+        train_shards: URL of the training shards.
+        val_shards: URL of the validation shards; None does not validate.
+        tracking_uri: where rank 0 logs.
+        run_id: the MLflow run it logs to.
+        nan_report: URL of the file that names the images of a step that became NaN.
+    """
+
+    config: RunConfig
+    categories: tuple[Category, ...]
+    train_shards: str
+    val_shards: str | None
+    tracking_uri: str
+    run_id: str
+    nan_report: str
+
+
+@dataclass(frozen=True)
+class WorkerOutcome:
+    """How the run ended on rank 0.
+
+    Args:
+        steps: optimiser steps taken in all.
+        metrics: the last losses and validation metrics; empty if there was nothing left to do.
+        not_finite: the message of a run that stopped at a NaN.
+    """
+
+    steps: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    not_finite: str | None = None
+
+
+def train_worker(settings: Mapping[str, Any]) -> WorkerOutcome:
+    """Ray Train's entry: train this worker's share of ``settings["task"]``, a ``WorkerTask``."""
+    task: WorkerTask = settings["task"]
+    context = ray.train.get_context()
+    return _Worker(task, context.get_world_rank(), context.get_world_size()).train()
+
+
+class _Worker:
+    def __init__(self, task: WorkerTask, rank: int, world_size: int) -> None:
+        self.task = task
+        self.config = task.config.train
+        self.rank = rank
+        self.world_size = world_size
+        self.device = ray.train.torch.get_device()
+        self.metrics: dict[str, float] = {}
+        # Workers on one machine share its cores: more threads than the share would fight.
+        torch.set_num_threads(max(1, int(self.config.cpus_per_worker)))
+        torch.manual_seed(task.config.seed)
+        if rank == 0:
+            _show_progress()
+        self.precision = Precision(self.config.precision, self.device)
+        self.detector = build_detector(task.config.model, task.categories)
+        self.start_step = 0
+        self.sink: MetricSink | None = None
+        self.optimizer = self._restore()
+
+    def train(self) -> WorkerOutcome:
+        total_steps = self.config.schedule.steps
+        if self.start_step >= total_steps:
+            return WorkerOutcome(self.start_step)
+        # Rank 0 alone speaks to MLflow; a tracker that is away never stops the training.
+        if self.rank == 0:
+            self.sink = MetricSink(self.task.tracking_uri, self.task.run_id)
+        try:
+            return self._run_loop(total_steps)
+        except NonFiniteLossError as error:
+            # Every worker is here. Returning, not raising: the same steps would fail again.
+            if self.rank == 0:
+                report = {"step": error.step, "image_ids": error.image_ids, "what": error.what}
+                storage.write_json(self.task.nan_report, report)
+            return WorkerOutcome(error.step, self.metrics, not_finite=str(error))
+        finally:
+            if self.sink is not None:
+                self.sink.close()
+
+    def _run_loop(self, total_steps: int) -> WorkerOutcome:
+        config = self.config
+        stream = open_stream(
+            self.task.config,
+            self.task.train_shards,
+            self.rank,
+            self.world_size,
+            self.start_step,
+            total_steps,
+        )
+        loop = TrainingLoop(
+            model=self._distributed(),
+            optimizer=self.optimizer,
+            rate_at=lambda step: learning_rate(step, config.optimizer.lr, config.schedule),
+            precision=self.precision,
+            device=self.device,
+            plan=LoopPlan(
+                start_step=self.start_step,
+                total_steps=total_steps,
+                images_per_step=config.global_batch,
+                accumulate=config.accumulate,
+                clip_norm=config.optimizer.clip_norm,
+                log_every=config.log_every,
+            ),
+            hooks=LoopHooks(
+                log=self._log,
+                pauses_after=lambda step: self._validates(step) or self._checkpoints(step),
+                pause=self._pause,
+            ),
+        )
+        loop.run(stream)
+        return WorkerOutcome(total_steps, self.metrics)
+
+    def _restore(self) -> torch.optim.Optimizer:
+        """Weights, optimiser and random state as the newest checkpoint or the settings say."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            self._load_initial_weights()
+            self._place()
+            return build_optimizer(self.detector, self.config.optimizer)
+        with checkpoint.as_directory() as folder:
+            state = load_training_state(Path(folder))
+            load_weights_of(Path(folder), self.detector)
+        self._place()
+        optimizer = build_optimizer(self.detector, self.config.optimizer)
+        load_optimizer_state(optimizer, self.detector, state.optimizer)
+        if state.scaler:
+            self.precision.scaler.load_state_dict(state.scaler)
+        restore_random_state(state.random_states, self.rank, self.device)
+        self.start_step = state.step
+        logger.info("continuing after step %d", state.step)
+        return optimizer
+
+    def _load_initial_weights(self) -> None:
+        if self.config.weights is None:
+            return
+        with resolve_weights(self.config.weights, self.task.config) as path:
+            report = load_weights(self.detector, path)
+        logger.info("weights from %s: %s", self.config.weights, report)
+
+    def _place(self) -> None:
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        self.detector.to(self.device)
+        self.detector.to(memory_format=layout)
+
+    def _distributed(self) -> nn.Module:
+        if self.world_size == 1:
+            return self.detector
+        # Buffers are not broadcast each step: average_norm_statistics does it where it matters.
+        model: nn.Module = DistributedDataParallel(
+            self.detector, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
+        return model
+
+    def _log(self, report: StepReport) -> None:
+        self.metrics |= report.metrics()
+        if self.sink is not None:
+            self.sink.log(report.metrics(), report.step)
+            logger.info(report.line())
+
+    def _validates(self, step: int) -> bool:
+        if self.task.val_shards is None:
+            return False
+        every = self.config.validate_every
+        return step == self.config.schedule.steps or (every > 0 and step % every == 0)
+
+    def _checkpoints(self, step: int) -> bool:
+        return step == self.config.schedule.steps or step % self.config.checkpoint_every == 0
+
+    def _pause(self, step: int) -> None:
+        """Validate, save, and tell Ray; every worker takes part."""
+        average_norm_statistics(self.detector)
+        if self._validates(step) and self.task.val_shards is not None:
+            self._validate(self.task.val_shards, step)
+        images_seen = step * self.config.global_batch
+        metrics = {"step": step, "images_seen": images_seen, **self.metrics}
+        if not self._checkpoints(step):
+            ray.train.report(metrics)
+            return
+        random_states = gather_random_states(self.device)
+        if self.rank != 0:
+            ray.train.report(metrics)
+            return
+        state = TrainingState(
+            step=step,
+            optimizer=optimizer_state(self.optimizer, self.detector),
+            scaler=self.precision.scaler.state_dict(),
+            random_states=random_states,
+        )
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+            folder = Path(scratch) / "checkpoint"
+            save_checkpoint(folder, self.detector, state)
+            ray.train.report(
+                metrics,
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+                checkpoint_dir_name=f"step_{step:08d}",
+            )
+
+    def _validate(self, shards: str, step: int) -> None:
+        self.detector.eval()
+        metrics = validate(
+            self.detector, shards, self.rank, self.world_size, self.task.config.evaluate.batch
+        )
+        if metrics is not None and self.sink is not None:
+            values = {f"val/{name}": value for name, value in metrics.values.items()}
+            self.metrics |= values
+            self.sink.log(values, step)
+            logger.info("step %d  %s", step, "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+
+
+def _show_progress() -> None:
+    """Lines of this process's packages go to its standard output, which Ray shows the driver."""
+    package = logging.getLogger("pipeline")
+    package.setLevel(logging.INFO)
+    if not package.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        package.addHandler(handler)
+        package.propagate = False
