@@ -28,6 +28,11 @@ class Conventions(Settings):
     round_anchors: bool = Field(
         False, description="Round the base anchors to whole pixels, as torchvision does."
     )
+    anchor_stride: Literal["level", "grid"] = Field(
+        "level",
+        description="level: 4, 8 .. 64 pixels; grid: canvas // cells, as torchvision (61 for the "
+        "13 cells of P6 on 800 pixels).",
+    )
     roi_aligned: bool = Field(
         True, description="ROI align with the half-pixel shift (detectron2); False: torchvision."
     )
@@ -44,6 +49,7 @@ class Conventions(Settings):
 
 TORCHVISION = Conventions(
     round_anchors=True,
+    anchor_stride="grid",
     roi_aligned=False,
     norm_epsilon=0.0,
     box_smooth_l1_beta=1 / 9,
@@ -99,6 +105,14 @@ class RpnConfig(Settings):
     post_nms_train: Positive = Field(2000, description="Proposals per image, training.")
     post_nms_test: Positive = Field(1000, description="Proposals per image, inference.")
     min_box_side: float = Field(0.0, ge=0.0, description="Smaller proposals are dropped, pixels.")
+
+    @model_validator(mode="after")
+    def _one_size_per_level(self) -> "RpnConfig":
+        if len(self.anchor_sizes) != 5:
+            raise ValueError(f"anchor_sizes needs 5 sizes, P2..P6; got {len(self.anchor_sizes)}")
+        if not self.anchor_ratios:
+            raise ValueError("anchor_ratios needs at least one ratio")
+        return self
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> "RpnConfig":

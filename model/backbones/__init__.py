@@ -1,1 +1,1 @@
-"""TODO."""
+"""What turns pixels into feature maps."""

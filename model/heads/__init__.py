@@ -1,1 +1,1 @@
-"""TODO."""
+"""What is computed per region of interest: boxes and masks."""

@@ -1,0 +1,77 @@
+"""Anchors: the boxes the region proposal network starts from, tiled over every pyramid level.
+
+Shapes: L levels, A anchors per cell, H W cells of a level.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from model.structures import ImageSize
+
+
+class AnchorGrid(nn.Module):
+    """One anchor size per level and every ratio at each cell; cell (0, 0) is centred on pixel 0.
+
+    Args:
+        sizes: square root of the anchors' area, one per level, pixels.
+        ratios: height over width.
+        strides: pixels between neighbouring cells of each level.
+        rounded: round the anchors around the origin to whole pixels (torchvision).
+        stride_from_canvas: take canvas // cells as the stride instead (torchvision).
+
+    Source: Ren et al. 2015, section 3.1.1; Lin et al. 2017, section 4.1.
+    """
+
+    around_origin: Tensor
+
+    def __init__(
+        self,
+        sizes: Sequence[float],
+        ratios: Sequence[float],
+        strides: Sequence[int],
+        rounded: bool = False,
+        stride_from_canvas: bool = False,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.stride_from_canvas = stride_from_canvas
+        heights_per_size = torch.tensor(ratios, dtype=torch.float32).sqrt()
+        shape = torch.stack((1 / heights_per_size, heights_per_size), dim=1)  # (A, 2) width, height
+        half = shape * torch.tensor(sizes, dtype=torch.float32)[:, None, None] / 2
+        boxes = torch.cat((-half, half), dim=2)  # (L, A, 4)
+        self.register_buffer("around_origin", boxes.round() if rounded else boxes, persistent=False)
+
+    @property
+    def per_cell(self) -> int:
+        """Anchors per cell."""
+        return self.around_origin.shape[1]
+
+    def forward(self, cells: Sequence[ImageSize], canvas: ImageSize) -> list[Tensor]:
+        """The anchors of every level.
+
+        Args:
+            cells: height and width of each level's feature map, finest first.
+            canvas: height and width of the padded batch, pixels.
+
+        Returns:
+            Per level (H * W * A, 4) float32, row by row, the ratios of a cell together.
+        """
+        return [
+            self._tile(level, size, self._stride(level, size, canvas))
+            for level, size in enumerate(cells)
+        ]
+
+    def _stride(self, level: int, size: ImageSize, canvas: ImageSize) -> tuple[int, int]:
+        if self.stride_from_canvas:
+            return canvas.height // size.height, canvas.width // size.width
+        return self.strides[level], self.strides[level]
+
+    def _tile(self, level: int, size: ImageSize, stride: tuple[int, int]) -> Tensor:
+        device = self.around_origin.device
+        y = torch.arange(size.height, device=device, dtype=torch.float32) * stride[0]
+        x = torch.arange(size.width, device=device, dtype=torch.float32) * stride[1]
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        centres = torch.stack((x, y, x, y), dim=-1)[:, :, None]  # (H, W, 1, 4)
+        return (centres + self.around_origin[level]).reshape(-1, 4)

@@ -1,0 +1,38 @@
+"""Box geometry: limits, clipping, scaling.
+
+Shapes: B images, N boxes. Boxes are x1 y1 x2 y2 in continuous absolute pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from model.structures import ImageSize
+
+
+def image_limits(sizes: Sequence[ImageSize], device: torch.device) -> Tensor:
+    """The largest coordinates of each image as (B, 4) float32: width, height, width, height."""
+    rows = [[size.width, size.height, size.width, size.height] for size in sizes]
+    return torch.tensor(rows, dtype=torch.float32, device=device).reshape(-1, 4)
+
+
+def clip_boxes(boxes: Tensor, limits: Tensor) -> Tensor:
+    """Move coordinates outside the image onto its border.
+
+    Args:
+        boxes: (..., 4), pixels.
+        limits: (..., 4), broadcastable to boxes, from :func:`image_limits`.
+    """
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def sides_at_least(boxes: Tensor, side: float) -> Tensor:
+    """Which of the boxes (..., 4) are at least ``side`` pixels wide and high: (...) bool."""
+    return ((boxes[..., 2:] - boxes[..., :2]) >= side).all(dim=-1)
+
+
+def scale_boxes(boxes: Tensor, old: ImageSize, new: ImageSize) -> Tensor:
+    """Boxes (N, 4) of an image resized from ``old`` to ``new``."""
+    x, y = new.width / old.width, new.height / old.height
+    return boxes * boxes.new_tensor([x, y, x, y])

@@ -1,0 +1,153 @@
+"""The mask head: which pixels of a box belong to its object.
+
+Shapes: R ROIs, C channels, M mask side (twice the pooled side), K classes.
+Source: He et al. 2017, section 3 and figure 4, right.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.heads.box import TrainingRois
+from model.structures import BitmapMasks, InstanceMasks, LossTerm, PolygonMasks, Targets
+from model.truths import join_polygons, join_truths
+from ops_cuda import multiscale_roi_align, rasterize_polygons
+
+
+class MaskHead(nn.Module):
+    """Convolutions, an upsampling by two, and a mask per class, of which only one is computed.
+
+    Args:
+        in_channels: of the pooled features.
+        channels: of the convolutions.
+        layers: number of 3x3 convolutions.
+        num_classes: K, without the background.
+    """
+
+    def __init__(self, in_channels: int, channels: int, layers: int, num_classes: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(in_channels if layer == 0 else channels, channels, 3, padding=1)
+            for layer in range(layers)
+        )
+        self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.logits = nn.Conv2d(channels, num_classes + 1, 1)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        """Mask logits of each ROI's own class.
+
+        Args:
+            pooled: (R, C_in, M / 2, M / 2).
+            labels: (R,) int64, 1..K.
+
+        Returns:
+            (R, M, M) float32.
+        """
+        x = pooled
+        for conv in self.convs:
+            x = F.relu_(conv(x))
+        x = F.relu_(self.upsample(x))
+        # The last 1x1 convolution for one class per ROI: a K-th of the work, and no K masks kept.
+        weight = self.logits.weight.flatten(1)[labels]  # (R, C)
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (R, M * M, C)
+        masks = torch.bmm(pixels, weight[..., None].to(pixels.dtype)).squeeze(2).float()
+        masks = masks + self.logits.bias[labels, None]  # type: ignore[index]
+        return masks.view(-1, *x.shape[-2:])
+
+
+@torch.no_grad()
+def mask_targets(
+    targets: Sequence[Targets],
+    positive: TrainingRois,
+    side: int,
+    convention: Literal["polygon", "roi_align"],
+) -> Tensor:
+    """What each positive ROI's mask should be.
+
+    Args:
+        targets: per image, with masks.
+        positive: R positive ROIs, image after image.
+        side: M.
+        convention: polygon draws outlines inside the ROI, pixels 0 or 1; roi_align averages the
+            bitmap over each cell, as torchvision does. Bitmaps are cropped by either.
+
+    Returns:
+        (R, M, M) float32 in [0, 1].
+
+    Raises:
+        ValueError: an image comes without masks.
+    """
+    masks = [target.masks for target in targets]
+    polygons = [mask for mask in masks if isinstance(mask, PolygonMasks)]
+    if convention == "polygon" and len(polygons) == len(masks):
+        before = join_truths(targets, positive.rois.device).first
+        objects = positive.truths + before[positive.rois[:, 0].long()]
+        return _draw(join_polygons(polygons), objects, positive.rois[:, 1:], side)
+    counts = torch.bincount(positive.rois[:, 0].long(), minlength=len(masks)).tolist()
+    crops = [
+        _crop(mask, objects, boxes, side, convention)
+        for mask, objects, boxes in zip(
+            masks,
+            torch.split(positive.truths, counts),
+            torch.split(positive.rois[:, 1:], counts),
+            strict=True,
+        )
+    ]
+    return torch.cat(crops)
+
+
+def mask_loss(logits: Tensor, targets: Tensor) -> LossTerm:
+    """Binary cross-entropy, averaged over the pixels of a mask and summed over R masks.
+
+    Args:
+        logits: (R, M, M) float32, of each ROI's true class.
+        targets: (R, M, M) float32 in [0, 1].
+    """
+    total = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+    pixels = logits.shape[1] * logits.shape[2]
+    return LossTerm(total / pixels, torch.full((), len(logits), device=logits.device))
+
+
+def _draw(masks: PolygonMasks, objects: Tensor, boxes: Tensor, side: int) -> Tensor:
+    return rasterize_polygons(
+        masks.vertices, masks.polygon_offsets, masks.object_offsets, objects, boxes, side
+    )
+
+
+def _crop(
+    masks: InstanceMasks | None, objects: Tensor, boxes: Tensor, side: int, convention: str
+) -> Tensor:
+    """Mask targets (R, M, M) of one image."""
+    if masks is None:
+        raise ValueError(
+            "the mask head needs masks in every target; got None. Without masks in the data set, "
+            "set model.mask to null."
+        )
+    if not len(objects):
+        return boxes.new_zeros(0, side, side)
+    if isinstance(masks, PolygonMasks):
+        if convention == "polygon":
+            return _draw(masks, objects, boxes, side)
+        masks = _fill(masks)
+    rois = torch.cat((objects[:, None].to(boxes.dtype), boxes), dim=1)
+    bitmaps = masks.bitmaps[:, None].float()
+    aligned = convention == "polygon"
+    crops = multiscale_roi_align([bitmaps], rois, [1.0], side, sampling_ratio=0, aligned=aligned)
+    masks_in_rois = crops.squeeze(1)
+    return (masks_in_rois >= 0.5).float() if aligned else masks_in_rois
+
+
+def _fill(masks: PolygonMasks) -> BitmapMasks:
+    """Outlines as bitmaps, on the smallest square canvas that holds them all."""
+    side = max(1, int(masks.vertices.max().ceil())) if len(masks.vertices) else 1
+    objects = torch.arange(len(masks), device=masks.vertices.device)
+    canvas = masks.vertices.new_tensor([0, 0, side, side]).expand(len(masks), 4)
+    return BitmapMasks(_draw(masks, objects, canvas.contiguous(), side))

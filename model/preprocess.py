@@ -1,0 +1,85 @@
+"""From pictures of any size to one padded batch.
+
+Shapes: B images, h w of one image, H W of the batch.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from model.structures import ImageBatch, ImageSize
+
+
+def resized_size(size: ImageSize, short_side: int, long_side: int) -> ImageSize:
+    """The size with the given short side, or with the given long side if that is smaller.
+
+    Source: Detectron's rule, with detectron2's rounding.
+    """
+    shorter, longer = min(size), max(size)
+    scale = min(short_side / shorter, long_side / longer)
+    return ImageSize(max(1, int(size.height * scale + 0.5)), max(1, int(size.width * scale + 0.5)))
+
+
+def resize_image(pixels: Tensor, size: ImageSize) -> Tensor:
+    """Resize bilinearly with antialiasing.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+        size: the new height and width.
+
+    Returns:
+        (size.height, size.width, 3) uint8; ``pixels`` itself where it has that size.
+    """
+    if tuple(pixels.shape[:2]) == size:
+        return pixels
+    # uint8 with channels innermost: 2.5 times as fast as channels first, 10 times as float.
+    resized: Tensor = transforms.resize(pixels.permute(2, 0, 1), list(size), antialias=True)
+    return resized.permute(1, 2, 0)
+
+
+def canvas_size(
+    sizes: Sequence[ImageSize], size_divisor: int = 32, at_least: ImageSize | None = None
+) -> ImageSize:
+    """The smallest canvas that holds images of these sizes, in multiples of the divisor."""
+    held = [*sizes, at_least] if at_least else sizes
+    height = max(size.height for size in held)
+    width = max(size.width for size in held)
+    return ImageSize(
+        -(-height // size_divisor) * size_divisor, -(-width // size_divisor) * size_divisor
+    )
+
+
+def pad_batch(
+    images: Sequence[Tensor],
+    original_sizes: Sequence[ImageSize],
+    sampling_seeds: Sequence[int] = (),
+    size_divisor: int = 32,
+    canvas: ImageSize | None = None,
+) -> ImageBatch:
+    """Lay images in the upper left corner of a common canvas.
+
+    Args:
+        images: (h_b, w_b, 3) uint8 each, already resized.
+        original_sizes: sizes before resizing.
+        sampling_seeds: one per image, for training.
+        size_divisor: the canvas is a multiple of this.
+        canvas: at least this large, so that all workers of a step share one size.
+
+    Returns:
+        A batch whose pixels are (B, 3, H, W) uint8 with channels innermost in memory.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    if not images:
+        raise ValueError("a batch needs at least one image")
+    sizes = tuple(ImageSize(*image.shape[:2]) for image in images)
+    height, width = canvas_size(sizes, size_divisor, canvas)
+    pixels = torch.zeros(len(images), height, width, 3, dtype=torch.uint8)
+    for row, image, size in zip(pixels, images, sizes, strict=True):
+        row[: size.height, : size.width] = image
+    return ImageBatch(
+        pixels.permute(0, 3, 1, 2), sizes, tuple(original_sizes), tuple(sampling_seeds)
+    )

@@ -1,0 +1,48 @@
+"""ROI align over the pyramid: one call for all levels.
+
+Source: He et al. 2017, section 3; level by size, Lin et al. 2017, equation 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ops_cuda import multiscale_roi_align
+
+# P2..P5; P6 serves proposals only.
+POOLED_STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class RoiPooler:
+    """Samples a square of features from the level that suits each ROI's size.
+
+    Args:
+        side: output cells per axis.
+        sampling_ratio: samples per cell and axis; 0 adapts to the ROI.
+        aligned: shift by half a pixel, so that cell centres fall where they belong.
+    """
+
+    side: int
+    sampling_ratio: int = 2
+    aligned: bool = True
+
+    def __call__(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """Pool R ROIs.
+
+        Args:
+            features: P2..P6, (B, C, H_l, W_l).
+            rois: (R, 5) float32: image index, x1, y1, x2, y2 in pixels of the padded batch.
+
+        Returns:
+            (R, C, side, side).
+        """
+        return multiscale_roi_align(
+            features[: len(POOLED_STRIDES)],
+            rois,
+            [1 / stride for stride in POOLED_STRIDES],
+            self.side,
+            self.sampling_ratio,
+            self.aligned,
+        )
