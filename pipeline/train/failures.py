@@ -19,12 +19,12 @@ def training_error(failure: ray.train.TrainingFailedError) -> TrainingError:
     """
     if not isinstance(failure, ray.train.WorkerGroupError):
         cause = getattr(failure, "controller_failure", failure)
-        return TrainingError(f"training failed in Ray Train's controller: {_describe(cause)}")
+        return TrainingError(f"training failed in Ray Train's controller: {describe_error(cause)}")
     causes = sorted(
         failure.worker_failures.items(), key=lambda item: (_is_consequence(item[1]), item[0])
     )
     rank, error = causes[0]
-    return TrainingError(f"training failed on worker {rank}: {_describe(error)}")
+    return TrainingError(f"training failed on worker {rank}: {describe_error(error)}")
 
 
 def _is_consequence(error: Exception) -> bool:
@@ -37,6 +37,7 @@ def _original(error: BaseException) -> BaseException:
     return getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error
 
 
-def _describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
+    """Type and message of an exception, without the traces that Ray wraps around it."""
     original = _original(error)
     return f"{type(original).__name__}: {original}"

@@ -1,0 +1,184 @@
+"""The sweep job: trials through Ray Tune, the weak ones stopped early, the best one's config.
+
+Everything lies in ``{output}/sweep``: Tune's state, ``trials/<id>`` with each trial's training,
+``sweep.json`` and, at the end, ``best.yaml`` for ``train.py``. The same job submitted again
+continues, or returns at once when it is finished.
+"""
+
+import functools
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlflow import MlflowClient
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import BasicVariantGenerator
+
+from pipeline import storage
+from pipeline.cluster import ClusterResources, connect
+from pipeline.config import RunConfig, config_digest, to_yaml
+from pipeline.sweep.results import TrialSummary, best_trial, summarize_trial
+from pipeline.sweep.search_space import best_config, check_space, distributions
+from pipeline.sweep.trial import reported_name, run_trial
+from pipeline.track.metric_sink import MetricSink
+from pipeline.track.mlflow_run import TrackedRun, open_run
+from pipeline.train.driver import scaling
+from pipeline.train.run_record import recorded_run
+
+logger = logging.getLogger(__name__)
+
+# A trial's own process only starts and watches workers. Without a resource of its own Tune would
+# reserve a CPU for it, which on a small machine its workers then wait for in vain.
+DRIVER_RESOURCES = {"memory": 2**20}
+
+
+class SweepError(RuntimeError):
+    """No trial succeeded, or the output holds another sweep; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep found.
+
+    Args:
+        best_config_url: YAML that ``train.py`` takes.
+        best_values: the best trial's values by dotted key.
+        best_metrics: its metrics.
+        trials: all of them.
+        run_id: the sweep's MLflow run.
+    """
+
+    best_config_url: str
+    best_values: dict[str, Any]
+    best_metrics: dict[str, float]
+    trials: tuple[TrialSummary, ...]
+    run_id: str
+
+
+def run_sweep(config: RunConfig) -> SweepResult:
+    """Search as ``config.sweep`` says; continue or return what already stands in the output.
+
+    Raises:
+        ConfigError: the search space names keys or values that a config refuses.
+        SweepError: no trial succeeded, or the output holds another sweep.
+        TrainingError: the cluster cannot hold one trial.
+    """
+    check_space(config)
+    record_url = storage.join(config.output, "sweep", "sweep.json")
+    record = storage.read_json(record_url) if storage.exists(record_url) else {}
+    digest = config_digest(config)
+    if record and record["config_digest"] != digest:
+        raise SweepError(
+            f"{config.output} holds a sweep with other settings; choose another output"
+        )
+    if "result" in record:
+        logger.info("the sweep in %s is finished; nothing to do", config.output)
+        return _result_from_json(record["result"])
+
+    concurrent = concurrent_trials(config, connect())
+    with open_run(config, "sweep", run_id=record.get("run_id")) as run:
+        record = {"config_digest": digest, "run_id": run.run_id}
+        storage.write_json(record_url, record)
+        logger.info("%d trials, %d at a time", config.sweep.trials, concurrent)
+        grid = _tuner(config, run, concurrent).fit()
+        trials = tuple(summarize_trial(result, config) for result in grid)
+        _end_stopped_runs(config, run, trials)
+        result = _conclude(config, run, trials)
+        storage.write_json(record_url, {**record, "result": asdict(result)})
+    return result
+
+
+def concurrent_trials(config: RunConfig, resources: ClusterResources) -> int:
+    """Trials whose workers fit into the cluster together, at most ``sweep.max_concurrent``.
+
+    Raises:
+        TrainingError: not even one fits.
+    """
+    needed = scaling(config, resources).total_resources
+    room = [int(resources.cpus // needed["CPU"])] if needed.get("CPU") else []
+    if needed.get("GPU"):
+        room.append(int(resources.gpus // needed["GPU"]))
+    fitting = max(1, min(room, default=1))
+    return min(fitting, config.sweep.max_concurrent or fitting, config.sweep.trials)
+
+
+def _tuner(config: RunConfig, run: TrackedRun, concurrent: int) -> tune.Tuner:
+    """A new search, or the one that was interrupted in this output."""
+    trainable = tune.with_resources(
+        functools.partial(run_trial, config=config, parent_run_id=run.run_id), DRIVER_RESOURCES
+    )
+    store, path = storage.filesystem(storage.join(config.output, "sweep"))
+    space = distributions(config.sweep.space)
+    if tune.Tuner.can_restore(f"{path}/tune", storage_filesystem=store):
+        return tune.Tuner.restore(
+            f"{path}/tune",
+            trainable=trainable,
+            restart_errored=True,
+            param_space=space,
+            storage_filesystem=store,
+        )
+    return tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric=reported_name(config.sweep.metric),
+            mode=config.sweep.mode,
+            num_samples=config.sweep.trials,
+            max_concurrent_trials=concurrent,
+            search_alg=BasicVariantGenerator(random_state=config.seed),
+            scheduler=early_stopping(config),
+        ),
+        run_config=tune.RunConfig(name="tune", storage_path=path, storage_filesystem=store),
+    )
+
+
+def early_stopping(config: RunConfig) -> ASHAScheduler:
+    """ASHA (Li et al. 2020) over the images a trial has seen.
+
+    Not over steps: trials may have different batches, and with scaled recipes different steps.
+    """
+    train = config.train
+    recipe_batch = train.recipe_batch or train.global_batch
+    images = train.schedule.steps * recipe_batch
+    return ASHAScheduler(
+        time_attr="images_seen",
+        max_t=images,
+        grace_period=min(config.sweep.grace_steps * train.global_batch, images),
+        reduction_factor=config.sweep.reduction_factor,
+        # A trial ends by itself, after its last validation and checkpoint.
+        stop_last_trials=False,
+    )
+
+
+def _conclude(config: RunConfig, run: TrackedRun, trials: tuple[TrialSummary, ...]) -> SweepResult:
+    """Find the best trial, write its config, note it in the sweep's run."""
+    metric = reported_name(config.sweep.metric)
+    best = best_trial(trials, metric, config.sweep.mode)
+    if best is None:
+        errors = {trial.error for trial in trials if trial.error}
+        reason = min(errors, default=f"no trial reported {metric}")
+        raise SweepError(f"none of {len(trials)} trials succeeded; the first error: {reason}")
+    url = storage.join(config.output, "sweep", "best.yaml")
+    storage.write_bytes(url, to_yaml(best_config(config, best.values)).encode())
+    sink = MetricSink(run.uri, run.run_id)
+    sink.log(best.metrics, best.steps)
+    sink.close()
+    logger.info("best of %d trials: %s", len(trials), best.values)
+    return SweepResult(url, best.values, best.metrics, trials, run.run_id)
+
+
+def _end_stopped_runs(config: RunConfig, run: TrackedRun, trials: tuple[TrialSummary, ...]) -> None:
+    """End the MLflow runs of trials that were stopped: their processes had no time to."""
+    client = MlflowClient(tracking_uri=run.uri)
+    for trial in trials:
+        folder = storage.join(config.output, "sweep", "trials", trial.trial_id)
+        record = recorded_run(storage.join(folder, "train", "run.json"))
+        if record is not None and trial.stopped_early:
+            client.set_tag(record.run_id, "stopped_early", "true")
+            client.set_terminated(record.run_id, "FINISHED")
+
+
+def _result_from_json(stored: dict[str, Any]) -> SweepResult:
+    trials = tuple(TrialSummary(**trial) for trial in stored["trials"])
+    return SweepResult(**{**stored, "trials": trials})

@@ -1,0 +1,72 @@
+"""What a sweep found: a summary of each trial, and which one is best."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from ray.tune import Result
+
+from pipeline.config import RunConfig
+from pipeline.sweep.search_space import trial_config
+from pipeline.train.failures import describe_error
+from pipeline.train.schedule import scale_recipe
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """One trial.
+
+    Args:
+        trial_id: also the name of its folder in ``{output}/sweep/trials``.
+        values: the drawn values by dotted key.
+        metrics: its last losses and validation metrics.
+        steps: optimiser steps taken.
+        stopped_early: whether the scheduler ended it before its last step.
+        error: the message of a trial that failed.
+    """
+
+    trial_id: str
+    values: dict[str, Any]
+    metrics: dict[str, float]
+    steps: int
+    stopped_early: bool
+    error: str | None = None
+
+
+def summarize_trial(result: Result, config: RunConfig) -> TrialSummary:
+    """What Ray Tune says of a trial of the sweep ``config``."""
+    reported = result.metrics or {}
+    trial_id = str(reported.get("trial_id") or PurePosixPath(result.path).name)
+    values = dict(result.config or {})
+    steps = int(reported.get("step", 0))
+    wanted = scale_recipe(trial_config(config, values, trial_id).train).schedule.steps
+    return TrialSummary(
+        trial_id=trial_id,
+        values=values,
+        metrics={
+            key: float(value)
+            for key, value in reported.items()
+            if key.startswith(("train/", "val/"))
+        },
+        steps=steps,
+        stopped_early=result.error is None and steps < wanted,
+        error=None if result.error is None else describe_error(result.error),
+    )
+
+
+def best_trial(trials: Sequence[TrialSummary], metric: str, mode: str) -> TrialSummary | None:
+    """The trial with the best last value of ``metric`` among those that ran to their end.
+
+    Only where none did, those that were stopped early compete. Trials that failed or whose metric
+    is not a number never do.
+    """
+    able = [
+        trial
+        for trial in trials
+        if trial.error is None and math.isfinite(trial.metrics.get(metric, math.nan))
+    ]
+    candidates = [trial for trial in able if not trial.stopped_early] or able
+    sign = 1.0 if mode == "max" else -1.0
+    return max(candidates, key=lambda trial: sign * trial.metrics[metric], default=None)
