@@ -3,7 +3,7 @@
 Shapes: N objects, P polygons, V vertices.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,8 @@ class ShardRow:
 
 
 def rows_from_arrow(table: pa.Table) -> list[ShardRow]:
-    """The rows of a table or record batch with the columns of `SCHEMA`."""
-    columns: Mapping[str, Any] = {name: table.column(name) for name in SCHEMA.names}
+    """The rows of a table with the columns of `SCHEMA`; without image_bytes they are empty."""
+    columns: Mapping[str, Any] = {name: table.column(name) for name in table.column_names}
     return [_row(columns, index) for index in range(table.num_rows)]
 
 
@@ -94,7 +94,7 @@ def _row(columns: Mapping[str, Any], index: int) -> ShardRow:
     by_object = value["polygons"].values
     by_polygon = by_object.flatten()
     return ShardRow(
-        image_bytes=value["image_bytes"].as_py(),
+        image_bytes=value["image_bytes"].as_py() if "image_bytes" in value else b"",
         size=ImageSize(value["height"].as_py(), value["width"].as_py()),
         image_id=value["image_id"].as_py(),
         file_name=value["file_name"].as_py(),
@@ -121,26 +121,32 @@ def _offsets(lists: pa.ListArray) -> Integers:
     return offsets
 
 
-def read_row_group(
-    shards_url: str, file: str, group: int, columns: Sequence[str] | None = None
-) -> pa.Table:
-    """One row group of one shard.
+def read_row_group(shards_url: str, file: str, group: int, with_images: bool = True) -> pa.Table:
+    """One row group of one shard, with or without the column of encoded images.
 
     Raises:
         OSError: the shard is missing or unreadable.
     """
-    store, path = filesystem(join(shards_url, file))
-    with pq.ParquetFile(path, filesystem=store, pre_buffer=True) as shard:
-        return shard.read_row_group(group, columns=None if columns is None else list(columns))
+    with _open_shard(shards_url, file) as shard:
+        return shard.read_row_group(group, columns=_columns(with_images))
 
 
-def read_rows(shards_url: str, file: str) -> Iterator[ShardRow]:
+def read_rows(shards_url: str, file: str, with_images: bool = True) -> Iterator[ShardRow]:
     """The rows of one shard in order, one row group in memory at a time.
 
     Raises:
         OSError: the shard is missing or unreadable.
     """
-    store, path = filesystem(join(shards_url, file))
-    with pq.ParquetFile(path, filesystem=store, pre_buffer=True) as shard:
+    with _open_shard(shards_url, file) as shard:
         for group in range(shard.num_row_groups):
-            yield from rows_from_arrow(shard.read_row_group(group))
+            table = shard.read_row_group(group, columns=_columns(with_images))
+            yield from rows_from_arrow(table)
+
+
+def _open_shard(shards_url: str, file: str) -> pq.ParquetFile:
+    store, path = filesystem(join(shards_url, file))
+    return pq.ParquetFile(path, filesystem=store, pre_buffer=True)
+
+
+def _columns(with_images: bool) -> list[str]:
+    return SCHEMA.names if with_images else [n for n in SCHEMA.names if n != "image_bytes"]

@@ -1,0 +1,187 @@
+"""COCO instances JSON: read into records per image, and rebuilt from shards for the referee."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from model.structures import Category, ImageSize
+from pipeline.ingest.manifest import read_manifest
+from pipeline.ingest.shard_row import ShardRow, read_rows
+from pipeline.ingest.validate import Reject
+from pipeline.storage import StorageError
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One annotated image as its data set lists it, not yet opened.
+
+    Args:
+        image_id: the data set's number.
+        file_name: relative to the folder of images.
+        size: as annotated.
+        annotations: COCO annotation dicts, as they came.
+    """
+
+    image_id: int
+    file_name: str
+    size: ImageSize
+    annotations: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What an annotation file lists.
+
+    Args:
+        categories: in order of their id; label i is ``categories[i - 1]``.
+        images: the usable image records.
+        rejects: records that cannot belong to any image.
+        images_listed: image records in the file.
+        annotations_listed: annotation records in the file.
+    """
+
+    categories: tuple[Category, ...]
+    images: tuple[ImageRecord, ...]
+    rejects: tuple[Reject, ...]
+    images_listed: int
+    annotations_listed: int
+
+
+def list_coco(data: bytes, url: str) -> Listing:
+    """Group the records of a COCO instances file by image.
+
+    Args:
+        data: the JSON text.
+        url: where it came from, for error texts.
+
+    Raises:
+        StorageError: not JSON, or without images, annotations or categories.
+    """
+    try:
+        document = json.loads(data)
+        images, annotations = document["images"], document["annotations"]
+        categories = sorted(Category(int(c["id"]), str(c["name"])) for c in document["categories"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{url}: not a COCO instances file ({type(error).__name__}: {error}); it needs the "
+            "lists images, annotations and categories"
+        ) from error
+    if len({category.id for category in categories}) != len(categories) or not categories:
+        raise StorageError(f"{url}: categories must have unique ids, and there must be some")
+    rejects: list[Reject] = []
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    records: dict[int, Mapping[str, Any]] = {}
+    for image in images:
+        reject = _judge_image_record(image, records)
+        if reject is None:
+            records[image["id"]] = image
+            by_image[image["id"]] = []
+        else:
+            rejects.append(reject)
+    seen: set[int] = set()
+    for annotation in annotations:
+        reject = _judge_ids(annotation, records, seen)
+        if reject is None:
+            seen.add(annotation["id"])
+            by_image[annotation["image_id"]].append(annotation)
+        else:
+            rejects.append(reject)
+    return Listing(
+        tuple(categories),
+        tuple(
+            ImageRecord(
+                image_id,
+                image["file_name"],
+                ImageSize(int(image["height"]), int(image["width"])),
+                tuple(by_image[image_id]),
+            )
+            for image_id, image in records.items()
+        ),
+        tuple(rejects),
+        len(images),
+        len(annotations),
+    )
+
+
+def _judge_image_record(image: Any, records: Mapping[int, Any]) -> Reject | None:
+    fields = {"id": int, "file_name": str, "height": int, "width": int}
+    if not isinstance(image, dict):
+        return Reject("image", None, None, None, "malformed image record", repr(image)[:80])
+    wrong = [name for name, kind in fields.items() if type(image.get(name)) is not kind]
+    if wrong:
+        detail = f"{', '.join(wrong)} missing or of a wrong type"
+        name = image.get("file_name") if "file_name" not in wrong else None
+        return Reject("image", name, None, None, "malformed image record", detail)
+    if image["id"] in records:
+        other = records[image["id"]]["file_name"]
+        detail = f"the id belongs to {other}"
+        return Reject("image", image["file_name"], image["id"], None, "duplicate image id", detail)
+    return None
+
+
+def _judge_ids(annotation: Any, records: Mapping[int, Any], seen: set[int]) -> Reject | None:
+    if not isinstance(annotation, dict) or type(annotation.get("id")) is not int:
+        return Reject("annotation", None, None, None, "malformed annotation", repr(annotation)[:80])
+    number, image_id = annotation["id"], annotation.get("image_id")
+    image = records.get(image_id) if type(image_id) is int else None
+    if image is None:
+        reason, detail = "annotation of an unlisted image", f"image {image_id}"
+        return Reject("annotation", None, None, number, reason, detail)
+    if number in seen:
+        name = image["file_name"]
+        return Reject("annotation", name, image_id, number, "duplicate annotation id", "")
+    return None
+
+
+def coco_ground_truth(shards_url: str) -> dict[str, Any]:
+    """The COCO instances document of a folder of shards, for pycocotools.
+
+    Annotations are numbered anew from 1: pycocotools takes the id 0 for "no match".
+
+    Raises:
+        StorageError: no manifest, or a shard that cannot be read.
+    """
+    manifest = read_manifest(shards_url)
+    document: dict[str, Any] = {
+        "info": {"description": manifest.digest},
+        "categories": [category._asdict() for category in manifest.categories],
+        "images": [],
+        "annotations": [],
+    }
+    rows = (
+        row
+        for file in manifest.files
+        for row in read_rows(shards_url, file.name, with_images=False)
+    )
+    for row in rows:
+        document["images"].append(
+            {
+                "id": row.image_id,
+                "file_name": row.file_name,
+                "height": row.size.height,
+                "width": row.size.width,
+            }
+        )
+        for index in range(len(row.labels)):
+            number = len(document["annotations"]) + 1
+            annotation = _annotation(row, index, manifest.categories)
+            document["annotations"].append({"id": number, **annotation})
+    return document
+
+
+def _annotation(row: ShardRow, index: int, categories: tuple[Category, ...]) -> dict[str, Any]:
+    x1, y1, x2, y2 = row.boxes[index].tolist()
+    counts = row.rle[index]
+    return {
+        "image_id": row.image_id,
+        "category_id": categories[int(row.labels[index]) - 1].id,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": float(row.area[index]),
+        "iscrowd": int(row.iscrowd[index]),
+        "segmentation": (
+            [polygon.ravel().tolist() for polygon in row.polygons(index)]
+            if counts is None
+            else {"size": list(row.size), "counts": counts}
+        ),
+    }

@@ -1,0 +1,187 @@
+"""Write one shard: read its images, judge every record, store the good ones as rows."""
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.structures import ImageSize
+from pipeline import storage
+from pipeline.ingest.coco import ImageRecord
+from pipeline.ingest.manifest import ShardFile
+from pipeline.ingest.shard_row import SCHEMA
+from pipeline.ingest.validate import (
+    AnnotationError,
+    ObjectRecord,
+    Reject,
+    judge_annotation,
+    judge_image,
+)
+
+_READERS = 8  # threads that wait for the store
+
+# Encoded images do not compress and their extremes say nothing.
+_PARQUET = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """The making of one shard.
+
+    Args:
+        name: file name of the shard.
+        shards_url: folder it goes to.
+        images_url: folder of the images.
+        images: what goes in, in order.
+        labels: category id -> label 1..K.
+        rows_per_group: images per row group.
+        report_url: where the finished shard is remembered.
+    """
+
+    name: str
+    shards_url: str
+    images_url: str
+    images: tuple[ImageRecord, ...]
+    labels: dict[int, int]
+    rows_per_group: int
+    report_url: str
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What became of a task's records; ``file`` is None where no image was good."""
+
+    file: ShardFile | None
+    counts: dict[str, int]
+    rejects: tuple[Reject, ...]
+
+
+def write_shard(task: ShardTask) -> ShardReport:
+    """Write one Parquet file, atomically.
+
+    Memory: about two row groups of encoded images.
+
+    Raises:
+        StorageError: the store does not answer; a missing image is no error but a reject.
+    """
+    counts: Counter[str] = Counter()
+    rejects: list[Reject] = []
+    sizes: list[ImageSize] = []
+    groups: list[int] = []
+    with tempfile.TemporaryDirectory(prefix="shard-") as scratch:
+        path = Path(scratch) / task.name
+        with pq.ParquetWriter(path, SCHEMA, **_PARQUET) as writer:
+            for group in _row_groups(task, counts, rejects):
+                table = pa.Table.from_pylist(group, SCHEMA)
+                writer.write_table(table, row_group_size=len(group))
+                groups.append(len(group))
+                sizes += [ImageSize(row["height"], row["width"]) for row in group]
+        if not sizes:
+            return ShardReport(None, dict(counts), tuple(rejects))
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        storage.put_file(path, storage.join(task.shards_url, task.name))
+    file = ShardFile(task.name, len(sizes), sha256, tuple(groups), tuple(sizes))
+    return ShardReport(file, dict(counts), tuple(rejects))
+
+
+def _row_groups(
+    task: ShardTask, counts: Counter[str], rejects: list[Reject]
+) -> Iterator[list[dict[str, Any]]]:
+    """Full row groups of one orientation each; the last of either may be shorter."""
+    upright = [image for image in task.images if image.size.height > image.size.width]
+    others = [image for image in task.images if image.size.height <= image.size.width]
+    with ThreadPoolExecutor(_READERS) as readers:
+        for images in (others, upright):
+            group: list[dict[str, Any]] = []
+            for first in range(0, len(images), task.rows_per_group):
+                chunk = images[first : first + task.rows_per_group]
+                contents = readers.map(lambda image: _read_image(task.images_url, image), chunk)
+                for image, content in zip(chunk, contents, strict=True):
+                    row = _judge_row(image, content, task.labels, counts, rejects)
+                    group += [] if row is None else [row]
+                if len(group) >= task.rows_per_group:
+                    yield group[: task.rows_per_group]
+                    group = group[task.rows_per_group :]
+            if group:
+                yield group
+
+
+def _read_image(images_url: str, image: ImageRecord) -> bytes | Reject:
+    """The image's bytes, or why there are none that can be used."""
+    url = storage.join(images_url, image.file_name)
+    try:
+        data = storage.read_bytes(url)
+    except storage.MissingFileError:
+        return Reject("image", *_names(image), None, "missing image file", url)
+    problem = judge_image(data, image.size)
+    return data if problem is None else Reject("image", *_names(image), None, *problem)
+
+
+def _names(image: ImageRecord) -> tuple[str, int]:
+    return image.file_name, image.image_id
+
+
+def _judge_row(
+    image: ImageRecord,
+    content: bytes | Reject,
+    labels: dict[int, int],
+    counts: Counter[str],
+    rejects: list[Reject],
+) -> dict[str, Any] | None:
+    """The row of an image with its good annotations; None for an image that cannot be used."""
+    if isinstance(content, Reject):
+        counts["images_quarantined"] += 1
+        counts["annotations_quarantined"] += len(image.annotations)
+        rejects.append(content)
+        rejects += [
+            Reject("annotation", *_names(image), a["id"], "its image is quarantined", "")
+            for a in image.annotations
+        ]
+        return None
+    objects: list[ObjectRecord] = []
+    for annotation in image.annotations:
+        try:
+            judged = judge_annotation(annotation, image.size, labels)
+        except AnnotationError as error:
+            counts["annotations_quarantined"] += 1
+            names = (*_names(image), annotation["id"])
+            rejects.append(Reject("annotation", *names, error.reason, error.detail))
+            continue
+        objects.append(judged)
+        counts["crowd" if judged.iscrowd else "objects"] += 1
+        counts["without_mask"] += not (judged.has_mask or judged.iscrowd)
+        if judged.overshoot:
+            counts["clipped"] += 1
+            detail = f"it overshot the image by {judged.overshoot:.2f} px"
+            names = (*_names(image), judged.annotation_id)
+            rejects.append(Reject("annotation", *names, "box clipped", detail, mended=True))
+    counts["images"] += 1
+    counts["images_without_objects"] += not any(not each.iscrowd for each in objects)
+    return _arrow_row(image, content, objects)
+
+
+def _arrow_row(
+    image: ImageRecord, content: bytes, objects: Sequence[ObjectRecord]
+) -> dict[str, Any]:
+    return {
+        "image_bytes": content,
+        "height": image.size.height,
+        "width": image.size.width,
+        "image_id": image.image_id,
+        "file_name": image.file_name,
+        "boxes": [each.box for each in objects],
+        "labels": [each.label for each in objects],
+        "polygons": [each.polygons for each in objects],
+        "rle": [each.rle for each in objects],
+        "iscrowd": [each.iscrowd for each in objects],
+        "area": [each.area for each in objects],
+        "annotation_id": [each.annotation_id for each in objects],
+    }

@@ -1,0 +1,164 @@
+"""Judge annotations and images before they enter a shard: what is kept, mended or quarantined."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pycocotools.mask as coco_masks
+
+from model.structures import ImageSize
+from pipeline.stream.decode import DecodeError, decode_image
+
+_CLIP_TOLERANCE = 0.01
+"""Pixels that a box may overshoot its image without a word: annotations are rounded."""
+
+_LEAST_SIDE = 0.01
+"""Pixels; a thinner box has no width left in float32."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that was left out, or mended (``mended`` true), and why.
+
+    ``reason`` is one of a few fixed phrases, to be counted; ``detail`` says more about this one.
+    """
+
+    record: Literal["image", "annotation"]
+    file: str | None
+    image_id: int | None
+    annotation_id: int | None
+    reason: str
+    detail: str
+    mended: bool = False
+
+
+@dataclass(frozen=True)
+class ObjectRecord:
+    """One good annotation: box x1 y1 x2 y2 inside the image, mask as polygons or as RLE counts."""
+
+    annotation_id: int
+    label: int
+    box: tuple[float, float, float, float]
+    polygons: tuple[tuple[float, ...], ...]
+    rle: str | None
+    iscrowd: bool
+    area: float
+    overshoot: float = 0.0
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether an outline or an RLE was given."""
+        return bool(self.polygons) or self.rle is not None
+
+
+class AnnotationError(ValueError):
+    """The annotation cannot be used; ``reason`` is a phrase to be counted."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def judge_annotation(
+    annotation: Mapping[str, Any], size: ImageSize, labels: Mapping[int, int]
+) -> ObjectRecord:
+    """Check one COCO annotation and clip its box to the image.
+
+    Args:
+        annotation: with ``id``, ``category_id``, ``bbox`` (x y w h), ``segmentation``, ...
+        size: of its image.
+        labels: category id -> label 1..K.
+
+    Raises:
+        AnnotationError: it has to be quarantined.
+    """
+    try:
+        category, box = annotation["category_id"], [float(v) for v in annotation["bbox"]]
+        x, y, width, height = box
+        area = float(annotation.get("area", width * height))
+        iscrowd = bool(annotation.get("iscrowd", 0))
+    except (KeyError, TypeError, ValueError) as error:
+        raise AnnotationError("malformed annotation", f"{type(error).__name__}: {error}") from None
+    if category not in labels:
+        raise AnnotationError("unknown category", f"category {category}")
+    if not all(map(math.isfinite, (*box, area))):
+        raise AnnotationError("non-finite coordinates", f"bbox {box}, area {area}")
+    if width < _LEAST_SIDE or height < _LEAST_SIDE:
+        raise AnnotationError("degenerate box", f"bbox {box}")
+    clipped = (
+        max(x, 0.0),
+        max(y, 0.0),
+        min(x + width, float(size.width)),
+        min(y + height, float(size.height)),
+    )
+    if clipped[2] - clipped[0] < _LEAST_SIDE or clipped[3] - clipped[1] < _LEAST_SIDE:
+        raise AnnotationError("box outside its image", f"bbox {box}, image {size[1]}x{size[0]}")
+    overshoot = max(abs(a - b) for a, b in zip((x, y, x + width, y + height), clipped, strict=True))
+    polygons, rle = _judge_mask(annotation.get("segmentation"), size)
+    return ObjectRecord(
+        annotation_id=annotation["id"],
+        label=labels[category],
+        box=clipped,
+        polygons=polygons,
+        rle=rle,
+        iscrowd=iscrowd,
+        area=area,
+        overshoot=overshoot if overshoot > _CLIP_TOLERANCE else 0.0,
+    )
+
+
+def _judge_mask(
+    segmentation: Any, size: ImageSize
+) -> tuple[tuple[tuple[float, ...], ...], str | None]:
+    """Polygons and no RLE, or no polygons and an RLE, or neither where none was given."""
+    if not segmentation:
+        return (), None
+    if isinstance(segmentation, dict):
+        return (), _judge_rle(segmentation, size)
+    try:
+        polygons = tuple(tuple(float(v) for v in polygon) for polygon in segmentation)
+    except (TypeError, ValueError):
+        raise AnnotationError("bad outline", "not lists of numbers") from None
+    for polygon in polygons:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise AnnotationError("bad outline", f"a polygon of {len(polygon)} numbers")
+        if not all(map(math.isfinite, polygon)):
+            raise AnnotationError("non-finite coordinates", "in a polygon")
+    return polygons, None
+
+
+def _judge_rle(segmentation: Mapping[str, Any], size: ImageSize) -> str:
+    counts = segmentation.get("counts")
+    if segmentation.get("size") != list(size):
+        detail = f"of size {segmentation.get('size')} in an image of {list(size)}"
+        raise AnnotationError("bad run-length mask", detail)
+    try:
+        if isinstance(counts, list):
+            if sum(counts) != size.height * size.width or min(counts, default=-1) < 0:
+                raise AnnotationError("bad run-length mask", "runs do not fill the image")
+            counts = coco_masks.frPyObjects(dict(segmentation), *size)["counts"].decode("ascii")
+        coco_masks.decode({"size": list(size), "counts": counts})
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, AnnotationError):
+            raise
+        raise AnnotationError("bad run-length mask", str(error)) from None
+    return str(counts)
+
+
+def judge_image(data: bytes, size: ImageSize) -> tuple[str, str] | None:
+    """Why an encoded image cannot be used, as (reason, detail); None for a good one.
+
+    Args:
+        data: the encoded image.
+        size: what its annotations take it to be.
+    """
+    try:
+        height, width = decode_image(data).shape[:2]
+    except DecodeError as error:
+        return "truncated or unreadable image", str(error)
+    if (height, width) != size:
+        detail = f"the image is {width}x{height}, its annotations say {size.width}x{size.height}"
+        return "image size differs from its annotations", detail
+    return None
