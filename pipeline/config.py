@@ -144,6 +144,7 @@ class EvaluateConfig(Settings):
         None,
         description="Checkpoint URL or models:/name@alias; default the run's newest checkpoint.",
     )
+    workers: Positive = Field(1, description="Model replicas, where a cluster is joined.")
     pictures: NonNegative = Field(8, description="Pictures of predictions to draw.")
 
 

@@ -1,1 +1,5 @@
 """COCO evaluation: predictions over shards, the referee's numbers, a report with pictures."""
+
+from pipeline.evaluate.predictions import validate
+
+__all__ = ["validate"]

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Batch inference: images or shards in, one Parquet file of detections per input shard out."""

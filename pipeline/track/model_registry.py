@@ -22,9 +22,9 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
-from pipeline import storage
 from pipeline.config import RunConfig, config_digest
 from pipeline.ingest.manifest import read_manifest
+from pipeline.ingest.splits import split_shards_url
 from pipeline.track.mlflow_run import code_commit, tracking_uri
 from pipeline.track.weights_source import SETTINGS_FILE, WEIGHTS_FILE, resolve_weights
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 CHAMPION = "champion"
 METRIC_TAG = "metric/"
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
-REQUIREMENTS = ("torch", "torchvision", "numpy", "pandas", "pillow", "safetensors", "maskrcnn-ray")
+REQUIREMENTS = ("torch", "torchvision", "numpy", "pandas", "maskrcnn-ray")
 
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
@@ -146,9 +146,8 @@ def _provenance(
 
 
 def _train_digest(config: RunConfig) -> str:
-    shards = config.data.train_shards or storage.join(config.output, "shards", "train")
     try:
-        return read_manifest(shards).digest
+        return read_manifest(split_shards_url(config, "train")).digest
     except FileNotFoundError:  # trained elsewhere
         return "unknown"
 

@@ -1,20 +1,18 @@
 """The code file of every registered model: MLflow runs it and serves what it names.
 
 It is copied into the model's folder, so an old version keeps the file it was registered with; it
-leans on nothing but the package ``model`` and on libraries MLflow lists as its requirements. The
-detector itself is tensors and JSON. Nothing here is unpickled.
+leans only on ``load_detector`` and ``decode_image`` of the installed package. The detector itself
+is tensors and JSON; nothing is unpickled.
 """
 
-import io
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
-from PIL import Image
 
 from model import Detections, load_detector
+from pipeline.stream.decode import decode_image
 
 
 class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
@@ -42,7 +40,7 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
             ``category_ids`` and ``category_names`` of the training data, ``masks`` (COCO RLE,
             empty for a detector without masks); one list per image in each.
         """
-        images = [_decode(encoded) for encoded in model_input["image"]]
+        images = [decode_image(encoded) for encoded in model_input["image"]]
         least_score = float((params or {}).get("score_threshold", 0.0))
         found = self.detector.predict(images) if images else []
         return pd.DataFrame([self._row(one.above(least_score)) for one in found])
@@ -58,11 +56,6 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
             "category_names": [category.name for category in categories],
             "masks": [] if detections.masks is None else detections.rle(),
         }
-
-
-def _decode(encoded: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(encoded)) as picture:
-        return np.array(picture.convert("RGB"))
 
 
 # What MLflow reads from this file when it loads the model; it has no effect elsewhere.
