@@ -8,6 +8,8 @@ import importlib.util
 
 import torch
 
+from ops_cuda import registration
+
 OPERATORS = (
     "nms",
     "batched_nms",
@@ -27,6 +29,7 @@ def _load() -> str:
         torch.ops.load_library(spec.origin)  # type: ignore[no-untyped-call]
     except OSError as error:  # built for another torch, or a damaged file
         return f"reference ({spec.origin} does not load: {error})"
+    registration.register()
     return f"compiled ({spec.origin})"
 
 

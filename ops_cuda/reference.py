@@ -84,6 +84,8 @@ def multiscale_roi_align(
     """Twin of `ops_cuda.multiscale_roi_align`, differentiable in the features."""
     channels = features[0].shape[1]
     pooled = features[0].new_zeros(len(rois), output_side, output_side, channels)
+    # empty slices: a level that no roi reads still gets a gradient of zeros
+    pooled = pooled + sum(feature[:0].sum() for feature in features)
     if len(scales) == 1:
         levels = torch.zeros(len(rois), dtype=torch.long, device=rois.device)
     else:

@@ -1,0 +1,350 @@
+// ROI align over all pyramid levels, forward and backward, on channels_last maps.
+//
+// A bin is a weighted sum of pixels, and a pixel is a row of channels: the weights are worked out
+// once per axis and bin, the channels are the vector. Forward threads share the rois; backward
+// threads share the channels, so that no two add to the same number and the order of the sums
+// never depends on their count.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "../roi_geometry.h"
+#include "simd.h"
+
+namespace ops_cuda {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Pixels of one bin: offset of a pixel's first channel in the map, and its weight.
+template <typename T>
+struct BinPixels {
+  std::vector<int64_t> offsets;
+  std::vector<T> weights;
+};
+
+template <typename T>
+INLINE_INTO_CLONES void sum_pixels_body(
+    const T* map, const int64_t* offsets, const T* weights, int64_t pixels, int64_t channels,
+    T* output) {
+  using V = typename Lanes<T>::type;
+  constexpr int64_t lanes = sizeof(V) / sizeof(T);
+  int64_t c = 0;
+  for (; c + 4 * lanes <= channels; c += 4 * lanes) {
+    V a = {}, b = {}, d = {}, e = {};
+    for (int64_t i = 0; i < pixels; ++i) {
+      const V* row = reinterpret_cast<const V*>(map + offsets[i] + c);
+      a += row[0] * weights[i];
+      b += row[1] * weights[i];
+      d += row[2] * weights[i];
+      e += row[3] * weights[i];
+    }
+    V* out = reinterpret_cast<V*>(output + c);
+    out[0] = a, out[1] = b, out[2] = d, out[3] = e;
+  }
+  for (; c + lanes <= channels; c += lanes) {
+    V a = {};
+    for (int64_t i = 0; i < pixels; ++i) {
+      a += *reinterpret_cast<const V*>(map + offsets[i] + c) * weights[i];
+    }
+    *reinterpret_cast<V*>(output + c) = a;
+  }
+  for (; c < channels; ++c) {
+    T sum = 0;
+    for (int64_t i = 0; i < pixels; ++i) sum += map[offsets[i] + c] * weights[i];
+    output[c] = sum;
+  }
+}
+
+MULTIVERSION void sum_pixels(
+    const float* map, const int64_t* offsets, const float* weights, int64_t pixels,
+    int64_t channels, float* output) {
+  sum_pixels_body(map, offsets, weights, pixels, channels, output);
+}
+
+MULTIVERSION void sum_pixels(
+    const double* map, const int64_t* offsets, const double* weights, int64_t pixels,
+    int64_t channels, double* output) {
+  sum_pixels_body(map, offsets, weights, pixels, channels, output);
+}
+
+template <typename T>
+INLINE_INTO_CLONES void spread_to_pixels_body(
+    const T* __restrict gradient, const int64_t* offsets, const T* weights, int64_t pixels,
+    int64_t channels, T* __restrict map) {
+  for (int64_t i = 0; i < pixels; ++i) {
+    T* row = map + offsets[i];
+    const T weight = weights[i];
+    for (int64_t c = 0; c < channels; ++c) row[c] += gradient[c] * weight;
+  }
+}
+
+MULTIVERSION void spread_to_pixels(
+    const float* gradient, const int64_t* offsets, const float* weights, int64_t pixels,
+    int64_t channels, float* map) {
+  spread_to_pixels_body(gradient, offsets, weights, pixels, channels, map);
+}
+
+MULTIVERSION void spread_to_pixels(
+    const double* gradient, const int64_t* offsets, const double* weights, int64_t pixels,
+    int64_t channels, double* map) {
+  spread_to_pixels_body(gradient, offsets, weights, pixels, channels, map);
+}
+
+// Pixels and weights that each bin reads along one axis; equal neighbours are merged.
+template <typename T>
+struct AxisPixels {
+  std::vector<int64_t> starts;  // (S + 1), into the two below
+  std::vector<int64_t> pixels;
+  std::vector<T> weights;
+
+  void fill(const RoiAxis<T>& axis, int64_t bins, int64_t length) {
+    starts.assign(1, 0);
+    pixels.clear();
+    weights.clear();
+    for (int64_t bin = 0; bin < bins; ++bin) {
+      for (int64_t i = 0; i < axis.samples; ++i) {
+        PixelPair<T> pair;
+        if (!locate(axis.sample(bin, i), length, pair)) continue;
+        add(pair.low, T(1) - pair.fraction);
+        add(pair.high, pair.fraction);
+      }
+      for (size_t i = starts.back(); i < weights.size(); ++i) weights[i] /= axis.samples;
+      starts.push_back(pixels.size());
+    }
+  }
+
+ private:
+  void add(int64_t pixel, T weight) {
+    const size_t first = starts.back(), end = pixels.size();
+    // samples move by less than a pixel or jump ahead: a match is among the last two
+    for (size_t i = end; i > first && i + 2 > end; --i) {
+      if (pixels[i - 1] == pixel) {
+        weights[i - 1] += weight;
+        return;
+      }
+    }
+    pixels.push_back(pixel);
+    weights.push_back(weight);
+  }
+};
+
+// One level's map, NHWC; `data` is null where no roi reads the level.
+template <typename T>
+struct LevelMap {
+  T* data = nullptr;
+  int64_t height = 0, width = 0;
+  T scale = 0;
+};
+
+// A call's geometry: for each roi its level, and the pixels of each bin.
+template <typename T>
+class RoiPixels {
+ public:
+  RoiPixels(const std::vector<LevelMap<T>>& maps, int64_t channels, const RoiAlignOptions& options)
+      : maps_(maps), channels_(channels), options_(options) {}
+
+  // Calls visit(bin, BinPixels) for each bin of the roi, row by row.
+  template <typename Visit>
+  void visit_bins(const T* roi, int64_t level, Visit visit) {
+    const LevelMap<T>& map = maps_[level];
+    const int64_t side = options_.output_side;
+    columns_.fill(RoiAxis<T>(roi[1], roi[3], map.scale, options_), side, map.width);
+    rows_.fill(RoiAxis<T>(roi[2], roi[4], map.scale, options_), side, map.height);
+    const int64_t image = static_cast<int64_t>(roi[0]) * map.height * map.width * channels_;
+    for (int64_t bin = 0; bin < side * side; ++bin) {
+      collect(bin / side, bin % side, image, map.width);
+      visit(bin, bin_);
+    }
+  }
+
+ private:
+  void collect(int64_t row_bin, int64_t column_bin, int64_t image, int64_t width) {
+    bin_.offsets.clear();
+    bin_.weights.clear();
+    for (int64_t y = rows_.starts[row_bin]; y < rows_.starts[row_bin + 1]; ++y) {
+      const int64_t row = image + rows_.pixels[y] * width * channels_;
+      for (int64_t x = columns_.starts[column_bin]; x < columns_.starts[column_bin + 1]; ++x) {
+        bin_.offsets.push_back(row + columns_.pixels[x] * channels_);
+        bin_.weights.push_back(rows_.weights[y] * columns_.weights[x]);
+      }
+    }
+  }
+
+  const std::vector<LevelMap<T>>& maps_;
+  int64_t channels_;
+  RoiAlignOptions options_;
+  AxisPixels<T> columns_, rows_;
+  BinPixels<T> bin_;
+};
+
+// Strides of channels_last; the same rule stands in the fake kernels (registration.py).
+bool is_channels_last(const Tensor& map) { return map.stride(1) == 1 && map.size(1) > 1; }
+
+// Each roi's level; throws where its image is not in the batch.
+template <typename T>
+std::vector<int64_t> assign_levels(
+    const Tensor& rois, int64_t images, const std::vector<double>& scales,
+    const RoiAlignOptions& options) {
+  const T* data = rois.const_data_ptr<T>();
+  const int64_t finest = std::llround(-std::log2(scales[0]));
+  std::vector<int64_t> levels(rois.size(0));
+  for (int64_t r = 0; r < rois.size(0); ++r) {
+    const T image = data[5 * r];
+    STD_TORCH_CHECK(
+        image >= T(0) && image < static_cast<T>(images), "rois[", r, "] is of image ", image,
+        " of a batch of ", images);
+    levels[r] = roi_level(data + 5 * r, scales.size(), finest, options);
+  }
+  return levels;
+}
+
+template <typename T>
+Tensor forward_typed(
+    const std::vector<Tensor>& features, const Tensor& rois, const std::vector<double>& scales,
+    const RoiAlignOptions& options) {
+  const int64_t channels = features[0].size(1), side = options.output_side;
+  const auto levels = assign_levels<T>(rois, features[0].size(0), scales, options);
+  std::vector<Tensor> owners;
+  std::vector<LevelMap<T>> maps(features.size());
+  for (size_t i = 0; i < features.size(); ++i) {
+    if (std::find(levels.begin(), levels.end(), i) == levels.end()) continue;
+    owners.push_back(torch::stable::contiguous(features[i], MemoryFormat::ChannelsLast));
+    maps[i] = {
+        const_cast<T*>(owners.back().template const_data_ptr<T>()), features[i].size(2),
+        features[i].size(3), static_cast<T>(scales[i])};
+  }
+
+  const bool channels_last = is_channels_last(features[0]);
+  Tensor pooled = torch::stable::empty(
+      {rois.size(0), channels, side, side}, rois.scalar_type(), std::nullopt, rois.device(),
+      std::nullopt, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  T* output = pooled.mutable_data_ptr<T>();
+  const T* roi_data = rois.const_data_ptr<T>();
+  const int64_t bins = side * side, roi_size = bins * channels;
+  torch::stable::parallel_for(0, rois.size(0), 4, [&](int64_t begin, int64_t end) {
+    RoiPixels<T> geometry(maps, channels, options);
+    std::vector<T> buffer(channels_last ? 0 : roi_size);
+    for (int64_t r = begin; r < end; ++r) {
+      T* target = channels_last ? output + r * roi_size : buffer.data();
+      const T* map = maps[levels[r]].data;
+      geometry.visit_bins(roi_data + 5 * r, levels[r], [&](int64_t bin, const BinPixels<T>& b) {
+        sum_pixels(
+            map, b.offsets.data(), b.weights.data(), b.offsets.size(), channels,
+            target + bin * channels);
+      });
+      if (channels_last) continue;
+      for (int64_t c = 0; c < channels; ++c) {
+        for (int64_t bin = 0; bin < bins; ++bin) {
+          output[r * roi_size + c * bins + bin] = buffer[bin * channels + c];
+        }
+      }
+    }
+  });
+  return pooled;
+}
+
+template <typename T>
+std::vector<Tensor> backward_typed(
+    const Tensor& gradient_in, const std::vector<Tensor>& features, const Tensor& rois,
+    const std::vector<double>& scales, const RoiAlignOptions& options) {
+  const int64_t channels = features[0].size(1), bins = options.output_side * options.output_side;
+  const auto levels = assign_levels<T>(rois, features[0].size(0), scales, options);
+  const Tensor gradient = torch::stable::contiguous(gradient_in, MemoryFormat::ChannelsLast);
+  std::vector<Tensor> outputs;
+  std::vector<LevelMap<T>> maps(features.size());
+  for (size_t i = 0; i < features.size(); ++i) {
+    Tensor map = torch::stable::empty(
+        features[i].sizes(), features[i].scalar_type(), std::nullopt, features[i].device(),
+        std::nullopt, MemoryFormat::ChannelsLast);
+    torch::stable::zero_(map);
+    maps[i] = {
+        map.mutable_data_ptr<T>(), features[i].size(2), features[i].size(3),
+        static_cast<T>(scales[i])};
+    outputs.push_back(map);
+  }
+
+  const T* incoming = gradient.const_data_ptr<T>();
+  const T* roi_data = rois.const_data_ptr<T>();
+  constexpr int64_t line = 64 / sizeof(T);  // channels that share a cache line have one owner
+  torch::stable::parallel_for(0, (channels + line - 1) / line, 1, [&](int64_t begin, int64_t end) {
+    RoiPixels<T> geometry(maps, channels, options);
+    const int64_t first = begin * line, count = std::min(end * line, channels) - first;
+    for (int64_t r = 0; r < rois.size(0); ++r) {
+      T* map = maps[levels[r]].data + first;
+      const T* roi_gradient = incoming + r * bins * channels + first;
+      geometry.visit_bins(roi_data + 5 * r, levels[r], [&](int64_t bin, const BinPixels<T>& b) {
+        spread_to_pixels(
+            roi_gradient + bin * channels, b.offsets.data(), b.weights.data(), b.offsets.size(),
+            count, map);
+      });
+    }
+  });
+  for (size_t i = 0; i < features.size(); ++i) {
+    if (!is_channels_last(features[i])) outputs[i] = torch::stable::contiguous(outputs[i]);
+  }
+  return outputs;
+}
+
+void check_pyramid(
+    const std::vector<Tensor>& features, const Tensor& rois, const std::vector<double>& scales,
+    const RoiAlignOptions& options) {
+  STD_TORCH_CHECK(!features.empty() && features.size() == scales.size(), "one scale per level");
+  STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5, "rois must be (R, 5)");
+  STD_TORCH_CHECK(options.output_side > 0 && options.sampling_ratio >= 0, "bad output_side");
+  for (const Tensor& map : features) {
+    STD_TORCH_CHECK(
+        map.dim() == 4 && map.size(0) == features[0].size(0) &&
+            map.size(1) == features[0].size(1) && map.size(2) > 0 && map.size(3) > 0,
+        "features must be (B, C, H, W) and agree on B and C");
+    STD_TORCH_CHECK(map.scalar_type() == rois.scalar_type(), "features and rois differ in type");
+  }
+}
+
+Tensor multiscale_roi_align(
+    const std::vector<Tensor>& features, const Tensor& rois_in, const std::vector<double>& scales,
+    int64_t output_side, int64_t sampling_ratio, bool aligned, double canonical_side,
+    int64_t canonical_level) {
+  const RoiAlignOptions options{
+      output_side, sampling_ratio, aligned, canonical_side, canonical_level};
+  const Tensor rois = torch::stable::contiguous(rois_in);
+  check_pyramid(features, rois, scales, options);
+  if (rois.scalar_type() == ScalarType::Double) {
+    return forward_typed<double>(features, rois, scales, options);
+  }
+  return forward_typed<float>(features, rois, scales, options);
+}
+
+std::vector<Tensor> multiscale_roi_align_backward(
+    const Tensor& gradient, const std::vector<Tensor>& features, const Tensor& rois_in,
+    const std::vector<double>& scales, int64_t output_side, int64_t sampling_ratio, bool aligned,
+    double canonical_side, int64_t canonical_level) {
+  const RoiAlignOptions options{
+      output_side, sampling_ratio, aligned, canonical_side, canonical_level};
+  const Tensor rois = torch::stable::contiguous(rois_in);
+  check_pyramid(features, rois, scales, options);
+  STD_TORCH_CHECK(
+      gradient.dim() == 4 && gradient.size(0) == rois.size(0) &&
+          gradient.size(1) == features[0].size(1) && gradient.size(2) == output_side &&
+          gradient.size(3) == output_side,
+      "gradient must be (R, C, S, S)");
+  if (rois.scalar_type() == ScalarType::Double) {
+    return backward_typed<double>(gradient, features, rois, scales, options);
+  }
+  return backward_typed<float>(gradient, features, rois, scales, options);
+}
+
+}  // namespace ops_cuda
+
+STABLE_TORCH_LIBRARY_IMPL(ops_cuda, CPU, library) {
+  library.impl("multiscale_roi_align", TORCH_BOX(&ops_cuda::multiscale_roi_align));
+  library.impl(
+      "multiscale_roi_align_backward", TORCH_BOX(&ops_cuda::multiscale_roi_align_backward));
+}

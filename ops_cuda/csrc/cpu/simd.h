@@ -1,0 +1,36 @@
+// One binary for every x86-64: hot functions are compiled several times and the machine picks.
+//
+// Results do not depend on the clone: the library is built with -ffp-contract=off, so a sum of
+// products rounds alike with and without fused multiply-add hardware.
+
+#pragma once
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if __GNUC__ >= 12
+#define MULTIVERSION __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define MULTIVERSION __attribute__((target_clones("default", "avx2", "avx512f")))
+#endif
+#else
+#define MULTIVERSION
+#endif
+
+#define INLINE_INTO_CLONES inline __attribute__((always_inline))
+
+namespace ops_cuda {
+
+// 64 bytes: one AVX-512 register, two of AVX2, four of SSE; unaligned, any address of a T will do.
+template <typename T>
+struct Lanes;
+
+template <>
+struct Lanes<float> {
+  typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
+};
+
+template <>
+struct Lanes<double> {
+  typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
+};
+
+}  // namespace ops_cuda

@@ -1,0 +1,24 @@
+// Every operator's signature. Kernels register themselves in cpu/*.cpp and cuda/*.cu, fake kernels
+// and autograd in Python (ops_cuda/registration.py). Shapes are documented on the Python wrappers.
+
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(ops_cuda, library) {
+  library.def("nms(Tensor boxes, Tensor scores, float iou_threshold, int max_kept) -> Tensor");
+  library.def(
+      "batched_nms(Tensor boxes, Tensor scores, Tensor classes, float iou_threshold, int max_kept)"
+      " -> Tensor");
+  library.def(
+      "multiscale_roi_align(Tensor[] features, Tensor rois, float[] scales, int output_side, "
+      "int sampling_ratio, bool aligned, float canonical_side, int canonical_level) -> Tensor");
+  // Of the features only shape, type and layout are read.
+  library.def(
+      "multiscale_roi_align_backward(Tensor gradient, Tensor[] features, Tensor rois, "
+      "float[] scales, int output_side, int sampling_ratio, bool aligned, float canonical_side, "
+      "int canonical_level) -> Tensor[]");
+  library.def(
+      "rasterize_polygons(Tensor vertices, Tensor polygon_offsets, Tensor object_offsets, "
+      "Tensor objects, Tensor boxes, int side) -> Tensor");
+  library.def(
+      "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
+}

@@ -1,0 +1,101 @@
+"""What torch must know about the compiled operators: output shapes, and the gradient.
+
+The fake kernels make the operators traceable by torch.compile and torch.export.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "ops_cuda"
+
+
+def register() -> None:
+    """Register fake kernels and autograd; the library's schemas must be loaded."""
+    for name, fake in (
+        ("nms", _nms),
+        ("batched_nms", _batched_nms),
+        ("multiscale_roi_align", _multiscale_roi_align),
+        ("multiscale_roi_align_backward", _multiscale_roi_align_backward),
+        ("rasterize_polygons", _rasterize_polygons),
+        ("paste_masks", _paste_masks),
+    ):
+        torch.library.register_fake(f"{NAMESPACE}::{name}", fake)
+    torch.library.register_autograd(
+        f"{NAMESPACE}::multiscale_roi_align",
+        _roi_align_gradient,
+        setup_context=_keep_for_gradient,
+    )
+
+
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_kept: int) -> Tensor:
+    count = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty(count, dtype=torch.int64)
+
+
+def _batched_nms(
+    boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float, max_kept: int
+) -> Tensor:
+    return _nms(boxes, scores, iou_threshold, max_kept)
+
+
+def _layout(feature: Tensor) -> torch.memory_format:
+    """The rule of the kernels (is_channels_last in csrc)."""
+    channels_last = feature.stride(1) == 1 and feature.shape[1] > 1
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _multiscale_roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    scales: Sequence[float],
+    output_side: int,
+    sampling_ratio: int,
+    aligned: bool,
+    canonical_side: float,
+    canonical_level: int,
+) -> Tensor:
+    shape = (len(rois), features[0].shape[1], output_side, output_side)
+    return torch.empty(
+        shape,
+        dtype=features[0].dtype,
+        device=features[0].device,
+        memory_format=_layout(features[0]),
+    )
+
+
+def _multiscale_roi_align_backward(
+    gradient: Tensor, features: Sequence[Tensor], rois: Tensor, *options: Any
+) -> list[Tensor]:
+    return [torch.empty_like(map_, memory_format=_layout(map_)) for map_ in features]
+
+
+def _rasterize_polygons(
+    vertices: Tensor,
+    polygon_offsets: Tensor,
+    object_offsets: Tensor,
+    objects: Tensor,
+    boxes: Tensor,
+    side: int,
+) -> Tensor:
+    return boxes.new_empty(len(boxes), side, side)
+
+
+def _paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
+    return masks.new_empty(len(masks), height, width, dtype=torch.uint8)
+
+
+def _keep_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, rois, *ctx.options = inputs
+    # the backbone's own layers keep these maps anyway; here they tell shape, type and layout
+    ctx.save_for_backward(rois, *features)
+
+
+def _roi_align_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    rois, *features = ctx.saved_tensors
+    gradients = torch.ops.ops_cuda.multiscale_roi_align_backward(
+        gradient, features, rois, *ctx.options
+    )
+    return (gradients, None, *(None for _ in ctx.options))
