@@ -6,6 +6,7 @@ import math
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
@@ -179,14 +180,17 @@ def _log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> An
             detector.mkdir()
             for file in (WEIGHTS_FILE, SETTINGS_FILE):  # without the optimiser's state beside them
                 shutil.copyfile(folder / file, detector / file)
-            mlflow.pyfunc.save_model(
-                path=str(path),
-                python_model=str(SERVED_MODEL),
-                artifacts={"detector": str(detector)},
-                signature=SIGNATURE,
-                pip_requirements=[_pinned(name) for name in REQUIREMENTS],
-                mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
-            )
+            with warnings.catch_warnings():
+                # The signature is written out; an example would only be a second copy of it.
+                warnings.filterwarnings("ignore", message=".*input example was not provided")
+                mlflow.pyfunc.save_model(
+                    path=str(path),
+                    python_model=str(SERVED_MODEL),
+                    artifacts={"detector": str(detector)},
+                    signature=SIGNATURE,
+                    pip_requirements=[_pinned(name) for name in REQUIREMENTS],
+                    mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
+                )
             # What a fresh process will do: a version that does not load is not registered.
             mlflow.pyfunc.load_model(str(path))
             client.log_model_artifacts(logged.model_id, str(path))
@@ -244,7 +248,7 @@ def _promote(
     champion = _champion(client, name)
     ours = float(version.tags[METRIC_TAG + metric])
     theirs: float | None = None
-    if champion is not None and champion.version == version.version:
+    if champion is not None and str(champion.version) == str(version.version):
         promoted, reason = True, "it is the champion already"
     elif not math.isfinite(ours) or ours == -1:
         promoted, reason = False, f"{metric} was not measurable"
@@ -272,7 +276,7 @@ def _promote(
         "is the champion" if promoted else "is registered, not promoted",
         reason,
     )
-    return RegisteredVersion(name, version.version, promoted, theirs, reason)
+    return RegisteredVersion(name, str(version.version), promoted, theirs, reason)
 
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:

@@ -17,6 +17,24 @@ WEIGHTS_FILE = "model.safetensors"
 SETTINGS_FILE = "model.json"
 
 
+def newest_checkpoint(config: RunConfig) -> str:
+    """URL of the newest complete checkpoint of the output's training.
+
+    Raises:
+        FileNotFoundError: nothing has been trained there.
+    """
+    training = storage.join(config.output, "train")
+    files = set(storage.list_files(training, (WEIGHTS_FILE, SETTINGS_FILE)))
+    folders = {file.rpartition("/")[0] for file in files if file.endswith(WEIGHTS_FILE)}
+    whole = [one for one in folders if storage.join(one, SETTINGS_FILE) in files]
+    if not whole:
+        raise FileNotFoundError(
+            f"no checkpoint below {training}; train first, or name the weights to use"
+        )
+    # Their names end in the step, with leading zeros.
+    return max(whole, key=lambda folder: folder.rpartition("/")[2])
+
+
 def pin_version(source: str, config: RunConfig) -> str:
     """``models:/name@alias`` as ``models:/name/version``; every other source as it is.
 

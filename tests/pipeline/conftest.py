@@ -1,21 +1,24 @@
-"""A tracker and a detector for the rooms that need one; each made once per session."""
+"""A tracker, a detector and shards for the rooms that need them; each made once per session."""
 
+import json
 import os
 
 import pytest
 
+from model import Category, ModelConfig, build_detector, save_detector
 from model.config import (
     BackboneConfig,
     BoxHeadConfig,
     InputConfig,
     MaskHeadConfig,
-    ModelConfig,
     RpnConfig,
 )
-from model.structures import Category
 from pipeline.config import RunConfig, TrackConfig
+from pipeline.ingest.shapes import CLASSES, draw_shapes_dataset
+from pipeline.ingest.shard_writer import write_shards
 
-SHAPES = tuple(Category(10 * n, name) for n, name in enumerate(("disc", "box", "star"), start=1))
+# Ids that are not the labels 1..K, so that a mix-up shows.
+SHAPES = tuple(Category(10 * n, name) for n, name in enumerate(CLASSES, start=1))
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +42,9 @@ def run_config(mlflow_uri, tmp_path, tiny_model_config):
 
 @pytest.fixture(scope="session")
 def tiny_model_config():
-    """The smallest useful Mask R-CNN: three classes, 64 px."""
+    """The smallest useful Mask R-CNN: five classes, 64 px."""
     return ModelConfig(
-        num_classes=3,
+        num_classes=len(SHAPES),
         input=InputConfig(short_side=64, long_side=96),
         backbone=BackboneConfig(
             depth=18, norm="batch_norm", frozen_stages=0, width=8, fpn_channels=16
@@ -58,9 +61,32 @@ def tiny_model_config():
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory, tiny_model_config):
-    """A folder with a saved, untrained detector; its categories have the ids 10, 20, 30."""
-    from model import build_detector, save_detector
-
+    """A folder with a saved, untrained detector; its categories have the ids 10, 20, ...."""
     folder = tmp_path_factory.mktemp("checkpoint")
     save_detector(build_detector(tiny_model_config, SHAPES), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shapes_images(tmp_path_factory):
+    """Eleven drawn pictures of 64 px; gives the annotations and the folder of images."""
+    folder = tmp_path_factory.mktemp("shapes")
+    annotations, images = draw_shapes_dataset(folder, images=11, side=64, max_objects=3, seed=1)
+    document = json.loads(annotations.read_text())
+    for record in document["categories"]:
+        record["id"] *= 10
+    for record in document["annotations"]:
+        record["category_id"] *= 10
+    annotations.write_text(json.dumps(document))
+    return annotations, images
+
+
+@pytest.fixture(scope="session")
+def shapes_shards(shapes_images, tmp_path_factory):
+    """The drawn pictures as three shards of 4, 4 and 3 rows; gives their URL."""
+    annotations, images = shapes_images
+    folder = str(tmp_path_factory.mktemp("shards"))
+    manifest = write_shards(str(annotations), str(images), folder, 4, 4)
+    if [file.rows for file in manifest.files] != [4, 4, 3]:
+        pytest.fail(f"unexpected shards: {manifest.files}")
     return folder

@@ -1,0 +1,173 @@
+"""The evaluation job: a detector on the validation shards, measured, drawn, reported, recorded."""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Metric
+
+from pipeline import storage
+from pipeline.config import RunConfig
+from pipeline.evaluate.coco_metrics import ClassMetrics, Metrics, coco_metrics
+from pipeline.evaluate.pictures import draw_comparisons
+from pipeline.evaluate.predictions import metric_kinds
+from pipeline.evaluate.report import EvaluationReport
+from pipeline.infer.inputs import plan_inputs
+from pipeline.infer.ledger import output_url
+from pipeline.infer.piece_worker import PieceOutcome, PredictionJob, predict_pieces
+from pipeline.infer.prediction_rows import PredictedRow, coco_results, read_predictions
+from pipeline.infer.predictor import ModelFiles
+from pipeline.ingest.coco import coco_ground_truth
+from pipeline.ingest.manifest import read_manifest
+from pipeline.ingest.splits import split_shards_url
+from pipeline.track.mlflow_run import TrackedRun, open_run
+from pipeline.track.weights_source import newest_checkpoint, pin_version, resolve_weights
+
+logger = logging.getLogger(__name__)
+
+EVALUATION = "evaluation"
+REPORT_NAME = "report.json"
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation found and where it is kept.
+
+    Args:
+        metrics: ``bbox/AP`` ... and, of a detector with masks, ``segm/AP`` ...
+        per_class: one row per category.
+        images: images evaluated, with the unreadable ones.
+        failed_images: unreadable images, counted as empty.
+        dataset_digest: of the shards.
+        weights: the checkpoint or version that was measured.
+        report_url: the page for people; ``report.json`` beside it.
+        pictures: URLs of ground truth and prediction side by side.
+        run_id: the MLflow run that holds the numbers.
+        run_url: where to look at it.
+    """
+
+    metrics: dict[str, float]
+    per_class: tuple[ClassMetrics, ...]
+    images: int
+    failed_images: int
+    dataset_digest: str
+    weights: str
+    report_url: str
+    pictures: tuple[str, ...]
+    run_id: str
+    run_url: str
+
+
+def run_evaluation(
+    config: RunConfig, weights: str | None = None, run_id: str | None = None
+) -> EvaluationResult:
+    """Measure a detector on the validation shards.
+
+    Predictions are written piece by piece below ``{output}/evaluation`` and not made again for the
+    same weights and data; on a joined Ray cluster ``evaluate.workers`` replicas make them.
+
+    Args:
+        config: the job's settings.
+        weights: checkpoint URL or ``models:/...``; default ``evaluate.weights``, else the newest
+            checkpoint of the output's training.
+        run_id: MLflow run to record in; default a new one.
+
+    Raises:
+        FileNotFoundError: there are no shards or no weights.
+        ValueError: the detector predicts categories that the data set does not have.
+    """
+    shards_url = split_shards_url(config, "val")
+    manifest = read_manifest(shards_url)
+    source = pin_version(weights or config.evaluate.weights or newest_checkpoint(config), config)
+    with resolve_weights(source, config) as path:
+        model = ModelFiles.read(path, config.model)
+    folder = storage.join(config.output, EVALUATION)
+    predictions = storage.join(folder, "predictions")
+    with open_run(config, "evaluate", run_id=run_id) as run:
+        pieces = plan_inputs(shards_url, images_per_piece=1)
+        job = PredictionJob(predictions, config.evaluate.batch, 0.0, source)
+        outcomes = predict_pieces(pieces, model, job, config.evaluate.workers)
+        metrics, failures = _measure(shards_url, predictions, outcomes)
+        pictures = draw_comparisons(
+            pieces,
+            manifest.categories,
+            predictions,
+            storage.join(folder, "pictures"),
+            config.evaluate.pictures,
+        )
+        report = EvaluationReport(
+            name=config.name,
+            weights=source,
+            model_digest=model.digest,
+            shards=shards_url,
+            dataset_digest=manifest.digest,
+            metrics=metrics,
+            failures=tuple(failures),
+            pictures=tuple(url[len(folder) :].strip("/") for url in pictures),
+        )
+        report_url = _write_report(folder, report, run)
+        _record(run, report, folder)
+    return EvaluationResult(
+        metrics=metrics.values,
+        per_class=metrics.per_class,
+        images=metrics.images,
+        failed_images=metrics.failed_images,
+        dataset_digest=manifest.digest,
+        weights=source,
+        report_url=report_url,
+        pictures=tuple(pictures),
+        run_id=run.run_id,
+        run_url=run.url,
+    )
+
+
+def _measure(
+    shards_url: str, predictions: str, outcomes: Sequence[PieceOutcome]
+) -> tuple[Metrics, list[str]]:
+    rows: list[PredictedRow] = [
+        row
+        for outcome in outcomes
+        for row in read_predictions(output_url(predictions, outcome.entry.name))
+    ]
+    failures = [f"{row.file_name}: {row.error}" for row in rows if row.error is not None]
+    has_masks = any(row.masks_rle is not None for row in rows)
+    metrics = coco_metrics(
+        coco_ground_truth(shards_url),
+        [result for row in rows for result in coco_results(row)],
+        metric_kinds(has_masks),
+    )
+    return replace(metrics, images=len(rows), failed_images=len(failures)), failures
+
+
+def _write_report(folder: str, report: EvaluationReport, run: TrackedRun) -> str:
+    report_url = storage.join(folder, "report.md")
+    storage.write_bytes(report_url, report.to_markdown().encode())
+    document = {**report.to_json(), "run_id": run.run_id}
+    storage.write_json(storage.join(folder, REPORT_NAME), document)
+    return report_url
+
+
+def _record(run: TrackedRun, report: EvaluationReport, folder: str) -> None:
+    """Numbers, data lineage, the report and its pictures in the MLflow run."""
+    client = MlflowClient(tracking_uri=run.uri)
+    digest = report.dataset_digest[:36]  # the width of MLflow's column
+    data = Dataset("validation", digest, "shards", json.dumps({"url": report.shards}))
+    client.log_inputs(run.run_id, [DatasetInput(data)])
+    now_ms = int(time.time() * 1000)
+    client.log_batch(
+        run.run_id,
+        metrics=[
+            Metric(key, value, now_ms, 0, dataset_name="validation", dataset_digest=digest)
+            for key, value in report.metrics.values.items()
+        ],
+    )
+    client.set_tag(run.run_id, "evaluated_weights", report.weights)
+    for name in ("report.md", REPORT_NAME, *report.pictures):
+        with storage.fetch(storage.join(folder, name)) as local:
+            parent = f"{EVALUATION}/{name}".rpartition("/")[0]
+            client.log_artifact(run.run_id, str(local), parent)
+    main = {k: v for k, v in report.metrics.values.items() if k.endswith(("/AP", "/AP50"))}
+    logger.info("%s: %s", report.weights, "  ".join(f"{k} {v:.4f}" for k, v in main.items()))

@@ -1,0 +1,85 @@
+"""The report of an evaluation: numbers, per-class table, provenance, pictures."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from pipeline.evaluate.coco_metrics import NUMBERS, ClassMetrics, Metrics
+
+KIND_NAMES = {"bbox": "Boxes", "segm": "Masks"}
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What was measured, of what, on what.
+
+    Args:
+        name: of the run.
+        weights: checkpoint URL or registered version.
+        model_digest: SHA-256 of weights and settings.
+        shards: URL of the data.
+        dataset_digest: of the data.
+        metrics: the numbers.
+        failures: ``file name: reason`` of images that could not be read.
+        pictures: file names below the report.
+    """
+
+    name: str
+    weights: str
+    model_digest: str
+    shards: str
+    dataset_digest: str
+    metrics: Metrics
+    failures: tuple[str, ...]
+    pictures: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """As plain data."""
+        return asdict(self)
+
+    def to_markdown(self) -> str:
+        """As a page for people."""
+        kinds = [kind for kind in KIND_NAMES if f"{kind}/AP" in self.metrics.values]
+        parts = [
+            f"# Evaluation of {self.name}",
+            f"{self.metrics.images} images of `{self.shards}` (data `{self.dataset_digest[:12]}`), "
+            f"weights `{self.weights}` (model `{self.model_digest[:12]}`).",
+            _numbers_table(self.metrics, kinds),
+            "## Classes",
+            _class_table(self.metrics.per_class, kinds),
+        ]
+        if self.failures:
+            shown = "\n".join(f"- {failure}" for failure in self.failures[:50])
+            parts += [f"## {len(self.failures)} unreadable images, counted as empty", shown]
+        if self.pictures:
+            parts += ["## Pictures", "Ground truth on the left, predictions on the right."]
+            parts += [f"![{picture}]({picture})" for picture in self.pictures]
+        return "\n\n".join(parts) + "\n"
+
+
+def _numbers_table(metrics: Metrics, kinds: Sequence[str]) -> str:
+    head = f"| | {' | '.join(NUMBERS)} |\n|---|{'---:|' * len(NUMBERS)}"
+    rows = [
+        f"| {KIND_NAMES[kind]} | "
+        + " | ".join(_percent(metrics.values[f"{kind}/{number}"]) for number in NUMBERS)
+        + " |"
+        for kind in kinds
+    ]
+    return "\n".join([head, *rows])
+
+
+def _class_table(per_class: Sequence[ClassMetrics], kinds: Sequence[str]) -> str:
+    columns = [f"{kind}/{number}" for kind in kinds for number in ("AP", "AP50")]
+    titles = [f"{KIND_NAMES[kind]} {number}" for kind in kinds for number in ("AP", "AP50")]
+    head = f"| class | objects | {' | '.join(titles)} |\n|---|---:|{'---:|' * len(titles)}"
+    rows = [
+        f"| {row.name} | {row.objects} | "
+        + " | ".join(_percent(row.values[column]) for column in columns)
+        + " |"
+        for row in per_class
+    ]
+    return "\n".join([head, *rows])
+
+
+def _percent(value: float) -> str:
+    """COCO's habit: AP in percent; a dash where there was nothing to measure."""
+    return "-" if value < 0 else f"{100 * value:.1f}"
