@@ -1,0 +1,39 @@
+# make quickstart: install everything and run the whole chain of jobs on this machine.
+# make test:       install everything and pass the tests.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: quickstart test lint install docs clean
+
+quickstart: install
+	$(BIN)/python workflows/end_to_end.py configs/quickstart.yaml
+
+test: install lint
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: install
+	$(BIN)/python -m pipeline.config_file > docs/CONFIG.md
+
+install: $(VENV)/.installed
+
+# torch comes before the project, because the project's extension is compiled against it.
+$(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard ops_cuda/csrc/*.* ops_cuda/csrc/*/*.*)
+	sh tools/install_system_packages.sh
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision setuptools wheel ninja
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/python -c 'import ops_cuda; print(ops_cuda.backend())'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info *.so runs

@@ -1,0 +1,34 @@
+"""Measure a detector on the validation shards with COCO's metrics."""
+
+import sys
+
+from pipeline.config import RunConfig
+from pipeline.evaluate.evaluation import run_evaluation
+from workflows.command_line import figures, main
+
+
+def job(config: RunConfig) -> str:
+    """Evaluate and show the numbers."""
+    result = run_evaluation(config)
+    return (
+        f"{figures(result.metrics)}\n"
+        f"images      {result.images} ({result.failed_images} unreadable)\n"
+        f"weights     {result.weights}\n"
+        f"report      {result.report_url}\n"
+        f"MLflow      {result.run_url}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(
+        main(
+            description="""
+            Predicts on {output}/shards/val (or data.val_shards) with evaluate.weights, a checkpoint
+            or models:/name@alias (default: the newest checkpoint of this output), and writes
+            COCO's 12 numbers per kind, per-class AP and pictures to {output}/evaluation.""",
+            example="python workflows/evaluate.py configs/quickstart.yaml "
+            "evaluate.weights=models:/quickstart@champion",
+            job=job,
+            sections=("evaluate", "data", "track"),
+        )
+    )
