@@ -18,7 +18,8 @@ from ray.train.torch import TorchTrainer
 from pipeline import storage
 from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig
-from pipeline.ingest.manifest import Manifest, read_manifest
+from pipeline.ingest.manifest import MANIFEST_NAME, Manifest, read_manifest
+from pipeline.ingest.splits import split_shards_url
 from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run, tracking_uri
 from pipeline.train.failures import TrainingError, training_error
 from pipeline.train.run_record import (
@@ -70,7 +71,7 @@ def run_training(
         FileNotFoundError: there are no training shards.
     """
     config = config.model_copy(update={"train": scale_recipe(config.train)})
-    shards = config.data.train_shards or storage.join(config.output, "shards", "train")
+    shards = split_shards_url(config, "train")
     manifest = read_manifest(shards)
     _check_classes(config, manifest)
     record_url = storage.join(config.output, RAY_RUN_NAME, "run.json")
@@ -165,8 +166,8 @@ def _fit(
 
 
 def _validation_shards(config: RunConfig) -> str | None:
-    url = config.data.val_shards or storage.join(config.output, "shards", "val")
-    if storage.exists(url):
+    url = split_shards_url(config, "val")
+    if storage.exists(storage.join(url, MANIFEST_NAME)):
         return url
     logger.warning("no validation shards at %s: training without validation", url)
     return None

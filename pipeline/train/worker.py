@@ -40,6 +40,9 @@ from pipeline.train.step_report import StepReport
 
 logger = logging.getLogger(__name__)
 
+# A tracker that is away may cost this much per checkpoint, and no more.
+TRACKER_PATIENCE_S = 5.0
+
 
 @dataclass(frozen=True)
 class WorkerTask:
@@ -233,6 +236,9 @@ class _Worker:
             scaler=self.precision.scaler.state_dict(),
             random_states=random_states,
         )
+        if self.sink is not None:
+            # What led to this checkpoint is never repeated: a killed worker must not lose it.
+            self.sink.flush(TRACKER_PATIENCE_S)
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
             folder = Path(scratch) / "checkpoint"
             save_checkpoint(folder, self.detector, state)

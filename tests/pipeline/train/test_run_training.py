@@ -1,0 +1,209 @@
+"""Whole trainings through Ray Train and MLflow, on a few drawn images."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from model import load_detector
+from pipeline import storage
+from pipeline.config import RunConfig
+from pipeline.ingest.splits import prepare_split
+from pipeline.train.driver import run_training
+from pipeline.train.failures import TrainingError
+
+pytestmark = pytest.mark.ray
+
+STEPS = 6
+MODEL = {
+    "num_classes": 5,
+    "input": {"short_side": 64, "long_side": 64},
+    "backbone": {
+        "depth": 18,
+        "norm": "group_norm",
+        "frozen_stages": 0,
+        "width": 8,
+        "fpn_channels": 16,
+    },
+    "rpn": {
+        "anchor_sizes": [8, 16, 32, 64, 128],
+        "samples_per_image": 32,
+        "pre_nms_train": 100,
+        "pre_nms_test": 50,
+        "post_nms_train": 50,
+        "post_nms_test": 20,
+    },
+    "box": {"hidden": 32, "samples_per_image": 32, "detections_per_image": 10},
+    "mask": {"channels": 16, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def shards(ray_cluster, tmp_path_factory):
+    """Shards of 24 + 6 drawn images; gives their URLs."""
+    folder = tmp_path_factory.mktemp("shapes")
+    config = RunConfig.model_validate(
+        {
+            "output": str(folder),
+            "data": {
+                "shapes": {"images": 24, "val_images": 6, "side": 64, "max_objects": 3},
+                "rows_per_shard": 12,
+                "rows_per_group": 4,
+            },
+        }
+    )
+    prepare_split(config, "train")
+    prepare_split(config, "val")
+    return {"train_shards": f"{folder}/shards/train", "val_shards": f"{folder}/shards/val"}
+
+
+def make_config(output, shards, steps=STEPS, workers=2, lr=0.01, **train):
+    return RunConfig.model_validate(
+        {
+            "output": str(output),
+            "model": MODEL,
+            "data": {**shards, "train_short_sides": [64], "decode_threads": 1},
+            "train": {
+                "workers": workers,
+                "device": "cpu",
+                "global_batch": 4,
+                "schedule": {"steps": steps, "milestones": [100], "warmup_steps": 2},
+                "optimizer": {"lr": lr},
+                "log_every": 1,
+                "checkpoint_every": 2,
+                "max_failures": 1,
+                **train,
+            },
+        }
+    )
+
+
+def loss_history(output, run_id, name="train/loss"):
+    """Step -> all values that were logged for it."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{output}/mlflow.db")
+    history = {}
+    for metric in client.get_metric_history(run_id, name):
+        history.setdefault(metric.step, set()).add(metric.value)
+    return history
+
+
+def assert_same_history(found, expected):
+    """Every value of every step; sums of floats in another order differ in the last digits."""
+    assert found.keys() == expected.keys()
+    for step, values in found.items():
+        for value in values:
+            assert value == pytest.approx(min(expected[step]), rel=1e-4), step
+
+
+@pytest.fixture(scope="module")
+def finished(shards, tmp_path_factory):
+    """A training of two workers that ran undisturbed."""
+    config = make_config(tmp_path_factory.mktemp("finished"), shards)
+    return config, run_training(config)
+
+
+def test_a_training_leaves_a_checkpoint_that_predicts(finished):
+    config, result = finished
+    assert result.steps == STEPS
+    detector = load_detector(result.checkpoint_url)
+    assert detector.config == config.model
+    assert {category.name for category in detector.categories} >= {"circle", "square"}
+
+
+def test_every_step_and_the_last_validation_are_in_mlflow(finished):
+    config, result = finished
+    assert sorted(loss_history(config.output, result.run_id)) == list(range(1, STEPS + 1))
+    assert sorted(loss_history(config.output, result.run_id, "val/segm/AP")) == [STEPS]
+    assert "val/segm/AP" in result.metrics
+    assert "train/loss" in result.metrics
+
+
+def test_only_the_newest_checkpoints_are_kept(finished):
+    config, _ = finished
+    folders = Path(config.output, "train").glob("step_*")
+    assert sorted(folder.name for folder in folders) == [
+        "step_00000004",
+        "step_00000006",
+    ]
+
+
+def test_one_worker_then_two_have_the_losses_of_two_throughout(finished, shards, tmp_path):
+    """Neither the number of workers nor an interruption (here: a prolonged run) shows."""
+    config, result = finished
+    first = run_training(make_config(tmp_path, shards, steps=3, workers=1))
+    second = run_training(make_config(tmp_path, shards, workers=2))
+    assert second.run_id == first.run_id
+    assert second.steps == STEPS
+    expected = loss_history(config.output, result.run_id)
+    assert_same_history(loss_history(tmp_path, second.run_id), expected)
+
+
+def test_a_finished_training_returns_at_once(finished):
+    config, result = finished
+    record = Path(config.output, "train", "run.json")
+    before = record.stat().st_mtime_ns
+    assert run_training(config) == result
+    assert record.stat().st_mtime_ns == before
+
+
+def test_a_killed_worker_costs_only_the_steps_since_the_checkpoint(finished, shards, tmp_path):
+    config, result = finished
+    killed = make_config(tmp_path, shards)
+    reached = []
+
+    def kill_a_worker():
+        snapshot = tmp_path / "train" / "checkpoint_manager_snapshot.json"
+        while not (snapshot.exists() and "step_0" in snapshot.read_text()):
+            time.sleep(0.05)
+        worker = next(
+            process
+            for process in psutil.Process().children(recursive=True)
+            if any("RayTrainWorker" in part for part in process.cmdline())
+        )
+        os.kill(worker.pid, signal.SIGKILL)
+        reached.append(worker.pid)
+
+    killer = threading.Thread(target=kill_a_worker, daemon=True)
+    killer.start()
+    killed_result = run_training(killed)
+    assert reached, "the run ended before a worker could be killed"
+    assert killed_result.steps == STEPS
+    expected = loss_history(config.output, result.run_id)
+    assert_same_history(loss_history(tmp_path, killed_result.run_id), expected)
+
+
+def test_nan_stops_the_run_and_leaves_the_image_ids(shards, tmp_path):
+    config = make_config(tmp_path, shards, workers=1, lr=1e30)
+    with pytest.raises(TrainingError, match="NaN or infinite"):
+        run_training(config)
+    report = json.loads((tmp_path / "train" / "nan_batch.json").read_text())
+    assert len(report["image_ids"]) == 4
+    assert report["step"] >= 1
+
+
+def test_an_error_in_a_worker_arrives_in_its_own_words(shards, tmp_path):
+    config = make_config(
+        tmp_path, shards, workers=1, weights=str(tmp_path / "absent.pth"), max_failures=0
+    )
+    with pytest.raises(TrainingError, match=r"absent\.pth") as caught:
+        run_training(config)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_more_workers_than_the_machine_holds_are_refused(shards, tmp_path):
+    with pytest.raises(TrainingError, match="need 4 CPUs, but this machine has 2"):
+        run_training(make_config(tmp_path, shards, workers=4))
+
+
+def test_a_wrong_number_of_classes_is_refused_before_anything_starts(shards, tmp_path):
+    config = make_config(tmp_path, shards)
+    wrong = config.model_copy(update={"model": RunConfig().model})
+    with pytest.raises(TrainingError, match=r"set model\.num_classes=5"):
+        run_training(wrong)
+    assert not storage.exists(str(tmp_path / "train" / "run.json"))
