@@ -179,7 +179,8 @@ class Detector(nn.Module):
             positive = chosen.positive()
             pooled = self.mask_pooler(features, positive.rois)
             masks = self.mask_head(pooled, positive.labels)
-            wanted = mask_targets(targets, positive, masks.shape[-1], rules.mask_targets)
+            side = masks.shape[-1]
+            wanted = mask_targets(targets, positive, side, rules.mask_targets, images.sizes)
             losses["mask"] = mask_loss(masks, wanted)
         return losses
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.heads.box import TrainingRois
-from model.structures import BitmapMasks, InstanceMasks, LossTerm, PolygonMasks, Targets
+from model.structures import BitmapMasks, ImageSize, InstanceMasks, LossTerm, PolygonMasks, Targets
 from model.truths import join_polygons, join_truths
 from ops_cuda import multiscale_roi_align, rasterize_polygons
 
@@ -69,6 +69,7 @@ def mask_targets(
     positive: TrainingRois,
     side: int,
     convention: Literal["polygon", "roi_align"],
+    sizes: Sequence[ImageSize],
 ) -> Tensor:
     """What each positive ROI's mask should be.
 
@@ -78,6 +79,7 @@ def mask_targets(
         side: M.
         convention: polygon draws outlines inside the ROI, pixels 0 or 1; roi_align averages the
             bitmap over each cell, as torchvision does. Bitmaps are cropped by either.
+        sizes: of the images inside the batch.
 
     Returns:
         (R, M, M) float32 in [0, 1].
@@ -93,11 +95,12 @@ def mask_targets(
         return _draw(join_polygons(polygons), objects, positive.rois[:, 1:], side)
     counts = torch.bincount(positive.rois[:, 0].long(), minlength=len(masks)).tolist()
     crops = [
-        _crop(mask, objects, boxes, side, convention)
-        for mask, objects, boxes in zip(
+        _crop(mask, objects, boxes, side, convention, size)
+        for mask, objects, boxes, size in zip(
             masks,
             torch.split(positive.truths, counts),
             torch.split(positive.rois[:, 1:], counts),
+            sizes,
             strict=True,
         )
     ]
@@ -123,7 +126,12 @@ def _draw(masks: PolygonMasks, objects: Tensor, boxes: Tensor, side: int) -> Ten
 
 
 def _crop(
-    masks: InstanceMasks | None, objects: Tensor, boxes: Tensor, side: int, convention: str
+    masks: InstanceMasks | None,
+    objects: Tensor,
+    boxes: Tensor,
+    side: int,
+    convention: str,
+    size: ImageSize,
 ) -> Tensor:
     """Mask targets (R, M, M) of one image."""
     if masks is None:
@@ -136,7 +144,7 @@ def _crop(
     if isinstance(masks, PolygonMasks):
         if convention == "polygon":
             return _draw(masks, objects, boxes, side)
-        masks = _fill(masks)
+        masks = _fill(masks, size)
     rois = torch.cat((objects[:, None].to(boxes.dtype), boxes), dim=1)
     bitmaps = masks.bitmaps[:, None].float()
     aligned = convention == "polygon"
@@ -145,9 +153,9 @@ def _crop(
     return (masks_in_rois >= 0.5).float() if aligned else masks_in_rois
 
 
-def _fill(masks: PolygonMasks) -> BitmapMasks:
-    """Outlines as bitmaps, on the smallest square canvas that holds them all."""
-    side = max(1, int(masks.vertices.max().ceil())) if len(masks.vertices) else 1
+def _fill(masks: PolygonMasks, size: ImageSize) -> BitmapMasks:
+    """Outlines as bitmaps of the image's size."""
+    side = max(size)
     objects = torch.arange(len(masks), device=masks.vertices.device)
-    canvas = masks.vertices.new_tensor([0, 0, side, side]).expand(len(masks), 4)
-    return BitmapMasks(_draw(masks, objects, canvas.contiguous(), side))
+    square = masks.vertices.new_tensor([0, 0, side, side]).repeat(len(masks), 1)
+    return BitmapMasks(_draw(masks, objects, square, side)[:, : size.height, : size.width])
