@@ -23,8 +23,9 @@ from pipeline.infer.predictor import ModelFiles
 from pipeline.ingest.coco import coco_ground_truth
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.splits import split_shards_url
-from pipeline.track.mlflow_run import TrackedRun, open_run
+from pipeline.track.mlflow_run import TrackedRun, open_run, tracking_uri
 from pipeline.track.weights_source import newest_checkpoint, pin_version, resolve_weights
+from pipeline.train.run_record import recorded_run
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ def run_evaluation(
         config: the job's settings.
         weights: checkpoint URL or ``models:/...``; default ``evaluate.weights``, else the newest
             checkpoint of the output's training.
-        run_id: MLflow run to record in; default a new one.
+        run_id: MLflow run to record in; default that of the output's training if its checkpoint is
+            measured, else a new one.
 
     Raises:
         FileNotFoundError: there are no shards or no weights.
@@ -81,7 +83,10 @@ def run_evaluation(
     """
     shards_url = split_shards_url(config, "val")
     manifest = read_manifest(shards_url)
-    source = pin_version(weights or config.evaluate.weights or newest_checkpoint(config), config)
+    named = weights or config.evaluate.weights
+    if named is None:
+        run_id = run_id or _training_run_id(config)
+    source = pin_version(named or newest_checkpoint(config), config)
     with resolve_weights(source, config) as path:
         model = ModelFiles.read(path, config.model)
     folder = storage.join(config.output, EVALUATION)
@@ -122,6 +127,13 @@ def run_evaluation(
         run_id=run.run_id,
         run_url=run.url,
     )
+
+
+def _training_run_id(config: RunConfig) -> str | None:
+    record = recorded_run(storage.join(config.output, "train", "run.json"))
+    if record is None or record.tracking_uri != tracking_uri(config):
+        return None
+    return record.run_id
 
 
 def _measure(

@@ -1,0 +1,149 @@
+"""One output per piece, none twice, none half, every image accounted for, whoever dies."""
+
+import json
+import logging
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from model import load_detector
+from pipeline import storage
+from pipeline.config import InferConfig
+from pipeline.infer.inference import run_inference
+from pipeline.infer.prediction_rows import SCHEMA, read_predictions
+from pipeline.stream.decode import decode_image
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture
+def images(shapes_images, tmp_path):
+    """A private copy of the eleven pictures, the fourth truncated and the sixth no image."""
+    folder = tmp_path / "images"
+    shutil.copytree(shapes_images[1], folder)
+    paths = sorted(folder.iterdir())
+    paths[3].write_bytes(paths[3].read_bytes()[:300])
+    paths[5].write_bytes(b"GIF89a and then nothing")
+    return folder
+
+
+@pytest.fixture
+def infer(run_config, tiny_checkpoint, images):
+    """Gives a function that runs inference with changed settings."""
+
+    def run(**settings):
+        chosen = {
+            "inputs": str(images),
+            "model": str(tiny_checkpoint),
+            "images_per_shard": 4,
+            "workers": 2,
+            "pictures": 2,
+            "score_threshold": 0.0,
+        } | settings
+        return run_inference(run_config.model_copy(update={"infer": InferConfig(**chosen)}))
+
+    return run
+
+
+def outputs(result):
+    return sorted(Path(result.output_url).glob("*.parquet"))
+
+
+def stamps(result):
+    return {path.name: path.stat().st_mtime_ns for path in outputs(result)}
+
+
+def test_every_image_has_a_row_and_the_bad_ones_say_why(infer, images, tiny_checkpoint):
+    result = infer()
+    assert (result.images, result.failed, result.shards_done) == (11, 2, 3)
+    rows = [row for path in outputs(result) for row in read_predictions(str(path))]
+    names = sorted(path.name for path in images.iterdir())
+    assert [row.file_name for row in rows] == names
+    assert [row.file_name for row in rows if row.error] == [names[3], names[5]]
+    failed = (Path(result.output_url) / "failed.jsonl").read_text().splitlines()
+    assert [json.loads(line)["file_name"] for line in failed] == [names[3], names[5]]
+    assert result.objects == sum(len(row.scores) for row in rows) > 0
+    assert len(result.pictures) == 2
+    assert all(Path(picture).stat().st_size > 1000 for picture in result.pictures)
+
+    assert pq.read_schema(outputs(result)[0]).equals(SCHEMA)
+    detector = load_detector(tiny_checkpoint)
+    [alone] = detector.predict([decode_image((images / names[0]).read_bytes())])
+    # Another batch, another process: sums in another order.
+    np.testing.assert_allclose(rows[0].scores, alone.scores, atol=1e-4)
+    assert rows[0].category_ids == [detector.categories[n - 1].id for n in alone.labels]
+    assert [mask["size"] for mask in rows[0].masks_rle] == [[64, 64]] * len(alone)
+
+
+def test_a_rerun_does_only_what_is_missing(infer, images):
+    first = infer()
+    before = stamps(first)
+    again = infer()
+    assert (again.shards_done, again.shards_skipped) == (0, 3)
+    assert (again.images, again.failed) == (11, 2)
+    assert stamps(again) == before
+
+    half, gone, _ = outputs(first)
+    half.write_bytes(half.read_bytes()[:100])  # a copy that broke off
+    (Path(first.output_url) / "_done" / f"{gone.stem}.json").unlink()  # killed before the ledger
+    third = infer()
+    assert (third.shards_done, third.shards_skipped) == (2, 1)
+    assert third.images == sum(len(read_predictions(str(path))) for path in outputs(third)) == 11
+
+    for path in sorted(images.iterdir())[8:]:
+        path.unlink()
+    fewer = infer()
+    assert (fewer.images, fewer.shards_skipped) == (8, 2)
+    assert len(outputs(fewer)) == 2  # the file of the vanished piece is gone too
+
+
+@pytest.mark.s3
+def test_shards_in_a_bucket_are_inputs_too(infer, shapes_shards, s3):
+    inputs, output = s3("shards"), s3("predictions")
+    storage.upload_folder(Path(shapes_shards), inputs)
+    result = infer(inputs=inputs, output=output, workers=1, pictures=1)
+    assert (result.images, result.failed, result.shards_done) == (11, 0, 3)
+    written = [url.rpartition("/")[2] for url in storage.list_files(output, (".parquet",))]
+    assert written == sorted(path.name for path in Path(shapes_shards).glob("*.parquet"))
+    [picture] = result.pictures
+    assert storage.read_bytes(picture).startswith(b"\x89PNG")
+    assert infer(inputs=inputs, output=output, workers=1, pictures=1).shards_skipped == 3
+
+
+def test_a_killed_replica_costs_only_its_piece(infer, run_config, caplog):
+    """kill -9 of the one replica in the middle: another takes over, and nothing is missing."""
+    caplog.set_level(logging.WARNING)
+    output = Path(run_config.output) / "predictions"
+    killed = []
+
+    def kill_the_replica():
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            if list(output.glob("_done/*.json")):
+                for process in psutil.Process().children(recursive=True):
+                    if "ray::PieceWorker" in " ".join(_command(process)):
+                        process.kill()
+                        killed.append(process.pid)
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill_the_replica)
+    killer.start()
+    result = infer(workers=1, images_per_shard=1)
+    killer.join()
+    assert killed
+    assert any("a replica died" in record.message for record in caplog.records)
+    assert (result.images, result.failed, result.shards_done) == (11, 2, 11)
+    assert len(outputs(result)) == 11
+
+
+def _command(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it ended meanwhile
+        return []
