@@ -11,6 +11,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,7 +20,7 @@ from model.weights import load_weights
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate import validate
-from pipeline.stream import open_stream
+from pipeline.stream import TrainingStream, open_stream
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.weights_source import resolve_weights
 from pipeline.train.checkpoint import (
@@ -106,6 +107,7 @@ class _Worker:
         self.detector = build_detector(task.config.model, task.categories)
         self.start_step = 0
         self.sink: MetricSink | None = None
+        self.stream: TrainingStream
         self.optimizer = self._restore()
 
     def train(self) -> WorkerOutcome:
@@ -129,13 +131,18 @@ class _Worker:
 
     def _run_loop(self, total_steps: int) -> WorkerOutcome:
         config = self.config
-        stream = open_stream(
-            self.task.config,
-            self.task.train_shards,
-            self.rank,
-            self.world_size,
-            self.start_step,
-            total_steps,
+        plan = LoopPlan(
+            start_step=self.start_step,
+            total_steps=total_steps,
+            images_per_step=config.global_batch,
+            accumulate=config.accumulate,
+            clip_norm=config.optimizer.clip_norm,
+            log_every=config.log_every,
+        )
+        hooks = LoopHooks(
+            log=self._log,
+            pauses_after=lambda step: self._validates(step) or self._checkpoints(step),
+            pause=self._pause,
         )
         loop = TrainingLoop(
             model=self._distributed(),
@@ -143,21 +150,15 @@ class _Worker:
             rate_at=lambda step: learning_rate(step, config.optimizer.lr, config.schedule),
             precision=self.precision,
             device=self.device,
-            plan=LoopPlan(
-                start_step=self.start_step,
-                total_steps=total_steps,
-                images_per_step=config.global_batch,
-                accumulate=config.accumulate,
-                clip_norm=config.optimizer.clip_norm,
-                log_every=config.log_every,
-            ),
-            hooks=LoopHooks(
-                log=self._log,
-                pauses_after=lambda step: self._validates(step) or self._checkpoints(step),
-                pause=self._pause,
-            ),
+            plan=plan,
+            hooks=hooks,
         )
-        loop.run(stream)
+        shards = self.task.train_shards
+        with open_stream(
+            self.task.config, shards, self.rank, self.world_size, self.start_step, total_steps
+        ) as stream:
+            self.stream = stream
+            loop.run(stream)
         return WorkerOutcome(total_steps, self.metrics)
 
     def _restore(self) -> torch.optim.Optimizer:
@@ -219,6 +220,7 @@ class _Worker:
     def _pause(self, step: int) -> None:
         """Validate, save, and tell Ray; every worker takes part."""
         average_norm_statistics(self.detector)
+        self._count_bad_rows(step)
         if self._validates(step) and self.task.val_shards is not None:
             self._validate(self.task.val_shards, step)
         images_seen = step * self.config.global_batch
@@ -247,6 +249,15 @@ class _Worker:
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
                 checkpoint_dir_name=f"step_{step:08d}",
             )
+
+    def _count_bad_rows(self, step: int) -> None:
+        """How many images could not be read since the start of this process, on all workers."""
+        count = torch.tensor(float(len(self.stream.bad_rows)), device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(count)
+        self.metrics["train/bad_rows"] = count.item()
+        if self.sink is not None:
+            self.sink.log({"train/bad_rows": count.item()}, step)
 
     def _validate(self, shards: str, step: int) -> None:
         self.detector.eval()
