@@ -62,7 +62,7 @@ class DataConfig(Settings):
     rows_per_shard: Positive = Field(512, description="Images per Parquet file.")
     rows_per_group: Positive = Field(32, description="Images per Parquet row group, read at once.")
     train_short_sides: tuple[Positive, ...] = Field(
-        (800,), description="Short sides to draw from while training, pixels."
+        (), description="Short sides to draw from in training; empty: model.input.short_side."
     )
     flip_probability: Fraction = Field(0.5, description="Chance of a horizontal flip.")
     decode_threads: Positive = Field(2, description="Decoding threads per worker.")

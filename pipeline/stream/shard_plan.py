@@ -220,3 +220,11 @@ def _reads_of_epoch(plan: ShardPlan, places: range, run: range, opened_in: range
         )
         for entries, group in needed
     ]
+
+
+def locate_image(plan: ShardPlan, image: int) -> tuple[str, int]:
+    """The shard of an image and its row in it."""
+    group = int(np.searchsorted(plan.group_start, image, side="right")) - 1
+    file = int(plan.group_file[group])
+    first_group = int(np.flatnonzero(plan.group_file == file)[0])
+    return plan.files[file], image - int(plan.group_start[first_group])

@@ -1,0 +1,91 @@
+"""One training image: resized to a drawn short side and perhaps flipped, with its objects.
+
+Shapes: h w pixels of the image, N objects, P polygons, V vertices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.preprocess import resize_image, resized_size
+from model.structures import BitmapMasks, ImageSize, InstanceMasks, PolygonMasks, Targets
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """An image with its objects, in the same pixels.
+
+    Args:
+        pixels: (h, w, 3) uint8 RGB.
+        targets: boxes, labels and masks.
+        original_size: before resizing.
+    """
+
+    pixels: Tensor
+    targets: Targets
+    original_size: ImageSize
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to one image: its size, and whether left and right change places."""
+
+    size: ImageSize
+    flip: bool
+
+
+def draw_augmentation(
+    original_size: ImageSize,
+    short_sides: Sequence[int],
+    long_side: int,
+    flip_probability: float,
+    rng: np.random.Generator,
+) -> Augmentation:
+    """Draw a short side and a flip.
+
+    Args:
+        original_size: of the image.
+        short_sides: to choose from, pixels.
+        long_side: limit of the long side, pixels.
+        flip_probability: chance of a horizontal flip.
+        rng: the same state gives the same augmentation.
+    """
+    short_side = int(rng.choice(np.asarray(short_sides)))
+    flip = bool(rng.random() < flip_probability)
+    return Augmentation(resized_size(original_size, short_side, long_side), flip)
+
+
+def augment(sample: TrainingSample, augmentation: Augmentation) -> TrainingSample:
+    """The sample resized and flipped: pixels, boxes and masks alike."""
+    height, width = sample.pixels.shape[:2]
+    size, flip = augmentation.size, augmentation.flip
+    scale = torch.tensor([size.width / width, size.height / height], dtype=torch.float32)
+    pixels = resize_image(sample.pixels, size)
+    boxes = sample.targets.boxes * scale.repeat(2)
+    if flip:
+        pixels = pixels.flip(1)
+        x1, y1, x2, y2 = boxes.unbind(1)
+        boxes = torch.stack([size.width - x2, y1, size.width - x1, y2], 1)
+    masks = _augment_masks(sample.targets.masks, size, flip, scale)
+    return replace(sample, pixels=pixels, targets=replace(sample.targets, boxes=boxes, masks=masks))
+
+
+def _augment_masks(
+    masks: InstanceMasks | None, size: ImageSize, flip: bool, scale: Tensor
+) -> InstanceMasks | None:
+    if masks is None:
+        return None
+    if isinstance(masks, BitmapMasks):
+        bitmaps = masks.bitmaps
+        if tuple(bitmaps.shape[1:]) != size:
+            # "nearest-exact" samples at pixel centres; "nearest" would shift by half a pixel.
+            bitmaps = F.interpolate(bitmaps[None], list(size), mode="nearest-exact")[0]
+        return BitmapMasks(bitmaps.flip(2) if flip else bitmaps)
+    vertices = masks.vertices * scale
+    if flip:
+        vertices = torch.stack([size.width - vertices[:, 0], vertices[:, 1]], 1)
+    return PolygonMasks(vertices, masks.polygon_offsets, masks.object_offsets)

@@ -1,0 +1,119 @@
+"""Rows of shards become training samples, and samples one padded batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pycocotools.mask as coco_masks
+import torch
+
+from model.preprocess import pad_batch
+from model.structures import (
+    BitmapMasks,
+    ImageBatch,
+    ImageSize,
+    InstanceMasks,
+    PolygonMasks,
+    Targets,
+)
+from pipeline.ingest.shard_row import ShardRow
+from pipeline.stream.augment import TrainingSample
+from pipeline.stream.decode import DecodeError, decode_image
+
+
+@dataclass(frozen=True)
+class StreamBatch:
+    """The images of one micro-batch with their objects.
+
+    Args:
+        images: on one canvas, the same for all workers of a step.
+        targets: one per image.
+        step: optimiser step that the batch is for.
+    """
+
+    images: ImageBatch
+    targets: tuple[Targets, ...]
+    step: int
+
+
+def sample_from_row(row: ShardRow, with_masks: bool) -> TrainingSample:
+    """Decode a row; crowd regions are left out.
+
+    Raises:
+        DecodeError: the image is damaged or has another size than the row says.
+    """
+    pixels = decode_image(row.image_bytes)
+    if pixels.shape[:2] != row.size:
+        raise DecodeError(f"the image is {pixels.shape[:2]}, its row says {tuple(row.size)}")
+    kept = np.flatnonzero(~row.iscrowd)
+    targets = Targets(
+        boxes=torch.from_numpy(row.boxes[kept].astype(np.float32)),
+        labels=torch.from_numpy(row.labels[kept]),
+        masks=_masks(row, kept) if with_masks else None,
+        image_id=row.image_id,
+    )
+    # simplejpeg's arrays are writable, Pillow's are not, and torch wants them so.
+    writable = pixels if pixels.flags.writeable else pixels.copy()
+    return TrainingSample(torch.from_numpy(writable), targets, row.size)
+
+
+def blank_sample(size: ImageSize, with_masks: bool) -> TrainingSample:
+    """A grey image without objects: stands in for one that cannot be read."""
+    masks = PolygonMasks(torch.zeros(0, 2), *(torch.zeros(1, dtype=torch.int64) for _ in "po"))
+    targets = Targets(
+        torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), masks if with_masks else None
+    )
+    return TrainingSample(torch.full((*size, 3), 128, dtype=torch.uint8), targets, size)
+
+
+def _masks(row: ShardRow, kept: np.ndarray) -> InstanceMasks:
+    """Polygons; bitmaps for all objects of an image where one of them is an RLE."""
+    if all(row.rle[index] is None for index in kept):
+        return _polygon_masks(row, kept)
+    bitmaps = np.zeros((len(kept), *row.size), dtype=np.uint8)
+    for bitmap, index in zip(bitmaps, kept.tolist(), strict=True):
+        counts = row.rle[index]
+        if counts is None:
+            outlines = [polygon.ravel().tolist() for polygon in row.polygons(index)]
+            encoded = coco_masks.merge(coco_masks.frPyObjects(outlines, *row.size))
+        else:
+            encoded = {"size": list(row.size), "counts": counts}
+        bitmap[:] = coco_masks.decode(encoded)
+    return BitmapMasks(torch.from_numpy(bitmaps))
+
+
+def _polygon_masks(row: ShardRow, kept: np.ndarray) -> PolygonMasks:
+    polygons = [row.polygons(index) for index in kept.tolist()]
+    flat = [polygon for outlines in polygons for polygon in outlines]
+    vertices = np.concatenate(flat) if flat else np.zeros((0, 2))
+    return PolygonMasks(
+        torch.from_numpy(vertices.astype(np.float32)),
+        torch.tensor(np.cumsum([0, *map(len, flat)]), dtype=torch.int64),
+        torch.tensor(np.cumsum([0, *map(len, polygons)]), dtype=torch.int64),
+    )
+
+
+def collate(
+    samples: Sequence[TrainingSample],
+    sampling_seeds: Sequence[int],
+    canvas: ImageSize,
+    size_divisor: int,
+    step: int,
+) -> StreamBatch:
+    """One padded batch.
+
+    Args:
+        samples: already augmented.
+        sampling_seeds: one per sample, for the model's random choices.
+        canvas: least size of the padded images.
+        size_divisor: the padded size is a multiple of this.
+        step: the optimiser step that the batch is for.
+    """
+    images = pad_batch(
+        [sample.pixels for sample in samples],
+        [sample.original_size for sample in samples],
+        sampling_seeds,
+        size_divisor,
+        canvas,
+    )
+    return StreamBatch(images, tuple(sample.targets for sample in samples), step)
