@@ -1,0 +1,158 @@
+"""The same on the other side of HTTP: an MLflow server over PostgreSQL and an S3 bucket."""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import TrackConfig
+from pipeline.track.metric_sink import MetricSink
+from pipeline.track.mlflow_run import open_run
+from pipeline.track.model_registry import register_model
+from pipeline.track.weights_source import resolve_weights
+
+pytestmark = pytest.mark.s3
+
+NOBODY = 65534  # PostgreSQL refuses to run as root
+START_S = 180.0
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """URI of an empty database in a PostgreSQL of this module."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    binaries = [str(path) for path in folders] + [os.environ.get("PATH", "")]
+    initdb = shutil.which("initdb", path=os.pathsep.join(binaries))
+    if initdb is None:
+        pytest.skip("no PostgreSQL: install its server for this test (initdb, postgres)")
+    server_binary = Path(initdb).resolve().with_name("postgres")
+    owner = {"user": NOBODY, "group": NOBODY} if os.getuid() == 0 else {}
+    # Not below pytest's folder, which only its owner may enter.
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    if owner:
+        os.chown(folder, NOBODY, NOBODY)
+    data, port = folder / "data", free_port()
+    server = None
+    try:
+        subprocess.run(
+            [initdb, "-D", data, "-U", "tester", "--auth=trust", "--no-sync", "-E", "UTF8"],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            **owner,
+        )
+        server = subprocess.Popen(
+            [
+                *(server_binary, "-D", data, "-c", "fsync=off"),
+                *("-p", str(port), "-k", folder, "-h", "127.0.0.1"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            **owner,
+        )
+        yield f"postgresql+psycopg2://tester@127.0.0.1:{port}/postgres"
+    finally:
+        if server is not None:
+            server.send_signal(signal.SIGINT)  # fast shutdown
+            server.wait(timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def server(postgres, s3, tmp_path_factory):
+    """An MLflow server's process; ``uri`` is its address. A test that kills it comes last."""
+    folder, port = tmp_path_factory.mktemp("mlflow-server"), free_port()
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--backend-store-uri", postgres),
+        *("--artifacts-destination", s3("mlflow"), "--serve-artifacts"),
+    ]
+    with pytest.MonkeyPatch.context() as patch, (folder / "log").open("wb") as log:
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=folder, start_new_session=True
+        )
+        process.uri = f"http://127.0.0.1:{port}"
+        try:
+            wait_until_healthy(process, folder / "log")
+            yield process
+        finally:
+            kill(process)
+
+
+def wait_until_healthy(server, log):
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{server.uri}/health", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the MLflow server did not start:\n{log.read_text()[-3000:]}")
+
+
+def kill(server):
+    """kill -9 of the server with its own worker processes."""
+    if server.poll() is None:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.fixture
+def config(run_config, server):
+    return run_config.model_copy(
+        update={"track": TrackConfig(uri=server.uri, model_name="of-the-server")}
+    )
+
+
+def test_versions_are_promoted_stored_and_fetched_through_the_server(
+    config, tiny_checkpoint, tmp_path
+):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_checkpoint, other)
+    settings = (other / "model.json").read_text()
+    (other / "model.json").write_text(settings.replace("circle", "disc"))
+    with open_run(config, "train") as run:
+        first = register_model(config, str(tiny_checkpoint), {"segm/AP": 0.3}, run.run_id, "d" * 64)
+        worse = register_model(config, str(other), {"segm/AP": 0.2}, run.run_id, "d" * 64)
+    assert run.url == f"{config.track.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    assert (first.promoted, worse.promoted) == (True, False)
+    assert worse.champion_metric_value == 0.3
+    with resolve_weights("models:/of-the-server@champion", config) as folder:
+        for name in ("model.safetensors", "model.json"):
+            assert (folder / name).read_bytes() == (tiny_checkpoint / name).read_bytes()
+
+
+def test_the_death_of_the_server_costs_the_job_nothing_but_its_metrics(config, server, caplog):
+    caplog.set_level(logging.WARNING)
+    with open_run(config, "train") as run:
+        sink = MetricSink(run.uri, run.run_id, retry_s=0.2)
+        sink.log({"loss": 1.0}, 1)
+        assert sink.flush() == 0
+        kill(server)
+        for step in (2, 3):
+            sink.log({"loss": float(step)}, step)
+        assert sink.flush(timeout_s=3.0) == 2
+        sink.close(timeout_s=0)
+    said = [record.message for record in caplog.records]
+    assert sum("does not take metrics" in message for message in said) == 1
+    assert sum("2 items were never delivered" in message for message in said) == 1
+    assert sum("could not be marked FINISHED" in message for message in said) == 1
