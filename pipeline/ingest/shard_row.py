@@ -9,34 +9,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model.structures import ImageSize
-from pipeline.storage import filesystem, join
+from pipeline.ingest.shard_file import columns_to_read, open_shard, read_row_group
+
+__all__ = ["ShardRow", "read_row_group", "read_rows", "rows_from_arrow"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-SCHEMA = pa.schema(
-    [
-        ("image_bytes", pa.binary()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("image_id", pa.int64()),
-        ("file_name", pa.string()),
-        ("boxes", pa.list_(pa.list_(pa.float64(), 4))),
-        ("labels", pa.list_(pa.int64())),
-        # Per object its polygons, each flat x y x y ...; empty where the mask is an RLE.
-        ("polygons", pa.list_(pa.list_(pa.list_(pa.float64())))),
-        # COCO's compressed counts on the image's canvas; null where the mask is polygons.
-        ("rle", pa.list_(pa.string())),
-        ("iscrowd", pa.list_(pa.bool_())),
-        ("area", pa.list_(pa.float64())),
-        ("annotation_id", pa.list_(pa.int64())),
-    ]
-)
-"""Columns of a shard. Numbers are float64, so that COCO's decimals come back as they were."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +92,8 @@ def _row(columns: Mapping[str, Any], index: int) -> ShardRow:
 
 
 def _numbers(array: pa.Array) -> NDArray[Any]:
-    return np.asarray(array.to_numpy(zero_copy_only=False))
+    # Copied: a view would keep the whole block in the object store.
+    return np.array(array.to_numpy(zero_copy_only=False))
 
 
 def _offsets(lists: pa.ListArray) -> Integers:
@@ -121,32 +103,13 @@ def _offsets(lists: pa.ListArray) -> Integers:
     return offsets
 
 
-def read_row_group(shards_url: str, file: str, group: int, with_images: bool = True) -> pa.Table:
-    """One row group of one shard, with or without the column of encoded images.
-
-    Raises:
-        OSError: the shard is missing or unreadable.
-    """
-    with _open_shard(shards_url, file) as shard:
-        return shard.read_row_group(group, columns=_columns(with_images))
-
-
 def read_rows(shards_url: str, file: str, with_images: bool = True) -> Iterator[ShardRow]:
     """The rows of one shard in order, one row group in memory at a time.
 
     Raises:
         OSError: the shard is missing or unreadable.
     """
-    with _open_shard(shards_url, file) as shard:
+    with open_shard(shards_url, file) as shard:
         for group in range(shard.num_row_groups):
-            table = shard.read_row_group(group, columns=_columns(with_images))
+            table = shard.read_row_group(group, columns=columns_to_read(with_images))
             yield from rows_from_arrow(table)
-
-
-def _open_shard(shards_url: str, file: str) -> pq.ParquetFile:
-    store, path = filesystem(join(shards_url, file))
-    return pq.ParquetFile(path, filesystem=store, pre_buffer=True)
-
-
-def _columns(with_images: bool) -> list[str]:
-    return SCHEMA.names if with_images else [n for n in SCHEMA.names if n != "image_bytes"]

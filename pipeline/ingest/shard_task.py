@@ -16,7 +16,7 @@ from model.structures import ImageSize
 from pipeline import storage
 from pipeline.ingest.coco import ImageRecord
 from pipeline.ingest.manifest import ShardFile
-from pipeline.ingest.shard_row import SCHEMA
+from pipeline.ingest.shard_file import SCHEMA
 from pipeline.ingest.validate import (
     AnnotationError,
     ObjectRecord,

@@ -7,11 +7,11 @@ import numpy as np
 
 from model.preprocess import canvas_size
 from model.structures import ImageSize
+from pipeline.stream.arrived_row import ArrivedRow
 from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
 from pipeline.stream.collate import StreamBatch, blank_sample, collate, sample_from_row
 from pipeline.stream.decode import DecodeError
 from pipeline.stream.shard_plan import ShardPlan, images_of_step, locate_image
-from pipeline.stream.shard_reader import ArrivedRow
 
 _AUGMENTATION, _SAMPLING = 0, 1  # purposes of random numbers
 

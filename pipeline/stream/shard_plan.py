@@ -16,12 +16,13 @@ Shapes: N images, Q row groups, T steps of an epoch, G images of a global batch.
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ingest.manifest import Manifest
+if TYPE_CHECKING:  # it knows torch, and the processes that only read do without
+    from pipeline.ingest.manifest import Manifest
 
 Integers = NDArray[np.int64]
 
@@ -78,7 +79,7 @@ class Read(NamedTuple):
     slots: tuple[tuple[int, int], ...]
 
 
-def plan_shards(manifest: Manifest, global_batch: int, seed: int) -> ShardPlan:
+def plan_shards(manifest: "Manifest", global_batch: int, seed: int) -> ShardPlan:
     """The plan of a data set.
 
     Raises:

@@ -1,4 +1,7 @@
-"""Row groups read in planned order: by one Ray Data execution for a whole run, or right here."""
+"""Row groups read in planned order: by one Ray Data execution for a whole run, or right here.
+
+Without torch, like everything that the reading tasks import: they start in a moment.
+"""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -10,7 +13,7 @@ import pyarrow as pa
 import ray
 from ray.data import DataContext, ExecutionOptions, ExecutionResources, TaskPoolStrategy
 
-from pipeline.ingest.shard_row import SCHEMA, ShardRow, read_row_group, rows_from_arrow
+from pipeline.ingest.shard_file import SCHEMA, read_row_group
 from pipeline.stream.shard_plan import Read, ShardPlan, plan_reads
 
 _STEPS_PER_CHUNK = 16  # reads are planned for so many steps at once
@@ -20,8 +23,10 @@ _BLOCK_BYTES = 8 << 20
 _STORE_SHARE = 0.3  # of the object store, for the streams of all workers
 _LEAST_STORE_BYTES = 64 << 20
 
-_SLOTTED = SCHEMA.append(pa.field("step", pa.int64())).append(pa.field("place", pa.int64()))
-_SLOTTED = _SLOTTED.append(pa.field("problem", pa.string()))
+SLOTTED = pa.schema(
+    [*SCHEMA, ("step", pa.int64()), ("place", pa.int64()), ("problem", pa.string())]
+)
+"""A row with the slot that it is for; where it could not be read, ``problem`` says why."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +46,16 @@ class Walk:
     run: range
 
 
-@dataclass(frozen=True)
-class ArrivedRow:
-    """A row and what it is for; ``row`` is None where it could not be read, for ``problem``."""
+def read_here(walk: Walk) -> Generator[pa.Table]:
+    """The rows of a walk in the order they are needed, read in this process.
 
-    step: int
-    place: int
-    row: ShardRow | None
-    problem: str | None
-
-
-def read_here(walk: Walk) -> Generator[ArrivedRow]:
-    """The rows of a walk in the order they are needed, read in this process."""
-    for table in _read_ahead(walk, walk.run[::_STEPS_PER_CHUNK]):
-        yield from _arrived(table)
+    Yields:
+        Tables of `SLOTTED`.
+    """
+    yield from _read_ahead(walk, walk.run[::_STEPS_PER_CHUNK])
 
 
-def read_with_ray(walk: Walk, world_size: int) -> Generator[ArrivedRow]:
+def read_with_ray(walk: Walk, world_size: int) -> Generator[pa.Table]:
     """The rows of a walk in the order they are needed, read ahead by Ray tasks.
 
     One execution serves the whole run: its start takes seconds, and epochs pass without a pause.
@@ -68,6 +66,9 @@ def read_with_ray(walk: Walk, world_size: int) -> Generator[ArrivedRow]:
     Args:
         walk: what to read.
         world_size: workers with such a stream, to share the object store.
+
+    Yields:
+        Tables of `SLOTTED`.
     """
     chunks = [{"first": first} for first in walk.run[::_STEPS_PER_CHUNK]]
     if not chunks:
@@ -85,8 +86,7 @@ def read_with_ray(walk: Walk, world_size: int) -> Generator[ArrivedRow]:
         )
     blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
     try:
-        for block in blocks:
-            yield from _arrived(block)
+        yield from blocks
     finally:
         blocks.close()
 
@@ -144,25 +144,8 @@ def _read_table(shards_url: str, read: Read) -> pa.Table:
     }
     for name, column in extra.items():
         table = table.append_column(name, column)
-    return table.cast(_SLOTTED)
+    return table.cast(SLOTTED)
 
 
 def _unread(rows: int) -> pa.Table:
     return pa.table({field.name: pa.nulls(rows, field.type) for field in SCHEMA}, SCHEMA)
-
-
-def _arrived(table: pa.Table) -> Iterable[ArrivedRow]:
-    steps, places, problems = (
-        table.column(name).to_pylist() for name in ("step", "place", "problem")
-    )
-    readable = all(problem is None for problem in problems)
-    rows: list[ShardRow] | None = rows_from_arrow(table) if readable else None
-    for index, slot in enumerate(zip(steps, places, problems, strict=True)):
-        step, place, problem = slot
-        if rows is not None:
-            yield ArrivedRow(step, place, rows[index], None)
-        elif problem is not None:
-            yield ArrivedRow(step, place, None, problem)
-        else:
-            [row] = rows_from_arrow(table.slice(index, 1))
-            yield ArrivedRow(step, place, row, None)

@@ -7,13 +7,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
+import pyarrow as pa
+
 from model.settings import ConfigError
 from pipeline.config import RunConfig
 from pipeline.ingest.manifest import Manifest, read_manifest
+from pipeline.stream.arrived_row import ArrivedRow, arrived_rows
 from pipeline.stream.batch_builder import BadRow, BuiltBatch, Recipe, build_batch
 from pipeline.stream.collate import StreamBatch
 from pipeline.stream.shard_plan import places_of_rank, plan_shards
-from pipeline.stream.shard_reader import ArrivedRow, Walk, read_here, read_with_ray
+from pipeline.stream.shard_reader import Walk, read_here, read_with_ray
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +102,9 @@ class TrainingStream(Iterator[StreamBatch]):
     interpreter lock. ``bad_rows`` names the rows so far that could not be read.
     """
 
-    def __init__(self, rows: Generator[ArrivedRow], walk: Walk, config: RunConfig) -> None:
+    def __init__(self, tables: Generator[pa.Table], walk: Walk, config: RunConfig) -> None:
         self.bad_rows: list[BadRow] = []
-        self._rows = rows
+        self._tables = tables
         self._walk = walk
         self._recipe = Recipe(
             short_sides=config.data.train_short_sides or (config.model.input.short_side,),
@@ -151,7 +154,7 @@ class TrainingStream(Iterator[StreamBatch]):
         self._pending.clear()
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._reader.shutdown(wait=True, cancel_futures=True)
-        self._rows.close()
+        self._tables.close()
         self._arrived.clear()
 
     def _micro_batches(self) -> Iterator[tuple[int, range]]:
@@ -175,10 +178,10 @@ class TrainingStream(Iterator[StreamBatch]):
         taken = []
         for place in places:
             while (step, place) not in self._arrived:
-                row = next(self._rows, None)
-                if row is None:
+                table = next(self._tables, None)
+                if table is None:
                     raise StreamError(f"the reader ended before step {step}")
-                self._arrived[row.step, row.place] = row
+                self._arrived |= {(row.step, row.place): row for row in arrived_rows(table)}
             taken.append(self._arrived.pop((step, place)))
         return taken
 

@@ -20,7 +20,7 @@ from model.weights import load_weights
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate import validate
-from pipeline.stream import TrainingStream, open_stream
+from pipeline.stream.training_stream import TrainingStream, open_stream
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.weights_source import resolve_weights
 from pipeline.train.checkpoint import (
