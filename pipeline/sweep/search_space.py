@@ -8,6 +8,7 @@ from ray import tune
 from model.settings import ConfigError, check_settings
 from pipeline import storage
 from pipeline.config import RunConfig, SearchDimension, SweepConfig
+from pipeline.ingest.splits import split_shards_url
 from pipeline.track.mlflow_run import tracking_uri
 
 # A trial may differ in what it learns from and how, not in where it runs or writes.
@@ -116,7 +117,6 @@ def best_config(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 def _pinned(config: RunConfig, name: str, output: str) -> RunConfig:
     """The config under another name and output, still with the data and tracker of the first."""
-    shards = storage.join(config.output, "shards")
     return config.model_copy(
         update={
             "name": name,
@@ -124,8 +124,8 @@ def _pinned(config: RunConfig, name: str, output: str) -> RunConfig:
             "sweep": SweepConfig(),
             "data": config.data.model_copy(
                 update={
-                    "train_shards": config.data.train_shards or storage.join(shards, "train"),
-                    "val_shards": config.data.val_shards or storage.join(shards, "val"),
+                    "train_shards": split_shards_url(config, "train"),
+                    "val_shards": split_shards_url(config, "val"),
                 }
             ),
             "track": config.track.model_copy(update={"uri": tracking_uri(config)}),
