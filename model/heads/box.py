@@ -51,7 +51,10 @@ class BoxHead(nn.Module):
         Returns:
             Class logits (R, K + 1) and box deltas (R, K + 1, 4), float32.
         """
-        hidden = F.relu_(self.fc1(pooled.flatten(1)))
+        # Pooled features have channels innermost. To reorder the weights is cheaper than to
+        # reorder them, whose order in memory torchvision's weights expect otherwise.
+        weight = self.fc1.weight.view(-1, *pooled.shape[1:]).permute(0, 2, 3, 1).flatten(1)
+        hidden = F.relu_(F.linear(pooled.permute(0, 2, 3, 1).flatten(1), weight, self.fc1.bias))
         hidden = F.relu_(self.fc2(hidden))
         logits = self.class_logits(hidden).float()
         return logits, self.box_deltas(hidden).float().view(*logits.shape, 4)
