@@ -1,0 +1,84 @@
+"""Laws of the run's configuration: locations, digests, and the way there and back."""
+
+import pytest
+
+from model.settings import ConfigError
+from pipeline.config import RunConfig, config_digest, digest_of, load_config, to_yaml
+from pipeline.urls import absolute, is_relative, join, local_path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_relative_locations_count_from_the_current_folder(here):
+    (here / "c.yaml").write_text("output: out\ndata: {val_shards: ../v}\ntrain: {weights: w.pth}")
+    config = load_config("c.yaml", ["infer.inputs=pictures"])
+    assert config.output == str(here / "out")
+    assert config.data.val_shards == str(here.parent / "v")
+    assert config.train.weights == str(here / "w.pth")
+    assert config.infer.inputs == str(here / "pictures")
+
+
+def test_the_default_output_is_absolute_too(here):
+    (here / "c.yaml").write_text("")
+    assert load_config("c.yaml").output == str(here / "runs" / "run")
+
+
+@pytest.mark.parametrize("url", ["s3://b/k", "file:///a/b", "models:/name@champion", "/abs"])
+def test_absolute_locations_stay_as_they_are(here, url):
+    (here / "c.yaml").write_text("")
+    assert load_config("c.yaml", [f"evaluate.weights={url}"]).evaluate.weights == url
+
+
+def test_a_relative_output_is_refused_where_ray_would_lose_it(tmp_path, monkeypatch):
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0123456789abcdef"
+    copy.mkdir(parents=True)
+    (copy / "c.yaml").write_text("output: out")
+    monkeypatch.chdir(copy)
+    with pytest.raises(ConfigError, match="output: 'out' is relative"):
+        load_config("c.yaml")
+    assert load_config("c.yaml", ["output=s3://bucket/run"]).output == "s3://bucket/run"
+
+
+def test_a_config_written_as_yaml_reads_back_equal(here):
+    (here / "c.yaml").write_text("")
+    config = load_config("c.yaml", ["model.mask=null", "train.optimizer.lr=1e-5", "name=x"])
+    (here / "d.yaml").write_text(to_yaml(config))
+    assert load_config("d.yaml") == config
+
+
+def test_the_digest_is_of_the_values_not_of_the_writing(here):
+    (here / "a.yaml").write_text("name: x\ntrain: {global_batch: 16, momentum_: 1}")
+    (here / "b.yaml").write_text("train: {optimizer: {lr: 0.02}}\nname: x")
+    (here / "c.yaml").write_text("name: x\ntrain: {optimizer: {lr: 2e-2}, global_batch: 16}")
+    b, c = load_config("b.yaml"), load_config("c.yaml")
+    assert config_digest(b) == config_digest(c) != config_digest(load_config("b.yaml", ["seed=1"]))
+    with pytest.raises(ConfigError, match="momentum_"):
+        load_config("a.yaml")
+
+
+def test_the_digest_of_a_document_is_the_same_in_every_process():
+    digest = digest_of({"b": [1, 2.5, None], "a": "ü"})
+    assert digest == "703dceec79c30480a5c3da98f5873d45349c66854150b1f903de556fe4042245"
+
+
+def test_a_coco_source_needs_its_splits_or_shards():
+    with pytest.raises(ValueError, match=r"data.train \(annotations and images\)"):
+        RunConfig.model_validate({"data": {"source": "coco", "val_shards": "/v"}})
+
+
+def test_workers_must_divide_the_batch(here):
+    (here / "c.yaml").write_text("train: {workers: 3}")
+    with pytest.raises(ConfigError, match="global_batch 16 is not a multiple of"):
+        load_config("c.yaml")
+
+
+def test_urls_join_and_resolve():
+    assert join("s3://b/k/", "/x/", "y.z") == "s3://b/k/x/y.z"
+    assert is_relative("a/b") and not is_relative("s3://a") and not is_relative("~/a")
+    assert str(local_path("file:///a%20b/c")) == "/a b/c"
+    assert local_path("s3://b/k") is None
+    assert absolute("s3://b/k", "/x") == "s3://b/k"
