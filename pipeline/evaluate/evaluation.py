@@ -17,8 +17,9 @@ from pipeline.evaluate.predictions import metric_kinds
 from pipeline.evaluate.report import EvaluationReport
 from pipeline.infer.inputs import plan_inputs
 from pipeline.infer.ledger import output_url
-from pipeline.infer.piece_worker import PieceOutcome, PredictionJob, predict_pieces
+from pipeline.infer.piece_worker import PredictionJob
 from pipeline.infer.prediction_rows import PredictedRow, coco_results, read_predictions
+from pipeline.infer.prediction_run import PieceOutcome, predict_pieces
 from pipeline.infer.predictor import ModelFiles
 from pipeline.ingest.coco import coco_ground_truth
 from pipeline.ingest.manifest import read_manifest

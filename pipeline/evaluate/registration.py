@@ -3,7 +3,8 @@
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.evaluation import EVALUATION, REPORT_NAME
-from pipeline.track.model_registry import RegisteredVersion, register_model
+from pipeline.track.model_registry import register_model
+from pipeline.track.promotion import RegisteredVersion
 
 
 def register_evaluated(config: RunConfig) -> RegisteredVersion:

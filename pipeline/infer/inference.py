@@ -11,11 +11,12 @@ from pipeline.config import RunConfig
 from pipeline.infer.inputs import plan_inputs
 from pipeline.infer.ledger import output_url
 from pipeline.infer.pictures import draw_predictions
-from pipeline.infer.piece_worker import PieceOutcome, PredictionJob, predict_pieces
+from pipeline.infer.piece_worker import PredictionJob
 from pipeline.infer.prediction_rows import read_predictions
+from pipeline.infer.prediction_run import PieceOutcome, predict_pieces
 from pipeline.infer.predictor import ModelFiles
 from pipeline.ingest.splits import split_shards_url
-from pipeline.track.model_registry import CHAMPION
+from pipeline.track.promotion import CHAMPION
 from pipeline.track.weights_source import pin_version, resolve_weights
 
 logger = logging.getLogger(__name__)

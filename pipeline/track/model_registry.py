@@ -1,14 +1,11 @@
-"""Registered models: what a version holds, where it came from, and which one is the champion."""
+"""Registered models: what a version holds and where it came from."""
 
 import hashlib
-import logging
-import math
 import shutil
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -19,66 +16,18 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import Array, Object, Property
+from mlflow.models import Model
 
 from pipeline.config import RunConfig, config_digest
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.splits import split_shards_url
 from pipeline.track.mlflow_run import code_commit, tracking_uri
+from pipeline.track.model_signature import SIGNATURE
+from pipeline.track.promotion import METRIC_TAG, RegisteredVersion, promote
 from pipeline.track.weights_source import SETTINGS_FILE, WEIGHTS_FILE, resolve_weights
 
-logger = logging.getLogger(__name__)
-
-CHAMPION = "champion"
-METRIC_TAG = "metric/"
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
 REQUIREMENTS = ("torch", "torchvision", "numpy", "pandas", "maskrcnn-ray")
-
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.binary, "image")]),
-    outputs=Schema(
-        [
-            ColSpec(Array(Array(DataType.double)), "boxes"),
-            ColSpec(Array(DataType.double), "scores"),
-            ColSpec(Array(DataType.long), "labels"),
-            ColSpec(Array(DataType.long), "category_ids"),
-            ColSpec(Array(DataType.string), "category_names"),
-            ColSpec(
-                Array(
-                    Object(
-                        [
-                            Property("size", Array(DataType.long)),
-                            Property("counts", DataType.string),
-                        ]
-                    )
-                ),
-                "masks",
-            ),
-        ]
-    ),
-    params=ParamSchema([ParamSpec("score_threshold", DataType.double, 0.0)]),
-)
-
-
-@dataclass(frozen=True)
-class RegisteredVersion:
-    """A version in the registry.
-
-    Args:
-        name: registered model.
-        version: MLflow's number of the version.
-        promoted: whether it is the champion now.
-        champion_metric_value: the metric of the champion it met; None where there was none.
-        reason: why it was promoted or not, one sentence.
-    """
-
-    name: str
-    version: str
-    promoted: bool
-    champion_metric_value: float | None
-    reason: str
 
 
 def register_model(
@@ -121,7 +70,7 @@ def register_model(
             model = _log_model(client, config.track.model_name, folder, run_id)
             _log_model_metrics(client, run_id, model.model_id, metrics, dataset_digest)
             version = _create_version(client, config.track.model_name, model, run_id, tags)
-    return _promote(client, config.track.model_name, version, config.track.champion_metric)
+    return promote(client, config.track.model_name, version, config.track.champion_metric)
 
 
 def file_sha256(path: Path) -> str:
@@ -240,46 +189,3 @@ def _create_version(
     return client.create_model_version(
         name, source=model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id
     )
-
-
-def _promote(
-    client: MlflowClient, name: str, version: ModelVersion, metric: str
-) -> RegisteredVersion:
-    champion = _champion(client, name)
-    ours = float(version.tags[METRIC_TAG + metric])
-    theirs: float | None = None
-    if champion is not None and str(champion.version) == str(version.version):
-        promoted, reason = True, "it is the champion already"
-    elif not math.isfinite(ours) or ours == -1:
-        promoted, reason = False, f"{metric} was not measurable"
-    elif champion is None:
-        promoted, reason = True, "there was no champion"
-    elif champion.tags.get("dataset_digest") != version.tags["dataset_digest"]:
-        promoted = False
-        reason = (
-            f"champion {champion.version} was measured on other data; evaluate it on this data, "
-            f"or move the alias by hand"
-        )
-    else:
-        theirs = float(champion.tags.get(METRIC_TAG + metric, "-inf"))
-        promoted = ours > theirs
-        reason = (
-            f"{metric} {ours:.4f} {'beats' if promoted else 'does not beat'} "
-            f"{theirs:.4f} of champion {champion.version}"
-        )
-    if promoted:
-        client.set_registered_model_alias(name, CHAMPION, version.version)
-    logger.info(
-        "%s version %s %s: %s",
-        name,
-        version.version,
-        "is the champion" if promoted else "is registered, not promoted",
-        reason,
-    )
-    return RegisteredVersion(name, str(version.version), promoted, theirs, reason)
-
-
-def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
-    # Asked of the model itself: only "no such alias" may mean that there is no champion.
-    alias = client.get_registered_model(name).aliases.get(CHAMPION)
-    return None if alias is None else client.get_model_version(name, alias)

@@ -15,6 +15,7 @@ from pipeline.config import DataConfig, EvaluateConfig
 from pipeline.evaluate.coco_metrics import NUMBERS
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.predictions import validate
+from pipeline.evaluate.registration import register_evaluated
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shard_row import read_rows
 from pipeline.track.mlflow_run import open_run
@@ -75,6 +76,21 @@ def test_the_numbers_of_a_trained_checkpoint_go_into_its_run(evaluate_config):
     elsewhere = run_evaluation(evaluate_config, weights=result.weights)
     assert elsewhere.run_id != training.run_id
     assert elsewhere.metrics == result.metrics
+
+
+def test_what_was_evaluated_is_what_is_registered(evaluate_config):
+    with pytest.raises(FileNotFoundError, match="run workflows/evaluate.py first"):
+        register_evaluated(evaluate_config)
+    result = run_evaluation(evaluate_config)
+    version = register_evaluated(evaluate_config)
+    assert version.promoted
+    client = MlflowClient(evaluate_config.track.uri, registry_uri=evaluate_config.track.uri)
+    stored = client.get_model_version(version.name, version.version)
+    assert stored.tags["dataset_digest"] == result.dataset_digest
+    assert stored.tags["metric/segm/AP"] == repr(result.metrics["segm/AP"])
+    champion = run_evaluation(evaluate_config, weights=f"models:/{version.name}@champion")
+    assert champion.weights == f"models:/{version.name}/{version.version}"
+    assert champion.metrics == result.metrics
 
 
 def test_an_unreadable_image_is_named_and_counted(evaluate_config, shapes_shards, tmp_path):
