@@ -79,7 +79,7 @@ def test_the_numbers_of_a_trained_checkpoint_go_into_its_run(evaluate_config):
 
 
 def test_what_was_evaluated_is_what_is_registered(evaluate_config):
-    with pytest.raises(FileNotFoundError, match="run workflows/evaluate.py first"):
+    with pytest.raises(FileNotFoundError, match=r"run workflows/evaluate\.py first"):
         register_evaluated(evaluate_config)
     result = run_evaluation(evaluate_config)
     version = register_evaluated(evaluate_config)
