@@ -133,6 +133,7 @@ def _fit(
         run_id=run.run_id,
         nan_report=nan_report,
     )
+    storage.delete(nan_report)
     store, path = storage.filesystem(config.output)
     trainer = TorchTrainer(
         train_worker,
