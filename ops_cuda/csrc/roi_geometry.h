@@ -8,11 +8,7 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define OPS_HOST_DEVICE __host__ __device__
-#else
-#define OPS_HOST_DEVICE
-#endif
+#include "portable.h"
 
 namespace ops_cuda {
 
@@ -28,7 +24,7 @@ struct RoiAlignOptions {
 
 // Level of a roi [image, x1, y1, x2, y2] among `levels`, the finest of which has 2^-finest scale.
 template <typename T>
-OPS_HOST_DEVICE inline int64_t roi_level(
+SHARED_INLINE int64_t roi_level(
     const T* roi, int64_t levels, int64_t finest, const RoiAlignOptions& options) {
   if (levels == 1) return 0;
   const T area = (roi[3] - roi[1]) * (roi[4] - roi[2]);
@@ -46,7 +42,7 @@ struct RoiAxis {
   T start, bin_side;
   int64_t samples;  // per bin; 0: nothing to sample
 
-  OPS_HOST_DEVICE RoiAxis(T low, T high, T scale, const RoiAlignOptions& options) {
+  SHARED_INLINE RoiAxis(T low, T high, T scale, const RoiAlignOptions& options) {
     const T shift = options.aligned ? T(0.5) : T(0);
     start = low * scale - shift;
     T side = high * scale - shift - start;
@@ -62,7 +58,7 @@ struct RoiAxis {
     }
   }
 
-  OPS_HOST_DEVICE T sample(int64_t bin, int64_t index) const {
+  SHARED_INLINE T sample(int64_t bin, int64_t index) const {
     return start + static_cast<T>(bin) * bin_side +
         (static_cast<T>(index) + T(0.5)) * bin_side / static_cast<T>(samples);
   }
@@ -77,7 +73,7 @@ struct PixelPair {
 
 // False where the sample lies outside the map and counts as zero.
 template <typename T>
-OPS_HOST_DEVICE inline bool locate(T at, int64_t length, PixelPair<T>& pair) {
+SHARED_INLINE bool locate(T at, int64_t length, PixelPair<T>& pair) {
   // written so that NaN is outside
   if (!(at >= T(-1) && at <= static_cast<T>(length))) return false;
   if (at < T(0)) at = T(0);

@@ -1,6 +1,5 @@
 // Greedy non-maximum suppression. Boxes are visited best score first and compared with the boxes
-// kept so far, a block at a time. The overlap is computed as torchvision does, operation by
-// operation, so that the kept indices are the same also where an overlap lies at the threshold.
+// kept so far, a block at a time.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -13,9 +12,10 @@
 #include <numeric>
 #include <vector>
 
+#include "../box_overlap.h"
 #include "simd.h"
 
-namespace ops_cuda {
+namespace ops_cuda::cpu {
 
 using torch::stable::Tensor;
 
@@ -44,45 +44,22 @@ struct BoxColumns {
   }
 };
 
-template <typename T>
-struct Threshold {
-  T exact;     // the largest T not above the threshold: comparing with it is comparing with that
-  T rejected;  // shared < rejected * united rules an overlap out without dividing
-
-  explicit Threshold(double threshold) : exact(static_cast<T>(threshold)) {
-    if (exact > threshold) exact = std::nextafter(exact, T(-1));
-    rejected = exact * (T(1) - 16 * std::numeric_limits<T>::epsilon());
-  }
-};
-
-template <typename T>
-INLINE_INTO_CLONES T shared_area(
-    const T* box, const T* x1, const T* y1, const T* x2, const T* y2, int64_t i) {
-  const T left = box[0] < x1[i] ? x1[i] : box[0];
-  const T top = box[1] < y1[i] ? y1[i] : box[1];
-  const T right = box[2] < x2[i] ? box[2] : x2[i];
-  const T bottom = box[3] < y2[i] ? box[3] : y2[i];
-  const T width = right - left > T(0) ? right - left : T(0);
-  const T height = bottom - top > T(0) ? bottom - top : T(0);
-  return width * height;
-}
-
 // Whether any of the `blocks` blocks of kept boxes overlaps `box` by more than the threshold.
 template <typename T>
-INLINE_INTO_CLONES bool overlaps_any_body(
+SHARED_INLINE bool overlaps_any_body(
     const T* __restrict box, T area, const T* __restrict x1, const T* __restrict y1,
     const T* __restrict x2, const T* __restrict y2, const T* __restrict areas, int64_t blocks,
     T exact, T rejected) {
   for (int64_t begin = 0; begin < blocks * kBlock; begin += kBlock) {
     int candidates = 0;
     for (int64_t i = begin; i < begin + kBlock; ++i) {
-      const T shared = shared_area(box, x1, y1, x2, y2, i);
+      const T shared = shared_area(box, x1[i], y1[i], x2[i], y2[i]);
       candidates |= !(shared < rejected * (area + areas[i] - shared));
     }
     if (!candidates) continue;
     int overlaps = 0;
     for (int64_t i = begin; i < begin + kBlock; ++i) {
-      const T shared = shared_area(box, x1, y1, x2, y2, i);
+      const T shared = shared_area(box, x1[i], y1[i], x2[i], y2[i]);
       overlaps |= shared / (area + areas[i] - shared) > exact;
     }
     if (overlaps) return true;
@@ -127,12 +104,12 @@ std::vector<int64_t> rank_by_score(const T* scores, int64_t count) {
 // Marks the survivors among order[begin:end], boxes of one class by falling score.
 template <typename T>
 void suppress(
-    const T* boxes, const int64_t* begin, const int64_t* end, Threshold<T> threshold,
+    const T* boxes, const int64_t* begin, const int64_t* end, OverlapThreshold<T> threshold,
     int64_t max_kept, uint8_t* survives) {
   BoxColumns<T> kept;
   for (const int64_t* index = begin; index != end && kept.count != max_kept; ++index) {
     const T* box = boxes + 4 * *index;
-    const T area = (box[2] - box[0]) * (box[3] - box[1]);
+    const T area = box_area(box);
     const int64_t blocks = (kept.count + kBlock - 1) / kBlock;
     if (overlaps_any(
             box, area, kept.x1.data(), kept.y1.data(), kept.x2.data(), kept.y2.data(),
@@ -161,7 +138,7 @@ Tensor nms_typed(
   const int64_t count = boxes.size(0);
   const T* box_data = boxes.const_data_ptr<T>();
   const std::vector<int64_t> order = rank_by_score(scores.const_data_ptr<T>(), count);
-  const Threshold<T> threshold(iou_threshold);
+  const OverlapThreshold<T> threshold(iou_threshold);
   std::vector<uint8_t> survives(count, 0);
 
   if (classes == nullptr) {
@@ -221,9 +198,9 @@ Tensor batched_nms(
       boxes, scores, classes.const_data_ptr<int64_t>(), iou_threshold, max_kept);
 }
 
-}  // namespace ops_cuda
+}  // namespace ops_cuda::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(ops_cuda, CPU, library) {
-  library.impl("nms", TORCH_BOX(&ops_cuda::nms));
-  library.impl("batched_nms", TORCH_BOX(&ops_cuda::batched_nms));
+  library.impl("nms", TORCH_BOX(&ops_cuda::cpu::nms));
+  library.impl("batched_nms", TORCH_BOX(&ops_cuda::cpu::batched_nms));
 }

@@ -1,42 +1,28 @@
-// Masks from ROI space to bitmaps, only inside each box.
-//
-// Resizing is bilinear, align_corners=False, in two steps: every mask row is stretched once, then
-// pairs of stretched rows are blended. Products are fused as torch's own kernels fuse them on any
-// processor with FMA, so that thresholded bits agree with torchvision's.
+// Masks from ROI space to bitmaps, only inside each box: every mask row is stretched once, then
+// pairs of stretched rows are blended.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <vector>
 
+#include "../mask_geometry.h"
 #include "simd.h"
 
-namespace ops_cuda {
+namespace ops_cuda::cpu {
 
 using torch::stable::Tensor;
 
-// Where an output pixel reads along one axis: low * (1 - fraction) + high * fraction.
+// Where a run of output pixels reads along one axis.
 struct AxisSamples {
-  std::vector<int64_t> low, high;
-  std::vector<float> fraction;
+  std::vector<MaskSample> samples;
 
-  // For output pixels [begin, end) of `length`, read from `source` pixels.
   void fill(int64_t begin, int64_t end, int64_t length, int64_t source) {
-    low.resize(end - begin);
-    high.resize(end - begin);
-    fraction.resize(end - begin);
-    const float scale = static_cast<float>(source) / static_cast<float>(length);
-    for (int64_t i = begin; i < end; ++i) {
-      const float at = std::max(std::fma(scale, static_cast<float>(i) + 0.5f, -0.5f), 0.0f);
-      const int64_t pixel = std::min(static_cast<int64_t>(at), source - 1);
-      low[i - begin] = pixel;
-      high[i - begin] = std::min(pixel + 1, source - 1);
-      fraction[i - begin] = std::min(at - static_cast<float>(pixel), 1.0f);
-    }
+    samples.resize(end - begin);
+    for (int64_t i = begin; i < end; ++i) samples[i - begin] = mask_sample(i, length, source);
   }
 };
 
@@ -44,30 +30,8 @@ MULTIVERSION void blend_and_compare(
     const float* __restrict upper, const float* __restrict lower, float fraction, float threshold,
     int64_t count, uint8_t* __restrict output) {
   for (int64_t i = 0; i < count; ++i) {
-    const float value = __builtin_fmaf(lower[i], fraction, upper[i] * (1.0f - fraction));
-    output[i] = value > threshold;
+    output[i] = blend(upper[i], lower[i], fraction) > threshold;
   }
-}
-
-// A box grown like its padded mask, in whole pixels, both corners inclusive.
-struct PixelBox {
-  int64_t x1, y1, x2, y2;
-};
-
-PixelBox padded_box(const float* box, int64_t mask_side) {
-  const float scale = static_cast<float>(static_cast<double>(mask_side + 2) / mask_side);
-  const float half_width = (box[2] - box[0]) * 0.5f * scale;
-  const float half_height = (box[3] - box[1]) * 0.5f * scale;
-  const float x = (box[2] + box[0]) * 0.5f, y = (box[3] + box[1]) * 0.5f;
-  const float grown[4] = {x - half_width, y - half_height, x + half_width, y + half_height};
-  for (const float corner : grown) {
-    if (!std::isfinite(corner)) return {-2, -2, -3, -3};  // without a pixel on the canvas
-  }
-  // beyond 2^40 a box has no pixel's precision left, and int64 must not overflow
-  const auto whole = [](float v) {
-    return static_cast<int64_t>(std::clamp(v, -1.0995e12f, 1.0995e12f));
-  };
-  return {whole(grown[0]), whole(grown[1]), whole(grown[2]), whole(grown[3])};
 }
 
 struct PasteBuffers {
@@ -82,10 +46,8 @@ void paste_one(
   const int64_t top = std::max<int64_t>(box.y1, 0), bottom = std::min(box.y2 + 1, height);
   if (left >= right || top >= bottom) return;
   const int64_t source = side + 2, count = right - left;
-  const int64_t box_width = std::max<int64_t>(box.x2 - box.x1 + 1, 1);
-  const int64_t box_height = std::max<int64_t>(box.y2 - box.y1 + 1, 1);
-  buffers.columns.fill(left - box.x1, right - box.x1, box_width, source);
-  buffers.rows.fill(top - box.y1, bottom - box.y1, box_height, source);
+  buffers.columns.fill(left - box.x1, right - box.x1, box.width(), source);
+  buffers.rows.fill(top - box.y1, bottom - box.y1, box.height(), source);
 
   buffers.padded.assign(source * source, 0.0f);
   for (int64_t i = 0; i < side; ++i) {
@@ -96,17 +58,16 @@ void paste_one(
     const float* row = buffers.padded.data() + i * source;
     float* wide = buffers.stretched.data() + i * count;
     for (int64_t j = 0; j < count; ++j) {
-      const float fraction = buffers.columns.fraction[j];
-      wide[j] = std::fma(
-          row[buffers.columns.high[j]], fraction,
-          row[buffers.columns.low[j]] * (1.0f - fraction));
+      const MaskSample& sample = buffers.columns.samples[j];
+      wide[j] = blend(row[sample.low], row[sample.high], sample.fraction);
     }
   }
   for (int64_t i = 0; i < bottom - top; ++i) {
+    const MaskSample& sample = buffers.rows.samples[i];
     blend_and_compare(
-        buffers.stretched.data() + buffers.rows.low[i] * count,
-        buffers.stretched.data() + buffers.rows.high[i] * count, buffers.rows.fraction[i],
-        threshold, count, canvas + (top + i) * width + left);
+        buffers.stretched.data() + sample.low * count,
+        buffers.stretched.data() + sample.high * count, sample.fraction, threshold, count,
+        canvas + (top + i) * width + left);
   }
 }
 
@@ -138,8 +99,8 @@ Tensor paste_masks(
   return canvases;
 }
 
-}  // namespace ops_cuda
+}  // namespace ops_cuda::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(ops_cuda, CPU, library) {
-  library.impl("paste_masks", TORCH_BOX(&ops_cuda::paste_masks));
+  library.impl("paste_masks", TORCH_BOX(&ops_cuda::cpu::paste_masks));
 }

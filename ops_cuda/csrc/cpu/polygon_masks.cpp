@@ -12,7 +12,7 @@
 
 #include "simd.h"
 
-namespace ops_cuda {
+namespace ops_cuda::cpu {
 
 using torch::stable::Tensor;
 
@@ -107,8 +107,8 @@ Tensor rasterize_polygons(
   return masks;
 }
 
-}  // namespace ops_cuda
+}  // namespace ops_cuda::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(ops_cuda, CPU, library) {
-  library.impl("rasterize_polygons", TORCH_BOX(&ops_cuda::rasterize_polygons));
+  library.impl("rasterize_polygons", TORCH_BOX(&ops_cuda::cpu::rasterize_polygons));
 }

@@ -15,175 +15,14 @@
 #include <vector>
 
 #include "../roi_geometry.h"
-#include "simd.h"
+#include "pixel_sums.h"
+#include "roi_pixels.h"
 
-namespace ops_cuda {
+namespace ops_cuda::cpu {
 
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Pixels of one bin: offset of a pixel's first channel in the map, and its weight.
-template <typename T>
-struct BinPixels {
-  std::vector<int64_t> offsets;
-  std::vector<T> weights;
-};
-
-template <typename T>
-INLINE_INTO_CLONES void sum_pixels_body(
-    const T* map, const int64_t* offsets, const T* weights, int64_t pixels, int64_t channels,
-    T* output) {
-  using V = typename Lanes<T>::type;
-  constexpr int64_t lanes = sizeof(V) / sizeof(T);
-  int64_t c = 0;
-  for (; c + 4 * lanes <= channels; c += 4 * lanes) {
-    V a = {}, b = {}, d = {}, e = {};
-    for (int64_t i = 0; i < pixels; ++i) {
-      const V* row = reinterpret_cast<const V*>(map + offsets[i] + c);
-      a += row[0] * weights[i];
-      b += row[1] * weights[i];
-      d += row[2] * weights[i];
-      e += row[3] * weights[i];
-    }
-    V* out = reinterpret_cast<V*>(output + c);
-    out[0] = a, out[1] = b, out[2] = d, out[3] = e;
-  }
-  for (; c + lanes <= channels; c += lanes) {
-    V a = {};
-    for (int64_t i = 0; i < pixels; ++i) {
-      a += *reinterpret_cast<const V*>(map + offsets[i] + c) * weights[i];
-    }
-    *reinterpret_cast<V*>(output + c) = a;
-  }
-  for (; c < channels; ++c) {
-    T sum = 0;
-    for (int64_t i = 0; i < pixels; ++i) sum += map[offsets[i] + c] * weights[i];
-    output[c] = sum;
-  }
-}
-
-MULTIVERSION void sum_pixels(
-    const float* map, const int64_t* offsets, const float* weights, int64_t pixels,
-    int64_t channels, float* output) {
-  sum_pixels_body(map, offsets, weights, pixels, channels, output);
-}
-
-MULTIVERSION void sum_pixels(
-    const double* map, const int64_t* offsets, const double* weights, int64_t pixels,
-    int64_t channels, double* output) {
-  sum_pixels_body(map, offsets, weights, pixels, channels, output);
-}
-
-template <typename T>
-INLINE_INTO_CLONES void spread_to_pixels_body(
-    const T* __restrict gradient, const int64_t* offsets, const T* weights, int64_t pixels,
-    int64_t channels, T* __restrict map) {
-  for (int64_t i = 0; i < pixels; ++i) {
-    T* row = map + offsets[i];
-    const T weight = weights[i];
-    for (int64_t c = 0; c < channels; ++c) row[c] += gradient[c] * weight;
-  }
-}
-
-MULTIVERSION void spread_to_pixels(
-    const float* gradient, const int64_t* offsets, const float* weights, int64_t pixels,
-    int64_t channels, float* map) {
-  spread_to_pixels_body(gradient, offsets, weights, pixels, channels, map);
-}
-
-MULTIVERSION void spread_to_pixels(
-    const double* gradient, const int64_t* offsets, const double* weights, int64_t pixels,
-    int64_t channels, double* map) {
-  spread_to_pixels_body(gradient, offsets, weights, pixels, channels, map);
-}
-
-// Pixels and weights that each bin reads along one axis; equal neighbours are merged.
-template <typename T>
-struct AxisPixels {
-  std::vector<int64_t> starts;  // (S + 1), into the two below
-  std::vector<int64_t> pixels;
-  std::vector<T> weights;
-
-  void fill(const RoiAxis<T>& axis, int64_t bins, int64_t length) {
-    starts.assign(1, 0);
-    pixels.clear();
-    weights.clear();
-    for (int64_t bin = 0; bin < bins; ++bin) {
-      for (int64_t i = 0; i < axis.samples; ++i) {
-        PixelPair<T> pair;
-        if (!locate(axis.sample(bin, i), length, pair)) continue;
-        add(pair.low, T(1) - pair.fraction);
-        add(pair.high, pair.fraction);
-      }
-      for (size_t i = starts.back(); i < weights.size(); ++i) weights[i] /= axis.samples;
-      starts.push_back(pixels.size());
-    }
-  }
-
- private:
-  void add(int64_t pixel, T weight) {
-    const size_t first = starts.back(), end = pixels.size();
-    // samples move by less than a pixel or jump ahead: a match is among the last two
-    for (size_t i = end; i > first && i + 2 > end; --i) {
-      if (pixels[i - 1] == pixel) {
-        weights[i - 1] += weight;
-        return;
-      }
-    }
-    pixels.push_back(pixel);
-    weights.push_back(weight);
-  }
-};
-
-// One level's map, NHWC; `data` is null where no roi reads the level.
-template <typename T>
-struct LevelMap {
-  T* data = nullptr;
-  int64_t height = 0, width = 0;
-  T scale = 0;
-};
-
-// A call's geometry: for each roi its level, and the pixels of each bin.
-template <typename T>
-class RoiPixels {
- public:
-  RoiPixels(const std::vector<LevelMap<T>>& maps, int64_t channels, const RoiAlignOptions& options)
-      : maps_(maps), channels_(channels), options_(options) {}
-
-  // Calls visit(bin, BinPixels) for each bin of the roi, row by row.
-  template <typename Visit>
-  void visit_bins(const T* roi, int64_t level, Visit visit) {
-    const LevelMap<T>& map = maps_[level];
-    const int64_t side = options_.output_side;
-    columns_.fill(RoiAxis<T>(roi[1], roi[3], map.scale, options_), side, map.width);
-    rows_.fill(RoiAxis<T>(roi[2], roi[4], map.scale, options_), side, map.height);
-    const int64_t image = static_cast<int64_t>(roi[0]) * map.height * map.width * channels_;
-    for (int64_t bin = 0; bin < side * side; ++bin) {
-      collect(bin / side, bin % side, image, map.width);
-      visit(bin, bin_);
-    }
-  }
-
- private:
-  void collect(int64_t row_bin, int64_t column_bin, int64_t image, int64_t width) {
-    bin_.offsets.clear();
-    bin_.weights.clear();
-    for (int64_t y = rows_.starts[row_bin]; y < rows_.starts[row_bin + 1]; ++y) {
-      const int64_t row = image + rows_.pixels[y] * width * channels_;
-      for (int64_t x = columns_.starts[column_bin]; x < columns_.starts[column_bin + 1]; ++x) {
-        bin_.offsets.push_back(row + columns_.pixels[x] * channels_);
-        bin_.weights.push_back(rows_.weights[y] * columns_.weights[x]);
-      }
-    }
-  }
-
-  const std::vector<LevelMap<T>>& maps_;
-  int64_t channels_;
-  RoiAlignOptions options_;
-  AxisPixels<T> columns_, rows_;
-  BinPixels<T> bin_;
-};
 
 // Strides of channels_last; the same rule stands in the fake kernels (registration.py).
 bool is_channels_last(const Tensor& map) { return map.stride(1) == 1 && map.size(1) > 1; }
@@ -341,10 +180,10 @@ std::vector<Tensor> multiscale_roi_align_backward(
   return backward_typed<float>(gradient, features, rois, scales, options);
 }
 
-}  // namespace ops_cuda
+}  // namespace ops_cuda::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(ops_cuda, CPU, library) {
-  library.impl("multiscale_roi_align", TORCH_BOX(&ops_cuda::multiscale_roi_align));
+  library.impl("multiscale_roi_align", TORCH_BOX(&ops_cuda::cpu::multiscale_roi_align));
   library.impl(
-      "multiscale_roi_align_backward", TORCH_BOX(&ops_cuda::multiscale_roi_align_backward));
+      "multiscale_roi_align_backward", TORCH_BOX(&ops_cuda::cpu::multiscale_roi_align_backward));
 }

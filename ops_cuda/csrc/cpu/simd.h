@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include "../portable.h"
+
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #if __GNUC__ >= 12
 #define MULTIVERSION __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
@@ -15,9 +17,7 @@
 #define MULTIVERSION
 #endif
 
-#define INLINE_INTO_CLONES inline __attribute__((always_inline))
-
-namespace ops_cuda {
+namespace ops_cuda::cpu {
 
 // 64 bytes: one AVX-512 register, two of AVX2, four of SSE; unaligned, any address of a T will do.
 template <typename T>
@@ -33,4 +33,4 @@ struct Lanes<double> {
   typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
 };
 
-}  // namespace ops_cuda
+}  // namespace ops_cuda::cpu

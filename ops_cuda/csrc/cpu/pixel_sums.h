@@ -1,0 +1,25 @@
+// The inner loops of ROI align: weighted sums over pixels, each a row of channels.
+
+#pragma once
+
+#include <cstdint>
+
+namespace ops_cuda::cpu {
+
+// output[c] = sum over i of weights[i] * map[offsets[i] + c]
+void sum_pixels(
+    const float* map, const int64_t* offsets, const float* weights, int64_t pixels,
+    int64_t channels, float* output);
+void sum_pixels(
+    const double* map, const int64_t* offsets, const double* weights, int64_t pixels,
+    int64_t channels, double* output);
+
+// map[offsets[i] + c] += weights[i] * gradient[c], in the order of i
+void spread_to_pixels(
+    const float* gradient, const int64_t* offsets, const float* weights, int64_t pixels,
+    int64_t channels, float* map);
+void spread_to_pixels(
+    const double* gradient, const int64_t* offsets, const double* weights, int64_t pixels,
+    int64_t channels, double* map);
+
+}  // namespace ops_cuda::cpu
