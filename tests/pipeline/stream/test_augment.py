@@ -1,0 +1,91 @@
+"""Laws of augmentation: pixels, boxes and masks stay on each other, and chance is repeatable."""
+
+import numpy as np
+import pycocotools.mask as coco_masks
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
+from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
+
+OUTLINE = [12.0, 6.0, 40.0, 10.0, 30.0, 34.0]
+
+
+def bright_triangle(as_bitmaps):
+    """A bright triangle on black, 40 x 60 pixels, with its annotation."""
+    bitmap = coco_masks.decode(coco_masks.frPyObjects([OUTLINE], 40, 60))[..., 0]
+    pixels = torch.from_numpy(np.repeat(bitmap[..., None] * 255, 3, 2).astype(np.uint8))
+    polygons = PolygonMasks(
+        torch.tensor(OUTLINE).reshape(-1, 2), torch.tensor([0, 3]), torch.tensor([0, 1])
+    )
+    masks = BitmapMasks(torch.from_numpy(bitmap)[None]) if as_bitmaps else polygons
+    box = torch.tensor([[12.0, 6.0, 40.0, 34.0]])
+    return TrainingSample(pixels, Targets(box, torch.tensor([1]), masks, 5), ImageSize(40, 60))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size", [ImageSize(40, 60), ImageSize(80, 120), ImageSize(33, 50)])
+@pytest.mark.parametrize("as_bitmaps", [False, True])
+def test_the_mask_lies_on_the_bright_pixels(flip, size, as_bitmaps):
+    sample = augment(bright_triangle(as_bitmaps), Augmentation(size, flip))
+    assert tuple(sample.pixels.shape) == (*size, 3)
+    bright = sample.pixels[..., 0].numpy() > 127
+    if as_bitmaps:
+        mask = sample.targets.masks.bitmaps[0].numpy() > 0
+    else:
+        outline = sample.targets.masks.vertices.ravel().tolist()
+        mask = coco_masks.decode(coco_masks.frPyObjects([outline], *size))[..., 0] > 0
+    # They may differ by the pixels of the border.
+    assert (bright ^ mask).sum() / (bright | mask).sum() < 0.12
+    y, x = np.nonzero(bright)
+    seen = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+    assert np.abs(sample.targets.boxes[0].numpy() - seen).max() <= 1.5 * size.height / 40
+    assert (sample.original_size, sample.targets.image_id) == ((40, 60), 5)
+
+
+@pytest.mark.parametrize("as_bitmaps", [False, True])
+def test_flipping_twice_changes_nothing(as_bitmaps):
+    once = bright_triangle(as_bitmaps)
+    flip = Augmentation(ImageSize(40, 60), True)
+    twice = augment(augment(once, flip), flip)
+    assert torch.equal(twice.pixels, once.pixels)
+    assert torch.allclose(twice.targets.boxes, once.targets.boxes)
+
+
+def test_the_input_is_left_alone():
+    sample = bright_triangle(False)
+    before = sample.targets.boxes.clone(), sample.targets.masks.vertices.clone()
+    augment(sample, Augmentation(ImageSize(20, 30), True))
+    assert torch.equal(sample.targets.boxes, before[0])
+    assert torch.equal(sample.targets.masks.vertices, before[1])
+
+
+def test_an_image_without_objects_stays_without():
+    targets = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    sample = TrainingSample(torch.zeros(8, 8, 3, dtype=torch.uint8), targets, ImageSize(8, 8))
+    assert augment(sample, Augmentation(ImageSize(4, 4), True)).targets.boxes.shape == (0, 4)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 2000), st.integers(1, 2000))
+def test_a_drawn_size_is_one_of_the_short_sides_within_the_limit(seed, height, width):
+    size = ImageSize(height, width)
+    drawn = [
+        draw_augmentation(size, (64, 96), 128, 0.5, np.random.default_rng(seed)) for _ in range(2)
+    ]
+    assert drawn[0] == drawn[1]
+    assert max(drawn[0].size) <= 128
+    assert min(drawn[0].size) in (64, 96) or max(drawn[0].size) == 128
+
+
+def test_flips_come_with_their_probability():
+    def flips(probability):
+        return sum(
+            draw_augmentation(ImageSize(9, 9), (9,), 9, probability, np.random.default_rng(n)).flip
+            for n in range(400)
+        )
+
+    assert flips(0.0) == 0 and flips(1.0) == 400
+    # 400 draws at 0.25: mean 100, five standard deviations are 43.
+    assert 57 < flips(0.25) < 143

@@ -1,0 +1,107 @@
+"""Laws of rows becoming samples and samples a batch."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pycocotools.mask as coco_masks
+import pytest
+import torch
+from PIL import Image
+
+from model.structures import BitmapMasks, ImageSize, PolygonMasks
+from pipeline.ingest.shard_row import ShardRow
+from pipeline.stream.collate import blank_sample, collate, sample_from_row
+from pipeline.stream.decode import DecodeError
+
+FIRST = np.array([[2, 2], [9, 2], [9, 9]], dtype=float)
+SECOND = np.array([[12, 1], [18, 1], [18, 6], [12, 6]], dtype=float)
+THIRD = np.array([[4, 10], [10, 10], [10, 14]], dtype=float)
+
+
+def row(**changes):
+    """An image of 16 x 20 with an object of two polygons, a crowd region and an object of one."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((16, 20, 3), 50, np.uint8)).save(buffer, "PNG")
+    plain = ShardRow(
+        image_bytes=buffer.getvalue(),
+        size=ImageSize(16, 20),
+        image_id=8,
+        file_name="x.png",
+        boxes=np.array([[2, 1, 18, 9], [0, 0, 20, 16], [4, 10, 10, 14]], dtype=float),
+        labels=np.array([3, 1, 2]),
+        vertices=np.concatenate([FIRST, SECOND, THIRD]),
+        polygon_offsets=np.array([0, 3, 7, 10]),
+        object_offsets=np.array([0, 2, 2, 3]),
+        rle=(None, "crowd", None),
+        iscrowd=np.array([False, True, False]),
+        area=np.array([50.0, 320.0, 12.0]),
+        annotation_id=np.array([1, 2, 3]),
+    )
+    return replace(plain, **changes)
+
+
+def test_crowd_regions_are_left_out_and_outlines_stay_with_their_objects():
+    sample = sample_from_row(row(), with_masks=True)
+    targets = sample.targets
+    assert targets.labels.tolist() == [3, 2]
+    assert targets.boxes.tolist() == [[2, 1, 18, 9], [4, 10, 10, 14]]
+    assert isinstance(targets.masks, PolygonMasks)
+    assert targets.masks.object_offsets.tolist() == [0, 2, 3]
+    assert targets.masks.polygon_offsets.tolist() == [0, 3, 7, 10]
+    assert np.array_equal(targets.masks.vertices.numpy(), np.concatenate([FIRST, SECOND, THIRD]))
+    assert (sample.pixels.numpy() == 50).all() and targets.image_id == 8
+
+
+def test_one_run_length_mask_makes_bitmaps_of_all():
+    bitmap = np.zeros((16, 20), np.uint8, order="F")
+    bitmap[10:14, 4:10] = 1
+    counts = coco_masks.encode(bitmap)["counts"].decode()
+    masks = sample_from_row(row(rle=(None, "crowd", counts)), with_masks=True).targets.masks
+    assert isinstance(masks, BitmapMasks) and len(masks) == 2
+    assert np.array_equal(masks.bitmaps[1].numpy(), bitmap)
+    outlines = [FIRST.ravel().tolist(), SECOND.ravel().tolist()]
+    drawn = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(outlines, 16, 20)))
+    assert np.array_equal(masks.bitmaps[0].numpy(), drawn)
+
+
+def test_masks_are_left_out_where_nobody_wants_them():
+    assert sample_from_row(row(), with_masks=False).targets.masks is None
+
+
+@pytest.mark.parametrize("bad", [{"image_bytes": b"junk"}, {"size": ImageSize(20, 16)}])
+def test_a_damaged_image_or_another_size_is_an_error(bad):
+    with pytest.raises(DecodeError):
+        sample_from_row(row(**bad), with_masks=True)
+
+
+def test_a_row_without_objects_gives_empty_targets():
+    empty = row(
+        boxes=np.zeros((0, 4)),
+        labels=np.zeros(0, np.int64),
+        vertices=np.zeros((0, 2)),
+        polygon_offsets=np.zeros(1, np.int64),
+        object_offsets=np.zeros(1, np.int64),
+        rle=(),
+        iscrowd=np.zeros(0, bool),
+    )
+    targets = sample_from_row(empty, with_masks=True).targets
+    assert targets.boxes.shape == (0, 4) and len(targets.masks) == 0
+
+
+def test_a_blank_sample_has_the_size_and_nothing_else():
+    sample = blank_sample(ImageSize(5, 7), with_masks=True)
+    assert tuple(sample.pixels.shape) == (5, 7, 3)
+    assert len(sample.targets) == len(sample.targets.masks) == 0
+
+
+def test_a_batch_lies_on_the_canvas_of_its_step():
+    samples = [sample_from_row(row(), True), blank_sample(ImageSize(30, 10), True)]
+    batch = collate(samples, (11, 12), ImageSize(32, 64), size_divisor=32, step=4)
+    assert tuple(batch.images.pixels.shape) == (2, 3, 32, 64)
+    assert batch.images.pixels.dtype == torch.uint8
+    assert (batch.images.pixels[0, :, :16, :20] == 50).all()
+    assert batch.images.pixels[0, :, 16:].sum() == batch.images.pixels[0, :, :, 20:].sum() == 0
+    assert batch.images.sizes == batch.images.original_sizes == ((16, 20), (30, 10))
+    assert (batch.images.sampling_seeds, batch.step) == ((11, 12), 4)
+    assert [target.image_id for target in batch.targets] == [8, -1]

@@ -1,0 +1,261 @@
+"""Laws of the stream: the plan's images in the plan's order, whoever reads them."""
+
+import dataclasses
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from model.config import InputConfig, ModelConfig
+from model.settings import ConfigError
+from pipeline import storage
+from pipeline.config import DataConfig, RunConfig, TrainConfig
+from pipeline.ingest.manifest import read_manifest, write_manifest
+from pipeline.ingest.shapes import draw_shapes_dataset
+from pipeline.ingest.shard_file import SCHEMA
+from pipeline.ingest.shard_row import read_rows
+from pipeline.ingest.shard_writer import write_shards
+from pipeline.stream.shard_plan import images_of_step, plan_shards
+from pipeline.stream.training_stream import StreamError, open_local_stream, open_stream
+
+CONFIG = RunConfig(
+    seed=3,
+    model=ModelConfig(num_classes=5, input=InputConfig(short_side=48, long_side=64)),
+    data=DataConfig(train_short_sides=(32, 48)),
+    train=TrainConfig(global_batch=4),
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stream")
+    annotations, images = draw_shapes_dataset(folder / "drawn", 22, 48, 3, seed=1)
+    write_shards(str(annotations), str(images), str(folder / "shards"), 8, 3)
+    return str(folder / "shards")
+
+
+def with_train(**changes):
+    return CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update=changes)})
+
+
+def content(batch):
+    """Everything a model can see of a batch, image by image."""
+    pixels, sizes = batch.images.pixels, batch.images.sizes
+    return [
+        (
+            batch.step,
+            target.image_id,
+            tuple(pixels.shape[2:]),
+            sizes[index],
+            batch.images.sampling_seeds[index],
+            pixels[index].numpy().tobytes(),
+            target.boxes.numpy().tobytes(),
+            target.masks.vertices.numpy().tobytes(),
+        )
+        for index, target in enumerate(batch.targets)
+    ]
+
+
+def read(open_one, config, shards, rank, world_size, start, stop):
+    with open_one(config, shards, rank, world_size, start, stop) as stream:
+        return [content(batch) for batch in stream]
+
+
+def test_the_stream_gives_the_plans_images_in_order(shards):
+    manifest = read_manifest(shards)
+    ids = [row.image_id for file in manifest.files for row in read_rows(shards, file.name)]
+    plan = plan_shards(manifest, 4, CONFIG.seed)
+    batches = read(open_local_stream, CONFIG, shards, 0, 1, 0, 13)
+    assert len(batches) == 13
+    for step, batch in enumerate(batches):
+        planned = [ids[image] for image in images_of_step(plan, step)[1].tolist()]
+        assert [image[1] for image in batch] == planned
+
+
+def test_epochs_augment_anew(shards):
+    batches = read(open_local_stream, CONFIG, shards, 0, 1, 0, 11)
+    seeds = {}
+    for batch in batches:
+        for image in batch:
+            seeds.setdefault(image[1], []).append(image[4])
+    assert all(len(set(each)) == len(each) for each in seeds.values())
+    assert max(map(len, seeds.values())) >= 2
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (4, 1), (1, 2), (2, 2)])
+def test_workers_and_micro_batches_only_divide_the_global_batch(shards, world_size, accumulate):
+    whole = read(open_local_stream, CONFIG, shards, 0, 1, 0, 7)
+    config = with_train(accumulate=accumulate)
+    parts = [
+        read(open_local_stream, config, shards, rank, world_size, 0, 7)
+        for rank in range(world_size)
+    ]
+    for step in range(7):
+        micro = slice(step * accumulate, (step + 1) * accumulate)
+        together = [image for part in parts for batch in part[micro] for image in batch]
+        assert together == whole[step]
+
+
+@pytest.mark.parametrize("start", [1, 4, 5, 6, 12])
+def test_a_resumed_stream_is_the_rest_of_the_uninterrupted_one(shards, start):
+    whole = read(open_local_stream, CONFIG, shards, 0, 1, 0, 13)
+    assert read(open_local_stream, CONFIG, shards, 0, 1, start, 13) == whole[start:]
+
+
+def test_a_run_that_is_done_has_no_batches(shards):
+    assert read(open_local_stream, CONFIG, shards, 0, 1, 13, 13) == []
+
+
+def test_a_stream_may_be_closed_early_and_twice(shards):
+    stream = open_local_stream(CONFIG, shards, 0, 1, 0, 1000)
+    next(stream)
+    stream.close()
+    stream.close()
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_short_sides_default_to_the_models(shards):
+    config = CONFIG.model_copy(update={"data": DataConfig(flip_probability=0.0)})
+    with open_local_stream(config, shards, 0, 1, 0, 3) as stream:
+        assert {size for batch in stream for size in batch.images.sizes} == {(48, 48)}
+
+
+def damaged(shards, folder, change):
+    """A copy of the shards in which ``change`` spoils the first row of the first shard."""
+    storage.upload_folder(Path(shards), str(folder))
+    manifest = read_manifest(str(folder))
+    path = folder / manifest.files[0].name
+    file = pq.ParquetFile(path)
+    rows = [file.read_row_group(group).to_pylist() for group in range(file.num_row_groups)]
+    change(rows[0][0])
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+        for group in rows:
+            writer.write_table(pa.Table.from_pylist(group, SCHEMA))
+    return manifest.files[0].name
+
+
+def test_a_damaged_row_is_replaced_named_and_changes_nothing_else(shards, tmp_path):
+    def truncate(row):
+        row["image_bytes"] = row["image_bytes"][:-200]
+
+    name = damaged(shards, tmp_path, truncate)
+    bad_id = next(read_rows(shards, name)).image_id
+    with open_local_stream(CONFIG, str(tmp_path), 0, 1, 0, 5) as stream:
+        batches = list(stream)
+        bad = stream.bad_rows
+    whole = read(open_local_stream, CONFIG, shards, 0, 1, 0, 5)
+    replaced = [i for i, batch in enumerate(whole) for image in batch if image[1] == bad_id]
+    assert [(row.file, row.row, row.step) for row in bad] == [(name, 0, step) for step in replaced]
+    for batch, expected in zip(batches, whole, strict=True):
+        for image, wanted in zip(content(batch), expected, strict=True):
+            if wanted[1] == bad_id:
+                assert image[2:5] == wanted[2:5] and image[6] == b""
+            else:
+                assert image == wanted
+
+
+def test_an_unreadable_row_group_is_named_and_survived(shards, tmp_path):
+    storage.upload_folder(Path(shards), str(tmp_path))
+    name = read_manifest(shards).files[2].name
+    (tmp_path / name).write_bytes(b"no parquet")
+    rows = read_manifest(shards).files[2].rows
+    with open_local_stream(CONFIG, str(tmp_path), 0, 1, 0, 5) as stream:
+        shown = sum(len(batch.images) for batch in stream)
+        bad = stream.bad_rows
+    assert shown == 20
+    assert {row.file for row in bad} == {name}
+    assert rows - 2 <= len(bad) <= rows
+    assert name in bad[0].reason
+
+
+def test_too_many_bad_rows_stop_the_run(shards, tmp_path):
+    storage.upload_folder(Path(shards), str(tmp_path))
+    for file in read_manifest(shards).files:
+        (tmp_path / file.name).unlink()
+    with (
+        open_local_stream(CONFIG, str(tmp_path), 0, 1, 0, 50) as stream,
+        pytest.raises(StreamError, match=r"17|18|19|20 of 20 rows"),
+    ):
+        list(stream)
+
+
+def test_shards_that_do_not_fit_the_model_are_refused(shards, tmp_path):
+    other = CONFIG.model_copy(update={"model": ModelConfig(num_classes=80)})
+    with pytest.raises(ConfigError, match=r"num_classes: .* has 5 categories; got 80"):
+        open_local_stream(other, shards, 0, 1, 0, 1)
+    storage.upload_folder(Path(shards), str(tmp_path))
+    manifest = read_manifest(shards)
+    counts = manifest.counts | {"without_mask": 2}
+    write_manifest(str(tmp_path), dataclasses.replace(manifest, counts=counts))
+    with pytest.raises(ConfigError, match=r"2 objects of .* have no mask"):
+        open_local_stream(CONFIG, str(tmp_path), 0, 1, 0, 1)
+
+
+class Worker:
+    """What Ray Train starts: an actor that holds CPUs and opens a stream inside."""
+
+    def read(self, config, shards, rank, world_size, start, stop):
+        torch.set_num_threads(1)
+        return read(open_stream, config, shards, rank, world_size, start, stop)
+
+    def read_some_and_close(self, config, shards, batches):
+        stream = open_stream(config, shards, 0, 1, 0, 10_000)
+        seen = [next(stream).step for _ in range(batches)]
+        stream.close()
+        return seen
+
+
+@pytest.mark.ray
+def test_ray_reads_the_same_batches_while_workers_hold_every_cpu(ray_cluster, shards):
+    """150 steps are two reading tasks: their rows arrive in order too."""
+    workers = [ray_cluster.remote(num_cpus=1)(Worker).remote() for _ in range(2)]
+    try:
+        parts = ray_cluster.get(
+            [w.read.remote(CONFIG, shards, rank, 2, 7, 157) for rank, w in enumerate(workers)]
+        )
+    finally:
+        for worker in workers:
+            ray_cluster.kill(worker)
+    together = [a + b for a, b in zip(*parts, strict=True)]
+    assert together == read(open_local_stream, CONFIG, shards, 0, 1, 7, 157)
+
+
+@pytest.mark.ray
+def test_a_closed_stream_leaves_the_cluster_to_others(ray_cluster, shards):
+    worker = ray_cluster.remote(num_cpus=2)(Worker).remote()
+    try:
+        assert ray_cluster.get(worker.read_some_and_close.remote(CONFIG, shards, 3)) == [0, 1, 2]
+        [first] = ray_cluster.get(worker.read.remote(CONFIG, shards, 0, 1, 9, 10))
+        assert first[0][0] == 9
+    finally:
+        ray_cluster.kill(worker)
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+def test_real_images_stream_from_a_bucket(ray_cluster, s3, coco_tiny):
+    bucket = s3("coco")
+    for split in ("train", "val"):
+        manifest = write_shards(
+            str(coco_tiny / f"annotations/instances_{split}2017.json"),
+            str(coco_tiny / f"{split}2017"),
+            storage.join(bucket, split),
+            32,
+            8,
+        )
+        assert manifest.rows == manifest.counts["images"] == 80
+    config = RunConfig(
+        model=ModelConfig(num_classes=80, input=InputConfig(short_side=128, long_side=256)),
+        train=TrainConfig(global_batch=8),
+    )
+    worker = ray_cluster.remote(num_cpus=2)(Worker).remote()
+    try:
+        shards = storage.join(bucket, "train")
+        batches = ray_cluster.get(worker.read.remote(config, shards, 0, 1, 0, 10))
+    finally:
+        ray_cluster.kill(worker)
+    assert len({image[1] for batch in batches for image in batch}) > 72
+    assert batches == read(open_local_stream, config, shards, 0, 1, 0, 10)
