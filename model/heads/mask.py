@@ -56,21 +56,21 @@ class MaskHead(nn.Module):
             x = F.relu_(conv(x))
         # From here on every operation concerns one pixel, so pixels stay in rows: an upsampling
         # whose kernel is its stride is a matrix product, and only the masks need rearranging.
-        pixels = F.relu_(self._upsample_rows(x.permute(0, 2, 3, 1).flatten(1, 2)))
+        pixels = self._upsample_rows(x.permute(0, 2, 3, 1).flatten(1, 2))
         # The last 1x1 convolution for one class per ROI: a K-th of the work, and no K masks kept.
         weight = self.logits.weight.flatten(1)[labels].unsqueeze(2)  # (R, C, 1)
         masks = torch.bmm(pixels, weight.to(pixels.dtype)).squeeze(2).float()
         masks = masks + self.logits.bias[labels, None]  # type: ignore[index]
         side = x.shape[-1]
-        quads = masks.view(-1, side, side, 2, 2)
-        return quads.transpose(2, 3).reshape(-1, 2 * side, 2 * side)
+        quads = masks.view(len(x), side, side, 2, 2)
+        return quads.transpose(2, 3).reshape(len(x), 2 * side, 2 * side)
 
     def _upsample_rows(self, rows: Tensor) -> Tensor:
-        """``self.upsample`` of rows (R, P, C): each pixel's 2x2 successors, (R, 4 * P, C)."""
+        """Upsampling and ReLU of rows (R, P, C): each pixel's 2x2 successors, (R, 4 * P, C)."""
         channels = rows.shape[2]
         weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * channels, channels)
         bias = self.upsample.bias.repeat(4)  # type: ignore[union-attr]
-        return F.linear(rows, weight, bias).view(len(rows), 4 * rows.shape[1], channels)
+        return F.relu_(F.linear(rows, weight, bias)).view(len(rows), 4 * rows.shape[1], channels)
 
 
 @torch.no_grad()
