@@ -9,16 +9,16 @@ import json
 import os
 import shutil
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import pyarrow.fs
 
+from pipeline.retries import MissingFileError, StorageError, persist
 from pipeline.urls import join, local_path
 
 __all__ = [
@@ -40,19 +40,8 @@ __all__ = [
     "write_json",
 ]
 
-T = TypeVar("T")
-
-_PAUSES_S = (0.25, 1.0, 4.0)
 _COPY_BYTES = 8 << 20
 _PARTIAL = ".partial"
-
-
-class StorageError(OSError):
-    """A file could not be read or written; the text names the URL and what to do."""
-
-
-class MissingFileError(StorageError, FileNotFoundError):
-    """Nothing stands at the URL."""
 
 
 def filesystem(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -91,7 +80,7 @@ def _s3(endpoint: str | None, region: str | None, key_id: str | None) -> pyarrow
 def exists(url: str) -> bool:
     """Whether a file or a folder with files stands at the URL."""
     store, path = filesystem(url)
-    info = _persist(url, lambda: store.get_file_info(path))
+    info = persist(url, lambda: store.get_file_info(path))
     return bool(info.type != pyarrow.fs.FileType.NotFound)
 
 
@@ -108,7 +97,7 @@ def read_bytes(url: str) -> bytes:
         with store.open_input_file(path) as stream:
             return bytes(stream.read())
 
-    return _persist(url, read)
+    return persist(url, read)
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -125,7 +114,7 @@ def write_bytes(url: str, data: bytes) -> None:
         with store.open_output_stream(path) as stream:
             stream.write(data)
 
-    _persist(url, write)
+    persist(url, write)
 
 
 def put_file(source: Path, url: str) -> None:
@@ -147,7 +136,7 @@ def put_file(source: Path, url: str) -> None:
             use_threads=False,
         )
 
-    _persist(url, put)
+    persist(url, put)
 
 
 def read_json(url: str) -> Any:
@@ -191,7 +180,7 @@ def list_sizes(url: str, suffixes: Sequence[str] = ()) -> dict[str, int]:
 
     endings = tuple(suffix.lower() for suffix in suffixes)
     sizes = {}
-    for info in _persist(url, find):
+    for info in persist(url, find):
         # Stores list folders too; partial files are what a killed writer left.
         if not info.is_file or info.path.endswith(_PARTIAL):
             continue
@@ -245,7 +234,7 @@ def fetch(url: str) -> Iterator[Path]:
     store, path = filesystem(url)
     with tempfile.TemporaryDirectory(prefix="fetched-") as scratch:
         target = Path(scratch) / (path.rpartition("/")[2] or "content")
-        if _persist(url, lambda: store.get_file_info(path)).is_file:
+        if persist(url, lambda: store.get_file_info(path)).is_file:
             _download(url, target)
         else:
             download_folder(url, target)
@@ -263,7 +252,7 @@ def delete(url: str) -> None:
         elif info.type == pyarrow.fs.FileType.Directory:
             store.delete_dir(path)
 
-    _persist(url, remove)
+    persist(url, remove)
 
 
 def _download(url: str, target: Path) -> None:
@@ -275,7 +264,7 @@ def _download(url: str, target: Path) -> None:
             while chunk := source.read(_COPY_BYTES):
                 sink.write(chunk)
 
-    _persist(url, copy)
+    persist(url, copy)
 
 
 @contextmanager
@@ -288,29 +277,3 @@ def _replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-_LASTING = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "NO_SUCH_BUCKET", "INVALID_")
-
-
-def _persist(url: str, action: Callable[[], T]) -> T:
-    """Run ``action``; failures that may pass are tried again, the rest become StorageError."""
-    pauses_s = iter(_PAUSES_S)
-    while True:
-        try:
-            return action()
-        except FileNotFoundError as error:
-            raise MissingFileError(f"{url}: nothing there; is the URL right?") from error
-        except OSError as error:
-            text = str(error).upper()
-            lasting = local_path(url) is not None or any(word in text for word in _LASTING)
-            pause_s = next(pauses_s, None)
-            if lasting or pause_s is None:
-                raise StorageError(f"{url}: {error}. {_advice(url)}") from error
-            time.sleep(pause_s)
-
-
-def _advice(url: str) -> str:
-    if local_path(url) is not None:
-        return "Check permissions and free space."
-    return "Check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's name."
