@@ -29,7 +29,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
         threshold: a pixel is set where its probability is above this.
 
     Returns:
-        (R, height, width) uint8, 0 or 1.
+        (R, height, width) uint8, 0 or 1: torchvision's probabilities above the threshold, but for
+        pixels within float rounding of it.
 
     Raises:
         ValueError: shapes, types or devices are not as above.

@@ -1,8 +1,8 @@
 // Where a mask lands on the image, for CPU and CUDA: the geometry of torchvision's
 // paste_masks_in_image and of maskrcnn-benchmark's Masker.
 //
-// Products are fused as torch's CPU kernels fuse them on any processor with FMA, so that
-// thresholded bits agree with torchvision's.
+// Products are fused as torch fuses them for all but small boxes on a processor with FMA, so that
+// bits differ from torchvision's only where a probability is within rounding of the threshold.
 
 #pragma once
 
@@ -44,7 +44,7 @@ struct MaskSample {
 
 SHARED_INLINE MaskSample mask_sample(int64_t index, int64_t length, int64_t source) {
   const float scale = static_cast<float>(source) / static_cast<float>(length);
-  float at = std::fma(scale, static_cast<float>(index) + 0.5f, -0.5f);
+  float at = scale * (static_cast<float>(index) + 0.5f) - 0.5f;
   if (at < 0.0f) at = 0.0f;
   int64_t low = static_cast<int64_t>(at);
   if (low > source - 1) low = source - 1;
@@ -54,7 +54,7 @@ SHARED_INLINE MaskSample mask_sample(int64_t index, int64_t length, int64_t sour
 }
 
 SHARED_INLINE float blend(float low, float high, float fraction) {
-  return std::fma(high, fraction, low * (1.0f - fraction));
+  return std::fma(low, 1.0f - fraction, high * fraction);
 }
 
 }  // namespace ops_cuda

@@ -1,0 +1,18 @@
+import pytest
+import torch
+
+
+@pytest.fixture
+def two_thread_counts():
+    """A function: compute -> (its result with one thread, its result with two)."""
+    before = torch.get_num_threads()
+
+    def both(compute):
+        results = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(compute())
+        return results
+
+    yield both
+    torch.set_num_threads(before)

@@ -1,0 +1,66 @@
+"""Random boxes, pyramids and polygons, the same for every machine."""
+
+import math
+
+import torch
+
+SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+
+
+def random_boxes(count, extent=100.0, largest=40.0, seed=0):
+    """(N, 4) float32 boxes with corners in [0, extent] and sides up to `largest`."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(count, 2, generator=generator) * extent
+    return torch.cat([corners, corners + torch.rand(count, 2, generator=generator) * largest], 1)
+
+
+def tied_scores(count, seed=1):
+    """(N,) scores of which many are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 20, (count,), generator=generator) / 20
+
+
+def random_labels(count, classes=3, seed=2):
+    return torch.randint(0, classes, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def pyramid(images=2, channels=19, side=400, dtype=torch.float32, channels_last=True, seed=3):
+    """Maps of strides 4..32 of a `side` x 5/4 `side` image."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = []
+    for scale in SCALES:
+        shape = (images, channels, round(side * scale), round(side * 1.25 * scale))
+        values = torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        maps.append(values.contiguous(memory_format=layout))
+    return maps
+
+
+def random_rois(count, images=2, side=400, seed=4):
+    """(R, 5) rois of all sizes, some of them partly outside the image."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.rand(count, 2, generator=generator) * side
+    halves = side * 0.5 * torch.rand(count, 2, generator=generator) ** 3 + 1
+    image = torch.randint(0, images, (count, 1), generator=generator)
+    return torch.cat([image, centres - halves, centres + halves], 1)
+
+
+def random_outlines(objects, seed=5):
+    """Star-shaped polygons, 0 to 2 per object.
+
+    Returns:
+        vertices, polygon_offsets, object_offsets, as rasterize_polygons takes them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    vertices, polygon_offsets, object_offsets = [torch.empty(0, 2)], [0], [0]
+    for item in range(objects):
+        for _ in range(item % 3):
+            corners = int(torch.randint(3, 30, (1,), generator=generator))
+            angle = torch.arange(corners) * (2 * math.pi / corners)
+            radius = 20 + 25 * torch.rand(corners, generator=generator)
+            centre = 30 + 40 * torch.rand(2, generator=generator)
+            outline = torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
+            vertices.append(centre + outline)
+            polygon_offsets.append(polygon_offsets[-1] + corners)
+        object_offsets.append(len(polygon_offsets) - 1)
+    return torch.cat(vertices), torch.tensor(polygon_offsets), torch.tensor(object_offsets)

@@ -1,0 +1,138 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ops_cuda
+from ops_cuda import library, reference
+from tests.ops_cuda.scenes import (
+    SCALES,
+    pyramid,
+    random_boxes,
+    random_labels,
+    random_outlines,
+    random_rois,
+    tied_scores,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def examples():
+    """Per operator: arguments of its raw form, torch.ops.ops_cuda.<name>."""
+    boxes, scores = random_boxes(50), tied_scores(50)
+    maps = pyramid(channels=3, side=64)
+    trained = [each.clone().requires_grad_() for each in maps]
+    shape = (SCALES, 4, 2, True, 24.0, 3)
+    return {
+        "nms": (boxes, scores, 0.5, -1),
+        "batched_nms": (boxes, scores, random_labels(50), 0.5, 20),
+        "multiscale_roi_align": (trained, random_rois(5, side=64), *shape),
+        "multiscale_roi_align_backward": (
+            torch.rand(5, 3, 4, 4),
+            maps,
+            random_rois(5, side=64),
+            *shape,
+        ),
+        "rasterize_polygons": (*random_outlines(5), torch.arange(50) % 5, boxes, 14),
+        "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
+    }
+
+
+def test_the_compiled_library_serves_this_machine():
+    assert "cpu" in library.DEVICES, ops_cuda.backend()
+    assert ops_cuda.backend().startswith("compiled (")
+    assert "\n" not in ops_cuda.backend()
+
+
+def test_every_operator_has_an_example():
+    assert set(examples()) == set(library.OPERATORS)
+
+
+@pytest.mark.parametrize("name", library.OPERATORS)
+def test_torch_accepts_the_registration(name):
+    operator = getattr(torch.ops.ops_cuda, name)
+    torch.library.opcheck(operator, examples()[name])
+
+
+def pool(maps, rois):
+    return ops_cuda.multiscale_roi_align(maps, rois, SCALES, 4) * 2
+
+
+def select(boxes, scores, classes):
+    kept = ops_cuda.batched_nms(boxes, scores, classes, 0.5, 20)
+    return boxes[kept] + 1, ops_cuda.nms(boxes[kept], scores[kept], 0.3)
+
+
+def draw(outlines, wanted, boxes, masks):
+    targets = ops_cuda.rasterize_polygons(*outlines, wanted, boxes, 14)
+    return targets.mean(0), ops_cuda.paste_masks(masks, boxes, 60, 80, 0.5).sum(0)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (pool, (pyramid(channels=3, side=64), random_rois(5, side=64))),
+        (select, (random_boxes(50), tied_scores(50), random_labels(50))),
+        (
+            draw,
+            (random_outlines(5), torch.arange(9) % 5, random_boxes(9), torch.rand(9, 14, 14)),
+        ),
+    ],
+    ids=["pool", "select", "draw"],
+)
+def test_functions_of_the_operators_compile_to_one_graph(function, arguments):
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        found = compiled(*arguments)
+    torch.testing.assert_close(found, function(*arguments), rtol=0, atol=0)
+
+
+def test_the_gradient_compiles_too():
+    maps, rois = pyramid(channels=3, side=64), random_rois(5, side=64)
+    grads = []
+    for function in (pool, torch.compile(pool, fullgraph=True, backend="aot_eager")):
+        leaves = [each.clone().requires_grad_() for each in maps]
+        function(leaves, rois).square().sum().backward()
+        grads.append([each.grad for each in leaves])
+    assert all(a.equal(b) for a, b in zip(*grads, strict=True))
+
+
+def test_without_kernels_for_a_device_the_twins_answer(monkeypatch):
+    monkeypatch.setattr(library, "DEVICES", frozenset())
+    monkeypatch.setattr(reference, "nms", lambda *arguments: "the twin")
+    assert ops_cuda.nms(random_boxes(3), tied_scores(3), 0.5) == "the twin"
+    maps, rois = pyramid(), random_rois(9)
+    expected = torch.ops.ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7, 2, True, 224.0, 4)
+    pooled = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
+    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-6)
+
+
+def backend_of_a_fresh_process(**environment):
+    program = "import ops_cuda; print(ops_cuda.backend())"
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    return finished.stdout.strip()
+
+
+def test_the_library_loads_where_no_gpu_is():
+    assert backend_of_a_fresh_process(CUDA_VISIBLE_DEVICES="") == ops_cuda.backend()
+
+
+def test_a_library_that_does_not_load_is_named_and_replaced(tmp_path):
+    damaged = tmp_path / "_ops_cuda.abi3.so"
+    damaged.write_bytes(b"no library")
+    program_path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    backend = backend_of_a_fresh_process(PYTHONPATH=program_path, PYTHONSAFEPATH="1")
+    assert backend.startswith(f"reference ({damaged} does not load")
+    assert "\n" not in backend
