@@ -1,0 +1,139 @@
+"""One training step (forward, losses, backward, SGD): our detector and torchvision's.
+
+    python -m benchmarks.train_step --device cpu --short-side 800 --batch 2
+
+Same weights, pictures and objects; stem and first stage frozen, norm frozen, 512 proposals sampled
+per picture. torchvision gets the objects as bitmaps, ours as polygons; both are made beforehand.
+"""
+
+import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.machine import print_table, save
+from benchmarks.peers import (
+    autocast_to,
+    build_ours,
+    build_peer,
+    draw_ellipses,
+    read_pictures,
+    resize_pictures,
+    time_alternately,
+)
+from model.preprocess import pad_batch
+from model.structures import ImageSize, PolygonMasks, Targets
+from ops_cuda import backend, rasterize_polygons
+
+
+def main() -> None:
+    options = _parse()
+    device = torch.device(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    long_side = round(options.short_side * 1333 / 800)
+    peer = build_peer(options.short_side, long_side, device).train()
+    ours = build_ours(peer, options.short_side, long_side, device).train()
+    pictures = resize_pictures(
+        read_pictures(options.images, options.batch), options.short_side, long_side
+    )
+    sizes = [ImageSize(*picture.shape[:2]) for picture in pictures]
+    objects = [draw_ellipses(size, options.objects, seed) for seed, size in enumerate(sizes)]
+    batch = pad_batch(pictures, sizes, range(len(pictures))).to(device)
+    targets = [target.to(device) for target in objects]
+    tensors = [picture.permute(2, 0, 1).to(device).float() / 255 for picture in pictures]
+    bitmaps = [_as_bitmaps(t, size, device) for t, size in zip(objects, sizes, strict=True)]
+
+    def peer_loss() -> Tensor:
+        return sum(peer(tensors, [dict(target) for target in bitmaps]).values())
+
+    def our_loss() -> Tensor:
+        return sum(term.total / term.count.clamp(min=1) for term in ours(batch, targets).values())
+
+    def autocast() -> AbstractContextManager[object]:
+        return autocast_to(options.precision, device)
+
+    calls = [_step(peer, peer_loss, autocast), _step(ours, our_loss, autocast)]
+    print(backend())
+    peer_ms, ours_ms = time_alternately(calls, options.repeats, device)
+    row = {
+        "device": options.device,
+        "precision": options.precision,
+        "short_side": options.short_side,
+        "batch": options.batch,
+        "objects": options.objects,
+        "peer_ms": peer_ms,
+        "ours_ms": ours_ms,
+        "ratio": peer_ms / ours_ms,
+        "peer_mib": _peak_memory(calls[0], device),
+        "our_mib": _peak_memory(calls[1], device),
+    }
+    print_table([row])
+    if options.out:
+        save([row], options.out)
+
+
+def _step(
+    model: nn.Module,
+    loss_of: Callable[[], Tensor],
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> Callable[[], None]:
+    # A rate of zero: the weights, and with them the work, stay those of the first step.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        with autocast():
+            loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _as_bitmaps(target: Targets, size: ImageSize, device: torch.device) -> dict[str, Tensor]:
+    """The objects as torchvision wants them."""
+    if not isinstance(target.masks, PolygonMasks):
+        raise TypeError(f"polygons are needed; got {type(target.masks).__name__}")
+    side = max(size)
+    drawn = rasterize_polygons(
+        target.masks.vertices,
+        target.masks.polygon_offsets,
+        target.masks.object_offsets,
+        torch.arange(len(target)),
+        torch.tensor([[0.0, 0.0, side, side]]).repeat(len(target), 1),
+        side,
+    )
+    masks = drawn[:, : size.height, : size.width].byte()
+    tensors = {"boxes": target.boxes, "labels": target.labels, "masks": masks}
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def _peak_memory(call: Callable[[], None], device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    return torch.cuda.max_memory_allocated(device) / 2**20
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--short-side", type=int, default=800, help="pixels")
+    parser.add_argument("--images", type=Path, help="folder of pictures; default synthetic ones")
+    parser.add_argument("--batch", type=int, default=2, help="pictures per step")
+    parser.add_argument("--objects", type=int, default=7, help="per picture")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--out", type=Path, help="JSON file for the rows and the machine's facts")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
