@@ -14,6 +14,8 @@ from mlflow import MlflowClient
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import BasicVariantGenerator
+from ray.util.state import list_actors
+from ray.util.state.exception import RayStateApiException
 
 from pipeline import storage
 from pipeline.cluster import ClusterResources, connect
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 # A trial's own process only starts and watches workers. Without a resource of its own Tune would
 # reserve a CPU for it, which on a small machine its workers then wait for in vain.
 DRIVER_RESOURCES = {"memory": 2**20}
+DASHBOARD_PATIENCE_S = 60
 
 
 class SweepError(RuntimeError):
@@ -61,7 +64,7 @@ def run_sweep(config: RunConfig) -> SweepResult:
 
     Raises:
         ConfigError: the search space names keys or values that a config refuses.
-        SweepError: no trial succeeded, or the output holds another sweep.
+        SweepError: no trial succeeded, the output holds another sweep, or Ray has no dashboard.
         TrainingError: the cluster cannot hold one trial.
     """
     check_space(config)
@@ -77,6 +80,7 @@ def run_sweep(config: RunConfig) -> SweepResult:
         return _result_from_json(record["result"])
 
     concurrent = concurrent_trials(config, connect())
+    _require_dashboard()
     with open_run(config, "sweep", run_id=record.get("run_id")) as run:
         record = {"config_digest": digest, "run_id": run.run_id}
         storage.write_json(record_url, record)
@@ -103,6 +107,21 @@ def concurrent_trials(config: RunConfig, resources: ClusterResources) -> int:
     return min(fitting, config.sweep.max_concurrent or fitting, config.sweep.trials)
 
 
+def _require_dashboard() -> None:
+    """Ray Train asks the dashboard whether a stopped trial is gone, and frees its CPUs then.
+
+    Raises:
+        SweepError: the dashboard does not answer, so that stopped trials would keep their CPUs.
+    """
+    try:
+        list_actors(limit=1, timeout=DASHBOARD_PATIENCE_S)
+    except RayStateApiException as error:
+        raise SweepError(
+            "Ray's dashboard does not answer, and without it trials that are stopped early keep "
+            f"their CPUs; start Ray with it (include_dashboard=True). Ray says: {error}"
+        ) from error
+
+
 def _tuner(config: RunConfig, run: TrackedRun, concurrent: int) -> tune.Tuner:
     """A new search, or the one that was interrupted in this output."""
     trainable = tune.with_resources(
@@ -125,8 +144,7 @@ def _tuner(config: RunConfig, run: TrackedRun, concurrent: int) -> tune.Tuner:
             metric=reported_name(config.sweep.metric),
             mode=config.sweep.mode,
             num_samples=config.sweep.trials,
-            max_concurrent_trials=concurrent,
-            search_alg=BasicVariantGenerator(random_state=config.seed),
+            search_alg=BasicVariantGenerator(max_concurrent=concurrent, random_state=config.seed),
             scheduler=early_stopping(config),
         ),
         run_config=tune.RunConfig(name="tune", storage_path=path, storage_filesystem=store),
