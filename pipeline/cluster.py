@@ -18,6 +18,8 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # An s3 checkpoint is resumable only after the controller has polled every rank.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    # Ray would print what pycocotools says into a redirected stream.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
 }

@@ -134,8 +134,13 @@ def ray_cluster(s3_port):
     import ray
 
     # With the dashboard, as everywhere: without it a stopped trial of a sweep keeps its CPUs.
+    # Its own cluster, also where a developer's stands already.
     ray.init(
-        num_cpus=2, object_store_memory=300_000_000, include_dashboard=True, log_to_driver=False
+        address="local",
+        num_cpus=2,
+        object_store_memory=300_000_000,
+        include_dashboard=True,
+        log_to_driver=False,
     )
     yield ray
     ray.shutdown()
