@@ -31,7 +31,8 @@ def require_indices(name: str, tensor: Tensor) -> None:
 def require_equal_length(**tensors: Tensor) -> None:
     """Raise ValueError unless all tensors have the same first dimension."""
     lengths = {name: len(tensor) for name, tensor in tensors.items()}
-    if len(set(lengths.values())) > 1:
+    # pairwise, not as a set: torch.compile cannot hash a length it does not know yet
+    if any(one != other for one, other in itertools.pairwise(lengths.values())):
         raise ValueError(f"lengths disagree: {lengths}")
 
 

@@ -113,7 +113,7 @@ def _rois_by_samples(
         samples = torch.full((len(members), 2), sampling_ratio)
     else:
         sides = _starts_and_sides(rois[members], scale, aligned)[1]
-        samples = (sides / output_side).ceil().nan_to_num(nan=0.0)
+        samples = (sides / output_side).ceil().nan_to_num(nan=0.0, posinf=0.0)
         samples = samples.clamp(0, MAX_SAMPLES_PER_BIN).long().cpu()
     groups = []
     for pair in torch.unique(samples, dim=0):

@@ -1,0 +1,201 @@
+"""Each operator on a GPU against the same operator on the CPU."""
+
+import pytest
+import torch
+
+import ops_cuda
+from ops_cuda import library
+from tests.ops_cuda.scenes import (
+    SCALES,
+    pyramid,
+    random_boxes,
+    random_labels,
+    random_outlines,
+    random_rois,
+    tied_scores,
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def on_gpu(value):
+    match value:
+        case torch.Tensor():
+            return value.detach().cuda().requires_grad_(value.requires_grad)
+        case list() | tuple():
+            return type(value)(on_gpu(each) for each in value)
+        case _:
+            return value
+
+
+def test_the_library_has_cuda_kernels():
+    assert "cuda" in library.DEVICES, ops_cuda.backend()
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 1000, 5000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nms_keeps_the_same_indices(count, dtype):
+    boxes, scores = random_boxes(count, extent=400.0).to(dtype), tied_scores(count).to(dtype)
+    classes = random_labels(count, 20)
+    if count > 60:
+        boxes[5], boxes[6, 2], boxes[7, 2:] = float("nan"), float("inf"), boxes[7, :2]
+        scores[8] = float("nan")
+    for threshold, max_kept in ((0.0, -1), (0.5, -1), (0.7, 0), (0.7, 50), (1.0, -1)):
+        for operator, arguments in (
+            (ops_cuda.nms, (boxes, scores)),
+            (ops_cuda.batched_nms, (boxes, scores, classes)),
+        ):
+            expected = operator(*arguments, threshold, max_kept)
+            found = operator(*on_gpu(arguments), threshold, max_kept)
+            assert found.is_cuda
+            assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("channels", [1, 19, 64, 256])
+@pytest.mark.parametrize("channels_last", [True, False], ids=["nhwc", "nchw"])
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "legacy"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_roi_align_agrees_forward_and_backward(channels, channels_last, ratio, aligned, dtype):
+    maps = pyramid(channels=channels, dtype=dtype, channels_last=channels_last)
+    maps, rois = [each.requires_grad_() for each in maps], random_rois(60)
+    arguments = (maps, rois, SCALES, 7, ratio, aligned)
+    expected, found = (
+        ops_cuda.multiscale_roi_align(*arguments),
+        ops_cuda.multiscale_roi_align(*on_gpu(arguments)),
+    )
+    assert found.stride() == expected.stride()
+    close = (
+        {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-10}
+    )
+    torch.testing.assert_close(found.cpu(), expected, **close)
+
+
+@pytest.mark.parametrize("channels_last", [True, False], ids=["nhwc", "nchw"])
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_agrees(channels_last, ratio, dtype):
+    maps = pyramid(channels=40, dtype=dtype, channels_last=channels_last)
+    maps, rois = [each.requires_grad_() for each in maps], random_rois(60)
+    gpu_maps = on_gpu(maps)
+    expected = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7, ratio)
+    found = ops_cuda.multiscale_roi_align(gpu_maps, rois.cuda(), SCALES, 7, ratio)
+    weights = torch.rand(expected.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    grads = torch.autograd.grad(expected, maps, weights)
+    gpu_grads = torch.autograd.grad(found, gpu_maps, weights.cuda())
+    # Atomics add in any order.
+    close = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
+    for ours, theirs in zip(gpu_grads, grads, strict=True):
+        assert ours.stride() == theirs.stride()
+        torch.testing.assert_close(ours.cpu(), theirs, **close)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels", [19, 64])
+def test_half_types_are_summed_in_float32(dtype, channels):
+    maps = [each.requires_grad_() for each in pyramid(channels=channels, dtype=dtype)]
+    rois = random_rois(60)
+    gpu_maps = on_gpu(maps)
+    expected = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
+    found = ops_cuda.multiscale_roi_align(gpu_maps, rois.cuda(), SCALES, 7)
+    # One rounding to the half type, of float32 sums that differ in their last bits.
+    close = {"rtol": torch.finfo(dtype).eps, "atol": 1e-6}
+    torch.testing.assert_close(found.cpu(), expected, **close)
+    grads = torch.autograd.grad(expected.float().sum(), maps)
+    gpu_grads = torch.autograd.grad(found.float().sum(), gpu_maps)
+    for ours, theirs in zip(gpu_grads, grads, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=torch.finfo(dtype).eps, atol=1e-4)
+
+
+def test_rois_that_are_no_rois_are_zero():
+    maps = on_gpu(pyramid())
+    nan, infinity = float("nan"), float("inf")
+    rois = torch.tensor(
+        [
+            [0, nan, 10, 20, 20],
+            [0, 10, 10, infinity, 20],
+            [7, 10, 10, 20, 20],
+            [-1, 10, 10, 20, 20],
+            [nan, 10, 10, 20, 20],
+        ]
+    ).cuda()
+    for ratio in (0, 2):
+        assert ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7, ratio).eq(0).all()
+    assert ops_cuda.multiscale_roi_align(maps, rois[:0], SCALES, 7).shape == (0, 19, 7, 7)
+
+
+def test_polygon_masks_agree_in_every_bit():
+    boxes = random_boxes(300, largest=80.0)
+    boxes[3] = float("nan")
+    arguments = (*random_outlines(30), torch.arange(300) % 30, boxes, 28)
+    expected = ops_cuda.rasterize_polygons(*arguments)
+    assert ops_cuda.rasterize_polygons(*on_gpu(arguments)).cpu().equal(expected)
+
+
+def test_offsets_out_of_range_draw_nothing_and_read_nothing():
+    vertices, polygons, objects = (each.cuda() for each in random_outlines(5))
+    box = random_boxes(1).cuda()
+    for wanted in (-1, 5, 2**60):
+        index = torch.tensor([wanted]).cuda()
+        assert ops_cuda.rasterize_polygons(vertices, polygons, objects, index, box, 9).sum() == 0
+    torch.cuda.synchronize()
+
+
+def test_pasted_masks_agree_in_every_bit():
+    masks = torch.rand(80, 28, 28, generator=torch.Generator().manual_seed(0))
+    boxes = random_boxes(80, extent=140.0, largest=120.0) - 20
+    boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
+    for threshold in (0.0, 0.5):
+        expected = ops_cuda.paste_masks(masks, boxes, 120, 150, threshold)
+        found = ops_cuda.paste_masks(masks.cuda(), boxes.cuda(), 120, 150, threshold)
+        assert found.cpu().equal(expected)
+
+
+def test_kernels_run_on_the_current_stream():
+    boxes, scores = random_boxes(3000, extent=300.0), tied_scores(3000)
+    expected = ops_cuda.nms(boxes, scores, 0.5)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        late = boxes.cuda(non_blocking=True)
+        torch.cuda._sleep(50_000_000)  # work on another stream would overtake this copy
+        moved = late + 0
+        found = ops_cuda.nms(moved, scores.cuda(), 0.5)
+    stream.synchronize()
+    assert found.tolist() == expected.tolist()
+
+
+def test_the_training_operators_do_not_wait_for_the_gpu():
+    maps = [each.requires_grad_() for each in on_gpu(pyramid())]
+    rois = random_rois(60).cuda()
+    outlines = on_gpu(random_outlines(6))
+    wanted, boxes = (torch.arange(60) % 6).cuda(), random_boxes(60).cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pooled = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
+        pooled.sum().backward()
+        ops_cuda.rasterize_polygons(*outlines, wanted, boxes, 28)
+        ops_cuda.paste_masks(torch.rand(60, 28, 28, device="cuda"), boxes, 90, 90, 0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_with_the_operators_can_be_captured_as_a_graph():
+    maps, rois = on_gpu(pyramid(channels=64)), random_rois(60).cuda()
+    expected = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        pooled = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
+    graph.replay()
+    assert pooled.equal(expected)
+
+
+def test_operators_compile_to_one_graph_on_the_gpu():
+    def pool(levels, regions):
+        return ops_cuda.multiscale_roi_align(levels, regions, SCALES, 4) * 2
+
+    maps, rois = on_gpu(pyramid(channels=8)), random_rois(5).cuda()
+    compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    assert compiled(maps, rois).equal(pool(maps, rois))
