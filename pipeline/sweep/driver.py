@@ -14,18 +14,18 @@ from mlflow import MlflowClient
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import BasicVariantGenerator
-from ray.util.state import list_actors
-from ray.util.state.exception import RayStateApiException
 
 from pipeline import storage
 from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig, config_digest, to_yaml
 from pipeline.sweep.results import TrialSummary, best_trial, summarize_trial
 from pipeline.sweep.search_space import best_config, check_space, distributions
+from pipeline.sweep.stopped_trials import StoppedTrials, give_back_all
 from pipeline.sweep.trial import reported_name, run_trial
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.train.driver import scaling
+from pipeline.train.reservation import RESERVATION
 from pipeline.train.run_record import recorded_run
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 # A trial's own process only starts and watches workers. Without a resource of its own Tune would
 # reserve a CPU for it, which on a small machine its workers then wait for in vain.
 DRIVER_RESOURCES = {"memory": 2**20}
-DASHBOARD_PATIENCE_S = 60
+GIVE_BACK_PATIENCE_S = 60.0
 
 
 class SweepError(RuntimeError):
@@ -64,7 +64,7 @@ def run_sweep(config: RunConfig) -> SweepResult:
 
     Raises:
         ConfigError: the search space names keys or values that a config refuses.
-        SweepError: no trial succeeded, the output holds another sweep, or Ray has no dashboard.
+        SweepError: no trial succeeded, or the output holds another sweep.
         TrainingError: the cluster cannot hold one trial.
     """
     check_space(config)
@@ -80,12 +80,12 @@ def run_sweep(config: RunConfig) -> SweepResult:
         return _result_from_json(record["result"])
 
     concurrent = concurrent_trials(config, connect())
-    _require_dashboard()
     with open_run(config, "sweep", run_id=record.get("run_id")) as run:
         record = {"config_digest": digest, "run_id": run.run_id}
         storage.write_json(record_url, record)
         logger.info("%d trials, %d at a time", config.sweep.trials, concurrent)
         grid = _tuner(config, run, concurrent).fit()
+        _free_workers(grid)
         trials = tuple(summarize_trial(result, config) for result in grid)
         _end_stopped_runs(config, run, trials)
         result = _conclude(config, run, trials)
@@ -105,21 +105,6 @@ def concurrent_trials(config: RunConfig, resources: ClusterResources) -> int:
         room.append(int(resources.gpus // needed["GPU"]))
     fitting = max(1, min(room, default=1))
     return min(fitting, config.sweep.max_concurrent or fitting, config.sweep.trials)
-
-
-def _require_dashboard() -> None:
-    """Ray Train asks the dashboard whether a stopped trial is gone, and frees its CPUs then.
-
-    Raises:
-        SweepError: the dashboard does not answer, so that stopped trials would keep their CPUs.
-    """
-    try:
-        list_actors(limit=1, timeout=DASHBOARD_PATIENCE_S)
-    except RayStateApiException as error:
-        raise SweepError(
-            "Ray's dashboard does not answer, and without it trials that are stopped early keep "
-            f"their CPUs; start Ray with it (include_dashboard=True). Ray says: {error}"
-        ) from error
 
 
 def _tuner(config: RunConfig, run: TrackedRun, concurrent: int) -> tune.Tuner:
@@ -147,8 +132,20 @@ def _tuner(config: RunConfig, run: TrackedRun, concurrent: int) -> tune.Tuner:
             search_alg=BasicVariantGenerator(max_concurrent=concurrent, random_state=config.seed),
             scheduler=early_stopping(config),
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=path, storage_filesystem=store),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=path,
+            storage_filesystem=store,
+            callbacks=[StoppedTrials()],
+        ),
     )
+
+
+def _free_workers(grid: tune.ResultGrid) -> None:
+    """Give back what the trials stopped last had reserved."""
+    reserved = {(result.metrics or {}).get(RESERVATION, "") for result in grid} - {""}
+    if left := give_back_all(reserved, GIVE_BACK_PATIENCE_S):
+        logger.warning("%d stopped trials still hold their CPUs", len(left))
 
 
 def early_stopping(config: RunConfig) -> ASHAScheduler:

@@ -36,6 +36,7 @@ from pipeline.train.non_finite import NonFiniteLossError
 from pipeline.train.norm_statistics import average_norm_statistics
 from pipeline.train.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from pipeline.train.precision import Precision
+from pipeline.train.reservation import RESERVATION, current_reservation
 from pipeline.train.schedule import learning_rate
 from pipeline.train.step_report import StepReport
 
@@ -223,8 +224,12 @@ class _Worker:
         self._count_bad_rows(step)
         if self._validates(step) and self.task.val_shards is not None:
             self._validate(self.task.val_shards, step)
-        images_seen = step * self.config.global_batch
-        metrics = {"step": step, "images_seen": images_seen, **self.metrics}
+        metrics = {
+            "step": step,
+            "images_seen": step * self.config.global_batch,
+            RESERVATION: current_reservation(),
+            **self.metrics,
+        }
         if not self._checkpoints(step):
             ray.train.report(metrics)
             return
