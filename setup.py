@@ -78,7 +78,7 @@ def operators(toolkit: Path | None) -> Extension:
     return Extension(
         "_ops_cuda",
         sources=[str(path) for path in sources if path.suffix in (".cpp", ".cu")],
-        depends=[str(path) for path in SOURCES.rglob("*.h")],
+        depends=[str(path) for path in SOURCES.rglob("*.*")],  # all: they go into the sdist
         include_dirs=include_dirs,
         library_dirs=cpp_extension.library_paths(),
         libraries=libraries,
@@ -114,6 +114,7 @@ class BuildOperators(cpp_extension.BuildExtension):
             if choice == "1":
                 raise
             say(f"the CUDA build failed ({error}); building CPU kernels only")
+            self.compiler = None  # the first run left its own there, and would choose no other
             self._build(None)
 
     def _build(self, toolkit: Path | None) -> None:
