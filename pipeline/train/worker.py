@@ -12,33 +12,21 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from model import Category, build_detector
-from model.weights import load_weights
+from model import Category
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate import validate
 from pipeline.stream.training_stream import TrainingStream, open_stream
 from pipeline.track.metric_sink import MetricSink
-from pipeline.track.weights_source import resolve_weights
-from pipeline.train.checkpoint import (
-    TrainingState,
-    gather_random_states,
-    load_training_state,
-    load_weights_of,
-    restore_random_state,
-    save_checkpoint,
-)
+from pipeline.train.checkpoint import save_checkpoint
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.non_finite import NonFiniteLossError
 from pipeline.train.norm_statistics import average_norm_statistics
-from pipeline.train.optimizer import build_optimizer, load_optimizer_state, optimizer_state
-from pipeline.train.precision import Precision
 from pipeline.train.reservation import RESERVATION, current_reservation
 from pipeline.train.schedule import learning_rate
 from pipeline.train.step_report import StepReport
+from pipeline.train.trainee import Trainee, new_trainee, resumed_trainee
 
 logger = logging.getLogger(__name__)
 
@@ -102,19 +90,15 @@ class _Worker:
         # Workers on one machine share its cores: more threads than the share would fight.
         torch.set_num_threads(max(1, int(self.config.cpus_per_worker)))
         torch.manual_seed(task.config.seed)
-        if rank == 0:
-            _show_progress()
-        self.precision = Precision(self.config.precision, self.device)
-        self.detector = build_detector(task.config.model, task.categories)
-        self.start_step = 0
+        _show_progress(rank)
         self.sink: MetricSink | None = None
         self.stream: TrainingStream
-        self.optimizer = self._restore()
+        self.trainee = self._trainee()
 
     def train(self) -> WorkerOutcome:
         total_steps = self.config.schedule.steps
-        if self.start_step >= total_steps:
-            return WorkerOutcome(self.start_step)
+        if self.trainee.step >= total_steps:
+            return WorkerOutcome(self.trainee.step)
         # Rank 0 alone speaks to MLflow; a tracker that is away never stops the training.
         if self.rank == 0:
             self.sink = MetricSink(self.task.tracking_uri, self.task.run_id)
@@ -133,7 +117,7 @@ class _Worker:
     def _run_loop(self, total_steps: int) -> WorkerOutcome:
         config = self.config
         plan = LoopPlan(
-            start_step=self.start_step,
+            start_step=self.trainee.step,
             total_steps=total_steps,
             images_per_step=config.global_batch,
             accumulate=config.accumulate,
@@ -146,62 +130,30 @@ class _Worker:
             pause=self._pause,
         )
         loop = TrainingLoop(
-            model=self._distributed(),
-            optimizer=self.optimizer,
+            model=self.trainee.distributed(),
+            optimizer=self.trainee.optimizer,
             rate_at=lambda step: learning_rate(step, config.optimizer.lr, config.schedule),
-            precision=self.precision,
+            precision=self.trainee.precision,
             device=self.device,
             plan=plan,
             hooks=hooks,
         )
         shards = self.task.train_shards
         with open_stream(
-            self.task.config, shards, self.rank, self.world_size, self.start_step, total_steps
+            self.task.config, shards, self.rank, self.world_size, self.trainee.step, total_steps
         ) as stream:
             self.stream = stream
             loop.run(stream)
         return WorkerOutcome(total_steps, self.metrics)
 
-    def _restore(self) -> torch.optim.Optimizer:
-        """Weights, optimiser and random state as the newest checkpoint or the settings say."""
+    def _trainee(self) -> Trainee:
+        """From the newest checkpoint, or from the beginning."""
+        config, categories = self.task.config, self.task.categories
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
-            self._load_initial_weights()
-            self._place()
-            return build_optimizer(self.detector, self.config.optimizer)
+            return new_trainee(config, categories, self.device)
         with checkpoint.as_directory() as folder:
-            state = load_training_state(Path(folder))
-            load_weights_of(Path(folder), self.detector)
-        self._place()
-        optimizer = build_optimizer(self.detector, self.config.optimizer)
-        load_optimizer_state(optimizer, self.detector, state.optimizer)
-        if state.scaler:
-            self.precision.scaler.load_state_dict(state.scaler)
-        restore_random_state(state.random_states, self.rank, self.device)
-        self.start_step = state.step
-        logger.info("continuing after step %d", state.step)
-        return optimizer
-
-    def _load_initial_weights(self) -> None:
-        if self.config.weights is None:
-            return
-        with resolve_weights(self.config.weights, self.task.config) as path:
-            report = load_weights(self.detector, path)
-        logger.info("weights from %s: %s", self.config.weights, report)
-
-    def _place(self) -> None:
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        self.detector.to(self.device)
-        self.detector.to(memory_format=layout)
-
-    def _distributed(self) -> nn.Module:
-        if self.world_size == 1:
-            return self.detector
-        # Buffers are not broadcast each step: average_norm_statistics does it where it matters.
-        model: nn.Module = DistributedDataParallel(
-            self.detector, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
-        return model
+            return resumed_trainee(config, categories, self.device, Path(folder), self.rank)
 
     def _log(self, report: StepReport) -> None:
         self.metrics |= report.metrics()
@@ -220,7 +172,7 @@ class _Worker:
 
     def _pause(self, step: int) -> None:
         """Validate, save, and tell Ray; every worker takes part."""
-        average_norm_statistics(self.detector)
+        average_norm_statistics(self.trainee.detector)
         self._count_bad_rows(step)
         if self._validates(step) and self.task.val_shards is not None:
             self._validate(self.task.val_shards, step)
@@ -233,27 +185,22 @@ class _Worker:
         if not self._checkpoints(step):
             ray.train.report(metrics)
             return
-        random_states = gather_random_states(self.device)
+        state = self.trainee.state_after(step)
         if self.rank != 0:
             ray.train.report(metrics)
             return
-        state = TrainingState(
-            step=step,
-            optimizer=optimizer_state(self.optimizer, self.detector),
-            scaler=self.precision.scaler.state_dict(),
-            random_states=random_states,
-        )
         if self.sink is not None:
             # What led to this checkpoint is never repeated: a killed worker must not lose it.
             self.sink.flush(TRACKER_PATIENCE_S)
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
             folder = Path(scratch) / "checkpoint"
-            save_checkpoint(folder, self.detector, state)
+            save_checkpoint(folder, self.trainee.detector, state)
             ray.train.report(
                 metrics,
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
                 checkpoint_dir_name=f"step_{step:08d}",
             )
+        logger.info("step %d  checkpoint saved", step)
 
     def _count_bad_rows(self, step: int) -> None:
         """How many images could not be read since the start of this process, on all workers."""
@@ -265,23 +212,24 @@ class _Worker:
             self.sink.log({"train/bad_rows": count.item()}, step)
 
     def _validate(self, shards: str, step: int) -> None:
-        self.detector.eval()
-        metrics = validate(
-            self.detector, shards, self.rank, self.world_size, self.task.config.evaluate.batch
-        )
+        batch = self.task.config.evaluate.batch
+        metrics = validate(self.trainee.detector.eval(), shards, self.rank, self.world_size, batch)
         if metrics is not None and self.sink is not None:
             values = {f"val/{name}": value for name, value in metrics.values.items()}
             self.metrics |= values
             self.sink.log(values, step)
-            logger.info("step %d  %s", step, "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+            shown = (f"{k} {v:.4f}" for k, v in values.items() if k.endswith(("/AP", "/AP50")))
+            logger.info("step %d  %s", step, "  ".join(shown))
 
 
-def _show_progress() -> None:
-    """Lines of this process's packages go to its standard output, which Ray shows the driver."""
+def _show_progress(rank: int) -> None:
+    """Rank 0's lines go to its standard output, which Ray shows the driver; warnings of all do."""
     package = logging.getLogger("pipeline")
-    package.setLevel(logging.INFO)
+    package.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     if not package.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         package.addHandler(handler)
         package.propagate = False
+    # It would print every report whole.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)

@@ -214,3 +214,16 @@ def test_a_wrong_number_of_classes_is_refused_before_anything_starts(shards, tmp
     with pytest.raises(TrainingError, match=r"set model\.num_classes=5"):
         run_training(wrong)
     assert not storage.exists(str(tmp_path / "train" / "run.json"))
+
+
+@pytest.mark.s3
+def test_a_training_in_a_bucket_continues_from_there(s3, shards, tmp_path):
+    url = s3("train")
+    tracking = {"track": {"uri": f"sqlite:///{tmp_path}/mlflow.db"}}
+    for steps in (2, 4):
+        config = make_config(url, shards, steps=steps, workers=1)
+        result = run_training(config.model_validate(config.model_dump() | tracking))
+        assert result.checkpoint_url == f"{url}/train/step_{steps:08d}"
+    with storage.fetch(result.checkpoint_url) as folder:
+        assert load_detector(folder).config == config.model
+    assert sorted(loss_history(tmp_path, result.run_id)) == [1, 2, 3, 4]
