@@ -40,7 +40,8 @@ def multiscale_roi_align(
 
     Returns:
         (R, C, S, S) in the type and memory layout of the features. Samples outside the map and
-        samples of a roi with NaN are zero. Gradients flow to the features only.
+        samples of a roi with NaN are zero. Gradients flow to the features only; on the CPU they are
+        the same bits for any number of threads, on CUDA their last bits may vary (atomic sums).
 
     Raises:
         ValueError: shapes, types, devices or scales are not as above.

@@ -150,7 +150,10 @@ Tensor nms_typed(
       return classes[a] < classes[b];
     });
     const std::vector<int64_t> starts = class_starts(members, classes);
-    torch::stable::parallel_for(0, starts.size() - 1, 8, [&](int64_t first, int64_t last) {
+    const int64_t groups = starts.size() - 1;
+    // a few thousand boxes are done before a second thread has woken up
+    const int64_t grain = std::max<int64_t>(1, groups * 8192 / count);
+    torch::stable::parallel_for(0, groups, grain, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         suppress(
             box_data, members.data() + starts[i], members.data() + starts[i + 1], threshold,

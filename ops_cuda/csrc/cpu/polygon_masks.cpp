@@ -95,7 +95,7 @@ Tensor rasterize_polygons(
       object_offsets.const_data_ptr<int64_t>()};
   const float* box_data = boxes.const_data_ptr<float>();
   float* mask_data = masks.mutable_data_ptr<float>();
-  torch::stable::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, count, 32, [&](int64_t begin, int64_t end) {
     std::vector<float> steps(2 * side);
     std::vector<uint8_t> parity(side * side);
     for (int64_t r = begin; r < end; ++r) {

@@ -1,0 +1,42 @@
+"""Compiles the CUDA sources for the CPU, as the operators `ops_emulated`."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+from torch.utils.cpp_extension import include_paths, library_paths
+
+CSRC = Path(__file__).resolve().parents[3] / "ops_cuda" / "csrc"
+LAUNCH = re.compile(r"([\w<>]+)<<<(.*?)>>>\(", re.DOTALL)
+FLAGS = [
+    *("-std=c++20", "-O1", "-fPIC", "-pthread", "-ffp-contract=off"),
+    "-DTORCH_TARGET_VERSION=0x020a000000000000",
+]
+
+
+def as_host_code(source: str) -> str:
+    """The source with launches as calls, for the CPU, under a name of its own."""
+    code = source.replace('#include "launch.h"', '#include "cuda_on_host.h"')
+    code = LAUNCH.sub(r"emulate(\1, \2, ", code)
+    code = code.replace("(ops_cuda, CUDA,", "(ops_emulated, CPU,")
+    code = code.replace("STABLE_TORCH_LIBRARY(ops_cuda,", "STABLE_TORCH_LIBRARY(ops_emulated,")
+    code = re.sub(r'#include "\.\./', f'#include "{CSRC}/', code)
+    return f"#define EMULATE_BARRIERS {int('__syncthreads' in code)}\n{code}"
+
+
+def build_emulation(folder: Path) -> Path:
+    """Compile into `folder`; the library to load."""
+    objects = []
+    for source in [CSRC / "schema.cpp", *sorted((CSRC / "cuda").glob("*.cu"))]:
+        host = folder / f"{source.stem}.cpp"
+        host.write_text(as_host_code(source.read_text()))
+        includes = [f"-I{path}" for path in [Path(__file__).parent, *include_paths()]]
+        objects.append(str(host.with_suffix(".o")))
+        command = ["g++", *FLAGS, *includes, "-w", "-c", str(host), "-o", objects[-1]]
+        subprocess.run(command, check=True)
+    library = folder / "ops_emulated.so"
+    libraries = [f"-L{path}" for path in library_paths()] + ["-lc10", "-ltorch", "-ltorch_cpu"]
+    subprocess.run(["g++", "-shared", *objects, *libraries, "-o", str(library)], check=True)
+    torch.ops.load_library(library)
+    return library

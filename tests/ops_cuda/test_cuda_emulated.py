@@ -1,0 +1,124 @@
+"""The CUDA kernels' logic where no GPU is: compiled for the host, against the CPU kernels."""
+
+import pytest
+import torch
+
+import ops_cuda
+from tests.ops_cuda.emulation.build import build_emulation
+from tests.ops_cuda.scenes import (
+    SCALES,
+    pyramid,
+    random_boxes,
+    random_labels,
+    random_outlines,
+    random_rois,
+    tied_scores,
+)
+
+CPU = torch.ops.ops_cuda
+
+
+@pytest.fixture(scope="module")
+def gpu(tmp_path_factory):
+    assert ops_cuda.backend().startswith("compiled")
+    build_emulation(tmp_path_factory.mktemp("emulation"))
+    return torch.ops.ops_emulated
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 400])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nms_keeps_the_same_indices(gpu, count, dtype):
+    boxes, scores = random_boxes(count).to(dtype), tied_scores(count).to(dtype)
+    classes = random_labels(count)
+    if count > 60:
+        boxes[5], boxes[6, 2], boxes[7, 2:] = float("nan"), float("inf"), boxes[7, :2]
+        scores[8] = float("nan")
+    for options in ((0.0, -1), (0.5, -1), (0.7, 0), (0.7, 9), (1.0, -1)):
+        expected = CPU.nms(boxes, scores, *options)
+        assert gpu.nms(boxes, scores, *options).tolist() == expected.tolist()
+        expected = CPU.batched_nms(boxes, scores, classes, *options)
+        assert gpu.batched_nms(boxes, scores, classes, *options).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize("channels_last", [True, False], ids=["nhwc", "nchw"])
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "legacy"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_roi_align_agrees_both_ways(gpu, channels, channels_last, ratio, aligned, dtype):
+    maps = pyramid(channels=channels, side=96, dtype=dtype, channels_last=channels_last)
+    rois = random_rois(20, side=96).to(dtype)
+    options = (SCALES, 5, ratio, aligned, 24.0, 3)
+    pooled = CPU.multiscale_roi_align(maps, rois, *options)
+    found = gpu.multiscale_roi_align(maps, rois, *options)
+    assert found.stride() == pooled.stride()
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {}
+    torch.testing.assert_close(found, pooled, **close)
+    weights = torch.rand_like(pooled)
+    expected = CPU.multiscale_roi_align_backward(weights, maps, rois, *options)
+    grads = gpu.multiscale_roi_align_backward(weights, maps, rois, *options)
+    assert [each.stride() for each in grads] == [each.stride() for each in expected]
+    torch.testing.assert_close(grads, expected, **close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [3, 16])
+def test_half_types_are_summed_in_float32_and_rounded_once(gpu, dtype, channels):
+    maps = pyramid(channels=channels, side=96, dtype=dtype)
+    exact, rois = [each.float() for each in maps], random_rois(20, side=96)
+    options = (SCALES, 5, 2, True, 24.0, 3)
+    pooled = gpu.multiscale_roi_align(maps, rois, *options)
+    expected = gpu.multiscale_roi_align(exact, rois, *options)
+    assert pooled.equal(expected.to(dtype))
+    weights = torch.rand_like(pooled)
+    grads = gpu.multiscale_roi_align_backward(weights, maps, rois, *options)
+    expected = gpu.multiscale_roi_align_backward(weights.float(), exact, rois, *options)
+    assert all(one.equal(other.to(dtype)) for one, other in zip(grads, expected, strict=True))
+
+
+def test_rois_that_are_no_rois_are_zero_and_get_no_gradient(gpu):
+    maps = pyramid(channels=4, side=96)
+    nan, infinity = float("nan"), float("inf")
+    rois = torch.tensor(
+        [
+            [0, nan, 10, 20, 20],
+            [0, 10, 10, infinity, 20],
+            [7, 10, 10, 20, 20],
+            [-1, 10, 10, 20, 20],
+            [nan, 10, 10, 20, 20],
+        ]
+    )
+    for ratio in (0, 2):
+        options = (SCALES, 3, ratio, True, 224.0, 4)
+        pooled = gpu.multiscale_roi_align(maps, rois, *options)
+        assert pooled.eq(0).all()
+        grads = gpu.multiscale_roi_align_backward(torch.ones_like(pooled), maps, rois, *options)
+        assert all(each.eq(0).all() for each in grads)
+
+
+def test_polygon_masks_agree_in_every_bit(gpu):
+    boxes = random_boxes(80, largest=80.0)
+    boxes[3], boxes[4] = float("nan"), boxes[4, [2, 3, 0, 1]]
+    arguments = (*random_outlines(30), torch.arange(80) % 30, boxes, 14)
+    assert gpu.rasterize_polygons(*arguments).equal(CPU.rasterize_polygons(*arguments))
+
+
+def test_offsets_out_of_range_draw_nothing_and_read_nothing(gpu):
+    vertices, polygons, objects = random_outlines(5)
+    box = random_boxes(1)
+    for wanted in (-1, 5, 2**60):
+        masks = gpu.rasterize_polygons(vertices, polygons, objects, torch.tensor([wanted]), box, 9)
+        assert masks.eq(0).all()
+    wild = torch.tensor([-(2**60), 2**60, 0, 2**60, 3, 1])
+    assert gpu.rasterize_polygons(
+        vertices, wild, wild, torch.arange(5), box.expand(5, 4), 9
+    ).numel()
+
+
+def test_pasted_masks_agree_in_every_bit(gpu):
+    masks = torch.rand(30, 14, 14, generator=torch.Generator().manual_seed(0))
+    boxes = random_boxes(30, extent=140.0, largest=120.0) - 20
+    boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
+    for threshold in (0.0, 0.5):
+        arguments = (masks, boxes, 60, 75, threshold)
+        assert gpu.paste_masks(*arguments).equal(CPU.paste_masks(*arguments))
