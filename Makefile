@@ -21,7 +21,7 @@ lint: install
 	$(BIN)/lint-imports
 
 docs: install
-	$(BIN)/python -m pipeline.config_file > docs/CONFIG.md
+	$(BIN)/python tools/write_config_reference.py
 
 install: $(VENV)/.installed
 
