@@ -9,8 +9,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "CONFIG.md"
 
 HEAD = """# Every configuration key
 
-A configuration is a YAML file (`configs/`), with `base: other.yaml` for the file it builds on, and `key=value` on the
-command line. Made by `make docs` from the settings' own descriptions.
+A configuration is a YAML file (`configs/`), with `base: other.yaml` for the file it builds on, and
+`key=value` on the command line. Made by `make docs` from the settings' own descriptions.
 
 """
 
