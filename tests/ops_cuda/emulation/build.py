@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
-CSRC = Path(__file__).resolve().parents[3] / "ops_cuda" / "csrc"
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parents[2] / "ops_cuda" / "csrc"
 LAUNCH = re.compile(r"([\w<>]+)<<<(.*?)>>>\(", re.DOTALL)
 FLAGS = [
     *("-std=c++20", "-O1", "-fPIC", "-pthread", "-ffp-contract=off"),
@@ -31,7 +32,7 @@ def build_emulation(folder: Path) -> Path:
     for source in [CSRC / "schema.cpp", *sorted((CSRC / "cuda").glob("*.cu"))]:
         host = folder / f"{source.stem}.cpp"
         host.write_text(as_host_code(source.read_text()))
-        includes = [f"-I{path}" for path in [Path(__file__).parent, *include_paths()]]
+        includes = [f"-I{path}" for path in [HERE, CSRC / "cuda", *include_paths()]]
         objects.append(str(host.with_suffix(".o")))
         command = ["g++", *FLAGS, *includes, "-w", "-c", str(host), "-o", objects[-1]]
         subprocess.run(command, check=True)
