@@ -68,11 +68,10 @@ def prepare_environment() -> None:
 
 
 def _init_options() -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "log_to_driver": True,
-        "logging_level": logging.WARNING,
-    }
+    options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" not in os.environ:
+        # Otherwise Ray looks for the last cluster started here, and waits long for a dead one.
+        options["address"] = "local"
         # Without the dashboard a stopped Tune trial keeps its placement group.
         options["include_dashboard"] = True
     return options
