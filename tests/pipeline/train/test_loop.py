@@ -14,6 +14,7 @@ from model.structures import ImageBatch, ImageSize, LossTerm, Targets
 from pipeline.config import OptimizerConfig
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.non_finite import NonFiniteLossError
+from pipeline.train.norm_statistics import average_norm_statistics
 from pipeline.train.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from pipeline.train.precision import Precision
 
@@ -71,7 +72,7 @@ def stream(start, rank=0, world=1, accumulate=1, objects_of=lambda image_id: ima
 
 
 def train(
-    start=0, stop=STEPS, rank=0, world=1, accumulate=1, nan_image=-1, saved=None, pause=None,
+    start=0, stop=STEPS, rank=0, world=1, accumulate=1, nan_image=-1, saved=None, pause=lambda step: None,
     precision="fp32", log_every=1, **stream_options,
 ):  # fmt: skip
     """Run the loop; returns its reports, the trained model and its optimiser."""
@@ -89,9 +90,7 @@ def train(
         precision=Precision(precision, CPU),
         device=CPU,
         plan=LoopPlan(start, stop, GLOBAL_BATCH, accumulate, clip_norm=5.0, log_every=log_every),
-        hooks=LoopHooks(log=reports.append, pauses_after=lambda s: s % 2 == 0, pause=pause or len)
-        if pause
-        else LoopHooks(log=reports.append),
+        hooks=LoopHooks(log=reports.append, pauses_after=lambda step: step % 2 == 0, pause=pause),
     )
     loop.run(stream(start, rank, world, accumulate, **stream_options))
     return reports, toy, optimizer
@@ -128,6 +127,10 @@ def one_of_two_workers(rank, port, folder):
         reports, toy, _ = train(rank=rank, world=2, **options)
         outcome[name] = losses(reports)
         outcome[f"{name}_weights"] = {k: v for k, v in toy.state_dict().items()}
+    norm = nn.BatchNorm2d(2)
+    norm.running_mean.fill_(rank)
+    average_norm_statistics(norm)
+    outcome["running_mean"] = norm.running_mean.tolist()
     try:
         # Image 13 is in step 1, on rank 1.
         train(rank=rank, world=2, nan_image=13)
@@ -177,6 +180,11 @@ def test_a_worker_without_objects_does_not_hang_the_others(two_workers):
 def test_nan_stops_every_worker_and_names_the_images_of_the_guilty_one(two_workers):
     for outcome in two_workers:
         assert outcome["nan"] == {"step": 1, "image_ids": [12, 13, 14, 15]}
+
+
+def test_norm_statistics_become_the_mean_of_the_workers(two_workers):
+    for outcome in two_workers:
+        assert outcome["running_mean"] == [0.5, 0.5]
 
 
 def test_accumulation_equals_one_large_batch_where_counts_are_equal():
