@@ -72,8 +72,8 @@ def stream(start, rank=0, world=1, accumulate=1, objects_of=lambda image_id: ima
 
 
 def train(
-    start=0, stop=STEPS, rank=0, world=1, accumulate=1, nan_image=-1, saved=None, pause=lambda step: None,
-    precision="fp32", log_every=1, **stream_options,
+    start=0, stop=STEPS, rank=0, world=1, accumulate=1, nan_image=-1, saved=None,
+    pause=lambda step: None, precision="fp32", log_every=1, **stream_options,
 ):  # fmt: skip
     """Run the loop; returns its reports, the trained model and its optimiser."""
     toy = ToyDetector(nan_image)
