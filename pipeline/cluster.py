@@ -20,6 +20,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     # Ray would print what pycocotools says into a redirected stream.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Its information is one line for each execution, between the lines of the training.
+    "RAY_DATA_LOG_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
 }

@@ -3,6 +3,7 @@
 import logging
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,5 +232,8 @@ def _show_progress(rank: int) -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         package.addHandler(handler)
         package.propagate = False
-    # It would print every report whole.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # A 1x1 convolution is laid out with channels last and with channels first at once, and DDP
+    # names the two differently.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # Its successor is unknown to the older torch that we serve too.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
