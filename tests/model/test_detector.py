@@ -15,10 +15,10 @@ def total(terms):
 
 def test_two_scenes_are_learned_by_heart(detector, scenes, picture_of, batch_of):
     batch = batch_of(scenes)
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
     detector.train()
     losses = []
-    for _ in range(100):
+    for _ in range(200):
         loss = total(detector(batch, scenes))
         losses.append(loss.item())
         optimizer.zero_grad()

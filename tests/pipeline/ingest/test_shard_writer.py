@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,6 @@ from pycocotools.coco import COCO
 
 from model.structures import Category
 from pipeline import storage
-from pipeline.ingest import shard_writer
 from pipeline.ingest.coco import coco_ground_truth
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shapes import draw_shapes_dataset
@@ -197,26 +199,36 @@ def test_changed_sources_are_written_anew(source, tmp_path, change):
     assert sorted(shards) == [file.name for file in second.files]
 
 
-def test_a_job_killed_between_shards_goes_on_where_it_was(source, tmp_path, monkeypatch):
+KILLED_AFTER_TWO_SHARDS = """
+import os, signal, sys
+from pipeline.ingest import shard_writer
+
+whole, written = shard_writer.write_shard, []
+
+def write_two(task):
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(task.name)
+    return whole(task)
+
+shard_writer.write_shard = write_two
+shard_writer.write_shards(*sys.argv[1:], rows_per_shard=5, rows_per_group=2)
+"""
+
+
+def test_a_job_killed_between_shards_goes_on_where_it_was(source, tmp_path):
+    document, annotations, images = source
+    annotations.write_text(json.dumps(document))
     url = str(tmp_path / "shards")
-    whole, written = shard_writer.write_shard, []
-
-    def write_two(task):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(task.name)
-        return whole(task)
-
-    monkeypatch.setattr(shard_writer, "write_shard", write_two)
-    with pytest.raises(KeyboardInterrupt):
-        write(source, url)
+    job = [sys.executable, "-c", KILLED_AFTER_TWO_SHARDS, str(annotations), str(images), url]
+    assert subprocess.run(job).returncode == -signal.SIGKILL
     with pytest.raises(MissingFileError):
         read_manifest(url)
+    finished = {path: path.stat().st_mtime_ns for path in Path(url).glob("*.parquet")}
+    assert len(finished) == 2
 
-    written.clear()
-    monkeypatch.setattr(shard_writer, "write_shard", lambda t: written.append(t.name) or whole(t))
     manifest = write(source, url)
-    assert written == ["shard-00002.parquet"]
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert manifest.counts["images"] == 12 and len(rows_of(url)) == 12
     assert not (Path(url) / "parts").exists()
 
