@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,7 @@ from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shapes import draw_shapes_dataset
 from pipeline.ingest.shard_row import read_rows
 from pipeline.ingest.shard_writer import write_shards
-from pipeline.storage import MissingFileError, StorageError, join
+from pipeline.storage import StorageError, join
 
 
 @pytest.fixture
@@ -197,40 +194,6 @@ def test_changed_sources_are_written_anew(source, tmp_path, change):
     assert len(rows_of(url)) == 12
     shards = [path.name for path in Path(url).glob("*.parquet")]
     assert sorted(shards) == [file.name for file in second.files]
-
-
-KILLED_AFTER_TWO_SHARDS = """
-import os, signal, sys
-from pipeline.ingest import shard_writer
-
-whole, written = shard_writer.write_shard, []
-
-def write_two(task):
-    if len(written) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    written.append(task.name)
-    return whole(task)
-
-shard_writer.write_shard = write_two
-shard_writer.write_shards(*sys.argv[1:], rows_per_shard=5, rows_per_group=2)
-"""
-
-
-def test_a_job_killed_between_shards_goes_on_where_it_was(source, tmp_path):
-    document, annotations, images = source
-    annotations.write_text(json.dumps(document))
-    url = str(tmp_path / "shards")
-    job = [sys.executable, "-c", KILLED_AFTER_TWO_SHARDS, str(annotations), str(images), url]
-    assert subprocess.run(job).returncode == -signal.SIGKILL
-    with pytest.raises(MissingFileError):
-        read_manifest(url)
-    finished = {path: path.stat().st_mtime_ns for path in Path(url).glob("*.parquet")}
-    assert len(finished) == 2
-
-    manifest = write(source, url)
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert manifest.counts["images"] == 12 and len(rows_of(url)) == 12
-    assert not (Path(url) / "parts").exists()
 
 
 def test_the_same_sources_give_the_same_digest_in_another_place(source, tmp_path):

@@ -1,0 +1,45 @@
+"""A job that writes shards, killed in the middle: nothing half is taken for whole."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.ingest.manifest import read_manifest
+from pipeline.ingest.shapes import draw_shapes_dataset
+from pipeline.ingest.shard_writer import write_shards
+from pipeline.storage import MissingFileError
+
+KILLED_AFTER_TWO_SHARDS = """
+import os, signal, sys
+from pipeline.ingest import shard_writer
+
+whole, written = shard_writer.write_shard, []
+
+def write_two(task):
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(task.name)
+    return whole(task)
+
+shard_writer.write_shard = write_two
+shard_writer.write_shards(*sys.argv[1:], rows_per_shard=5, rows_per_group=2)
+"""
+
+
+def test_a_job_killed_between_shards_goes_on_where_it_was(tmp_path):
+    annotations, images = draw_shapes_dataset(tmp_path / "source", 12, 48, 3, seed=3)
+    shards = tmp_path / "shards"
+    places = (str(annotations), str(images), str(shards))
+    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_TWO_SHARDS, *places])
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(MissingFileError):
+        read_manifest(str(shards))
+    finished = {path: path.stat().st_mtime_ns for path in shards.glob("*.parquet")}
+    assert len(finished) == 2
+
+    manifest = write_shards(*places, rows_per_shard=5, rows_per_group=2)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert manifest.counts["images"] == manifest.rows == 12
+    assert not (shards / "parts").exists()
