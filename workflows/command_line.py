@@ -74,7 +74,7 @@ def figures(values: Mapping[str, object], prefix: str = "") -> str:
         name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)
     }
     return "\n".join(
-        f"{name:<11} {value:.4f}" if isinstance(value, float) else f"{name:<11} {value}"
+        f"{name:<11} {value:.4g}" if isinstance(value, float) else f"{name:<11} {value}"
         for name, value in chosen.items()
     )
 

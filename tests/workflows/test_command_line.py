@@ -76,7 +76,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(ray_cluster):
 
 
 def test_figures_are_one_to_a_line():
-    assert figures({"val/AP": 0.5, "loss": 1.0}, "val/") == "AP          0.5000"
+    assert figures({"val/AP": 0.5, "loss": 1.0}, "val/") == "AP          0.5"
 
 
 def test_overrides_reach_the_job():
