@@ -1,1 +1,1 @@
-"""TODO."""
+"""Everything that touches data, clusters, stores and trackers."""
