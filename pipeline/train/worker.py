@@ -232,6 +232,9 @@ def _show_progress(rank: int) -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         package.addHandler(handler)
         package.propagate = False
+    # Ray would print every report whole; it names this logger after its file.
+    reports = Path(ray.train.__file__).parent / "v2" / "_internal" / "execution" / "context.py"
+    logging.getLogger(str(reports)).setLevel(logging.WARNING)
     # A 1x1 convolution is laid out with channels last and with channels first at once, and DDP
     # names the two differently.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
