@@ -37,6 +37,7 @@ class Stage:
         reads: sections of the configuration whose change makes it run again.
         after: the stages whose outcomes it needs.
         run: does the work.
+        leaves: key of the outcome that holds the URL of its files; None where a service keeps them.
         remembered: False for a stage that looks at its sources itself each time, and is quick to
             see that nothing changed.
     """
@@ -45,6 +46,7 @@ class Stage:
     reads: tuple[str, ...]
     after: tuple[str, ...]
     run: Callable[[RunConfig, Mapping[str, Outcome]], Outcome]
+    leaves: str | None
     remembered: bool = True
 
 
@@ -89,7 +91,7 @@ def _run_stage(name: str, config: RunConfig, *upstream: StageRecord) -> StageRec
     key = _stage_key(stage, config, upstream)
     success_url = storage.join(config.output, "stages", name, "_SUCCESS.json")
     standing = _standing_record(success_url, key)
-    if standing is not None and stage.remembered:
+    if standing is not None and stage.remembered and _files_stand(stage, standing.outcome):
         return replace(standing, skipped=True)
     started = time.monotonic()
     outcome = stage.run(config, {record.stage: record.outcome for record in upstream})
@@ -98,6 +100,11 @@ def _run_stage(name: str, config: RunConfig, *upstream: StageRecord) -> StageRec
     storage.write_json(success_url, asdict(record))
     unchanged = standing is not None and standing.outcome == outcome
     return replace(record, skipped=unchanged)
+
+
+def _files_stand(stage: Stage, outcome: Outcome) -> bool:
+    """Whether what the stage left is still there, and was not deleted by hand."""
+    return stage.leaves is None or storage.exists(outcome[stage.leaves])
 
 
 def _stage_key(stage: Stage, config: RunConfig, upstream: tuple[StageRecord, ...]) -> str:
@@ -143,12 +150,16 @@ def _infer(config: RunConfig, _upstream: Mapping[str, Outcome]) -> Outcome:
 
 
 STAGES = (
-    Stage("train_shards", ("data", "seed"), (), _prepare("train"), remembered=False),
-    Stage("val_shards", ("data", "seed"), (), _prepare("val"), remembered=False),
+    Stage("train_shards", ("data", "seed"), (), _prepare("train"), "shards", remembered=False),
+    Stage("val_shards", ("data", "seed"), (), _prepare("val"), "shards", remembered=False),
     Stage(
-        "train", ("seed", "model", "data", "train", "track"), ("train_shards", "val_shards"), _train
+        "train",
+        ("seed", "model", "data", "train", "track"),
+        ("train_shards", "val_shards"),
+        _train,
+        "checkpoint_url",
     ),
-    Stage("evaluate", ("evaluate",), ("val_shards", "train"), _evaluate),
-    Stage("register", ("track",), ("evaluate",), _register),
-    Stage("infer", ("infer", "track"), ("val_shards", "register"), _infer),
+    Stage("evaluate", ("evaluate",), ("val_shards", "train"), _evaluate, "report_url"),
+    Stage("register", ("track",), ("evaluate",), _register, None),
+    Stage("infer", ("infer", "track"), ("val_shards", "register"), _infer, "output_url"),
 )

@@ -1,0 +1,39 @@
+"""The chain of stages: what stands is skipped, what changed or vanished is done again."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RunConfig
+from pipeline.stages import run_chain
+
+
+def with_section(config, section, **changes):
+    changed = getattr(config, section).model_copy(update=changes)
+    return RunConfig.model_validate(config.model_copy(update={section: changed}).model_dump())
+
+
+def done_by(config):
+    return [record.stage for record in run_chain(config) if not record.skipped]
+
+
+@pytest.mark.ray
+def test_a_chain_resumes_and_reruns_only_what_depends_on_a_change(ray_cluster, run_config):
+    shapes = run_config.data.shapes.model_copy(
+        update={"images": 8, "val_images": 4, "side": 64, "max_objects": 2}
+    )
+    config = with_section(run_config, "data", shapes=shapes, rows_per_shard=4, rows_per_group=4)
+    schedule = config.train.schedule.model_copy(
+        update={"steps": 2, "milestones": (1,), "warmup_steps": 0}
+    )
+    config = with_section(config, "train", global_batch=4, schedule=schedule)
+
+    assert done_by(config) == [
+        *("train_shards", "val_shards", "train", "evaluate", "register", "infer"),
+    ]
+    assert done_by(config) == []
+    assert done_by(with_section(config, "infer", score_threshold=0.5)) == ["infer"]
+    shutil.rmtree(Path(config.output) / "evaluation")
+    assert "evaluate" in (again := done_by(config))
+    assert "train" not in again
