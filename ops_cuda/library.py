@@ -10,14 +10,7 @@ import torch
 
 from ops_cuda import registration
 
-OPERATORS = (
-    "nms",
-    "batched_nms",
-    "multiscale_roi_align",
-    "multiscale_roi_align_backward",
-    "rasterize_polygons",
-    "paste_masks",
-)
+OPERATORS = tuple(registration.FAKES)
 
 
 def _load() -> str:
@@ -33,28 +26,31 @@ def _load() -> str:
     return f"compiled ({spec.origin})"
 
 
-def _devices_with_kernels() -> frozenset[str]:
+def _kernels() -> dict[str, frozenset[str]]:
+    """Per operator, the devices that the loaded library has a kernel for."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    devices = {
-        device
-        for device, key in (("cpu", "CPU"), ("cuda", "CUDA"))
-        if all(has_kernel(f"ops_cuda::{name}", key) for name in OPERATORS)
+    return {
+        name: frozenset(
+            device
+            for device, key in (("cpu", "CPU"), ("cuda", "CUDA"), ("meta", "Meta"))
+            if has_kernel(f"ops_cuda::{name}", key)
+        )
+        for name in OPERATORS
     }
-    return frozenset(devices | {"meta"})
 
 
 # Registering operators is what importing an extension module does; nothing else happens here.
 _STATE = _load()
 LOADED = _STATE.startswith("compiled")
-DEVICES = _devices_with_kernels() if LOADED else frozenset()
+KERNELS = _kernels() if LOADED else {}
 
 
-def compiled_for(device: torch.device) -> bool:
-    """Whether the compiled operators serve ``device``; else the twins do."""
-    return device.type in DEVICES
+def compiled_for(operator: str, device: torch.device) -> bool:
+    """Whether the compiled ``operator`` serves ``device``; else its twin does."""
+    return device.type in KERNELS.get(operator, ())
 
 
 def backend() -> str:
     """Which backend runs, in one line for the record of a run."""
-    devices = sorted(DEVICES - {"meta"})
+    devices = sorted(KERNELS.get("nms", frozenset()) - {"meta"})
     return f"{_STATE} for {' and '.join(devices)}" if LOADED else _STATE

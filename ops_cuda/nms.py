@@ -30,7 +30,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_kept: int = -1)
         ValueError: shapes, types, devices or the threshold are not as above.
     """
     boxes, scores = _checked(boxes, scores, iou_threshold, max_kept)
-    if not library.compiled_for(boxes.device):
+    if not library.compiled_for("nms", boxes.device):
         return reference.nms(boxes, scores, iou_threshold, max_kept)
     kept: Tensor = torch.ops.ops_cuda.nms(boxes, scores, iou_threshold, max_kept)
     return kept
@@ -61,7 +61,7 @@ def batched_nms(
     require_indices("classes", classes)
     require_equal_length(boxes=boxes, classes=classes)
     require_one_device(boxes=boxes, classes=classes)
-    if not library.compiled_for(boxes.device):
+    if not library.compiled_for("batched_nms", boxes.device):
         return reference.batched_nms(boxes, scores, classes, iou_threshold, max_kept)
     kept: Tensor = torch.ops.ops_cuda.batched_nms(boxes, scores, classes, iou_threshold, max_kept)
     return kept

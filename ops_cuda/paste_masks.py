@@ -46,7 +46,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     require_positive("height", height)
     require_positive("width", width)
     masks, boxes = masks.detach().float(), boxes.detach().float()
-    if not library.compiled_for(boxes.device):
+    if not library.compiled_for("paste_masks", boxes.device):
         return reference.paste_masks(masks, boxes, height, width, threshold)
     bitmaps: Tensor = torch.ops.ops_cuda.paste_masks(masks, boxes, height, width, threshold)
     return bitmaps

@@ -60,7 +60,7 @@ def rasterize_polygons(
         boxes=boxes,
     )
     shape = (vertices.float(), polygon_offsets, object_offsets, objects, boxes.float(), side)
-    if not library.compiled_for(boxes.device):
+    if not library.compiled_for("rasterize_polygons", boxes.device):
         return reference.rasterize_polygons(*shape)
     masks: Tensor = torch.ops.ops_cuda.rasterize_polygons(*shape)
     return masks

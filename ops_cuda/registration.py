@@ -3,31 +3,13 @@
 The fake kernels make the operators traceable by torch.compile and torch.export.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 NAMESPACE = "ops_cuda"
-
-
-def register() -> None:
-    """Register fake kernels and autograd; the library's schemas must be loaded."""
-    for name, fake in (
-        ("nms", _nms),
-        ("batched_nms", _batched_nms),
-        ("multiscale_roi_align", _multiscale_roi_align),
-        ("multiscale_roi_align_backward", _multiscale_roi_align_backward),
-        ("rasterize_polygons", _rasterize_polygons),
-        ("paste_masks", _paste_masks),
-    ):
-        torch.library.register_fake(f"{NAMESPACE}::{name}", fake)
-    torch.library.register_autograd(
-        f"{NAMESPACE}::multiscale_roi_align",
-        _roi_align_gradient,
-        setup_context=_keep_for_gradient,
-    )
 
 
 def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_kept: int) -> Tensor:
@@ -99,3 +81,34 @@ def _roi_align_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         gradient, features, rois, *ctx.options
     )
     return (gradients, None, *(None for _ in ctx.options))
+
+
+FAKES: dict[str, Callable[..., Any]] = {
+    "nms": _nms,
+    "batched_nms": _batched_nms,
+    "multiscale_roi_align": _multiscale_roi_align,
+    "multiscale_roi_align_backward": _multiscale_roi_align_backward,
+    "rasterize_polygons": _rasterize_polygons,
+    "paste_masks": _paste_masks,
+}
+"""Every compiled operator and what tells its output's shape."""
+
+AUTOCAST_TO_FLOAT = ("nms", "batched_nms", "rasterize_polygons", "paste_masks")
+"""Operators that compute in float32 whatever autocast says: half types lose whole pixels.
+
+ROI align takes its maps as they come and sums in float32 by itself.
+"""
+
+
+def register() -> None:
+    """Register fake kernels, autocast rules and autograd; the schemas must be loaded."""
+    for name, fake in FAKES.items():
+        torch.library.register_fake(f"{NAMESPACE}::{name}", fake)
+    for name in AUTOCAST_TO_FLOAT:
+        for device in ("cpu", "cuda"):
+            torch.library.register_autocast(f"{NAMESPACE}::{name}", device, torch.float32)
+    torch.library.register_autograd(
+        f"{NAMESPACE}::multiscale_roi_align",
+        _roi_align_gradient,
+        setup_context=_keep_for_gradient,
+    )

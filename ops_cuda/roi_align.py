@@ -53,7 +53,7 @@ def multiscale_roi_align(
     dtype = features[0].dtype
     rois = rois.detach().to(torch.promote_types(dtype, torch.float32))
     shape = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)
-    if not library.compiled_for(rois.device):
+    if not library.compiled_for("multiscale_roi_align", rois.device):
         return reference.multiscale_roi_align(features, rois, scales, *shape)
     if rois.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):
         features = [feature.float() for feature in features]

@@ -8,6 +8,7 @@ import torch
 
 import ops_cuda
 from ops_cuda import library, reference
+from tests.ops_cuda.examples import examples
 from tests.ops_cuda.scenes import (
     SCALES,
     pyramid,
@@ -21,29 +22,8 @@ from tests.ops_cuda.scenes import (
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def examples():
-    """Per operator: arguments of its raw form, torch.ops.ops_cuda.<name>."""
-    boxes, scores = random_boxes(50), tied_scores(50)
-    maps = pyramid(channels=3, side=64)
-    trained = [each.clone().requires_grad_() for each in maps]
-    shape = (SCALES, 4, 2, True, 24.0, 3)
-    return {
-        "nms": (boxes, scores, 0.5, -1),
-        "batched_nms": (boxes, scores, random_labels(50), 0.5, 20),
-        "multiscale_roi_align": (trained, random_rois(5, side=64), *shape),
-        "multiscale_roi_align_backward": (
-            torch.rand(5, 3, 4, 4),
-            maps,
-            random_rois(5, side=64),
-            *shape,
-        ),
-        "rasterize_polygons": (*random_outlines(5), torch.arange(50) % 5, boxes, 14),
-        "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
-    }
-
-
 def test_the_compiled_library_serves_this_machine():
-    assert "cpu" in library.DEVICES, ops_cuda.backend()
+    assert all("cpu" in devices for devices in library.KERNELS.values()), ops_cuda.backend()
     assert ops_cuda.backend().startswith("compiled (")
     assert "\n" not in ops_cuda.backend()
 
@@ -102,7 +82,7 @@ def test_the_gradient_compiles_too():
 
 
 def test_without_kernels_for_a_device_the_twins_answer(monkeypatch):
-    monkeypatch.setattr(library, "DEVICES", frozenset())
+    monkeypatch.setattr(library, "KERNELS", {})
     monkeypatch.setattr(reference, "nms", lambda *arguments: "the twin")
     assert ops_cuda.nms(random_boxes(3), tied_scores(3), 0.5) == "the twin"
     maps, rois = pyramid(), random_rois(9)

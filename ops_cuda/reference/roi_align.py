@@ -1,10 +1,6 @@
-"""Pure-torch twins of every compiled operator: the oracle of its tests and the fallback.
+"""Twin of ROI align on a pyramid.
 
-They say what an operator means in the fewest operations; speed is the compiled library's business.
-Arguments are taken as valid: the public wrappers have checked them.
-
-Shapes: N boxes, R rois, C channels, B images, L levels, S output side, G samples per bin and axis,
-M mask side, E edges, P polygons, H W pixels. Boxes are x1 y1 x2 y2.
+Shapes: R rois, C channels, B images, L levels, S output side, G samples per bin and axis.
 """
 
 from collections.abc import Sequence
@@ -16,37 +12,6 @@ from torch.nn import functional as F
 LEVEL_EPSILON = 1e-6
 MAX_SAMPLES_PER_BIN = 1024
 _BAG_ENTRIES = 1 << 25
-
-
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_kept: int = -1) -> Tensor:
-    """Twin of `ops_cuda.nms`: keep the best box, drop what overlaps it, repeat."""
-    order = scores.argsort(descending=True, stable=True)
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept: list[Tensor] = []
-    while len(order) and len(kept) != max_kept:
-        best, rest = order[0], order[1:]
-        kept.append(best)
-        upper_left = torch.maximum(boxes[best, :2], boxes[rest, :2])
-        lower_right = torch.minimum(boxes[best, 2:], boxes[rest, 2:])
-        width, height = (lower_right - upper_left).clamp(min=0).unbind(1)
-        shared = width * height
-        iou = shared / (areas[best] + areas[rest] - shared)
-        # as doubles, like torchvision: the threshold is not rounded to the boxes' precision
-        order = rest[~(iou.double() > iou_threshold)]
-    return torch.stack(kept) if kept else order.new_empty(0)
-
-
-def batched_nms(
-    boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float, max_kept: int = -1
-) -> Tensor:
-    """Twin of `ops_cuda.batched_nms`: `nms` of each class, best scores of all classes first."""
-    survives = torch.zeros_like(scores, dtype=torch.bool)
-    for label in torch.unique(classes):
-        members = (classes == label).nonzero().squeeze(1)
-        survives[members[nms(boxes[members], scores[members], iou_threshold)]] = True
-    order = scores.argsort(descending=True, stable=True)
-    kept = order[survives[order]]
-    return kept if max_kept < 0 else kept[:max_kept]
 
 
 def pyramid_levels(
@@ -177,59 +142,3 @@ def _axis_taps(
     fraction = at - low
     share = inside.to(start.dtype) / samples
     return torch.cat([low, high], 2), torch.cat([(1 - fraction) * share, fraction * share], 2)
-
-
-def rasterize_polygons(
-    vertices: Tensor,
-    polygon_offsets: Tensor,
-    object_offsets: Tensor,
-    objects: Tensor,
-    boxes: Tensor,
-    side: int,
-) -> Tensor:
-    """Twin of `ops_cuda.rasterize_polygons`: even-odd crossings of a ray to the right."""
-    masks = vertices.new_zeros(len(boxes), side, side)
-    steps = torch.arange(side, device=vertices.device, dtype=vertices.dtype) + 0.5
-    polygon_starts, object_starts = polygon_offsets.tolist(), object_offsets.tolist()
-    for mask, item, box in zip(masks, objects.tolist(), boxes, strict=True):
-        columns = box[0] + steps * ((box[2] - box[0]) / side)
-        rows = box[1] + steps * ((box[3] - box[1]) / side)
-        for polygon in range(object_starts[item], object_starts[item + 1]):
-            begin = vertices[polygon_starts[polygon] : polygon_starts[polygon + 1]]
-            (x1, y1), (x2, y2) = begin.T[..., None], begin.roll(-1, 0).T[..., None]
-            crosses = (y1 <= rows) != (y2 <= rows)
-            crossing = x1 + (rows - y1) / (y2 - y1) * (x2 - x1)
-            right_of = crosses[..., None] & (columns < crossing[..., None])
-            mask[right_of.sum(0) % 2 == 1] = 1.0
-    return masks
-
-
-def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
-    """Twin of `ops_cuda.paste_masks`: resize each padded mask to its whole-pixel box."""
-    canvases = torch.zeros(len(masks), height, width, dtype=torch.uint8, device=masks.device)
-    corners = padded_boxes(boxes, masks.shape[-1]).tolist()
-    for canvas, mask, (x1, y1, x2, y2) in zip(
-        canvases, F.pad(masks, (1, 1, 1, 1)), corners, strict=True
-    ):
-        left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2 + 1, width), min(y2 + 1, height)
-        size = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
-        if left >= right or top >= bottom:
-            continue
-        resized = F.interpolate(mask[None, None], size=size, mode="bilinear", align_corners=False)
-        inside = resized[0, 0, top - y1 : bottom - y1, left - x1 : right - x1]
-        canvas[top:bottom, left:right] = inside > threshold
-    return canvases
-
-
-def padded_boxes(boxes: Tensor, mask_side: int) -> Tensor:
-    """Boxes grown like a mask of ``mask_side`` padded by one pixel, in whole pixels.
-
-    Returns:
-        (R, 4) int64, rounded towards zero; a box that is not finite becomes one without pixels.
-    """
-    scale = (mask_side + 2) / mask_side
-    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * scale
-    centre = (boxes[:, 2:] + boxes[:, :2]) * 0.5
-    grown = torch.cat([centre - half, centre + half], 1)
-    nowhere = grown.new_tensor([-2.0, -2.0, -3.0, -3.0])
-    return torch.where(grown.isfinite().all(1, keepdim=True), grown, nowhere).long()

@@ -1,0 +1,12 @@
+"""Pure-torch twins of every compiled operator: the oracle of its tests and the fallback.
+
+They say what an operator means in the fewest operations; speed is the compiled library's business.
+Arguments are taken as valid: the public wrappers have checked them. Boxes are x1 y1 x2 y2.
+"""
+
+from ops_cuda.reference.nms import batched_nms, nms
+from ops_cuda.reference.paste_masks import paste_masks
+from ops_cuda.reference.polygon_masks import rasterize_polygons
+from ops_cuda.reference.roi_align import multiscale_roi_align
+
+__all__ = ["batched_nms", "multiscale_roi_align", "nms", "paste_masks", "rasterize_polygons"]
