@@ -21,4 +21,9 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "Tensor objects, Tensor boxes, int side) -> Tensor");
   library.def(
       "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
+  library.def("resize_image(Tensor pixels, int height, int width) -> Tensor");
+  library.def(
+      "preprocess(Tensor[] images, int[] heights, int[] widths, int canvas_height, "
+      "int canvas_width, float[] mean, float[] std, bool reverse_channels, ScalarType dtype)"
+      " -> Tensor");
 }
