@@ -4,6 +4,7 @@ from ops_cuda.library import backend
 from ops_cuda.nms import batched_nms, nms
 from ops_cuda.paste_masks import paste_masks
 from ops_cuda.polygon_masks import rasterize_polygons
+from ops_cuda.preprocess import preprocess, resize_image
 from ops_cuda.roi_align import multiscale_roi_align
 
 __all__ = [
@@ -12,5 +13,7 @@ __all__ = [
     "multiscale_roi_align",
     "nms",
     "paste_masks",
+    "preprocess",
     "rasterize_polygons",
+    "resize_image",
 ]

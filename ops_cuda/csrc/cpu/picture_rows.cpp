@@ -29,7 +29,15 @@ MULTIVERSION void blend_rows(
       const float weight = weights[0];
       for (int64_t i = begin; i < end; ++i) output[i] = row[i] * weight;
     }
-    for (; k < taps; ++k) {
+    for (; k + 1 < taps; k += 2) {
+      const uint8_t* further = row + k * stride;
+      const uint8_t* next = further + stride;
+      const float upper = weights[k], lower = weights[k + 1];
+      for (int64_t i = begin; i < end; ++i) {
+        output[i] = (output[i] + further[i] * upper) + next[i] * lower;
+      }
+    }
+    if (k < taps) {
       const uint8_t* further = row + k * stride;
       const float weight = weights[k];
       for (int64_t i = begin; i < end; ++i) output[i] += further[i] * weight;
