@@ -4,6 +4,7 @@ import torch
 
 from tests.ops_cuda.scenes import (
     SCALES,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
@@ -31,4 +32,16 @@ def examples():
         ),
         "rasterize_polygons": (*random_outlines(5), torch.arange(50) % 5, boxes, 14),
         "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
+        "resize_image": (pictures()[0], 20, 50),
+        "preprocess": (
+            pictures(),
+            [40, 20, 9],
+            [30, 64, 9],
+            48,
+            64,
+            [120.0, 110.0, 100.0],
+            [50.0, 60.0, 57.0],
+            True,
+            torch.float32,
+        ),
     }

@@ -64,3 +64,13 @@ def random_outlines(objects, seed=5):
             polygon_offsets.append(polygon_offsets[-1] + corners)
         object_offsets.append(len(polygon_offsets) - 1)
     return torch.cat(vertices), torch.tensor(polygon_offsets), torch.tensor(object_offsets)
+
+
+def pictures(seed=7):
+    """Three (h, w, 3) uint8 pictures; the second is a view of wider rows."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((30, 40), (60, 90), (9, 9))
+    drawn = [
+        torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8) for size in sizes
+    ]
+    return [drawn[0], drawn[1][5:55, 3:83], drawn[2]]

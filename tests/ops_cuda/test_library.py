@@ -12,6 +12,7 @@ from ops_cuda import library, reference
 from tests.ops_cuda.examples import examples
 from tests.ops_cuda.scenes import (
     SCALES,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
@@ -59,6 +60,12 @@ def draw(outlines, wanted, boxes, masks):
     return targets.mean(0), ops_cuda.paste_masks(masks, boxes, 60, 80, 0.5).sum(0)
 
 
+def prepare(images):
+    first = ops_cuda.resize_image(images[0], 20, 50)
+    sizes, rule = [(20, 50), (20, 64), (9, 9)], ((120, 110, 100), (50, 60, 57))
+    return ops_cuda.preprocess([first, *images[1:]], sizes, (48, 64), *rule).relu()
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
@@ -68,8 +75,9 @@ def draw(outlines, wanted, boxes, masks):
             draw,
             (random_outlines(5), torch.arange(9) % 5, random_boxes(9), torch.rand(9, 14, 14)),
         ),
+        (prepare, (pictures(),)),
     ],
-    ids=["pool", "select", "draw"],
+    ids=["pool", "select", "draw", "prepare"],
 )
 def test_functions_of_the_operators_compile_to_one_graph(function, arguments):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
