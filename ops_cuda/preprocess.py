@@ -60,8 +60,8 @@ def preprocess(
         dtype: of the result, float32, float16 or bfloat16; computed in float32, rounded once.
 
     Returns:
-        (B, 3, H, W), channels innermost in memory: ``(level - mean) * (1 / std)`` of the levels that
-        `resize_image` gives, and 0 outside the pictures.
+        (B, 3, H, W), channels innermost in memory: ``(level - mean) * (1 / std)`` of the levels
+        that `resize_image` gives, and 0 outside the pictures.
 
     Raises:
         ValueError: shapes, types, sizes or devices are not as above.

@@ -9,7 +9,7 @@ from torch import Tensor
 def resize_image(pixels: Tensor, height: int, width: int) -> Tensor:
     """Twin of `ops_cuda.resize_image`: a weighted sum along either axis, rounded once.
 
-    Not torch's own filter: that of torch 2.15 on the CPU repeats the first row where the width is 1.
+    Not torch's own filter: on the CPU, torch 2.15 repeats the first row where the width is 1.
     """
     return (resized_levels(pixels, height, width) + 0.5).floor().to(torch.uint8)
 
