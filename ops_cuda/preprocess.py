@@ -68,10 +68,11 @@ def preprocess(
     """
     _check_batch(images, sizes, canvas, mean, std, dtype)
     heights, widths = [size[0] for size in sizes], [size[1] for size in sizes]
+    placed = (list(images), heights, widths, *canvas)
     rule = (list(mean), list(std), reverse_channels, dtype)
     if not library.compiled_for("preprocess", images[0].device):
-        return reference.preprocess(images, heights, widths, *canvas, *rule)
-    batch: Tensor = torch.ops.ops_cuda.preprocess(list(images), heights, widths, *canvas, *rule)
+        return reference.preprocess(*placed, *rule)
+    batch: Tensor = torch.ops.ops_cuda.preprocess(*placed, *rule)
     return batch
 
 
