@@ -65,6 +65,17 @@ def _rasterize_polygons(
     return boxes.new_empty(len(boxes), side, side)
 
 
+def _rasterize_rle(
+    run_ends: Tensor,
+    run_offsets: Tensor,
+    heights: Tensor,
+    objects: Tensor,
+    boxes: Tensor,
+    side: int,
+) -> Tensor:
+    return boxes.new_empty(len(boxes), side, side)
+
+
 def _paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
     return masks.new_empty(len(masks), height, width, dtype=torch.uint8)
 
@@ -89,11 +100,12 @@ FAKES: dict[str, Callable[..., Any]] = {
     "multiscale_roi_align": _multiscale_roi_align,
     "multiscale_roi_align_backward": _multiscale_roi_align_backward,
     "rasterize_polygons": _rasterize_polygons,
+    "rasterize_rle": _rasterize_rle,
     "paste_masks": _paste_masks,
 }
 """Every compiled operator and what tells its output's shape."""
 
-AUTOCAST_TO_FLOAT = ("nms", "batched_nms", "rasterize_polygons", "paste_masks")
+AUTOCAST_TO_FLOAT = ("nms", "batched_nms", "rasterize_polygons", "rasterize_rle", "paste_masks")
 """Operators that compute in float32 whatever autocast says: half types lose whole pixels.
 
 ROI align takes its maps as they come and sums in float32 by itself.

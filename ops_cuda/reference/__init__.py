@@ -8,5 +8,13 @@ from ops_cuda.reference.nms import batched_nms, nms
 from ops_cuda.reference.paste_masks import paste_masks
 from ops_cuda.reference.polygon_masks import rasterize_polygons
 from ops_cuda.reference.roi_align import multiscale_roi_align
+from ops_cuda.reference.run_length_masks import rasterize_rle
 
-__all__ = ["batched_nms", "multiscale_roi_align", "nms", "paste_masks", "rasterize_polygons"]
+__all__ = [
+    "batched_nms",
+    "multiscale_roi_align",
+    "nms",
+    "paste_masks",
+    "rasterize_polygons",
+    "rasterize_rle",
+]
