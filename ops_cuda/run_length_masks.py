@@ -46,7 +46,7 @@ def rasterize_rle(
         RuntimeError: an offset, height or object is out of range (CPU; on CUDA its mask is empty
             or wrong).
 
-    Source: He et al. 2017, section 3.1; detectron2 averages up to four samples per pixel instead.
+    Source: He et al. 2017, section 3.1; detectron2 takes the mean of samples instead of the area.
     """
     require_indices("run_ends", run_ends)
     require_indices("run_offsets", run_offsets)

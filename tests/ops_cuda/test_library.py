@@ -17,6 +17,7 @@ from tests.ops_cuda.scenes import (
     random_labels,
     random_outlines,
     random_rois,
+    random_runs,
     tied_scores,
 )
 
@@ -59,17 +60,22 @@ def draw(outlines, wanted, boxes, masks):
     return targets.mean(0), ops_cuda.paste_masks(masks, boxes, 60, 80, 0.5).sum(0)
 
 
+def cut(runs, wanted, boxes):
+    return ops_cuda.rasterize_rle(*runs, wanted, boxes, 14).mean(0)
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
         (pool, (pyramid(channels=3, side=64), random_rois(5, side=64))),
         (select, (random_boxes(50), tied_scores(50), random_labels(50))),
+        (cut, (random_runs(5), torch.arange(9) % 5, random_boxes(9))),
         (
             draw,
             (random_outlines(5), torch.arange(9) % 5, random_boxes(9), torch.rand(9, 14, 14)),
         ),
     ],
-    ids=["pool", "select", "draw"],
+    ids=["pool", "select", "cut", "draw"],
 )
 def test_functions_of_the_operators_compile_to_one_graph(function, arguments):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")

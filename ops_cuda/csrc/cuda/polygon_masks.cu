@@ -11,8 +11,8 @@
 #include <cstdint>
 
 #include "../polygon_edges.h"
-#include "flat_lists.h"
 #include "launch.h"
+#include "offset_lists.h"
 
 namespace ops_cuda::gpu {
 

@@ -10,8 +10,8 @@
 #include <cstdint>
 
 #include "../run_lengths.h"
-#include "flat_lists.h"
 #include "launch.h"
+#include "offset_lists.h"
 
 namespace ops_cuda::gpu {
 
