@@ -67,7 +67,11 @@ def random_outlines(objects, seed=5):
 
 
 def runs_of(bitmaps):
-    """Bitmaps (each (h, w) of 0 and 1) as rasterize_rle takes them: run_ends, run_offsets, heights."""
+    """Bitmaps, each (h, w) of 0 and 1, as runs.
+
+    Returns:
+        run_ends, run_offsets, heights, as rasterize_rle takes them.
+    """
     ends, offsets = [torch.empty(0, dtype=torch.int64)], [0]
     for bitmap in bitmaps:
         pixels = bitmap.T.reshape(-1).long()

@@ -145,7 +145,7 @@ def test_targets_of_real_objects_are_detectron2s_and_like_the_polygons(coco_tiny
         bitmap = torch.from_numpy(np.ascontiguousarray(coco_masks.decode(encoded).any(2)))
         x, y, width, height = record["bbox"]
         noise = 0.1 * rng.normal(size=(4, 4)) * [width, height, width, height]
-        boxes = torch.from_numpy(noise + [x, y, x + width, y + height]).float()
+        boxes = torch.from_numpy(noise + np.array([x, y, x + width, y + height])).float()
         wanted = torch.zeros(4).long()
         found = ops_cuda.rasterize_rle(*runs_of([bitmap]), wanted, boxes, 28)
 
