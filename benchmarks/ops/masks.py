@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import ops_cuda
 from benchmarks.ops.contest import Contest
@@ -11,7 +11,7 @@ from benchmarks.ops.scene import HEIGHT, WIDTH, random_boxes
 
 
 def mask_contests(device: torch.device) -> Iterator[Contest]:
-    """Pasting 100 detections, and the targets of 128 positive rois."""
+    """Pasting 100 detections."""
     masks, boxes = torch.rand(100, 28, 28, device=device), random_boxes(100, 500, device)
     yield Contest(
         "paste_masks",
@@ -19,26 +19,4 @@ def mask_contests(device: torch.device) -> Iterator[Contest]:
         lambda: ops_cuda.paste_masks(masks, boxes, HEIGHT, WIDTH, 0.5),
         "paste_masks_in_image > 0.5",
         lambda: (paste_masks_in_image(masks[:, None], boxes, (HEIGHT, WIDTH)) > 0.5)[:, 0],
-    )
-
-    objects = random_boxes(16, 500, torch.device("cpu"))
-    angles = torch.arange(40) * (2 * torch.pi / 40)
-    circle = torch.stack([angles.cos(), angles.sin()], 1) / 2
-    centres = (objects[:, :2] + objects[:, 2:]) / 2
-    outlines = centres[:, None] + circle * (objects[:, 2:] - objects[:, :2])[:, None]
-    offsets = torch.arange(17)
-    wanted = (torch.arange(128) % 16).to(device)
-    regions = objects[wanted.cpu()].to(device)
-    polygons = (outlines.reshape(-1, 2).to(device), (offsets * 40).to(device), offsets.to(device))
-    whole = torch.tensor([[0.0, 0.0, WIDTH, WIDTH]]).expand(16, 4)
-    bitmaps = ops_cuda.rasterize_polygons(
-        outlines.reshape(-1, 2), offsets * 40, offsets, torch.arange(16), whole, WIDTH
-    )[:, :HEIGHT].to(device)
-    yield Contest(
-        "mask targets",
-        "128 rois, 16 objects",
-        lambda: ops_cuda.rasterize_polygons(*polygons, wanted, regions, 28),
-        "project_masks_on_boxes",
-        lambda: project_masks_on_boxes(bitmaps, regions, wanted, 28),
-        same_result=False,  # averages of a bitmap, not samples of the outline
     )

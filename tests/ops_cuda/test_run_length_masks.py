@@ -190,7 +190,7 @@ def test_strides_and_types_of_the_input_do_not_matter():
 
 
 def test_threads_do_not_change_the_result(two_thread_counts):
-    arguments = (*random_runs(30), torch.arange(200) % 30, random_boxes(200, largest=80.0), 28)
+    arguments = (*random_runs(30), torch.arange(600) % 30, random_boxes(600, largest=80.0), 28)
     one, two = two_thread_counts(lambda: ops_cuda.rasterize_rle(*arguments))
     assert one.equal(two)
 
