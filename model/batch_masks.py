@@ -70,7 +70,7 @@ def draw_masks(masks: MixedMasks, objects: Tensor, boxes: Tensor, side: int) -> 
     if not len(runs.run_ends):
         return drawn
     to_canvas = runs.to_canvas[objects]
-    on_canvas = boxes * to_canvas[:, [0, 1, 0, 1]] + to_canvas[:, [2, 3, 2, 3]]
+    on_canvas = boxes * to_canvas[:, :2].repeat(1, 2) + to_canvas[:, 2:].repeat(1, 2)
     cut = rasterize_rle(runs.run_ends, runs.run_offsets, runs.heights, objects, on_canvas, side)
     return torch.maximum(drawn, cut)
 
