@@ -66,7 +66,9 @@ class Detections:
         Raises:
             ValueError: the detector has no mask head.
         """
-        return paste_masks(self._required_masks(), self.boxes, *self.image_size, self.mask_threshold)
+        return paste_masks(
+            self._required_masks(), self.boxes, *self.image_size, self.mask_threshold
+        )
 
     def rle(self) -> list[dict[str, object]]:
         """The masks as COCO stores them: ``{"size": [h, w], "counts": str}`` for each.

@@ -44,9 +44,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     return bitmaps
 
 
-def require_pasting(
-    masks: Tensor, boxes: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor]:
+def require_pasting(masks: Tensor, boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Masks and boxes in float32; ValueError unless they and the size are as for pasting."""
     if masks.ndim != 3 or masks.shape[1] != masks.shape[2] or masks.shape[1] == 0:
         raise ValueError(f"masks must be (R, M, M); got {tuple(masks.shape)}")

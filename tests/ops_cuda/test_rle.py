@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ def random_masks(count, side=28, seed=6):
 
 
 def split(flat, offsets):
-    return [flat[start:end].tolist() for start, end in zip(offsets, offsets[1:], strict=False)]
+    return [flat[start:end].tolist() for start, end in itertools.pairwise(offsets)]
 
 
 def texts_of(ops, *arguments):
@@ -165,9 +166,7 @@ def test_strides_and_types_of_the_input_do_not_matter():
 
 def test_threads_do_not_change_the_result(two_thread_counts):
     masks, boxes = random_masks(50), random_boxes(50, largest=90)
-    one, two = two_thread_counts(
-        lambda: ops_cuda.encode_roi_masks_rle(masks, boxes, 90, 120, 0.5)
-    )
+    one, two = two_thread_counts(lambda: ops_cuda.encode_roi_masks_rle(masks, boxes, 90, 120, 0.5))
     assert all(map(torch.equal, one, two))
 
 
