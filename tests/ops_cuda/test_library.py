@@ -59,6 +59,11 @@ def draw(outlines, wanted, boxes, masks):
     return targets.mean(0), ops_cuda.paste_masks(masks, boxes, 60, 80, 0.5).sum(0)
 
 
+def encode(masks, boxes):
+    counts, offsets = ops_cuda.encode_roi_masks_rle(masks, boxes, 60, 80, 0.5)
+    return offsets + 1, ops_cuda.compress_rle(counts, offsets)
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
@@ -68,8 +73,9 @@ def draw(outlines, wanted, boxes, masks):
             draw,
             (random_outlines(5), torch.arange(9) % 5, random_boxes(9), torch.rand(9, 14, 14)),
         ),
+        (encode, (torch.rand(9, 14, 14), random_boxes(9))),
     ],
-    ids=["pool", "select", "draw"],
+    ids=["pool", "select", "draw", "encode"],
 )
 def test_functions_of_the_operators_compile_to_one_graph(function, arguments):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
