@@ -6,6 +6,7 @@ from ops_cuda.paste_masks import paste_masks
 from ops_cuda.polygon_masks import rasterize_polygons
 from ops_cuda.rle import compress_rle, encode_roi_masks_rle
 from ops_cuda.roi_align import multiscale_roi_align
+from ops_cuda.run_length_masks import rasterize_rle
 
 __all__ = [
     "backend",
@@ -16,4 +17,5 @@ __all__ = [
     "nms",
     "paste_masks",
     "rasterize_polygons",
+    "rasterize_rle",
 ]

@@ -65,6 +65,17 @@ def _rasterize_polygons(
     return boxes.new_empty(len(boxes), side, side)
 
 
+def _rasterize_rle(
+    run_ends: Tensor,
+    run_offsets: Tensor,
+    heights: Tensor,
+    objects: Tensor,
+    boxes: Tensor,
+    side: int,
+) -> Tensor:
+    return boxes.new_empty(len(boxes), side, side)
+
+
 def _paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
     return masks.new_empty(len(masks), height, width, dtype=torch.uint8)
 
@@ -104,6 +115,7 @@ FAKES: dict[str, Callable[..., Any]] = {
     "multiscale_roi_align": _multiscale_roi_align,
     "multiscale_roi_align_backward": _multiscale_roi_align_backward,
     "rasterize_polygons": _rasterize_polygons,
+    "rasterize_rle": _rasterize_rle,
     "paste_masks": _paste_masks,
     "encode_roi_masks_rle": _encode_roi_masks_rle,
     "compress_rle": _compress_rle,
@@ -114,6 +126,7 @@ AUTOCAST_TO_FLOAT = (
     "nms",
     "batched_nms",
     "rasterize_polygons",
+    "rasterize_rle",
     "paste_masks",
     "encode_roi_masks_rle",
 )

@@ -9,6 +9,7 @@ from ops_cuda.reference.paste_masks import paste_masks
 from ops_cuda.reference.polygon_masks import rasterize_polygons
 from ops_cuda.reference.rle import compress_rle, encode_roi_masks_rle
 from ops_cuda.reference.roi_align import multiscale_roi_align
+from ops_cuda.reference.run_length_masks import rasterize_rle
 
 __all__ = [
     "batched_nms",
@@ -18,4 +19,5 @@ __all__ = [
     "nms",
     "paste_masks",
     "rasterize_polygons",
+    "rasterize_rle",
 ]

@@ -9,6 +9,7 @@ from tests.ops_cuda.scenes import (
     random_labels,
     random_outlines,
     random_rois,
+    random_runs,
     tied_scores,
 )
 
@@ -30,6 +31,7 @@ def examples():
             *shape,
         ),
         "rasterize_polygons": (*random_outlines(5), torch.arange(50) % 5, boxes, 14),
+        "rasterize_rle": (*random_runs(5), torch.arange(50) % 5, boxes, 14),
         "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
         "encode_roi_masks_rle": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
         "compress_rle": (torch.tensor([9, 2, 9, 0, 20]), torch.tensor([0, 3, 5])),
