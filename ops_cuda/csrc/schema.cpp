@@ -24,4 +24,8 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "Tensor boxes, int side) -> Tensor");
   library.def(
       "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
+  library.def(
+      "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold)"
+      " -> (Tensor, Tensor)");
+  library.def("compress_rle(Tensor counts, Tensor offsets) -> (Tensor, Tensor)");
 }

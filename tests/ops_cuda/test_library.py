@@ -60,6 +60,11 @@ def draw(outlines, wanted, boxes, masks):
     return targets.mean(0), ops_cuda.paste_masks(masks, boxes, 60, 80, 0.5).sum(0)
 
 
+def encode(masks, boxes):
+    counts, offsets = ops_cuda.encode_roi_masks_rle(masks, boxes, 60, 80, 0.5)
+    return offsets + 1, ops_cuda.compress_rle(counts, offsets)
+
+
 def cut(runs, wanted, boxes):
     return ops_cuda.rasterize_rle(*runs, wanted, boxes, 14).mean(0)
 
@@ -74,8 +79,9 @@ def cut(runs, wanted, boxes):
             draw,
             (random_outlines(5), torch.arange(9) % 5, random_boxes(9), torch.rand(9, 14, 14)),
         ),
+        (encode, (torch.rand(9, 14, 14), random_boxes(9))),
     ],
-    ids=["pool", "select", "cut", "draw"],
+    ids=lambda value: value.__name__ if callable(value) else "",
 )
 def test_functions_of_the_operators_compile_to_one_graph(function, arguments):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
