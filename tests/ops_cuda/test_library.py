@@ -11,6 +11,7 @@ from ops_cuda import library, reference
 from tests.ops_cuda.examples import examples
 from tests.ops_cuda.scenes import (
     SCALES,
+    judged_anchors,
     pyramid,
     random_boxes,
     random_labels,
@@ -52,6 +53,11 @@ def draw(outlines, wanted, boxes, masks):
     return targets.mean(0), ops_cuda.paste_masks(masks, boxes, 60, 80, 0.5).sum(0)
 
 
+def propose(judged, boxes, scores, classes):
+    found = ops_cuda.select_proposals(*judged, 50, 30, 0.7, 1e-3, 4.0)
+    return *found, ops_cuda.surviving_boxes(boxes, scores, classes, 0.5).sum()
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
@@ -61,8 +67,9 @@ def draw(outlines, wanted, boxes, masks):
             draw,
             (random_outlines(5), torch.arange(9) % 5, random_boxes(9), torch.rand(9, 14, 14)),
         ),
+        (propose, (judged_anchors(), random_boxes(50), tied_scores(50), random_labels(50))),
     ],
-    ids=["pool", "select", "draw"],
+    ids=["pool", "select", "draw", "propose"],
 )
 def test_functions_of_the_operators_compile_to_one_graph(function, arguments):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
