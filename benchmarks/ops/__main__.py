@@ -20,10 +20,12 @@ from benchmarks.machine import RESULTS, Row, print_table, save
 from benchmarks.ops.contest import Contest, measure
 from benchmarks.ops.masks import mask_contests
 from benchmarks.ops.nms import nms_contests
+from benchmarks.ops.proposals import proposal_contests
 from benchmarks.ops.roi_align import roi_align_contests
 
 FAMILIES: dict[str, Callable[[torch.device], Iterator[Contest]]] = {
     "nms": nms_contests,
+    "proposals": proposal_contests,
     "roi_align": roi_align_contests,
     "masks": mask_contests,
 }

@@ -156,7 +156,7 @@ Tensor batched_nms(
   const Tensor survives = survivors_of(boxes, classes, order, false, iou_threshold);
   // The one wait for the device: the output has the size of what is kept.
   const Tensor ranks = places_of(survives);
-  const Tensor kept = rows_at(order, torch::stable::flatten(ranks, 0, 1));
+  Tensor kept = rows_at(order, torch::stable::flatten(ranks, 0, 1));
   const int64_t total = kept.size(0);
   return torch::stable::narrow(kept, 0, 0, max_kept < 0 ? total : std::min(total, max_kept));
 }
