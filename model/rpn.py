@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.anchors import AnchorGrid
-from model.box_coding import BoxCoder
-from model.boxes import clip_boxes, image_limits, sides_at_least
+from model.box_coding import LARGEST_LOG_SCALE, BoxCoder
+from model.boxes import image_limits
 from model.config import RpnConfig
 from model.matching import match_boxes
 from model.sampling import ANCHORS, sample_candidates
-from model.structures import ImageBatch, ImageSize, LossTerm, Targets
-from model.suppression import keep_best_per_image
+from model.structures import ImageBatch, ImageSize, LossTerm, Proposals, Targets
 from model.truths import join_truths
+from ops_cuda import select_proposals
 
 # A thinner box holds no features to pool (torchvision); pixels.
 THINNEST_PROPOSAL = 1e-3
@@ -79,7 +79,7 @@ class RegionProposalNetwork(nn.Module):
         features: Sequence[Tensor],
         images: ImageBatch,
         targets: Sequence[Targets] | None = None,
-    ) -> tuple[list[Tensor], dict[str, LossTerm]]:
+    ) -> tuple[Proposals, dict[str, LossTerm]]:
         """Propose boxes, and learn from targets where given.
 
         Args:
@@ -88,8 +88,8 @@ class RegionProposalNetwork(nn.Module):
             targets: per image, for training.
 
         Returns:
-            Per image (P_b, 4) proposals, pixels of the padded batch, best first, without
-            gradient; and the losses rpn_objectness and rpn_box, empty without targets.
+            The proposals of each image, without gradient; and the losses rpn_objectness and
+            rpn_box, empty without targets.
         """
         judged = [self.head(feature) for feature in features]
         logits = [level[0] for level in judged]
@@ -112,37 +112,21 @@ class RegionProposalNetwork(nn.Module):
         anchors: Sequence[Tensor],
         sizes: Sequence[ImageSize],
         training: bool,
-    ) -> list[Tensor]:
-        """Per image, the best boxes of each level that do not overlap a better one of it."""
-        settings, device, num_images = self.settings, logits[0].device, len(sizes)
-        pre_nms = settings.pre_nms_train if training else settings.pre_nms_test
-        post_nms = settings.post_nms_train if training else settings.post_nms_test
-        best = [level.topk(min(pre_nms, level.shape[1]), dim=1) for level in logits]
-        # Only these are decoded: a few thousand of a quarter million.
-        chosen_deltas = [
-            delta.gather(1, top.indices[..., None].expand(-1, -1, 4))
-            for delta, top in zip(deltas, best, strict=True)
-        ]
-        references = [anchor[top.indices] for anchor, top in zip(anchors, best, strict=True)]
-        boxes = self.coder.decode(torch.cat(chosen_deltas, 1), torch.cat(references, 1))
-        boxes = clip_boxes(boxes, image_limits(sizes, device)[:, None])
-        large = sides_at_least(boxes, max(settings.min_box_side, THINNEST_PROPOSAL))
-        scores = torch.where(large, torch.cat([top.values for top in best], 1), -torch.inf)
-        levels = torch.cat(
-            [torch.full_like(top.indices, level) for level, top in enumerate(best)], dim=1
+    ) -> Proposals:
+        """The best boxes of each level of each image that no better one of it overlaps."""
+        settings = self.settings
+        boxes, _, counts = select_proposals(
+            logits,
+            deltas,
+            anchors,
+            image_limits(sizes, logits[0].device),
+            pre_nms=settings.pre_nms_train if training else settings.pre_nms_test,
+            post_nms=settings.post_nms_train if training else settings.post_nms_test,
+            iou_threshold=settings.nms_iou,
+            min_side=max(settings.min_box_side, THINNEST_PROPOSAL),
+            largest_log_scale=LARGEST_LOG_SCALE,
         )
-        images = torch.arange(num_images, device=device)[:, None].expand_as(levels)
-        boxes = boxes.flatten(0, 1)
-        kept, counts = keep_best_per_image(
-            boxes,
-            scores.flatten(),
-            images.flatten(),
-            levels.flatten(),
-            num_images,
-            settings.nms_iou,
-            post_nms,
-        )
-        return list(torch.split(boxes[kept], counts))
+        return Proposals(boxes, counts)
 
     def _losses(
         self,

@@ -23,6 +23,38 @@ def _batched_nms(
     return _nms(boxes, scores, iou_threshold, max_kept)
 
 
+def _surviving_boxes(
+    boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float
+) -> Tensor:
+    return boxes.new_empty(len(boxes), dtype=torch.bool)
+
+
+def _grouped_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, max_kept: int, ranked: bool
+) -> tuple[Tensor, Tensor]:
+    groups, size = scores.shape
+    kept = boxes.new_empty(groups, min(size, max_kept), dtype=torch.int64)
+    return kept, boxes.new_empty(groups, dtype=torch.int64)
+
+
+def _top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    values = scores.new_empty(len(scores), min(count, scores.shape[1]))
+    return values, torch.empty_like(values, dtype=torch.int64)
+
+
+def _decode_proposals(
+    scores: Sequence[Tensor],
+    indices: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    limits: Tensor,
+    min_side: float,
+    largest_log_scale: float,
+) -> tuple[Tensor, Tensor]:
+    shape = (len(limits), len(scores), max(level.shape[1] for level in scores))
+    return limits.new_empty(*shape, 4), limits.new_empty(shape)
+
+
 def _layout(feature: Tensor) -> torch.memory_format:
     """The rule of the kernels (is_channels_last in csrc)."""
     channels_last = feature.stride(1) == 1 and feature.shape[1] > 1
@@ -112,6 +144,10 @@ def _roi_align_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 FAKES: dict[str, Callable[..., Any]] = {
     "nms": _nms,
     "batched_nms": _batched_nms,
+    "surviving_boxes": _surviving_boxes,
+    "grouped_nms": _grouped_nms,
+    "top_scores": _top_scores,
+    "decode_proposals": _decode_proposals,
     "multiscale_roi_align": _multiscale_roi_align,
     "multiscale_roi_align_backward": _multiscale_roi_align_backward,
     "rasterize_polygons": _rasterize_polygons,
@@ -129,6 +165,10 @@ AUTOCAST_TO_FLOAT = (
     "rasterize_rle",
     "paste_masks",
     "encode_roi_masks_rle",
+    "surviving_boxes",
+    "grouped_nms",
+    "top_scores",
+    "decode_proposals",
 )
 """Operators that compute in float32 whatever autocast says: half types lose whole pixels.
 

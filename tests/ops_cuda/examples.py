@@ -4,6 +4,7 @@ import torch
 
 from tests.ops_cuda.scenes import (
     SCALES,
+    judged_anchors,
     pyramid,
     random_boxes,
     random_labels,
@@ -12,6 +13,13 @@ from tests.ops_cuda.scenes import (
     random_runs,
     tied_scores,
 )
+
+
+def candidates():
+    """Scores, indices, deltas, anchors and limits, as decode_proposals takes them."""
+    logits, deltas, anchors, limits = judged_anchors(per_level=(40, 9))
+    best = [level.topk(6) for level in logits]
+    return [each.values for each in best], [each.indices for each in best], deltas, anchors, limits
 
 
 def examples():
@@ -23,6 +31,10 @@ def examples():
     return {
         "nms": (boxes, scores, 0.5, -1),
         "batched_nms": (boxes, scores, random_labels(50), 0.5, 20),
+        "surviving_boxes": (boxes, scores, random_labels(50), 0.5),
+        "grouped_nms": (boxes.view(5, 10, 4), scores.view(5, 10), 0.5, 7, False),
+        "top_scores": (scores.view(5, 10), 4),
+        "decode_proposals": (*candidates(), 1e-3, 4.0),
         "multiscale_roi_align": (trained, random_rois(5, side=64), *shape),
         "multiscale_roi_align_backward": (
             torch.rand(5, 3, 4, 4),

@@ -101,3 +101,18 @@ def random_bitmaps(objects, height=90, width=110, seed=6):
 def random_runs(objects, seed=6):
     """Run-length masks of `random_bitmaps`, as rasterize_rle takes them."""
     return runs_of(random_bitmaps(objects, seed=seed))
+
+
+def judged_anchors(images=2, per_level=(300, 80, 20), seed=6):
+    """Logits of which some are equal, deltas and anchors per level, and the images' limits."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = [
+        torch.randint(-40, 40, (images, count), generator=generator) / 20 for count in per_level
+    ]
+    deltas = [0.5 * torch.randn(images, count, 4, generator=generator) for count in per_level]
+    anchors = [
+        random_boxes(count, largest=15.0 * 2**level, seed=seed + level) - 8
+        for level, count in enumerate(per_level)
+    ]
+    sizes = torch.tensor([[100.0, 90.0], [80.0, 110.0]]).repeat(-(-images // 2), 1)[:images]
+    return logits, deltas, anchors, torch.cat([sizes, sizes], 1)

@@ -7,6 +7,7 @@ import ops_cuda
 from ops_cuda import library
 from tests.ops_cuda.scenes import (
     SCALES,
+    judged_anchors,
     pyramid,
     random_boxes,
     random_labels,
@@ -53,6 +54,68 @@ def test_nms_keeps_the_same_indices(count, dtype):
             found = operator(*on_gpu(arguments), threshold, max_kept)
             assert found.is_cuda
             assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 65, 2000])
+@pytest.mark.parametrize("ranked", [True, False], ids=["ranked", "unranked"])
+def test_grouped_nms_and_survivors_are_the_same(size, ranked):
+    boxes, scores = random_boxes(6 * size, extent=300.0), tied_scores(6 * size)
+    grouped, rows = boxes.view(6, size, 4), scores.view(6, size)
+    if ranked:
+        rows = rows.sort(dim=1, descending=True, stable=True).values
+    rows[:, 7::9] = -torch.inf
+    for options in ((0.5, size), (0.7, 100), (0.7, 0)):
+        expected = ops_cuda.grouped_nms(grouped, rows, *options, ranked)
+        found = ops_cuda.grouped_nms(grouped.cuda(), rows.cuda(), *options, ranked)
+        assert all(one.cpu().equal(other) for one, other in zip(found, expected, strict=True))
+    for classes in (random_labels(6 * size, 20), torch.zeros(6 * size).long()):
+        expected = ops_cuda.surviving_boxes(boxes, scores, classes, 0.5)
+        found = ops_cuda.surviving_boxes(*on_gpu((boxes, scores, classes)), 0.5)
+        assert found.cpu().equal(expected)
+
+
+def test_top_scores_are_the_same_ties_included():
+    scores = torch.cat([tied_scores(5000), -tied_scores(5000)])[None].repeat(2, 1)
+    for count in (0, 700, 20_000):
+        expected = ops_cuda.top_scores(scores, count)
+        found = ops_cuda.top_scores(scores.cuda(), count)
+        assert all(one.cpu().equal(other) for one, other in zip(found, expected, strict=True))
+
+
+def propose(judged):
+    return ops_cuda.select_proposals(*judged, 200, 100, 0.7, 1e-3, 4.0)
+
+
+def test_proposals_are_the_same_and_nobody_waits_for_them():
+    judged = judged_anchors(per_level=(3000, 700, 90))
+    expected, on_device = propose(judged), on_gpu(judged)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        boxes, scores, counts = propose(on_device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert counts.tolist() == expected[2].tolist()
+    assert scores.cpu().equal(expected[1])
+    # The GPU's exponential function may differ in its last bit.
+    torch.testing.assert_close(boxes.cpu(), expected[0], rtol=1e-5, atol=1e-4)
+
+
+def test_a_graph_of_proposals_serves_other_inputs():
+    first, second = (judged_anchors(per_level=(3000, 700, 90), seed=seed) for seed in (6, 9))
+    held = on_gpu(first)
+    propose(held)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = propose(held)
+    for judged in (first, second):
+        for place, level in zip(
+            (*held[0], *held[1], *held[2]), (*judged[0], *judged[1], *judged[2]), strict=True
+        ):
+            place.copy_(level)
+        graph.replay()
+        expected = propose(on_gpu(judged))
+        assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("channels", [1, 19, 64, 256])

@@ -12,6 +12,7 @@ from ops_cuda import library, reference
 from tests.ops_cuda.examples import examples
 from tests.ops_cuda.scenes import (
     SCALES,
+    judged_anchors,
     pyramid,
     random_boxes,
     random_labels,
@@ -69,6 +70,11 @@ def cut(runs, wanted, boxes):
     return ops_cuda.rasterize_rle(*runs, wanted, boxes, 14).mean(0)
 
 
+def propose(judged, boxes, scores, classes):
+    found = ops_cuda.select_proposals(*judged, 50, 30, 0.7, 1e-3, 4.0)
+    return *found, ops_cuda.surviving_boxes(boxes, scores, classes, 0.5).sum()
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
@@ -80,6 +86,7 @@ def cut(runs, wanted, boxes):
             (random_outlines(5), torch.arange(9) % 5, random_boxes(9), torch.rand(9, 14, 14)),
         ),
         (encode, (torch.rand(9, 14, 14), random_boxes(9))),
+        (propose, (judged_anchors(), random_boxes(50), tied_scores(50), random_labels(50))),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
