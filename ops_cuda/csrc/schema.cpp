@@ -21,4 +21,7 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "Tensor objects, Tensor boxes, int side) -> Tensor");
   library.def(
       "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
+  library.def(
+      "match_boxes(Tensor candidates, Tensor truths, Tensor truth_offsets, float positive_iou, "
+      "float negative_iou, bool keep_best) -> (Tensor, Tensor)");
 }
