@@ -4,11 +4,14 @@ from ops_cuda.library import backend
 from ops_cuda.nms import batched_nms, nms
 from ops_cuda.paste_masks import paste_masks
 from ops_cuda.polygon_masks import rasterize_polygons
+from ops_cuda.rle import compress_rle, encode_roi_masks_rle
 from ops_cuda.roi_align import multiscale_roi_align
 
 __all__ = [
     "backend",
     "batched_nms",
+    "compress_rle",
+    "encode_roi_masks_rle",
     "multiscale_roi_align",
     "nms",
     "paste_masks",

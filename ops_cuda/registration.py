@@ -69,6 +69,21 @@ def _paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshol
     return masks.new_empty(len(masks), height, width, dtype=torch.uint8)
 
 
+def _encode_roi_masks_rle(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float
+) -> tuple[Tensor, Tensor]:
+    runs = torch.library.get_ctx().new_dynamic_size()
+    return (
+        masks.new_empty(runs, dtype=torch.int64),
+        masks.new_empty(len(masks) + 1, dtype=torch.int64),
+    )
+
+
+def _compress_rle(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    characters = torch.library.get_ctx().new_dynamic_size()
+    return counts.new_empty(characters, dtype=torch.uint8), torch.empty_like(offsets)
+
+
 def _keep_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     features, rois, *ctx.options = inputs
     # the backbone's own layers keep these maps anyway; here they tell shape, type and layout
@@ -90,10 +105,18 @@ FAKES: dict[str, Callable[..., Any]] = {
     "multiscale_roi_align_backward": _multiscale_roi_align_backward,
     "rasterize_polygons": _rasterize_polygons,
     "paste_masks": _paste_masks,
+    "encode_roi_masks_rle": _encode_roi_masks_rle,
+    "compress_rle": _compress_rle,
 }
 """Every compiled operator and what tells its output's shape."""
 
-AUTOCAST_TO_FLOAT = ("nms", "batched_nms", "rasterize_polygons", "paste_masks")
+AUTOCAST_TO_FLOAT = (
+    "nms",
+    "batched_nms",
+    "rasterize_polygons",
+    "paste_masks",
+    "encode_roi_masks_rle",
+)
 """Operators that compute in float32 whatever autocast says: half types lose whole pixels.
 
 ROI align takes its maps as they come and sums in float32 by itself.

@@ -7,6 +7,15 @@ Arguments are taken as valid: the public wrappers have checked them. Boxes are x
 from ops_cuda.reference.nms import batched_nms, nms
 from ops_cuda.reference.paste_masks import paste_masks
 from ops_cuda.reference.polygon_masks import rasterize_polygons
+from ops_cuda.reference.rle import compress_rle, encode_roi_masks_rle
 from ops_cuda.reference.roi_align import multiscale_roi_align
 
-__all__ = ["batched_nms", "multiscale_roi_align", "nms", "paste_masks", "rasterize_polygons"]
+__all__ = [
+    "batched_nms",
+    "compress_rle",
+    "encode_roi_masks_rle",
+    "multiscale_roi_align",
+    "nms",
+    "paste_masks",
+    "rasterize_polygons",
+]

@@ -31,4 +31,6 @@ def examples():
         ),
         "rasterize_polygons": (*random_outlines(5), torch.arange(50) % 5, boxes, 14),
         "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
+        "encode_roi_masks_rle": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
+        "compress_rle": (torch.tensor([9, 2, 9, 0, 20]), torch.tensor([0, 3, 5])),
     }

@@ -154,6 +154,21 @@ def test_pasted_masks_agree_in_every_bit():
         assert found.cpu().equal(expected)
 
 
+def test_runs_of_masks_agree():
+    masks = torch.rand(80, 28, 28, generator=torch.Generator().manual_seed(0))
+    boxes = random_boxes(80, extent=140.0, largest=120.0) - 20
+    boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
+    boxes[6:8], masks[7] = torch.tensor([-50.0, -50, 250, 250]), 1
+    for count in (80, 0):
+        arguments = (masks[:count], boxes[:count], 120, 150, 0.5)
+        expected = ops_cuda.encode_roi_masks_rle(*arguments)
+        found = ops_cuda.encode_roi_masks_rle(*on_gpu(arguments))
+        assert all(one.is_cuda for one in found)
+        assert all(one.cpu().equal(other) for one, other in zip(found, expected, strict=True))
+        texts = ops_cuda.compress_rle(*found), ops_cuda.compress_rle(*expected)
+        assert all(map(torch.equal, *texts))
+
+
 def test_kernels_run_on_the_current_stream():
     boxes, scores = random_boxes(3000, extent=300.0), tied_scores(3000)
     expected = ops_cuda.nms(boxes, scores, 0.5)

@@ -122,3 +122,18 @@ def test_pasted_masks_agree_in_every_bit(gpu):
     for threshold in (0.0, 0.5):
         arguments = (masks, boxes, 60, 75, threshold)
         assert gpu.paste_masks(*arguments).equal(CPU.paste_masks(*arguments))
+
+
+def test_runs_agree(gpu):
+    masks = torch.rand(30, 14, 14, generator=torch.Generator().manual_seed(0))
+    boxes = random_boxes(30, extent=140.0, largest=120.0) - 20
+    boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
+    whole = torch.tensor([-50.0, -50, 150, 150])
+    boxes[6:9], masks[6], masks[7] = whole, 1, 0
+    boxes[9], boxes[10] = whole * torch.tensor([1, 1, 0.2, 1]), whole * torch.tensor([1, 1, 1, 0.2])
+    for height, width in ((60, 75), (1, 1), (200, 3)):
+        arguments = (masks, boxes, height, width, 0.5)
+        found = gpu.encode_roi_masks_rle(*arguments)
+        assert all(map(torch.equal, found, CPU.encode_roi_masks_rle(*arguments)))
+    nothing = gpu.encode_roi_masks_rle(masks[:0], boxes[:0], 60, 75, 0.5)
+    assert [each.tolist() for each in nothing] == [[], [0]]
