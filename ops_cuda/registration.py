@@ -23,6 +23,21 @@ def _batched_nms(
     return _nms(boxes, scores, iou_threshold, max_kept)
 
 
+def _match_boxes(
+    candidates: Tensor,
+    truths: Tensor,
+    truth_offsets: Tensor,
+    positive_iou: float,
+    negative_iou: float,
+    keep_best: bool,
+) -> tuple[Tensor, Tensor]:
+    shape = (len(truth_offsets) - 1, candidates.shape[1])
+    return (
+        candidates.new_empty(shape, dtype=torch.int64),
+        candidates.new_empty(shape, dtype=torch.int64),
+    )
+
+
 def _layout(feature: Tensor) -> torch.memory_format:
     """The rule of the kernels (is_channels_last in csrc)."""
     channels_last = feature.stride(1) == 1 and feature.shape[1] > 1
@@ -58,6 +73,17 @@ def _rasterize_polygons(
     vertices: Tensor,
     polygon_offsets: Tensor,
     object_offsets: Tensor,
+    objects: Tensor,
+    boxes: Tensor,
+    side: int,
+) -> Tensor:
+    return boxes.new_empty(len(boxes), side, side)
+
+
+def _rasterize_rle(
+    run_ends: Tensor,
+    run_offsets: Tensor,
+    heights: Tensor,
     objects: Tensor,
     boxes: Tensor,
     side: int,
@@ -101,9 +127,11 @@ def _roi_align_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 FAKES: dict[str, Callable[..., Any]] = {
     "nms": _nms,
     "batched_nms": _batched_nms,
+    "match_boxes": _match_boxes,
     "multiscale_roi_align": _multiscale_roi_align,
     "multiscale_roi_align_backward": _multiscale_roi_align_backward,
     "rasterize_polygons": _rasterize_polygons,
+    "rasterize_rle": _rasterize_rle,
     "paste_masks": _paste_masks,
     "encode_roi_masks_rle": _encode_roi_masks_rle,
     "compress_rle": _compress_rle,
@@ -113,7 +141,9 @@ FAKES: dict[str, Callable[..., Any]] = {
 AUTOCAST_TO_FLOAT = (
     "nms",
     "batched_nms",
+    "match_boxes",
     "rasterize_polygons",
+    "rasterize_rle",
     "paste_masks",
     "encode_roi_masks_rle",
 )

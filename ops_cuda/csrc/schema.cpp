@@ -20,10 +20,14 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "rasterize_polygons(Tensor vertices, Tensor polygon_offsets, Tensor object_offsets, "
       "Tensor objects, Tensor boxes, int side) -> Tensor");
   library.def(
+      "rasterize_rle(Tensor run_ends, Tensor run_offsets, Tensor heights, Tensor objects, "
+      "Tensor boxes, int side) -> Tensor");
+  library.def(
       "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
   library.def(
       "match_boxes(Tensor candidates, Tensor truths, Tensor truth_offsets, float positive_iou, "
       "float negative_iou, bool keep_best) -> (Tensor, Tensor)");
+  library.def(
       "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold)"
       " -> (Tensor, Tensor)");
   library.def("compress_rle(Tensor counts, Tensor offsets) -> (Tensor, Tensor)");

@@ -9,6 +9,7 @@ from tests.ops_cuda.scenes import (
     random_labels,
     random_outlines,
     random_rois,
+    random_runs,
     tied_scores,
 )
 
@@ -22,6 +23,7 @@ def examples():
     return {
         "nms": (boxes, scores, 0.5, -1),
         "batched_nms": (boxes, scores, random_labels(50), 0.5, 20),
+        "match_boxes": (boxes[None], boxes[:9] + 3, torch.tensor([0, 4, 9]), 0.5, 0.3, True),
         "multiscale_roi_align": (trained, random_rois(5, side=64), *shape),
         "multiscale_roi_align_backward": (
             torch.rand(5, 3, 4, 4),
@@ -30,6 +32,7 @@ def examples():
             *shape,
         ),
         "rasterize_polygons": (*random_outlines(5), torch.arange(50) % 5, boxes, 14),
+        "rasterize_rle": (*random_runs(5), torch.arange(50) % 5, boxes, 14),
         "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
         "encode_roi_masks_rle": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
         "compress_rle": (torch.tensor([9, 2, 9, 0, 20]), torch.tensor([0, 3, 5])),

@@ -64,3 +64,36 @@ def random_outlines(objects, seed=5):
             polygon_offsets.append(polygon_offsets[-1] + corners)
         object_offsets.append(len(polygon_offsets) - 1)
     return torch.cat(vertices), torch.tensor(polygon_offsets), torch.tensor(object_offsets)
+
+
+def runs_of(bitmaps):
+    """Bitmaps (each (h, w) of 0 and 1) as rasterize_rle takes them: run_ends, run_offsets, heights."""
+    ends, offsets = [torch.empty(0, dtype=torch.int64)], [0]
+    for bitmap in bitmaps:
+        pixels = bitmap.T.reshape(-1).long()
+        changes = pixels.diff(prepend=pixels.new_zeros(1)).nonzero()[:, 0]
+        ends.append(torch.cat([changes, torch.tensor([len(pixels)])]))
+        offsets.append(offsets[-1] + len(ends[-1]))
+    heights = torch.tensor([len(bitmap) for bitmap in bitmaps])
+    return torch.cat(ends), torch.tensor(offsets), heights
+
+
+def random_bitmaps(objects, height=90, width=110, seed=6):
+    """(N, h, w) unions of 0 to 3 ellipses."""
+    generator = torch.Generator().manual_seed(seed)
+    extent = torch.tensor([height, width])
+    places = torch.stack(
+        torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1
+    )
+    bitmaps = torch.zeros(objects, height, width, dtype=torch.bool)
+    for item in range(objects):
+        for _ in range(item % 4):
+            centre = torch.rand(2, generator=generator) * extent
+            radius = 2 + torch.rand(2, generator=generator) * extent / 3
+            bitmaps[item] |= ((places - centre) / radius).square().sum(-1) < 1
+    return bitmaps
+
+
+def random_runs(objects, seed=6):
+    """Run-length masks of `random_bitmaps`, as rasterize_rle takes them."""
+    return runs_of(random_bitmaps(objects, seed=seed))

@@ -12,6 +12,7 @@ from tests.ops_cuda.scenes import (
     random_labels,
     random_outlines,
     random_rois,
+    random_runs,
     tied_scores,
 )
 
@@ -144,6 +145,27 @@ def test_offsets_out_of_range_draw_nothing_and_read_nothing():
     torch.cuda.synchronize()
 
 
+@pytest.mark.parametrize("side", [28, 112, 300])
+def test_mask_targets_of_any_size_agree_in_every_bit(side):
+    boxes = random_boxes(40, largest=80.0).round()
+    boxes[3], boxes[4] = float("nan"), boxes[4, [2, 1, 0, 3]]
+    wanted = torch.arange(40) % 9
+    for operator, masks in (
+        (ops_cuda.rasterize_polygons, random_outlines(9)),
+        (ops_cuda.rasterize_rle, random_runs(9)),
+    ):
+        arguments = (*masks, wanted, boxes, side)
+        assert operator(*on_gpu(arguments)).cpu().equal(operator(*arguments))
+
+
+def test_runs_out_of_range_draw_nothing_and_read_nothing():
+    runs, box = on_gpu(random_runs(5)), random_boxes(1).cuda()
+    for wanted in (-1, 5, 2**60):
+        masks = ops_cuda.rasterize_rle(*runs, torch.tensor([wanted]).cuda(), box, 9)
+        assert masks.sum() == 0
+    torch.cuda.synchronize()
+
+
 def test_pasted_masks_agree_in_every_bit():
     masks = torch.rand(80, 28, 28, generator=torch.Generator().manual_seed(0))
     boxes = random_boxes(80, extent=140.0, largest=120.0) - 20
@@ -185,13 +207,14 @@ def test_kernels_run_on_the_current_stream():
 def test_the_training_operators_do_not_wait_for_the_gpu():
     maps = [each.requires_grad_() for each in on_gpu(pyramid())]
     rois = random_rois(60).cuda()
-    outlines = on_gpu(random_outlines(6))
+    outlines, runs = on_gpu(random_outlines(6)), on_gpu(random_runs(6))
     wanted, boxes = (torch.arange(60) % 6).cuda(), random_boxes(60).cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
         pooled = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
         pooled.sum().backward()
         ops_cuda.rasterize_polygons(*outlines, wanted, boxes, 28)
+        ops_cuda.rasterize_rle(*runs, wanted, boxes, 28)
         ops_cuda.paste_masks(torch.rand(60, 28, 28, device="cuda"), boxes, 90, 90, 0.5)
     finally:
         torch.cuda.set_sync_debug_mode("default")

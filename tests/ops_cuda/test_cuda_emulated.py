@@ -12,6 +12,7 @@ from tests.ops_cuda.scenes import (
     random_labels,
     random_outlines,
     random_rois,
+    random_runs,
     tied_scores,
 )
 
@@ -97,10 +98,42 @@ def test_rois_that_are_no_rois_are_zero_and_get_no_gradient(gpu):
 
 
 def test_polygon_masks_agree_in_every_bit(gpu):
-    boxes = random_boxes(80, largest=80.0)
+    boxes = random_boxes(60, largest=80.0)
     boxes[3], boxes[4] = float("nan"), boxes[4, [2, 3, 0, 1]]
-    arguments = (*random_outlines(30), torch.arange(80) % 30, boxes, 14)
+    outlines = random_outlines(30)
+    outlines[0][50], outlines[0][99] = float("nan"), 1e20
+    arguments = (*outlines, torch.arange(60) % 30, boxes, 14)
     assert gpu.rasterize_polygons(*arguments).equal(CPU.rasterize_polygons(*arguments))
+
+
+@pytest.mark.parametrize("side", [1, 33, 130, 300])
+def test_polygon_masks_of_any_size_agree_in_every_bit(gpu, side):
+    arguments = (*random_outlines(3), torch.arange(3), random_boxes(3, largest=80.0), side)
+    assert gpu.rasterize_polygons(*arguments).equal(CPU.rasterize_polygons(*arguments))
+
+
+@pytest.mark.parametrize("side", [1, 28, 131])
+def test_masks_of_runs_agree_in_every_bit(gpu, side):
+    boxes = random_boxes(80, largest=80.0).round()
+    boxes[3], boxes[4], boxes[5, 2] = float("nan"), boxes[4, [2, 3, 0, 1]], 3e38
+    boxes[6], boxes[7, 2:] = boxes[6, [2, 1, 0, 3]], boxes[7, :2]
+    arguments = (*random_runs(9), torch.arange(80) % 9, boxes, side)
+    assert gpu.rasterize_rle(*arguments).equal(CPU.rasterize_rle(*arguments))
+
+
+def test_runs_out_of_range_draw_nothing_and_read_nothing(gpu):
+    ends, offsets, heights = random_runs(5)
+    box = random_boxes(1)
+    for wanted in (-1, 5, 2**60):
+        masks = gpu.rasterize_rle(ends, offsets, heights, torch.tensor([wanted]), box, 9)
+        assert masks.eq(0).all()
+    wild = torch.tensor([-(2**60), 2**60, 0, 2**60, 3, 1])
+    boxes = box.expand(5, 4)
+    for strange in (heights, heights * 2**60, -heights):
+        masks = gpu.rasterize_rle(ends, wild, strange, torch.arange(5), boxes, 9)
+        assert masks.shape == (5, 9, 9)
+    turned = ends.flip(0) * 2**40
+    assert gpu.rasterize_rle(turned, offsets, heights, torch.arange(5), boxes, 9).numel()
 
 
 def test_offsets_out_of_range_draw_nothing_and_read_nothing(gpu):

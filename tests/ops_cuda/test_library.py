@@ -17,6 +17,7 @@ from tests.ops_cuda.scenes import (
     random_labels,
     random_outlines,
     random_rois,
+    random_runs,
     tied_scores,
 )
 
@@ -64,18 +65,29 @@ def encode(masks, boxes):
     return offsets + 1, ops_cuda.compress_rle(counts, offsets)
 
 
+def match(candidates, truths, offsets):
+    truth, verdict = ops_cuda.match_boxes(candidates, truths, offsets, 0.5, 0.3, True)
+    return truth + 1, verdict.sum(1)
+
+
+def cut(runs, wanted, boxes):
+    return ops_cuda.rasterize_rle(*runs, wanted, boxes, 14).mean(0)
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
         (pool, (pyramid(channels=3, side=64), random_rois(5, side=64))),
         (select, (random_boxes(50), tied_scores(50), random_labels(50))),
+        (cut, (random_runs(5), torch.arange(9) % 5, random_boxes(9))),
         (
             draw,
             (random_outlines(5), torch.arange(9) % 5, random_boxes(9), torch.rand(9, 14, 14)),
         ),
         (encode, (torch.rand(9, 14, 14), random_boxes(9))),
+        (match, (random_boxes(50)[None], random_boxes(9, seed=1), torch.tensor([0, 4, 9]))),
     ],
-    ids=["pool", "select", "draw", "encode"],
+    ids=["pool", "select", "cut", "draw", "encode", "match"],
 )
 def test_functions_of_the_operators_compile_to_one_graph(function, arguments):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")

@@ -39,6 +39,11 @@ T atomicAdd(T* target, T value) {
   return std::atomic_ref<T>(*target).fetch_add(value);
 }
 
+template <typename T>
+T atomicXor(T* target, T value) {
+  return std::atomic_ref<T>(*target).fetch_xor(value);
+}
+
 using cudaStream_t = void*;
 constexpr int cudaMemcpyDeviceToHost = 0;
 inline void cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, cudaStream_t) {
