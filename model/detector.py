@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.anchors import AnchorGrid
@@ -25,7 +24,7 @@ from model.postprocess import select_boxes
 from model.preprocess import pad_batch, resize_image, resized_size
 from model.roi_pooling import RoiPooler
 from model.rpn import RegionProposalNetwork
-from model.structures import Category, ImageBatch, ImageSize, LossTerm, Targets
+from model.structures import Category, ImageBatch, ImageSize, LossTerm, Proposals, Targets
 
 
 class Detector(nn.Module):
@@ -167,7 +166,7 @@ class Detector(nn.Module):
     def _roi_losses(
         self,
         features: Sequence[Tensor],
-        proposals: Sequence[Tensor],
+        proposals: Proposals,
         images: ImageBatch,
         targets: Sequence[Targets],
     ) -> dict[str, LossTerm]:
@@ -185,9 +184,10 @@ class Detector(nn.Module):
         return losses
 
     def _detect(
-        self, features: Sequence[Tensor], proposals: Sequence[Tensor], images: ImageBatch
+        self, features: Sequence[Tensor], proposals: Proposals, images: ImageBatch
     ) -> list[Detections]:
-        rois = torch.cat([F.pad(boxes, (1, 0), value=i) for i, boxes in enumerate(proposals)])
+        image, row = proposals.present().nonzero(as_tuple=True)
+        rois = torch.cat((image[:, None].float(), proposals.boxes[image, row]), dim=1)
         logits, deltas = self.box_head(self.box_pooler(features, rois))
         found = select_boxes(logits, deltas, rois, self.box_coder, images.sizes, self.config.box)
         masks: Sequence[Tensor | None] = [None] * len(images)

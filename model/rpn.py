@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from model.anchors import AnchorGrid
 from model.box_coding import BoxCoder
@@ -16,7 +17,7 @@ from model.boxes import clip_boxes, image_limits, sides_at_least
 from model.config import RpnConfig
 from model.matching import match_boxes
 from model.sampling import ANCHORS, sample_candidates
-from model.structures import ImageBatch, ImageSize, LossTerm, Targets
+from model.structures import ImageBatch, ImageSize, LossTerm, Proposals, Targets
 from model.suppression import keep_best_per_image
 from model.truths import join_truths
 
@@ -79,7 +80,7 @@ class RegionProposalNetwork(nn.Module):
         features: Sequence[Tensor],
         images: ImageBatch,
         targets: Sequence[Targets] | None = None,
-    ) -> tuple[list[Tensor], dict[str, LossTerm]]:
+    ) -> tuple[Proposals, dict[str, LossTerm]]:
         """Propose boxes, and learn from targets where given.
 
         Args:
@@ -88,8 +89,7 @@ class RegionProposalNetwork(nn.Module):
             targets: per image, for training.
 
         Returns:
-            Per image (P_b, 4) proposals, pixels of the padded batch, best first, without
-            gradient; and the losses rpn_objectness and rpn_box, empty without targets.
+            The proposals of each image, without gradient; and the losses rpn_objectness and rpn_box, empty without targets.
         """
         judged = [self.head(feature) for feature in features]
         logits = [level[0] for level in judged]
@@ -112,8 +112,8 @@ class RegionProposalNetwork(nn.Module):
         anchors: Sequence[Tensor],
         sizes: Sequence[ImageSize],
         training: bool,
-    ) -> list[Tensor]:
-        """Per image, the best boxes of each level that do not overlap a better one of it."""
+    ) -> Proposals:
+        """The best boxes of each level of each image that no better one of it overlaps."""
         settings, device, num_images = self.settings, logits[0].device, len(sizes)
         pre_nms = settings.pre_nms_train if training else settings.pre_nms_test
         post_nms = settings.post_nms_train if training else settings.post_nms_test
@@ -142,7 +142,10 @@ class RegionProposalNetwork(nn.Module):
             settings.nms_iou,
             post_nms,
         )
-        return list(torch.split(boxes[kept], counts))
+        chosen = list(torch.split(boxes[kept], counts))
+        return Proposals(
+            pad_sequence(chosen, batch_first=True), torch.tensor(counts, device=boxes.device)
+        )
 
     def _losses(
         self,

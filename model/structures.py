@@ -1,6 +1,7 @@
 """The data that passes between the parts of the detector: frozen dataclasses of tensors.
 
-Shapes: B images, N objects, R detections, M mask side, P polygons, V vertices, H W pixels.
+Shapes: B images, N objects, R detections, M mask side, P polygons or proposals, V vertices,
+H W pixels.
 Labels: 0 is the background, 1..K the object classes, as in maskrcnn-benchmark and torchvision.
 Boxes: absolute pixels, x1 y1 x2 y2, continuous coordinates (a box of one pixel has x2 - x1 = 1).
 """
@@ -146,6 +147,37 @@ class Targets:
             labels=self.labels.to(device, non_blocking=non_blocking),
             masks=None if self.masks is None else self.masks.to(device, non_blocking),
         )
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Boxes that may hold an object, as many rows for every image, so that nobody has to wait.
+
+    Args:
+        boxes: (B, P, 4) float32, pixels of the padded batch, best first; zeros after an image's
+            last.
+        counts: (B,) int64, proposals of each image, on the device of the boxes.
+    """
+
+    boxes: Tensor
+    counts: Tensor
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
+            raise ValueError(f"boxes must be (B, P, 4); got {tuple(self.boxes.shape)}")
+        if self.counts.shape != self.boxes.shape[:1]:
+            raise ValueError(
+                f"counts must be (B,), one per image of {len(self.boxes)}; "
+                f"got {tuple(self.counts.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def present(self) -> Tensor:
+        """(B, P) bool: which rows hold a proposal."""
+        row = torch.arange(self.boxes.shape[1], device=self.boxes.device)
+        return row < self.counts[:, None]
 
 
 class Category(NamedTuple):

@@ -15,7 +15,7 @@ from model.box_coding import BoxCoder
 from model.config import BoxHeadConfig
 from model.matching import POSITIVE, match_boxes
 from model.sampling import PROPOSALS, sample_candidates
-from model.structures import LossTerm, Targets
+from model.structures import LossTerm, Proposals, Targets
 from model.truths import join_truths
 
 
@@ -86,7 +86,7 @@ class TrainingRois:
 
 @torch.no_grad()
 def choose_training_rois(
-    proposals: Sequence[Tensor],
+    proposals: Proposals,
     targets: Sequence[Targets],
     seeds: Sequence[int],
     settings: BoxHeadConfig,
@@ -94,14 +94,16 @@ def choose_training_rois(
     """Sample proposals for the ROI heads, after adding the true boxes to them.
 
     Args:
-        proposals: per image (P_b, 4) float32, pixels.
+        proposals: of B images.
         targets: per image.
         seeds: per image, for the random choice.
         settings: thresholds and number of samples.
     """
     candidates = [
-        torch.cat((boxes, target.boxes.float()))
-        for boxes, target in zip(proposals, targets, strict=True)
+        torch.cat((boxes[:count], target.boxes.float()))
+        for boxes, count, target in zip(
+            proposals.boxes, proposals.counts.tolist(), targets, strict=True
+        )
     ]
     matches = [
         match_boxes(boxes, target.boxes.float(), settings.positive_iou, settings.positive_iou)
