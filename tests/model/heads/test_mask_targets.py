@@ -26,6 +26,8 @@ def rois_of(images, boxes, truths):
         torch.ones(len(boxes), dtype=torch.int64),
         boxes,
         torch.tensor(truths),
+        is_meant=torch.ones(len(boxes), dtype=torch.bool),
+        positive_slots=torch.arange(len(boxes)),
     )
 
 
