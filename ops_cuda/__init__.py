@@ -2,6 +2,7 @@
 
 from ops_cuda.grouped_nms import grouped_nms
 from ops_cuda.library import backend
+from ops_cuda.match_boxes import IGNORED, NEGATIVE, POSITIVE, match_boxes
 from ops_cuda.nms import batched_nms, nms, surviving_boxes
 from ops_cuda.paste_masks import paste_masks
 from ops_cuda.polygon_masks import rasterize_polygons
@@ -11,12 +12,16 @@ from ops_cuda.roi_align import multiscale_roi_align
 from ops_cuda.run_length_masks import rasterize_rle
 
 __all__ = [
+    "IGNORED",
+    "NEGATIVE",
+    "POSITIVE",
     "backend",
     "batched_nms",
     "compress_rle",
     "decode_proposals",
     "encode_roi_masks_rle",
     "grouped_nms",
+    "match_boxes",
     "multiscale_roi_align",
     "nms",
     "paste_masks",

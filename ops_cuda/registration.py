@@ -55,6 +55,21 @@ def _decode_proposals(
     return limits.new_empty(*shape, 4), limits.new_empty(shape)
 
 
+def _match_boxes(
+    candidates: Tensor,
+    truths: Tensor,
+    truth_offsets: Tensor,
+    positive_iou: float,
+    negative_iou: float,
+    keep_best: bool,
+) -> tuple[Tensor, Tensor]:
+    shape = (len(truth_offsets) - 1, candidates.shape[1])
+    return (
+        candidates.new_empty(shape, dtype=torch.int64),
+        candidates.new_empty(shape, dtype=torch.int64),
+    )
+
+
 def _layout(feature: Tensor) -> torch.memory_format:
     """The rule of the kernels (is_channels_last in csrc)."""
     channels_last = feature.stride(1) == 1 and feature.shape[1] > 1
@@ -148,6 +163,7 @@ FAKES: dict[str, Callable[..., Any]] = {
     "grouped_nms": _grouped_nms,
     "top_scores": _top_scores,
     "decode_proposals": _decode_proposals,
+    "match_boxes": _match_boxes,
     "multiscale_roi_align": _multiscale_roi_align,
     "multiscale_roi_align_backward": _multiscale_roi_align_backward,
     "rasterize_polygons": _rasterize_polygons,
@@ -161,6 +177,7 @@ FAKES: dict[str, Callable[..., Any]] = {
 AUTOCAST_TO_FLOAT = (
     "nms",
     "batched_nms",
+    "match_boxes",
     "rasterize_polygons",
     "rasterize_rle",
     "paste_masks",

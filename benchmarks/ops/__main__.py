@@ -20,6 +20,7 @@ from benchmarks.machine import RESULTS, Row, print_table, save
 from benchmarks.ops.contest import Contest, measure
 from benchmarks.ops.mask_targets import mask_target_contests
 from benchmarks.ops.masks import mask_contests
+from benchmarks.ops.matching import matching_contests
 from benchmarks.ops.nms import nms_contests
 from benchmarks.ops.proposals import proposal_contests
 from benchmarks.ops.roi_align import roi_align_contests
@@ -30,6 +31,7 @@ FAMILIES: dict[str, Callable[[torch.device], Iterator[Contest]]] = {
     "roi_align": roi_align_contests,
     "masks": mask_contests,
     "mask_targets": mask_target_contests,
+    "matching": matching_contests,
 }
 
 

@@ -117,16 +117,17 @@ def mask_targets(
     return torch.cat(averages)
 
 
-def mask_loss(logits: Tensor, targets: Tensor) -> LossTerm:
-    """Binary cross-entropy, averaged over the pixels of a mask and summed over R masks.
+def mask_loss(logits: Tensor, targets: Tensor, is_meant: Tensor) -> LossTerm:
+    """Binary cross-entropy, averaged over the pixels of a mask and summed over the masks meant.
 
     Args:
         logits: (R, M, M) float32, of each ROI's true class.
         targets: (R, M, M) float32 in [0, 1].
+        is_meant: (R,) bool, the masks that count.
     """
-    total = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
-    pixels = logits.shape[1] * logits.shape[2]
-    return LossTerm(total / pixels, torch.full((), len(logits), device=logits.device))
+    surprise = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    per_mask = surprise.flatten(1).mean(dim=1)
+    return LossTerm((per_mask * is_meant).sum(), is_meant.sum())
 
 
 def _wanted_masks(target: Targets) -> InstanceMasks:

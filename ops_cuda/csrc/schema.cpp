@@ -34,6 +34,9 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
   library.def(
       "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
   library.def(
+      "match_boxes(Tensor candidates, Tensor truths, Tensor truth_offsets, float positive_iou, "
+      "float negative_iou, bool keep_best) -> (Tensor, Tensor)");
+  library.def(
       "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold)"
       " -> (Tensor, Tensor)");
   library.def("compress_rle(Tensor counts, Tensor offsets) -> (Tensor, Tensor)");

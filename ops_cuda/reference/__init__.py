@@ -5,6 +5,7 @@ Arguments are taken as valid: the public wrappers have checked them. Boxes are x
 """
 
 from ops_cuda.reference.grouped_nms import grouped_nms
+from ops_cuda.reference.match_boxes import match_boxes
 from ops_cuda.reference.nms import batched_nms, nms, surviving_boxes
 from ops_cuda.reference.paste_masks import paste_masks
 from ops_cuda.reference.polygon_masks import rasterize_polygons
@@ -19,6 +20,7 @@ __all__ = [
     "decode_proposals",
     "encode_roi_masks_rle",
     "grouped_nms",
+    "match_boxes",
     "multiscale_roi_align",
     "nms",
     "paste_masks",

@@ -35,6 +35,7 @@ def examples():
         "grouped_nms": (boxes.view(5, 10, 4), scores.view(5, 10), 0.5, 7, False),
         "top_scores": (scores.view(5, 10), 4),
         "decode_proposals": (*candidates(), 1e-3, 4.0),
+        "match_boxes": (boxes[None], boxes[:9] + 3, torch.tensor([0, 4, 9]), 0.5, 0.3, True),
         "multiscale_roi_align": (trained, random_rois(5, side=64), *shape),
         "multiscale_roi_align_backward": (
             torch.rand(5, 3, 4, 4),

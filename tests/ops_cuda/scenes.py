@@ -14,6 +14,22 @@ def random_boxes(count, extent=100.0, largest=40.0, seed=0):
     return torch.cat([corners, corners + torch.rand(count, 2, generator=generator) * largest], 1)
 
 
+def match_scene(count, shared=False):
+    """Candidates of 3 images, of which one has no objects and one many, some boxes degenerate.
+
+    Returns:
+        candidates, truths, truth_offsets, as match_boxes takes them.
+    """
+    images = 1 if shared else 3
+    candidates = random_boxes(images * count, seed=6).round().reshape(images, count, 4)
+    truths = random_boxes(205, seed=7).round()
+    truths[0, 1], truths[7, 2], truths[9, 2:] = float("nan"), float("inf"), truths[9, :2]
+    if count > 60:
+        candidates[0, 5], candidates[0, 6, 2] = float("nan"), float("inf")
+        candidates[0, 7, 2:], candidates[0, 8] = candidates[0, 7, :2], truths[9]
+    return candidates, truths, torch.tensor([0, 5, 5, 205])
+
+
 def tied_scores(count, seed=1):
     """(N,) scores of which many are equal."""
     generator = torch.Generator().manual_seed(seed)

@@ -8,6 +8,7 @@ from ops_cuda import library
 from tests.ops_cuda.scenes import (
     SCALES,
     judged_anchors,
+    match_scene,
     pyramid,
     random_boxes,
     random_labels,
@@ -300,3 +301,19 @@ def test_operators_compile_to_one_graph_on_the_gpu():
     maps, rois = on_gpu(pyramid(channels=8)), random_rois(5).cuda()
     compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
     assert compiled(maps, rois).equal(pool(maps, rois))
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 127, 129, 20_000])
+@pytest.mark.parametrize("shared", [True, False], ids=["anchors", "proposals"])
+def test_matches_agree_in_every_bit(count, shared, keep_best):
+    arguments = match_scene(count, shared)
+    expected = ops_cuda.match_boxes(*arguments, 0.5, 0.3, keep_best)
+    on_device = on_gpu(arguments)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = ops_cuda.match_boxes(*on_device, 0.5, 0.3, keep_best)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(found, expected, strict=True):
+        assert one.cpu().equal(other)

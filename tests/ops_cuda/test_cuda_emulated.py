@@ -8,6 +8,7 @@ from tests.ops_cuda.emulation.build import build_emulation
 from tests.ops_cuda.examples import candidates
 from tests.ops_cuda.scenes import (
     SCALES,
+    match_scene,
     pyramid,
     random_boxes,
     random_labels,
@@ -211,3 +212,20 @@ def test_runs_agree(gpu):
         assert all(map(torch.equal, found, CPU.encode_roi_masks_rle(*arguments)))
     nothing = gpu.encode_roi_masks_rle(masks[:0], boxes[:0], 60, 75, 0.5)
     assert [each.tolist() for each in nothing] == [[], [0]]
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 127, 129, 7000])
+@pytest.mark.parametrize("shared", [True, False], ids=["anchors", "proposals"])
+def test_matches_agree_in_every_bit(gpu, count, shared, keep_best):
+    arguments = match_scene(count, shared)
+    found = gpu.match_boxes(*arguments, 0.5, 0.3, keep_best)
+    for one, other in zip(found, CPU.match_boxes(*arguments, 0.5, 0.3, keep_best), strict=True):
+        assert one.equal(other)
+
+
+def test_truths_out_of_range_are_not_followed(gpu):
+    wild = torch.tensor([-(2**60), 2**60, 0, 2**60, 3, 1])
+    truth, _ = gpu.match_boxes(random_boxes(40)[None], random_boxes(5), wild, 0.5, 0.3, True)
+    assert truth.min() >= 0
+    assert truth.max() < 5

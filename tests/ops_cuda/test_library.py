@@ -66,13 +66,18 @@ def encode(masks, boxes):
     return offsets + 1, ops_cuda.compress_rle(counts, offsets)
 
 
-def cut(runs, wanted, boxes):
-    return ops_cuda.rasterize_rle(*runs, wanted, boxes, 14).mean(0)
-
-
 def propose(judged, boxes, scores, classes):
     found = ops_cuda.select_proposals(*judged, 50, 30, 0.7, 1e-3, 4.0)
     return *found, ops_cuda.surviving_boxes(boxes, scores, classes, 0.5).sum()
+
+
+def match(candidates, truths, offsets):
+    truth, verdict = ops_cuda.match_boxes(candidates, truths, offsets, 0.5, 0.3, True)
+    return truth + 1, verdict.sum(1)
+
+
+def cut(runs, wanted, boxes):
+    return ops_cuda.rasterize_rle(*runs, wanted, boxes, 14).mean(0)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +92,7 @@ def propose(judged, boxes, scores, classes):
         ),
         (encode, (torch.rand(9, 14, 14), random_boxes(9))),
         (propose, (judged_anchors(), random_boxes(50), tied_scores(50), random_labels(50))),
+        (match, (random_boxes(50)[None], random_boxes(9, seed=1), torch.tensor([0, 4, 9]))),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -36,6 +36,8 @@ def rois_of(images, boxes, truths):
         torch.ones(len(boxes), dtype=torch.int64),
         boxes,
         torch.tensor(truths),
+        is_meant=torch.ones(len(boxes), dtype=torch.bool),
+        positive_slots=torch.arange(len(boxes)),
     )
 
 
@@ -169,7 +171,11 @@ def test_the_mask_of_one_class_is_that_channel_of_all_masks():
 def test_no_positives_still_train_the_head_with_zero():
     head = MaskHead(8, 16, 2, num_classes=5)
     nothing = torch.zeros(0, 8, 14, 14)
-    term = mask_loss(head(nothing, torch.zeros(0, dtype=torch.int64)), torch.zeros(0, 28, 28))
+    term = mask_loss(
+        head(nothing, torch.zeros(0, dtype=torch.int64)),
+        torch.zeros(0, 28, 28),
+        torch.zeros(0, dtype=torch.bool),
+    )
     assert term.total.item() == 0
     assert term.count.item() == 0
     term.total.backward()
