@@ -6,6 +6,7 @@ from ops_cuda.match_boxes import IGNORED, NEGATIVE, POSITIVE, match_boxes
 from ops_cuda.nms import batched_nms, nms, surviving_boxes
 from ops_cuda.paste_masks import paste_masks
 from ops_cuda.polygon_masks import rasterize_polygons
+from ops_cuda.preprocess import preprocess, resize_image
 from ops_cuda.proposals import decode_proposals, select_proposals, top_scores
 from ops_cuda.rle import compress_rle, encode_roi_masks_rle
 from ops_cuda.roi_align import multiscale_roi_align
@@ -25,8 +26,10 @@ __all__ = [
     "multiscale_roi_align",
     "nms",
     "paste_masks",
+    "preprocess",
     "rasterize_polygons",
     "rasterize_rle",
+    "resize_image",
     "select_proposals",
     "surviving_boxes",
     "top_scores",

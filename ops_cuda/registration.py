@@ -142,6 +142,29 @@ def _compress_rle(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     return counts.new_empty(characters, dtype=torch.uint8), torch.empty_like(offsets)
 
 
+def _resize_image(pixels: Tensor, height: int, width: int) -> Tensor:
+    return pixels.new_empty(height, width, 3)
+
+
+def _preprocess(
+    images: Sequence[Tensor],
+    heights: Sequence[int],
+    widths: Sequence[int],
+    canvas_height: int,
+    canvas_width: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    reverse_channels: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    return torch.empty(
+        (len(images), 3, canvas_height, canvas_width),
+        dtype=dtype,
+        device=images[0].device,
+        memory_format=torch.channels_last,
+    )
+
+
 def _keep_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     features, rois, *ctx.options = inputs
     # the backbone's own layers keep these maps anyway; here they tell shape, type and layout
@@ -171,6 +194,8 @@ FAKES: dict[str, Callable[..., Any]] = {
     "paste_masks": _paste_masks,
     "encode_roi_masks_rle": _encode_roi_masks_rle,
     "compress_rle": _compress_rle,
+    "resize_image": _resize_image,
+    "preprocess": _preprocess,
 }
 """Every compiled operator and what tells its output's shape."""
 

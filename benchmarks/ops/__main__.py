@@ -22,6 +22,7 @@ from benchmarks.ops.mask_targets import mask_target_contests
 from benchmarks.ops.masks import mask_contests
 from benchmarks.ops.matching import matching_contests
 from benchmarks.ops.nms import nms_contests
+from benchmarks.ops.preprocessing import preprocessing_contests
 from benchmarks.ops.proposals import proposal_contests
 from benchmarks.ops.roi_align import roi_align_contests
 
@@ -32,6 +33,7 @@ FAMILIES: dict[str, Callable[[torch.device], Iterator[Contest]]] = {
     "masks": mask_contests,
     "mask_targets": mask_target_contests,
     "matching": matching_contests,
+    "preprocessing": preprocessing_contests,
 }
 
 

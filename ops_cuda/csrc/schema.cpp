@@ -40,4 +40,9 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold)"
       " -> (Tensor, Tensor)");
   library.def("compress_rle(Tensor counts, Tensor offsets) -> (Tensor, Tensor)");
+  library.def("resize_image(Tensor pixels, int height, int width) -> Tensor");
+  library.def(
+      "preprocess(Tensor[] images, int[] heights, int[] widths, int canvas_height, "
+      "int canvas_width, float[] mean, float[] std, bool reverse_channels, ScalarType dtype)"
+      " -> Tensor");
 }

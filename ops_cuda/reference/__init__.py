@@ -9,6 +9,7 @@ from ops_cuda.reference.match_boxes import match_boxes
 from ops_cuda.reference.nms import batched_nms, nms, surviving_boxes
 from ops_cuda.reference.paste_masks import paste_masks
 from ops_cuda.reference.polygon_masks import rasterize_polygons
+from ops_cuda.reference.preprocess import preprocess, resize_image
 from ops_cuda.reference.proposals import decode_proposals, top_scores
 from ops_cuda.reference.rle import compress_rle, encode_roi_masks_rle
 from ops_cuda.reference.roi_align import multiscale_roi_align
@@ -24,8 +25,10 @@ __all__ = [
     "multiscale_roi_align",
     "nms",
     "paste_masks",
+    "preprocess",
     "rasterize_polygons",
     "rasterize_rle",
+    "resize_image",
     "surviving_boxes",
     "top_scores",
 ]

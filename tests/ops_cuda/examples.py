@@ -5,6 +5,7 @@ import torch
 from tests.ops_cuda.scenes import (
     SCALES,
     judged_anchors,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
@@ -48,4 +49,16 @@ def examples():
         "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
         "encode_roi_masks_rle": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
         "compress_rle": (torch.tensor([9, 2, 9, 0, 20]), torch.tensor([0, 3, 5])),
+        "resize_image": (pictures()[0], 20, 50),
+        "preprocess": (
+            pictures(),
+            [40, 20, 9],
+            [30, 64, 9],
+            48,
+            64,
+            [120.0, 110.0, 100.0],
+            [50.0, 60.0, 57.0],
+            True,
+            torch.float32,
+        ),
     }

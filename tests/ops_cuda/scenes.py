@@ -132,3 +132,13 @@ def judged_anchors(images=2, per_level=(300, 80, 20), seed=6):
     ]
     sizes = torch.tensor([[100.0, 90.0], [80.0, 110.0]]).repeat(-(-images // 2), 1)[:images]
     return logits, deltas, anchors, torch.cat([sizes, sizes], 1)
+
+
+def pictures(seed=7):
+    """Three (h, w, 3) uint8 pictures; the second is a view of wider rows."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((30, 40), (60, 90), (9, 9))
+    drawn = [
+        torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8) for size in sizes
+    ]
+    return [drawn[0], drawn[1][5:55, 3:83], drawn[2]]

@@ -9,6 +9,7 @@ from tests.ops_cuda.scenes import (
     SCALES,
     judged_anchors,
     match_scene,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
@@ -255,6 +256,24 @@ def test_runs_of_masks_agree():
         assert all(map(torch.equal, *texts))
 
 
+@pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_batches_of_pictures_agree_in_every_bit(reverse, dtype):
+    sizes = [(40, 30), (20, 64), (9, 9)] * 13
+    rule = ((48, 64), (120.0, 110.0, 100.0), (50.0, 60.0, 57.0), reverse, dtype)
+    expected = ops_cuda.preprocess(pictures() * 13, sizes, *rule)
+    found = ops_cuda.preprocess(on_gpu(pictures() * 13), sizes, *rule)
+    assert found.stride() == expected.stride()
+    assert found.cpu().equal(expected)
+
+
+@pytest.mark.parametrize("size", [(70, 95), (11, 7), (1, 300), (50, 80), (1, 1)])
+def test_resized_pictures_agree_in_every_bit(size):
+    for picture in pictures():
+        expected = ops_cuda.resize_image(picture, *size)
+        assert ops_cuda.resize_image(on_gpu(picture), *size).cpu().equal(expected)
+
+
 def test_kernels_run_on_the_current_stream():
     boxes, scores = random_boxes(3000, extent=300.0), tied_scores(3000)
     expected = ops_cuda.nms(boxes, scores, 0.5)
@@ -273,6 +292,7 @@ def test_the_training_operators_do_not_wait_for_the_gpu():
     rois = random_rois(60).cuda()
     outlines, runs = on_gpu(random_outlines(6)), on_gpu(random_runs(6))
     wanted, boxes = (torch.arange(60) % 6).cuda(), random_boxes(60).cuda()
+    images = on_gpu(pictures())
     torch.cuda.set_sync_debug_mode("error")
     try:
         pooled = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
@@ -280,6 +300,7 @@ def test_the_training_operators_do_not_wait_for_the_gpu():
         ops_cuda.rasterize_polygons(*outlines, wanted, boxes, 28)
         ops_cuda.rasterize_rle(*runs, wanted, boxes, 28)
         ops_cuda.paste_masks(torch.rand(60, 28, 28, device="cuda"), boxes, 90, 90, 0.5)
+        ops_cuda.preprocess(images, [(40, 30)] * 3, (48, 64), (1, 2, 3), (4, 5, 6))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

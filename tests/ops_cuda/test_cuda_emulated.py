@@ -9,6 +9,7 @@ from tests.ops_cuda.examples import candidates
 from tests.ops_cuda.scenes import (
     SCALES,
     match_scene,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
@@ -229,3 +230,29 @@ def test_truths_out_of_range_are_not_followed(gpu):
     truth, _ = gpu.match_boxes(random_boxes(40)[None], random_boxes(5), wild, 0.5, 0.3, True)
     assert truth.min() >= 0
     assert truth.max() < 5
+
+
+PICTURE_SIZES = ([40, 20, 9], [30, 64, 9], 48, 64)
+LEVEL_RULE = ([120.0, 110.0, 100.0], [50.0, 60.0, 57.0])
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_batches_of_pictures_agree_in_every_bit(gpu, reverse, dtype):
+    arguments = (pictures(), *PICTURE_SIZES, *LEVEL_RULE, reverse, dtype)
+    found, expected = gpu.preprocess(*arguments), CPU.preprocess(*arguments)
+    assert found.stride() == expected.stride()
+    assert found.equal(expected)
+
+
+def test_more_pictures_than_one_launch_takes(gpu):
+    heights, widths, *canvas = PICTURE_SIZES
+    arguments = (pictures() * 13, heights * 13, widths * 13, *canvas, *LEVEL_RULE, False)
+    found = gpu.preprocess(*arguments, torch.float32)
+    assert found.equal(CPU.preprocess(*arguments, torch.float32))
+
+
+@pytest.mark.parametrize("size", [(70, 95), (11, 7), (1, 300), (50, 80), (1, 1)])
+def test_resized_pictures_agree_in_every_bit(gpu, size):
+    for picture in pictures():
+        assert gpu.resize_image(picture, *size).equal(CPU.resize_image(picture, *size))

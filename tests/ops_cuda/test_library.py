@@ -13,6 +13,7 @@ from tests.ops_cuda.examples import examples
 from tests.ops_cuda.scenes import (
     SCALES,
     judged_anchors,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
@@ -80,6 +81,12 @@ def cut(runs, wanted, boxes):
     return ops_cuda.rasterize_rle(*runs, wanted, boxes, 14).mean(0)
 
 
+def prepare(images):
+    first = ops_cuda.resize_image(images[0], 20, 50)
+    sizes, rule = [(20, 50), (20, 64), (9, 9)], ((120, 110, 100), (50, 60, 57))
+    return ops_cuda.preprocess([first, *images[1:]], sizes, (48, 64), *rule).relu()
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
@@ -93,6 +100,7 @@ def cut(runs, wanted, boxes):
         (encode, (torch.rand(9, 14, 14), random_boxes(9))),
         (propose, (judged_anchors(), random_boxes(50), tied_scores(50), random_labels(50))),
         (match, (random_boxes(50)[None], random_boxes(9, seed=1), torch.tensor([0, 4, 9]))),
+        (prepare, (pictures(),)),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
