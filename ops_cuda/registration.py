@@ -80,6 +80,23 @@ def _paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshol
     return masks.new_empty(len(masks), height, width, dtype=torch.uint8)
 
 
+def _pack_conv3x3(weight: Tensor) -> Tensor:
+    outputs, inputs = weight.shape[:2]
+    return weight.new_empty(36, (outputs + 31) // 32, inputs, 32)
+
+
+def _conv3x3_relu(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    out_channels: int,
+    relu: bool,
+    vector_bytes: int = 64,
+) -> Tensor:
+    shape = (x.shape[0], out_channels, *x.shape[2:])
+    return torch.empty(shape, device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
+
+
 def _encode_roi_masks_rle(
     masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float
 ) -> tuple[Tensor, Tensor]:
@@ -119,6 +136,8 @@ FAKES: dict[str, Callable[..., Any]] = {
     "paste_masks": _paste_masks,
     "encode_roi_masks_rle": _encode_roi_masks_rle,
     "compress_rle": _compress_rle,
+    "pack_conv3x3": _pack_conv3x3,
+    "conv3x3_relu": _conv3x3_relu,
 }
 """Every compiled operator and what tells its output's shape."""
 
@@ -129,8 +148,11 @@ AUTOCAST_TO_FLOAT = (
     "rasterize_rle",
     "paste_masks",
     "encode_roi_masks_rle",
+    "pack_conv3x3",
+    "conv3x3_relu",
 )
-"""Operators that compute in float32 whatever autocast says: half types lose whole pixels.
+"""Operators that compute in float32 whatever autocast says: half types lose whole pixels,
+and Winograd's convolution has no half form.
 
 ROI align takes its maps as they come and sums in float32 by itself.
 """

@@ -18,6 +18,7 @@ import torch
 import ops_cuda
 from benchmarks.machine import RESULTS, Row, print_table, save
 from benchmarks.ops.contest import Contest, measure
+from benchmarks.ops.convolution import convolution_contests
 from benchmarks.ops.masks import mask_contests
 from benchmarks.ops.nms import nms_contests
 from benchmarks.ops.roi_align import roi_align_contests
@@ -26,6 +27,7 @@ FAMILIES: dict[str, Callable[[torch.device], Iterator[Contest]]] = {
     "nms": nms_contests,
     "roi_align": roi_align_contests,
     "masks": mask_contests,
+    "convolution": convolution_contests,
 }
 
 

@@ -28,4 +28,9 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold)"
       " -> (Tensor, Tensor)");
   library.def("compress_rle(Tensor counts, Tensor offsets) -> (Tensor, Tensor)");
+  library.def("pack_conv3x3(Tensor weight) -> Tensor");
+  // vector_bytes: the widest registers to use, 64, 32 or 16; the machine may have narrower ones.
+  library.def(
+      "conv3x3_relu(Tensor x, Tensor packed, Tensor? bias, int out_channels, bool relu, "
+      "int vector_bytes=64) -> Tensor");
 }

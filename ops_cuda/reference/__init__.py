@@ -4,6 +4,7 @@ They say what an operator means in the fewest operations; speed is the compiled 
 Arguments are taken as valid: the public wrappers have checked them. Boxes are x1 y1 x2 y2.
 """
 
+from ops_cuda.reference.conv import conv3x3_relu, pack_conv3x3
 from ops_cuda.reference.nms import batched_nms, nms
 from ops_cuda.reference.paste_masks import paste_masks
 from ops_cuda.reference.polygon_masks import rasterize_polygons
@@ -14,9 +15,11 @@ from ops_cuda.reference.run_length_masks import rasterize_rle
 __all__ = [
     "batched_nms",
     "compress_rle",
+    "conv3x3_relu",
     "encode_roi_masks_rle",
     "multiscale_roi_align",
     "nms",
+    "pack_conv3x3",
     "paste_masks",
     "rasterize_polygons",
     "rasterize_rle",

@@ -2,6 +2,7 @@
 
 import torch
 
+import ops_cuda
 from tests.ops_cuda.scenes import (
     SCALES,
     pyramid,
@@ -35,4 +36,12 @@ def examples():
         "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
         "encode_roi_masks_rle": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
         "compress_rle": (torch.tensor([9, 2, 9, 0, 20]), torch.tensor([0, 3, 5])),
+        "pack_conv3x3": (torch.rand(40, 3, 3, 3),),
+        "conv3x3_relu": (
+            torch.rand(2, 3, 5, 9),
+            ops_cuda.pack_conv3x3(torch.rand(40, 3, 3, 3)),
+            torch.rand(40),
+            40,
+            True,
+        ),
     }

@@ -69,6 +69,11 @@ def cut(runs, wanted, boxes):
     return ops_cuda.rasterize_rle(*runs, wanted, boxes, 14).mean(0)
 
 
+def convolve(x, weight, bias):
+    packed = ops_cuda.pack_conv3x3(weight)
+    return ops_cuda.conv3x3_relu(x, packed, bias, len(weight)).mean(0)
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
@@ -80,6 +85,7 @@ def cut(runs, wanted, boxes):
             (random_outlines(5), torch.arange(9) % 5, random_boxes(9), torch.rand(9, 14, 14)),
         ),
         (encode, (torch.rand(9, 14, 14), random_boxes(9))),
+        (convolve, (torch.rand(2, 3, 9, 5), torch.rand(40, 3, 3, 3), torch.rand(40))),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
