@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ops_cuda
@@ -26,7 +25,8 @@ from model.postprocess import select_boxes
 from model.preprocess import canvas_size, resized_size
 from model.roi_pooling import RoiPooler
 from model.rpn import RegionProposalNetwork
-from model.structures import Category, ImageBatch, ImageSize, LossTerm, Targets
+from model.structures import Category, ImageBatch, ImageSize, LossTerm, Proposals, Targets
+from model.truths import join_truths
 
 
 class Detector(nn.Module):
@@ -180,27 +180,31 @@ class Detector(nn.Module):
     def _roi_losses(
         self,
         features: Sequence[Tensor],
-        proposals: Sequence[Tensor],
+        proposals: Proposals,
         images: ImageBatch,
         targets: Sequence[Targets],
     ) -> dict[str, LossTerm]:
         rules = self.config.conventions
-        chosen = choose_training_rois(proposals, targets, images.sampling_seeds, self.config.box)
+        truths = join_truths(targets, images.pixels.device)
+        slots = choose_training_rois(proposals, truths, images.sampling_seeds, self.config.box)
+        chosen, positive = slots, slots.positive()
+        if _waiting_is_free(self.device):
+            chosen, positive = chosen.compact(), positive.compact()
         logits, deltas = self.box_head(self.box_pooler(features, chosen.rois))
         losses = box_losses(logits, deltas, chosen, self.box_coder, rules.box_smooth_l1_beta)
         if self.mask_head is not None:
-            positive = chosen.positive()
             pooled = self.mask_pooler(features, positive.rois)
             masks = self.mask_head(pooled, positive.labels)
             side = masks.shape[-1]
             wanted = mask_targets(targets, positive, side, rules.mask_targets, images.sizes)
-            losses["mask"] = mask_loss(masks, wanted)
+            losses["mask"] = mask_loss(masks, wanted, positive.is_meant)
         return losses
 
     def _detect(
-        self, features: Sequence[Tensor], proposals: Sequence[Tensor], images: ImageBatch
+        self, features: Sequence[Tensor], proposals: Proposals, images: ImageBatch
     ) -> list[Detections]:
-        rois = torch.cat([F.pad(boxes, (1, 0), value=i) for i, boxes in enumerate(proposals)])
+        image, row = proposals.present().nonzero(as_tuple=True)
+        rois = torch.cat((image[:, None].float(), proposals.boxes[image, row]), dim=1)
         logits, deltas = self.box_head(self.box_pooler(features, rois))
         found = select_boxes(logits, deltas, rois, self.box_coder, images.sizes, self.config.box)
         masks: Sequence[Tensor | None] = [None] * len(images)
@@ -241,6 +245,11 @@ def build_detector(config: ModelConfig, categories: Sequence[Category] = ()) -> 
     named = categories or [Category(i, f"class_{i}") for i in range(1, config.num_classes + 1)]
     detector = Detector(config, named)
     return detector.to(memory_format=torch.channels_last)
+
+
+def _waiting_is_free(device: torch.device) -> bool:
+    """Whether to drop slots that mean nothing: to ask a GPU how many they are stops the host."""
+    return device.type == "cpu"
 
 
 def _on_device(image: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
