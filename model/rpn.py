@@ -14,6 +14,7 @@ from model.anchors import AnchorGrid
 from model.box_coding import BoxCoder
 from model.boxes import clip_boxes, image_limits, sides_at_least
 from model.config import RpnConfig
+from model.convolution import convolve
 from model.matching import match_boxes
 from model.sampling import ANCHORS, sample_candidates
 from model.structures import ImageBatch, ImageSize, LossTerm, Targets
@@ -48,9 +49,9 @@ class RpnHead(nn.Module):
             Objectness logits (B, A_l) and box deltas (B, A_l, 4), float32, A_l = H * W * ratios,
             in the order of :class:`AnchorGrid`.
         """
-        hidden = F.relu_(self.conv(feature))
-        logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)
-        deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(*logits.shape, 4)
+        hidden = convolve(feature, self.conv, relu=True)
+        logits = convolve(hidden, self.objectness).permute(0, 2, 3, 1).flatten(1)
+        deltas = convolve(hidden, self.deltas).permute(0, 2, 3, 1).reshape(*logits.shape, 4)
         return logits.float(), deltas.float()
 
 
