@@ -1,8 +1,8 @@
 // 3x3 convolution of stride 1 with bias and ReLU for inference, on channels_last maps.
 //
-// Threads share blocks of tiles. A block's transformed input stays in the L2 cache while all
-// weights pass by it; each panel of output channels is transformed back at once. No sum ever
-// depends on how tiles are grouped: results are the same bits for any number of threads.
+// Threads share blocks of tiles. A block is transformed, multiplied matrix by matrix, each passing
+// through the caches once, and transformed back. No sum ever depends on how tiles are grouped:
+// results are the same bits for any number of threads.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
