@@ -235,7 +235,7 @@ def build_detector(config: ModelConfig, categories: Sequence[Category] = ()) -> 
 
 
 def _waiting_is_free(device: torch.device) -> bool:
-    """Whether to drop slots that mean nothing: on a GPU, asking how many they are stops the host."""
+    """Whether to drop empty slots: on a GPU, asking how many they are would stop the host."""
     return device.type == "cpu"
 
 

@@ -162,9 +162,7 @@ def add_objects(proposals: Proposals, truths: BatchTruths) -> Proposals:
     rows = torch.where(own, truths.first[:, None] + nth, len(truths.boxes) - 1)
     places = (proposals.counts[:, None] + nth)[..., None].expand(-1, -1, 4)
     room = F.pad(proposals.boxes, (0, 0, 0, truths.most))
-    return Proposals(
-        room.scatter(1, places, truths.boxes[rows]), proposals.counts + truths.counts
-    )
+    return Proposals(room.scatter(1, places, truths.boxes[rows]), proposals.counts + truths.counts)
 
 
 def box_losses(
