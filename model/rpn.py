@@ -9,16 +9,15 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from model.anchors import AnchorGrid
-from model.box_coding import BoxCoder
-from model.boxes import clip_boxes, image_limits, sides_at_least
+from model.box_coding import LARGEST_LOG_SCALE, BoxCoder
+from model.boxes import image_limits
 from model.config import RpnConfig
 from model.rpn_loss import rpn_losses
 from model.structures import ImageBatch, ImageSize, LossTerm, Proposals, Targets
-from model.suppression import keep_best_per_image
 from model.truths import join_truths
+from ops_cuda import select_proposals
 
 # A thinner box holds no features to pool (torchvision); pixels.
 THINNEST_PROPOSAL = 1e-3
@@ -88,7 +87,8 @@ class RegionProposalNetwork(nn.Module):
             targets: per image, for training.
 
         Returns:
-            The proposals of each image, without gradient; and the losses rpn_objectness and rpn_box, empty without targets.
+            The proposals of each image, without gradient; and the losses rpn_objectness and
+            rpn_box, empty without targets.
         """
         judged = [self.head(feature) for feature in features]
         logits = [level[0] for level in judged]
@@ -120,35 +120,16 @@ class RegionProposalNetwork(nn.Module):
         training: bool,
     ) -> Proposals:
         """The best boxes of each level of each image that no better one of it overlaps."""
-        settings, device, num_images = self.settings, logits[0].device, len(sizes)
-        pre_nms = settings.pre_nms_train if training else settings.pre_nms_test
-        post_nms = settings.post_nms_train if training else settings.post_nms_test
-        best = [level.topk(min(pre_nms, level.shape[1]), dim=1) for level in logits]
-        # Only these are decoded: a few thousand of a quarter million.
-        chosen_deltas = [
-            delta.gather(1, top.indices[..., None].expand(-1, -1, 4))
-            for delta, top in zip(deltas, best, strict=True)
-        ]
-        references = [anchor[top.indices] for anchor, top in zip(anchors, best, strict=True)]
-        boxes = self.coder.decode(torch.cat(chosen_deltas, 1), torch.cat(references, 1))
-        boxes = clip_boxes(boxes, image_limits(sizes, device)[:, None])
-        large = sides_at_least(boxes, max(settings.min_box_side, THINNEST_PROPOSAL))
-        scores = torch.where(large, torch.cat([top.values for top in best], 1), -torch.inf)
-        levels = torch.cat(
-            [torch.full_like(top.indices, level) for level, top in enumerate(best)], dim=1
+        settings = self.settings
+        boxes, _, counts = select_proposals(
+            logits,
+            deltas,
+            anchors,
+            image_limits(sizes, logits[0].device),
+            pre_nms=settings.pre_nms_train if training else settings.pre_nms_test,
+            post_nms=settings.post_nms_train if training else settings.post_nms_test,
+            iou_threshold=settings.nms_iou,
+            min_side=max(settings.min_box_side, THINNEST_PROPOSAL),
+            largest_log_scale=LARGEST_LOG_SCALE,
         )
-        images = torch.arange(num_images, device=device)[:, None].expand_as(levels)
-        boxes = boxes.flatten(0, 1)
-        kept, counts = keep_best_per_image(
-            boxes,
-            scores.flatten(),
-            images.flatten(),
-            levels.flatten(),
-            num_images,
-            settings.nms_iou,
-            post_nms,
-        )
-        chosen = list(torch.split(boxes[kept], counts))
-        return Proposals(
-            pad_sequence(chosen, batch_first=True), torch.tensor(counts, device=boxes.device)
-        )
+        return Proposals(boxes, counts)

@@ -55,13 +55,13 @@ def rpn_losses(
             ANCHORS,
         )
         # Positives never lie beyond these slots.
-        positive = chosen.index[:, : chosen.most_positive]
+        positive = chosen.candidate[:, : chosen.most_positive]
         is_positive = chosen.is_positive[:, : chosen.most_positive]
         references = anchors[positive]
         matched = truths.boxes[matches.truth.gather(1, positive) + truths.first[:, None]]
         # Where no anchor is meant, the anchor itself: a target of zeros instead of log(0).
         wanted = coder.encode(torch.where(is_positive[..., None], matched, references), references)
-    logit = gather_from_levels(logits, chosen.index)
+    logit = gather_from_levels(logits, chosen.candidate)
     distance = F.smooth_l1_loss(
         gather_from_levels(deltas, positive), wanted, beta=smooth_l1_beta, reduction="none"
     ).sum(dim=-1)

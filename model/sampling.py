@@ -27,13 +27,13 @@ class Samples(NamedTuple):
     """Slots for the samples of B images: positives, then negatives, then slots without meaning.
 
     Args:
-        index: (B, S) int64, the chosen candidate; 0 where none is.
+        candidate: (B, S) int64, the chosen candidate; 0 where none is.
         is_positive: (B, S) bool, never beyond the first ``most_positive`` slots.
         is_negative: (B, S) bool.
         most_positive: slots of an image that may hold positives.
     """
 
-    index: Tensor
+    candidate: Tensor
     is_positive: Tensor
     is_negative: Tensor
     most_positive: int

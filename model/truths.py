@@ -10,7 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from model.structures import PolygonMasks, Targets
+from model.structures import Targets
 from model.transfer import integers_on
 
 
@@ -53,26 +53,3 @@ def join_truths(targets: Sequence[Targets], device: torch.device) -> BatchTruths
         integers_on(device, list(accumulate((len(target) for target in targets), initial=0))),
         max((len(target) for target in targets), default=0),
     )
-
-
-def join_polygons(masks: Sequence[PolygonMasks]) -> PolygonMasks:
-    """Concatenate the outlines of a batch: object n of image b becomes n + objects before b."""
-    vertices_before = _starts([len(mask.vertices) for mask in masks])
-    polygons_before = _starts([len(mask.polygon_offsets) - 1 for mask in masks])
-    return PolygonMasks(
-        torch.cat([mask.vertices for mask in masks]),
-        _join_offsets([mask.polygon_offsets for mask in masks], vertices_before),
-        _join_offsets([mask.object_offsets for mask in masks], polygons_before),
-    )
-
-
-def _starts(lengths: Sequence[int]) -> list[int]:
-    starts = [0]
-    for length in lengths[:-1]:
-        starts.append(starts[-1] + length)
-    return starts
-
-
-def _join_offsets(offsets: Sequence[Tensor], before: Sequence[int]) -> Tensor:
-    inner = [part[:-1] + shift for part, shift in zip(offsets[:-1], before[:-1], strict=True)]
-    return torch.cat([*inner, offsets[-1] + before[-1]])

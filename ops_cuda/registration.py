@@ -23,6 +23,38 @@ def _batched_nms(
     return _nms(boxes, scores, iou_threshold, max_kept)
 
 
+def _surviving_boxes(
+    boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float
+) -> Tensor:
+    return boxes.new_empty(len(boxes), dtype=torch.bool)
+
+
+def _grouped_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, max_kept: int, ranked: bool
+) -> tuple[Tensor, Tensor]:
+    groups, size = scores.shape
+    kept = boxes.new_empty(groups, min(size, max_kept), dtype=torch.int64)
+    return kept, boxes.new_empty(groups, dtype=torch.int64)
+
+
+def _top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    values = scores.new_empty(len(scores), min(count, scores.shape[1]))
+    return values, torch.empty_like(values, dtype=torch.int64)
+
+
+def _decode_proposals(
+    scores: Sequence[Tensor],
+    indices: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    limits: Tensor,
+    min_side: float,
+    largest_log_scale: float,
+) -> tuple[Tensor, Tensor]:
+    shape = (len(limits), len(scores), max(level.shape[1] for level in scores))
+    return limits.new_empty(*shape, 4), limits.new_empty(shape)
+
+
 def _match_boxes(
     candidates: Tensor,
     truths: Tensor,
@@ -110,6 +142,29 @@ def _compress_rle(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     return counts.new_empty(characters, dtype=torch.uint8), torch.empty_like(offsets)
 
 
+def _resize_image(pixels: Tensor, height: int, width: int) -> Tensor:
+    return pixels.new_empty(height, width, 3)
+
+
+def _preprocess(
+    images: Sequence[Tensor],
+    heights: Sequence[int],
+    widths: Sequence[int],
+    canvas_height: int,
+    canvas_width: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    reverse_channels: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    return torch.empty(
+        (len(images), 3, canvas_height, canvas_width),
+        dtype=dtype,
+        device=images[0].device,
+        memory_format=torch.channels_last,
+    )
+
+
 def _keep_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     features, rois, *ctx.options = inputs
     # the backbone's own layers keep these maps anyway; here they tell shape, type and layout
@@ -127,6 +182,10 @@ def _roi_align_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 FAKES: dict[str, Callable[..., Any]] = {
     "nms": _nms,
     "batched_nms": _batched_nms,
+    "surviving_boxes": _surviving_boxes,
+    "grouped_nms": _grouped_nms,
+    "top_scores": _top_scores,
+    "decode_proposals": _decode_proposals,
     "match_boxes": _match_boxes,
     "multiscale_roi_align": _multiscale_roi_align,
     "multiscale_roi_align_backward": _multiscale_roi_align_backward,
@@ -135,6 +194,8 @@ FAKES: dict[str, Callable[..., Any]] = {
     "paste_masks": _paste_masks,
     "encode_roi_masks_rle": _encode_roi_masks_rle,
     "compress_rle": _compress_rle,
+    "resize_image": _resize_image,
+    "preprocess": _preprocess,
 }
 """Every compiled operator and what tells its output's shape."""
 
@@ -146,6 +207,10 @@ AUTOCAST_TO_FLOAT = (
     "rasterize_rle",
     "paste_masks",
     "encode_roi_masks_rle",
+    "surviving_boxes",
+    "grouped_nms",
+    "top_scores",
+    "decode_proposals",
 )
 """Operators that compute in float32 whatever autocast says: half types lose whole pixels.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import ops_cuda
 from benchmarks.ops.contest import Contest
@@ -18,7 +18,7 @@ except ImportError:  # a bare GPU machine
 
 
 def mask_contests(device: torch.device) -> Iterator[Contest]:
-    """Pasting and encoding 100 detections, and the targets of 128 positive rois."""
+    """Pasting and encoding 100 detections."""
     masks, boxes = torch.rand(100, 28, 28, device=device), random_boxes(100, 500, device)
 
     def bitmaps() -> Tensor:
@@ -48,28 +48,6 @@ def mask_contests(device: torch.device) -> Iterator[Contest]:
             "paste_masks_in_image + pycocotools",
             lambda: _pycocotools_texts(torchvisions_bitmaps().byte()),
         )
-
-    objects = random_boxes(16, 500, torch.device("cpu"))
-    angles = torch.arange(40) * (2 * torch.pi / 40)
-    circle = torch.stack([angles.cos(), angles.sin()], 1) / 2
-    centres = (objects[:, :2] + objects[:, 2:]) / 2
-    outlines = centres[:, None] + circle * (objects[:, 2:] - objects[:, :2])[:, None]
-    offsets = torch.arange(17)
-    wanted = (torch.arange(128) % 16).to(device)
-    regions = objects[wanted.cpu()].to(device)
-    polygons = (outlines.reshape(-1, 2).to(device), (offsets * 40).to(device), offsets.to(device))
-    whole = torch.tensor([[0.0, 0.0, WIDTH, WIDTH]]).expand(16, 4)
-    bitmaps = ops_cuda.rasterize_polygons(
-        outlines.reshape(-1, 2), offsets * 40, offsets, torch.arange(16), whole, WIDTH
-    )[:, :HEIGHT].to(device)
-    yield Contest(
-        "mask targets",
-        "128 rois, 16 objects",
-        lambda: ops_cuda.rasterize_polygons(*polygons, wanted, regions, 28),
-        "project_masks_on_boxes",
-        lambda: project_masks_on_boxes(bitmaps, regions, wanted, 28),
-        same_result=False,  # averages of a bitmap, not samples of the outline
-    )
 
 
 def _pycocotools_texts(bitmaps: Tensor) -> Tensor:

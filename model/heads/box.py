@@ -135,10 +135,10 @@ def choose_training_rois(
         seeds,
         PROPOSALS,
     )
-    truth = matches.truth.gather(1, chosen.index)
+    truth = matches.truth.gather(1, chosen.candidate)
     # Of an image without objects the row after its last: another's first, or zeros. Never counted.
     matched = truth + truths.first[:, None]
-    boxes = candidates.boxes.gather(1, chosen.index[..., None].expand(-1, -1, 4))
+    boxes = candidates.boxes.gather(1, chosen.candidate[..., None].expand(-1, -1, 4))
     image = torch.arange(len(boxes), device=boxes.device)[:, None, None].expand(*truth.shape, 1)
     slots = torch.arange(truth.numel(), device=truth.device).view_as(truth)
     return TrainingRois(

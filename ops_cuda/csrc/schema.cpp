@@ -9,6 +9,15 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "batched_nms(Tensor boxes, Tensor scores, Tensor classes, float iou_threshold, int max_kept)"
       " -> Tensor");
   library.def(
+      "surviving_boxes(Tensor boxes, Tensor scores, Tensor classes, float iou_threshold) -> Tensor");
+  library.def(
+      "grouped_nms(Tensor boxes, Tensor scores, float iou_threshold, int max_kept, bool ranked)"
+      " -> (Tensor, Tensor)");
+  library.def("top_scores(Tensor scores, int count) -> (Tensor, Tensor)");
+  library.def(
+      "decode_proposals(Tensor[] scores, Tensor[] indices, Tensor[] deltas, Tensor[] anchors, "
+      "Tensor limits, float min_side, float largest_log_scale) -> (Tensor, Tensor)");
+  library.def(
       "multiscale_roi_align(Tensor[] features, Tensor rois, float[] scales, int output_side, "
       "int sampling_ratio, bool aligned, float canonical_side, int canonical_level) -> Tensor");
   // Of the features only shape, type and layout are read.
@@ -31,4 +40,9 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold)"
       " -> (Tensor, Tensor)");
   library.def("compress_rle(Tensor counts, Tensor offsets) -> (Tensor, Tensor)");
+  library.def("resize_image(Tensor pixels, int height, int width) -> Tensor");
+  library.def(
+      "preprocess(Tensor[] images, int[] heights, int[] widths, int canvas_height, "
+      "int canvas_width, float[] mean, float[] std, bool reverse_channels, ScalarType dtype)"
+      " -> Tensor");
 }

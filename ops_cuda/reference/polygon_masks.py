@@ -59,7 +59,7 @@ def _rows_of_flat_edges(start: Tensor, stop: Tensor, middles: Tensor) -> Tensor:
     """Upper grid line (E, M) of the two points around each column's middle; start is left."""
     (x, y), (width, rise) = start.T[..., None], (stop - start).T[..., None]
     slope = rise / width
-    return (y + slope * (middles + (slope < 0) - x) + 0.5).trunc()
+    return torch.trunc(y + slope * (middles + (slope < 0) - x) + 0.5)
 
 
 def _rows_of_steep_edges(start: Tensor, stop: Tensor, middles: Tensor) -> Tensor:
@@ -69,4 +69,4 @@ def _rows_of_steep_edges(start: Tensor, stop: Tensor, middles: Tensor) -> Tensor
     steps = ((middles + 0.5 - x) * (height / run) + 0.5).trunc()
     reached = (x + slope * steps + 0.5).trunc()
     beyond = torch.where(slope > 0, reached > middles, reached <= middles)
-    return y + steps - beyond.long()
+    return torch.sub(y + steps, beyond.long())

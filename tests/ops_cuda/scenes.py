@@ -83,7 +83,11 @@ def random_outlines(objects, seed=5):
 
 
 def runs_of(bitmaps):
-    """Bitmaps (each (h, w) of 0 and 1) as rasterize_rle takes them: run_ends, run_offsets, heights."""
+    """Bitmaps, each (h, w) of 0 and 1, as runs.
+
+    Returns:
+        run_ends, run_offsets, heights, as rasterize_rle takes them.
+    """
     ends, offsets = [torch.empty(0, dtype=torch.int64)], [0]
     for bitmap in bitmaps:
         pixels = bitmap.T.reshape(-1).long()
@@ -113,3 +117,28 @@ def random_bitmaps(objects, height=90, width=110, seed=6):
 def random_runs(objects, seed=6):
     """Run-length masks of `random_bitmaps`, as rasterize_rle takes them."""
     return runs_of(random_bitmaps(objects, seed=seed))
+
+
+def judged_anchors(images=2, per_level=(300, 80, 20), seed=6):
+    """Logits of which some are equal, deltas and anchors per level, and the images' limits."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = [
+        torch.randint(-40, 40, (images, count), generator=generator) / 20 for count in per_level
+    ]
+    deltas = [0.5 * torch.randn(images, count, 4, generator=generator) for count in per_level]
+    anchors = [
+        random_boxes(count, largest=15.0 * 2**level, seed=seed + level) - 8
+        for level, count in enumerate(per_level)
+    ]
+    sizes = torch.tensor([[100.0, 90.0], [80.0, 110.0]]).repeat(-(-images // 2), 1)[:images]
+    return logits, deltas, anchors, torch.cat([sizes, sizes], 1)
+
+
+def pictures(seed=7):
+    """Three (h, w, 3) uint8 pictures; the second is a view of wider rows."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((30, 40), (60, 90), (9, 9))
+    drawn = [
+        torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8) for size in sizes
+    ]
+    return [drawn[0], drawn[1][5:55, 3:83], drawn[2]]

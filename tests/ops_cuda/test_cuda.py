@@ -7,7 +7,9 @@ import ops_cuda
 from ops_cuda import library
 from tests.ops_cuda.scenes import (
     SCALES,
+    judged_anchors,
     match_scene,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
@@ -54,6 +56,68 @@ def test_nms_keeps_the_same_indices(count, dtype):
             found = operator(*on_gpu(arguments), threshold, max_kept)
             assert found.is_cuda
             assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 65, 2000])
+@pytest.mark.parametrize("ranked", [True, False], ids=["ranked", "unranked"])
+def test_grouped_nms_and_survivors_are_the_same(size, ranked):
+    boxes, scores = random_boxes(6 * size, extent=300.0), tied_scores(6 * size)
+    grouped, rows = boxes.view(6, size, 4), scores.view(6, size)
+    if ranked:
+        rows = rows.sort(dim=1, descending=True, stable=True).values
+    rows[:, 7::9] = -torch.inf
+    for options in ((0.5, size), (0.7, 100), (0.7, 0)):
+        expected = ops_cuda.grouped_nms(grouped, rows, *options, ranked)
+        found = ops_cuda.grouped_nms(grouped.cuda(), rows.cuda(), *options, ranked)
+        assert all(one.cpu().equal(other) for one, other in zip(found, expected, strict=True))
+    for classes in (random_labels(6 * size, 20), torch.zeros(6 * size).long()):
+        expected = ops_cuda.surviving_boxes(boxes, scores, classes, 0.5)
+        found = ops_cuda.surviving_boxes(*on_gpu((boxes, scores, classes)), 0.5)
+        assert found.cpu().equal(expected)
+
+
+def test_top_scores_are_the_same_ties_included():
+    scores = torch.cat([tied_scores(5000), -tied_scores(5000)])[None].repeat(2, 1)
+    for count in (0, 700, 20_000):
+        expected = ops_cuda.top_scores(scores, count)
+        found = ops_cuda.top_scores(scores.cuda(), count)
+        assert all(one.cpu().equal(other) for one, other in zip(found, expected, strict=True))
+
+
+def propose(judged):
+    return ops_cuda.select_proposals(*judged, 200, 100, 0.7, 1e-3, 4.0)
+
+
+def test_proposals_are_the_same_and_nobody_waits_for_them():
+    judged = judged_anchors(per_level=(3000, 700, 90))
+    expected, on_device = propose(judged), on_gpu(judged)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        boxes, scores, counts = propose(on_device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert counts.tolist() == expected[2].tolist()
+    assert scores.cpu().equal(expected[1])
+    # The GPU's exponential function may differ in its last bit.
+    torch.testing.assert_close(boxes.cpu(), expected[0], rtol=1e-5, atol=1e-4)
+
+
+def test_a_graph_of_proposals_serves_other_inputs():
+    first, second = (judged_anchors(per_level=(3000, 700, 90), seed=seed) for seed in (6, 9))
+    held = on_gpu(first)
+    propose(held)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = propose(held)
+    for judged in (first, second):
+        for place, level in zip(
+            (*held[0], *held[1], *held[2]), (*judged[0], *judged[1], *judged[2]), strict=True
+        ):
+            place.copy_(level)
+        graph.replay()
+        expected = propose(on_gpu(judged))
+        assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("channels", [1, 19, 64, 256])
@@ -192,6 +256,24 @@ def test_runs_of_masks_agree():
         assert all(map(torch.equal, *texts))
 
 
+@pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_batches_of_pictures_agree_in_every_bit(reverse, dtype):
+    sizes = [(40, 30), (20, 64), (9, 9)] * 13
+    rule = ((48, 64), (120.0, 110.0, 100.0), (50.0, 60.0, 57.0), reverse, dtype)
+    expected = ops_cuda.preprocess(pictures() * 13, sizes, *rule)
+    found = ops_cuda.preprocess(on_gpu(pictures() * 13), sizes, *rule)
+    assert found.stride() == expected.stride()
+    assert found.cpu().equal(expected)
+
+
+@pytest.mark.parametrize("size", [(70, 95), (11, 7), (1, 300), (50, 80), (1, 1)])
+def test_resized_pictures_agree_in_every_bit(size):
+    for picture in pictures():
+        expected = ops_cuda.resize_image(picture, *size)
+        assert ops_cuda.resize_image(on_gpu(picture), *size).cpu().equal(expected)
+
+
 def test_kernels_run_on_the_current_stream():
     boxes, scores = random_boxes(3000, extent=300.0), tied_scores(3000)
     expected = ops_cuda.nms(boxes, scores, 0.5)
@@ -210,6 +292,7 @@ def test_the_training_operators_do_not_wait_for_the_gpu():
     rois = random_rois(60).cuda()
     outlines, runs = on_gpu(random_outlines(6)), on_gpu(random_runs(6))
     wanted, boxes = (torch.arange(60) % 6).cuda(), random_boxes(60).cuda()
+    images = on_gpu(pictures())
     torch.cuda.set_sync_debug_mode("error")
     try:
         pooled = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
@@ -217,6 +300,7 @@ def test_the_training_operators_do_not_wait_for_the_gpu():
         ops_cuda.rasterize_polygons(*outlines, wanted, boxes, 28)
         ops_cuda.rasterize_rle(*runs, wanted, boxes, 28)
         ops_cuda.paste_masks(torch.rand(60, 28, 28, device="cuda"), boxes, 90, 90, 0.5)
+        ops_cuda.preprocess(images, [(40, 30)] * 3, (48, 64), (1, 2, 3), (4, 5, 6))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -5,9 +5,11 @@ import torch
 
 import ops_cuda
 from tests.ops_cuda.emulation.build import build_emulation
+from tests.ops_cuda.examples import candidates
 from tests.ops_cuda.scenes import (
     SCALES,
     match_scene,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
@@ -40,6 +42,46 @@ def test_nms_keeps_the_same_indices(gpu, count, dtype):
         assert gpu.nms(boxes, scores, *options).tolist() == expected.tolist()
         expected = CPU.batched_nms(boxes, scores, classes, *options)
         assert gpu.batched_nms(boxes, scores, classes, *options).tolist() == expected.tolist()
+
+
+def test_classes_of_one_box_and_of_all_boxes_survive_alike(gpu):
+    boxes, scores = random_boxes(300), tied_scores(300)
+    labels = torch.arange(300)
+    for classes in (labels, labels * 0, labels // 150 - 2**60):
+        expected = CPU.surviving_boxes(boxes, scores, classes, 0.4)
+        assert gpu.surviving_boxes(boxes, scores, classes, 0.4).equal(expected)
+        kept = gpu.batched_nms(boxes, scores, classes, 0.4, 7)
+        assert kept.equal(CPU.batched_nms(boxes, scores, classes, 0.4, 7))
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 150])
+@pytest.mark.parametrize("ranked", [True, False], ids=["ranked", "unranked"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_grouped_nms_keeps_the_same_indices(gpu, size, ranked, dtype):
+    boxes = random_boxes(3 * size).to(dtype).view(3, size, 4)
+    scores = tied_scores(3 * size).to(dtype).view(3, size)
+    if ranked:
+        scores = scores.sort(dim=1, descending=True, stable=True).values
+    if size > 60:
+        boxes[0, 5], scores[0, 7::9], scores[1] = float("nan"), -torch.inf, -torch.inf
+        if not ranked:
+            scores[2, 8] = float("nan")
+    for options in ((0.5, size), (0.7, 9), (0.7, 0)):
+        expected = CPU.grouped_nms(boxes, scores, *options, ranked)
+        found = gpu.grouped_nms(boxes, scores, *options, ranked)
+        assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
+
+
+def test_proposals_are_decoded_alike_and_wild_indices_dropped(gpu):
+    scores, indices, deltas, anchors, limits = candidates()
+    deltas[0][0, indices[0][0, 1]] = float("nan")
+    scores[1][1, 2] = float("nan")
+    arguments = (deltas, anchors, limits, 2.0, 4.0)
+    expected = CPU.decode_proposals(scores, indices, *arguments)
+    torch.testing.assert_close(gpu.decode_proposals(scores, indices, *arguments), expected)
+    indices[0][0, 0], indices[1][0, 0] = 2**60, -1
+    boxes, found = gpu.decode_proposals(scores, indices, *arguments)
+    assert (found[0, :, 0] == -torch.inf).all() and (boxes[0, :, 0] == 0).all()
 
 
 @pytest.mark.parametrize("channels", [3, 16])
@@ -188,3 +230,29 @@ def test_truths_out_of_range_are_not_followed(gpu):
     truth, _ = gpu.match_boxes(random_boxes(40)[None], random_boxes(5), wild, 0.5, 0.3, True)
     assert truth.min() >= 0
     assert truth.max() < 5
+
+
+PICTURE_SIZES = ([40, 20, 9], [30, 64, 9], 48, 64)
+LEVEL_RULE = ([120.0, 110.0, 100.0], [50.0, 60.0, 57.0])
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_batches_of_pictures_agree_in_every_bit(gpu, reverse, dtype):
+    arguments = (pictures(), *PICTURE_SIZES, *LEVEL_RULE, reverse, dtype)
+    found, expected = gpu.preprocess(*arguments), CPU.preprocess(*arguments)
+    assert found.stride() == expected.stride()
+    assert found.equal(expected)
+
+
+def test_more_pictures_than_one_launch_takes(gpu):
+    heights, widths, *canvas = PICTURE_SIZES
+    arguments = (pictures() * 13, heights * 13, widths * 13, *canvas, *LEVEL_RULE, False)
+    found = gpu.preprocess(*arguments, torch.float32)
+    assert found.equal(CPU.preprocess(*arguments, torch.float32))
+
+
+@pytest.mark.parametrize("size", [(70, 95), (11, 7), (1, 300), (50, 80), (1, 1)])
+def test_resized_pictures_agree_in_every_bit(gpu, size):
+    for picture in pictures():
+        assert gpu.resize_image(picture, *size).equal(CPU.resize_image(picture, *size))

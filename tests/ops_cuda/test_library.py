@@ -12,6 +12,8 @@ from ops_cuda import library, reference
 from tests.ops_cuda.examples import examples
 from tests.ops_cuda.scenes import (
     SCALES,
+    judged_anchors,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
@@ -65,6 +67,11 @@ def encode(masks, boxes):
     return offsets + 1, ops_cuda.compress_rle(counts, offsets)
 
 
+def propose(judged, boxes, scores, classes):
+    found = ops_cuda.select_proposals(*judged, 50, 30, 0.7, 1e-3, 4.0)
+    return *found, ops_cuda.surviving_boxes(boxes, scores, classes, 0.5).sum()
+
+
 def match(candidates, truths, offsets):
     truth, verdict = ops_cuda.match_boxes(candidates, truths, offsets, 0.5, 0.3, True)
     return truth + 1, verdict.sum(1)
@@ -72,6 +79,12 @@ def match(candidates, truths, offsets):
 
 def cut(runs, wanted, boxes):
     return ops_cuda.rasterize_rle(*runs, wanted, boxes, 14).mean(0)
+
+
+def prepare(images):
+    first = ops_cuda.resize_image(images[0], 20, 50)
+    sizes, rule = [(20, 50), (20, 64), (9, 9)], ((120, 110, 100), (50, 60, 57))
+    return ops_cuda.preprocess([first, *images[1:]], sizes, (48, 64), *rule).relu()
 
 
 @pytest.mark.parametrize(
@@ -85,9 +98,11 @@ def cut(runs, wanted, boxes):
             (random_outlines(5), torch.arange(9) % 5, random_boxes(9), torch.rand(9, 14, 14)),
         ),
         (encode, (torch.rand(9, 14, 14), random_boxes(9))),
+        (propose, (judged_anchors(), random_boxes(50), tied_scores(50), random_labels(50))),
         (match, (random_boxes(50)[None], random_boxes(9, seed=1), torch.tensor([0, 4, 9]))),
+        (prepare, (pictures(),)),
     ],
-    ids=["pool", "select", "cut", "draw", "encode", "match"],
+    ids=lambda value: value.__name__ if callable(value) else "",
 )
 def test_functions_of_the_operators_compile_to_one_graph(function, arguments):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,9 @@ def referee(outlines, box, side):
     corner, scale = box[:2].astype(float), side / np.maximum(box[2:].astype(float) - box[:2], 0.1)
     # pycocotools takes a list of four numbers for a box, and less than three corners have no area
     moved = [
-        ((outline - corner) * scale).reshape(-1).tolist() for outline in outlines if len(outline) > 2
+        ((outline - corner) * scale).reshape(-1).tolist()
+        for outline in outlines
+        if len(outline) > 2
     ]
     if not moved:
         return np.zeros((side, side), np.uint8)
@@ -170,9 +173,7 @@ def points(rng, kind, count):
 )
 def test_any_polygons_are_drawn_bit_for_bit_as_by_the_referee(kind, side, polygons, seed):
     rng = np.random.default_rng(seed)
-    outlines = [
-        points(rng, kind, rng.integers(1, 40)).astype(np.float32) for _ in range(polygons)
-    ]
+    outlines = [points(rng, kind, rng.integers(1, 40)).astype(np.float32) for _ in range(polygons)]
     corner, extent = rng.random(2) * 60, 10 ** rng.uniform(-2, 2.2, 2)
     if kind.startswith("on"):
         corner, extent = corner.round(), np.full(2, side * rng.choice([0.5, 1, 2]))
@@ -192,7 +193,7 @@ def test_real_objects_are_drawn_bit_for_bit_as_by_the_referee(coco_tiny):
         x, y, width, height = record["bbox"]
         # proposals of the object, as the first stage makes them
         noise = 0.15 * rng.normal(size=(4, 4)) * [width, height, width, height]
-        boxes = (noise + [x, y, x + width, y + height]).astype(np.float32)
+        boxes = (noise + np.array([x, y, x + width, y + height])).astype(np.float32)
         found = ops_cuda.rasterize_polygons(
             *one_object(*outlines), torch.zeros(4).long(), torch.from_numpy(boxes), 28
         )
@@ -206,7 +207,7 @@ def test_real_objects_are_drawn_bit_for_bit_as_by_the_referee(coco_tiny):
 def test_large_masks_are_the_referees_too(side):
     vertices, polygon_offsets, object_offsets = random_outlines(6)
     bounds = polygon_offsets[object_offsets[5] : object_offsets[6] + 1].tolist()
-    outlines = [vertices[a:b].numpy() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    outlines = [vertices[a:b].numpy() for a, b in pairwise(bounds)]
     box = np.array([20, 15, 90, 80], np.float32)
     found = draw(ops_cuda, outlines, box.tolist(), side)
     assert np.array_equal(found.numpy(), referee(outlines, box, side))
@@ -240,7 +241,7 @@ def test_strides_and_types_of_the_input_do_not_matter():
 
 
 def test_threads_do_not_change_the_result(two_thread_counts):
-    arguments = (*random_outlines(30), torch.arange(200) % 30, random_boxes(200, largest=80.0), 28)
+    arguments = (*random_outlines(30), torch.arange(600) % 30, random_boxes(600, largest=80.0), 28)
     one, two = two_thread_counts(lambda: ops_cuda.rasterize_polygons(*arguments))
     assert one.equal(two)
 

@@ -145,7 +145,7 @@ def test_targets_of_real_objects_are_detectron2s_and_like_the_polygons(coco_tiny
         bitmap = torch.from_numpy(np.ascontiguousarray(coco_masks.decode(encoded).any(2)))
         x, y, width, height = record["bbox"]
         noise = 0.1 * rng.normal(size=(4, 4)) * [width, height, width, height]
-        boxes = torch.from_numpy(noise + [x, y, x + width, y + height]).float()
+        boxes = torch.from_numpy(noise + np.array([x, y, x + width, y + height])).float()
         wanted = torch.zeros(4).long()
         found = ops_cuda.rasterize_rle(*runs_of([bitmap]), wanted, boxes, 28)
 
@@ -190,7 +190,7 @@ def test_strides_and_types_of_the_input_do_not_matter():
 
 
 def test_threads_do_not_change_the_result(two_thread_counts):
-    arguments = (*random_runs(30), torch.arange(200) % 30, random_boxes(200, largest=80.0), 28)
+    arguments = (*random_runs(30), torch.arange(600) % 30, random_boxes(600, largest=80.0), 28)
     one, two = two_thread_counts(lambda: ops_cuda.rasterize_rle(*arguments))
     assert one.equal(two)
 

@@ -125,7 +125,8 @@ Tensor rasterize_rle(
   const int64_t* wanted = objects.const_data_ptr<int64_t>();
   const float* box_data = boxes.const_data_ptr<float>();
   float* mask_data = masks.mutable_data_ptr<float>();
-  torch::stable::parallel_for(0, count, 16, [&](int64_t begin, int64_t end) {
+  // a mask takes several microseconds: fewer are not worth waking a thread for
+  torch::stable::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
     CellColumn cells(side);
     for (int64_t r = begin; r < end; ++r) {
       const int64_t n = wanted[r], first = offsets[n];
