@@ -7,13 +7,13 @@ Source: Ren et al. 2015, section 3.1; on a pyramid, Lin et al. 2017, section 4.1
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.anchors import AnchorGrid
 from model.box_coding import LARGEST_LOG_SCALE, BoxCoder
 from model.boxes import image_limits
 from model.config import RpnConfig
+from model.convolution import convolve
 from model.rpn_loss import rpn_losses
 from model.structures import ImageBatch, ImageSize, LossTerm, Proposals, Targets
 from model.truths import join_truths
@@ -47,9 +47,9 @@ class RpnHead(nn.Module):
             Objectness logits (B, A_l) and box deltas (B, A_l, 4), float32, A_l = H * W * ratios,
             in the order of :class:`AnchorGrid`.
         """
-        hidden = F.relu_(self.conv(feature))
-        logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)
-        deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(*logits.shape, 4)
+        hidden = convolve(feature, self.conv, relu=True)
+        logits = convolve(hidden, self.objectness).permute(0, 2, 3, 1).flatten(1)
+        deltas = convolve(hidden, self.deltas).permute(0, 2, 3, 1).reshape(*logits.shape, 4)
         return logits.float(), deltas.float()
 
 

@@ -1,5 +1,6 @@
 """Compiled operators of the detector, for CPU and CUDA, each with a pure-torch twin."""
 
+from ops_cuda.conv import conv3x3_relu, pack_conv3x3
 from ops_cuda.grouped_nms import grouped_nms
 from ops_cuda.library import backend
 from ops_cuda.match_boxes import IGNORED, NEGATIVE, POSITIVE, match_boxes
@@ -19,12 +20,14 @@ __all__ = [
     "backend",
     "batched_nms",
     "compress_rle",
+    "conv3x3_relu",
     "decode_proposals",
     "encode_roi_masks_rle",
     "grouped_nms",
     "match_boxes",
     "multiscale_roi_align",
     "nms",
+    "pack_conv3x3",
     "paste_masks",
     "preprocess",
     "rasterize_polygons",

@@ -68,10 +68,14 @@ def preprocess(
     """
     _check_batch(images, sizes, canvas, mean, std, dtype)
     heights, widths = [size[0] for size in sizes], [size[1] for size in sizes]
-    rule = (list(mean), list(std), reverse_channels, dtype)
+    means, stds = list(mean), list(std)
     if not library.compiled_for("preprocess", images[0].device):
-        return reference.preprocess(images, heights, widths, *canvas, *rule)
-    batch: Tensor = torch.ops.ops_cuda.preprocess(list(images), heights, widths, *canvas, *rule)
+        return reference.preprocess(
+            images, heights, widths, *canvas, means, stds, reverse_channels, dtype
+        )
+    batch: Tensor = torch.ops.ops_cuda.preprocess(
+        list(images), heights, widths, *canvas, means, stds, reverse_channels, dtype
+    )
     return batch
 
 

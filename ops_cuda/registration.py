@@ -127,6 +127,23 @@ def _paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshol
     return masks.new_empty(len(masks), height, width, dtype=torch.uint8)
 
 
+def _pack_conv3x3(weight: Tensor) -> Tensor:
+    outputs, inputs = weight.shape[:2]
+    return weight.new_empty(36, (outputs + 31) // 32, inputs, 32)
+
+
+def _conv3x3_relu(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    out_channels: int,
+    relu: bool,
+    vector_bytes: int = 64,
+) -> Tensor:
+    shape = (x.shape[0], out_channels, *x.shape[2:])
+    return torch.empty(shape, device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
+
+
 def _encode_roi_masks_rle(
     masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float
 ) -> tuple[Tensor, Tensor]:
@@ -196,6 +213,8 @@ FAKES: dict[str, Callable[..., Any]] = {
     "compress_rle": _compress_rle,
     "resize_image": _resize_image,
     "preprocess": _preprocess,
+    "pack_conv3x3": _pack_conv3x3,
+    "conv3x3_relu": _conv3x3_relu,
 }
 """Every compiled operator and what tells its output's shape."""
 
@@ -211,8 +230,11 @@ AUTOCAST_TO_FLOAT = (
     "grouped_nms",
     "top_scores",
     "decode_proposals",
+    "pack_conv3x3",
+    "conv3x3_relu",
 )
-"""Operators that compute in float32 whatever autocast says: half types lose whole pixels.
+"""Operators that compute in float32 whatever autocast says: half types lose whole pixels,
+and Winograd's convolution has no half form.
 
 ROI align takes its maps as they come and sums in float32 by itself.
 """

@@ -18,6 +18,7 @@ import torch
 import ops_cuda
 from benchmarks.machine import RESULTS, Row, print_table, save
 from benchmarks.ops.contest import Contest, measure
+from benchmarks.ops.convolution import convolution_contests
 from benchmarks.ops.mask_targets import mask_target_contests
 from benchmarks.ops.masks import mask_contests
 from benchmarks.ops.matching import matching_contests
@@ -34,6 +35,7 @@ FAMILIES: dict[str, Callable[[torch.device], Iterator[Contest]]] = {
     "mask_targets": mask_target_contests,
     "matching": matching_contests,
     "preprocessing": preprocessing_contests,
+    "convolution": convolution_contests,
 }
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from model.box_coding import BoxCoder
 from model.config import BoxHeadConfig
+from model.convolution import infers_on_cpu
+from model.derived_weights import derived
 from model.matching import match_to_objects
 from model.sampling import PROPOSALS, sample_candidates
 from model.structures import LossTerm, Proposals
@@ -54,11 +56,20 @@ class BoxHead(nn.Module):
         """
         # Pooled features have channels innermost. To reorder the weights is cheaper than to
         # reorder them, whose order in memory torchvision's weights expect otherwise.
-        weight = self.fc1.weight.view(-1, *pooled.shape[1:]).permute(0, 2, 3, 1).flatten(1)
-        hidden = F.relu_(F.linear(pooled.permute(0, 2, 3, 1).flatten(1), weight, self.fc1.bias))
+        rows = pooled.permute(0, 2, 3, 1).flatten(1)
+        hidden = F.relu_(F.linear(rows, self._channels_innermost(pooled), self.fc1.bias))
         hidden = F.relu_(self.fc2(hidden))
         logits = self.class_logits(hidden).float()
         return logits, self.box_deltas(hidden).float().view(*logits.shape, 4)
+
+    def _channels_innermost(self, pooled: Tensor) -> Tensor:
+        """The first layer's weight in the pooled features' order; in inference kept on the CPU."""
+        shape, weight = pooled.shape[1:], self.fc1.weight
+
+        def reorder() -> Tensor:
+            return weight.view(-1, *shape).permute(0, 2, 3, 1).flatten(1)
+
+        return derived(self.fc1, [weight], shape, reorder) if infers_on_cpu(pooled) else reorder()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.batch_masks import draw_masks, join_masks
+from model.convolution import convolve
 from model.heads.box import TrainingRois
 from model.structures import BitmapMasks, ImageSize, InstanceMasks, LossTerm, Targets
 from model.truths import join_truths
@@ -54,7 +55,7 @@ class MaskHead(nn.Module):
         """
         x = pooled
         for conv in self.convs:
-            x = F.relu_(conv(x))
+            x = convolve(x, conv, relu=True)  # type: ignore[arg-type]
         # From here on every operation concerns one pixel, so pixels stay in rows: an upsampling
         # whose kernel is its stride is a matrix product, and only the masks need rearranging.
         pixels = self._upsample_rows(x.permute(0, 2, 3, 1).flatten(1, 2))

@@ -45,4 +45,9 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "preprocess(Tensor[] images, int[] heights, int[] widths, int canvas_height, "
       "int canvas_width, float[] mean, float[] std, bool reverse_channels, ScalarType dtype)"
       " -> Tensor");
+  library.def("pack_conv3x3(Tensor weight) -> Tensor");
+  // vector_bytes: the widest registers to use, 64, 32 or 16; the machine may have narrower ones.
+  library.def(
+      "conv3x3_relu(Tensor x, Tensor packed, Tensor? bias, int out_channels, bool relu, "
+      "int vector_bytes=64) -> Tensor");
 }

@@ -4,6 +4,7 @@ They say what an operator means in the fewest operations; speed is the compiled 
 Arguments are taken as valid: the public wrappers have checked them. Boxes are x1 y1 x2 y2.
 """
 
+from ops_cuda.reference.conv import conv3x3_relu, pack_conv3x3
 from ops_cuda.reference.grouped_nms import grouped_nms
 from ops_cuda.reference.match_boxes import match_boxes
 from ops_cuda.reference.nms import batched_nms, nms, surviving_boxes
@@ -18,12 +19,14 @@ from ops_cuda.reference.run_length_masks import rasterize_rle
 __all__ = [
     "batched_nms",
     "compress_rle",
+    "conv3x3_relu",
     "decode_proposals",
     "encode_roi_masks_rle",
     "grouped_nms",
     "match_boxes",
     "multiscale_roi_align",
     "nms",
+    "pack_conv3x3",
     "paste_masks",
     "preprocess",
     "rasterize_polygons",

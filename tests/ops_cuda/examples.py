@@ -2,6 +2,7 @@
 
 import torch
 
+import ops_cuda
 from tests.ops_cuda.scenes import (
     SCALES,
     judged_anchors,
@@ -60,5 +61,13 @@ def examples():
             [50.0, 60.0, 57.0],
             True,
             torch.float32,
+        ),
+        "pack_conv3x3": (torch.rand(40, 3, 3, 3),),
+        "conv3x3_relu": (
+            torch.rand(2, 3, 5, 9),
+            ops_cuda.pack_conv3x3(torch.rand(40, 3, 3, 3)),
+            torch.rand(40),
+            40,
+            True,
         ),
     }

@@ -87,6 +87,11 @@ def prepare(images):
     return ops_cuda.preprocess([first, *images[1:]], sizes, (48, 64), *rule).relu()
 
 
+def convolve(x, weight, bias):
+    packed = ops_cuda.pack_conv3x3(weight)
+    return ops_cuda.conv3x3_relu(x, packed, bias, len(weight)).mean(0)
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
@@ -101,6 +106,7 @@ def prepare(images):
         (propose, (judged_anchors(), random_boxes(50), tied_scores(50), random_labels(50))),
         (match, (random_boxes(50)[None], random_boxes(9, seed=1), torch.tensor([0, 4, 9]))),
         (prepare, (pictures(),)),
+        (convolve, (torch.rand(2, 3, 9, 5), torch.rand(40, 3, 3, 3), torch.rand(40))),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
