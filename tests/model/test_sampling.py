@@ -17,8 +17,8 @@ VERDICTS = st.integers(0, 60).flatmap(
 
 def chosen(samples, image=0):
     return (
-        samples.index[image][samples.is_positive[image]].tolist(),
-        samples.index[image][samples.is_negative[image]].tolist(),
+        samples.candidate[image][samples.is_positive[image]].tolist(),
+        samples.candidate[image][samples.is_negative[image]].tolist(),
     )
 
 
@@ -27,10 +27,10 @@ def test_positives_up_to_their_share_then_negatives_up_to_the_count(rows, count,
     verdicts = torch.tensor(rows, dtype=torch.int64)
     seeds = [seed + image for image in range(len(verdicts))]
     samples = sample_candidates(verdicts, count, share, seeds, ANCHORS)
-    assert samples.index.shape == (len(verdicts), min(count, verdicts.shape[1]))
+    assert samples.candidate.shape == (len(verdicts), min(count, verdicts.shape[1]))
     assert not (samples.is_positive & samples.is_negative).any()
     assert not samples.is_positive[:, samples.most_positive :].any()
-    assert (samples.index[~(samples.is_positive | samples.is_negative)] == 0).all()
+    assert (samples.candidate[~(samples.is_positive | samples.is_negative)] == 0).all()
     for image, verdict in enumerate(verdicts):
         positive, negative = chosen(samples, image)
         positives = int((verdict == POSITIVE).sum())
@@ -54,14 +54,14 @@ def test_an_image_s_sample_depends_on_its_own_seed_alone():
 def test_every_candidate_is_chosen_about_equally_often():
     verdicts = torch.zeros(2000, 10, dtype=torch.int64)
     samples = sample_candidates(verdicts, 3, 0.5, range(2000), ANCHORS)
-    counts = torch.bincount(samples.index.flatten(), minlength=10)
+    counts = torch.bincount(samples.candidate.flatten(), minlength=10)
     # Expectation 600, standard deviation 20.5: five of them.
     assert ((counts - 600).abs() < 103).all()
 
 
 def test_pairs_of_neighbours_are_chosen_about_equally_often():
     verdicts = torch.zeros(6000, 6, dtype=torch.int64)
-    pairs = sample_candidates(verdicts, 2, 0.0, range(6000), PROPOSALS).index.sort(1).values
+    pairs = sample_candidates(verdicts, 2, 0.0, range(6000), PROPOSALS).candidate.sort(1).values
     counts = torch.bincount(pairs[:, 0] * 6 + pairs[:, 1])
     # 15 pairs, expectation 400, standard deviation 19.3: five of them.
     assert ((counts[counts > 0] - 400).abs() < 97).all()
@@ -88,6 +88,6 @@ def test_the_hash_is_the_published_one():
         x = (x ^ (x >> 15)) * 0x846CA68B % 2**32
         return x ^ (x >> 16)
 
-    one, two = _keys([5], ANCHORS, CPU)[0].tolist()
-    expected = [mix(mix(number ^ one) ^ two) for number in range(50)]
-    assert _priorities(50, torch.tensor([[one, two]])).tolist() == [expected]
+    keys = _keys([5, 6], ANCHORS, CPU)
+    expected = [[mix(number ^ key) for number in range(50)] for key in keys.tolist()]
+    assert _priorities(50, keys).tolist() == expected
