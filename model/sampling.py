@@ -81,11 +81,9 @@ def _first(wanted: Tensor, priority: Tensor, limit: int) -> tuple[Tensor, Tensor
 def _priorities(count: int, keys: Tensor) -> Tensor:
     """A random permutation per image: (B, N) int64 in [0, 2^32), all different within an image.
 
-    Numbers 0..N-1 go twice through an invertible hash of 32 bits, each time after another half of
-    the image's key.
+    An invertible hash of the numbers 0..N-1 in the order of the image's key.
     """
-    numbers = torch.arange(count, device=keys.device)
-    return _mix(_mix(numbers ^ keys[:, :1]) ^ keys[:, 1:])
+    return _mix(torch.arange(count, device=keys.device) ^ keys[:, None])
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -105,9 +103,9 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _keys(seeds: Sequence[int], purpose: int, device: torch.device) -> Tensor:
-    """Two keys of 32 bits per image, (B, 2) int64."""
+    """A key of 32 bits per image, (B,) int64."""
     hashed = [_mix_64_bits((2 * seed + purpose) % 2**64) for seed in seeds]
-    return integers_on(device, [[key >> 32, key & LOW_32_BITS] for key in hashed]).view(-1, 2)
+    return integers_on(device, [key >> 32 for key in hashed])
 
 
 def _mix_64_bits(x: int) -> int:

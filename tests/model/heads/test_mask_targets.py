@@ -131,9 +131,7 @@ def test_rois_that_mean_nothing_are_no_error(convention):
 
 
 def test_no_rois_give_no_targets():
-    none = TrainingRois(
-        *(part[:0] for part in (ROIS.rois, ROIS.labels, ROIS.truth_boxes, ROIS.truths))
-    )
+    none = replace(ROIS, is_meant=torch.zeros(len(ROIS.rois), dtype=torch.bool)).compact()
     for convention in ("polygon", "roi_align"):
         assert mask_targets(BATCH, none, SIDE, convention, SIZES).shape == (0, SIDE, SIDE)
 
