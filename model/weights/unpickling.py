@@ -151,6 +151,13 @@ def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
     return dict(pairs)
 
 
+def _no_bytes(*arguments: Any) -> bytes:
+    """Python 3 writes b"" so for Python 2."""
+    if arguments:
+        raise WeightsError("bytes made by calling their class")
+    return b""
+
+
 def _no_call(*arguments: Any) -> Any:
     raise WeightsError("an array made by calling its class")
 
@@ -160,6 +167,8 @@ _STAND_INS = {
     ("numpy", "ndarray"): _ARRAY_TYPE,
     ("numpy", "dtype"): _StandIn(_dtype),
     ("_codecs", "encode"): _StandIn(_to_bytes),
+    ("builtins", "bytes"): _StandIn(_no_bytes),
+    ("__builtin__", "bytes"): _StandIn(_no_bytes),
     ("collections", "OrderedDict"): _StandIn(_ordered_dict),
 }
 # numpy 1 and numpy 2 keep them in different places.
