@@ -3,14 +3,13 @@
 import pytest
 import torch
 
+from model import build_detector
 from model.backbones.norm import convolve_and_normalise
 from model.config import TORCHVISION, Conventions
 from model.weights import load_weights, save_detector
 from model.weights.conventions import adapt_to_conventions
 from model.weights.detectron2 import DETECTRON2
 from model.weights.legacy import LEGACY
-
-from model import build_detector
 
 
 def stem(detector, picture):

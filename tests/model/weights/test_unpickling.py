@@ -111,7 +111,7 @@ def test_what_is_no_array_is_refused_by_name_and_not_run(
     with pytest.raises(WeightsError, match=named) as raised:
         unpickle_arrays(data, "evil.pkl")
     assert "evil.pkl" in str(raised.value)
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
