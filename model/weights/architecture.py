@@ -8,12 +8,44 @@ from torch import Tensor
 from model.backbones.resnet import BLOCKS
 from model.config import BackboneConfig, Conventions, MaskHeadConfig, ModelConfig
 from model.settings import Settings
+from model.weights.classes import coco_categories
+from model.weights.conversion import Conversion, RenamedTensors
 from model.weights.report import WeightsError
 
 
 def is_whole_detector(tensors: Mapping[str, Tensor]) -> bool:
     """Whether there is more than a backbone."""
     return any(name.startswith(("box_head.", "rpn.head.")) for name in tensors)
+
+
+def describe_detector(
+    ecosystem: str, renamed: RenamedTensors, conventions: Conventions, config: ModelConfig
+) -> Conversion:
+    """Renamed weights with what follows from them: of a backbone nothing, of a detector its config.
+
+    Args:
+        ecosystem: who wrote them.
+        renamed: under our names, class rows in our order.
+        conventions: what the weights take for granted.
+        config: what the weights cannot tell.
+
+    Raises:
+        WeightsError: an architecture that we do not build.
+    """
+    chosen, categories = None, coco_categories()
+    if is_whole_detector(renamed.tensors):
+        chosen = infer_architecture(renamed.tensors, config, conventions)
+    # As many classes as COCO's are COCO's; of others nobody knows the names.
+    known = chosen is not None and chosen.num_classes == len(categories)
+    return Conversion(
+        ecosystem=ecosystem,
+        tensors=renamed.tensors,
+        original_names=renamed.original_names,
+        unneeded=renamed.unneeded,
+        conventions=conventions,
+        config=chosen,
+        categories=categories if known else (),
+    )
 
 
 def infer_architecture(

@@ -7,13 +7,13 @@ connected layers flatten channel, row, column, class 0 is the background: as our
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.weights.architecture import infer_architecture, is_whole_detector
-from model.weights.classes import coco_categories
+from model.weights.architecture import describe_detector
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
 from model.weights.legacy import LEGACY, NOT_HONOURED, refuse_unbuilt
 
@@ -98,19 +98,10 @@ def convert_detectron(stored: StoredWeights, config: ModelConfig) -> Conversion:
     """
     refuse_unbuilt(stored.tensors, _UNBUILT)
     renamed = rename_tensors(stored.tensors, _RENAMES, _UNNEEDED)
-    tensors = renamed.tensors | _identity_statistics(renamed.tensors)
-    whole = is_whole_detector(tensors)
-    chosen = infer_architecture(tensors, config, LEGACY) if whole else None
-    return Conversion(
-        ecosystem="Detectron",
-        tensors=tensors,
-        original_names=renamed.original_names,
-        unneeded=renamed.unneeded,
-        conventions=LEGACY,
-        config=chosen,
-        categories=coco_categories() if chosen is not None and chosen.num_classes == 80 else (),
-        not_honoured=(*NOT_HONOURED, "images are resized without antialiasing") if whole else (),
-    )
+    renamed.tensors.update(_identity_statistics(renamed.tensors))
+    conversion = describe_detector("Detectron", renamed, LEGACY, config)
+    notes = (*NOT_HONOURED, "images are resized without antialiasing")
+    return replace(conversion, not_honoured=notes) if conversion.config else conversion
 
 
 def _identity_statistics(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,13 +6,13 @@ rows there, which nothing reads, become zeros.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from model.config import Conventions, ModelConfig
-from model.weights.architecture import infer_architecture, is_whole_detector
-from model.weights.classes import coco_categories
+from model.weights.architecture import describe_detector, stated
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
 from model.weights.legacy import refuse_unbuilt
 from model.weights.report import WeightsError
@@ -113,27 +113,14 @@ def convert_detectron2(stored: StoredWeights, config: ModelConfig) -> Conversion
     """
     refuse_unbuilt(stored.tensors, _UNBUILT)
     renamed = rename_tensors(stored.tensors, _RENAMES, _UNNEEDED)
-    tensors = _background_first(renamed.tensors)
     conventions, assumed = _conventions(stored)
-    tensors |= _identity_statistics(tensors, conventions.norm_epsilon)
-    chosen = None
-    if is_whole_detector(tensors):
-        # 1000 proposals per image in training, against Detectron's 2000.
-        rpn = config.rpn.model_copy(
-            update={"post_nms_train": 1000}
-            | {name: getattr(config.rpn, name) for name in config.rpn.model_fields_set}
-        )
-        chosen = infer_architecture(tensors, config.model_copy(update={"rpn": rpn}), conventions)
-    return Conversion(
-        ecosystem="detectron2",
-        tensors=tensors,
-        original_names=renamed.original_names,
-        unneeded=renamed.unneeded,
-        conventions=conventions,
-        config=chosen,
-        categories=coco_categories() if chosen is not None and chosen.num_classes == 80 else (),
-        assumed=assumed,
-    )
+    renamed.tensors.update(_background_first(renamed.tensors))
+    renamed.tensors.update(_identity_statistics(renamed.tensors, conventions.norm_epsilon))
+    # 1000 proposals per image in training, against Detectron's 2000.
+    proposals = {"post_nms_train": 1000} | stated(config.rpn)
+    base = config.model_copy(update={"rpn": config.rpn.model_copy(update=proposals)})
+    conversion = describe_detector("detectron2", renamed, conventions, base)
+    return replace(conversion, assumed=assumed)
 
 
 def _conventions(stored: StoredWeights) -> tuple[Conventions, tuple[str, ...]]:
@@ -165,7 +152,7 @@ def _conventions(stored: StoredWeights) -> tuple[Conventions, tuple[str, ...]]:
 
 
 def _background_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    result = dict(tensors)
+    result = {}
     for kind in ("weight", "bias"):
         name = f"box_head.class_logits.{kind}"
         if name in tensors:

@@ -4,10 +4,10 @@ Class 0 is the background and boxes and masks have a row for it, as ours.
 """
 
 import re
+from dataclasses import replace
 
 from model.config import ModelConfig
-from model.weights.architecture import infer_architecture, is_whole_detector
-from model.weights.classes import coco_categories
+from model.weights.architecture import describe_detector
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
 from model.weights.legacy import LEGACY, NOT_HONOURED, refuse_unbuilt
 
@@ -69,17 +69,6 @@ def convert_maskrcnn_benchmark(stored: StoredWeights, config: ModelConfig) -> Co
         unbuilt["backbone.body.stem.bn1."] = "GroupNorm in the pyramid and the heads"
     refuse_unbuilt(stored.tensors, unbuilt)
     renamed = rename_tensors(stored.tensors, _RENAMES, _UNNEEDED)
-    whole = is_whole_detector(renamed.tensors)
-    chosen = infer_architecture(renamed.tensors, config, LEGACY) if whole else None
-    return Conversion(
-        ecosystem="maskrcnn-benchmark",
-        tensors=renamed.tensors,
-        original_names=renamed.original_names,
-        unneeded=renamed.unneeded,
-        conventions=LEGACY,
-        config=chosen,
-        categories=coco_categories() if chosen is not None and chosen.num_classes == 80 else (),
-        not_honoured=(*NOT_HONOURED, "the long side is rounded down (at most 1 pixel)")
-        if whole
-        else (),
-    )
+    conversion = describe_detector("maskrcnn-benchmark", renamed, LEGACY, config)
+    notes = (*NOT_HONOURED, "the long side is rounded down (at most 1 pixel)")
+    return replace(conversion, not_honoured=notes) if conversion.config else conversion

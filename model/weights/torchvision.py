@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
 from model.config import TORCHVISION, Conventions, ModelConfig
-from model.weights.architecture import infer_architecture
+from model.weights.architecture import describe_detector
 from model.weights.classes import sparse_coco_categories
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
 from model.weights.report import WeightsError
@@ -74,16 +75,10 @@ def convert_torchvision(stored: StoredWeights, config: ModelConfig) -> Conversio
     # v1 weights were made when FrozenBatchNorm2d added no epsilon; BatchNorm2d always did.
     trained_norm = "backbone.body.bn1.num_batches_tracked" in stored.tensors
     conventions = TORCHVISION.model_copy(update={"norm_epsilon": 1e-5} if trained_norm else {})
-    chosen = infer_architecture(renamed.tensors, config, conventions)
-    return Conversion(
-        ecosystem="torchvision",
-        tensors=renamed.tensors,
-        original_names=renamed.original_names,
-        unneeded=renamed.unneeded,
-        conventions=conventions,
-        config=chosen,
-        categories=sparse_coco_categories() if chosen.num_classes == 90 else (),
-    )
+    conversion = describe_detector("torchvision", renamed, conventions, config)
+    sparse = sparse_coco_categories()
+    known = conversion.config is not None and conversion.config.num_classes == len(sparse)
+    return replace(conversion, categories=sparse if known else ())
 
 
 def convert_torchvision_backbone(stored: StoredWeights, config: ModelConfig) -> Conversion:
@@ -94,11 +89,5 @@ def convert_torchvision_backbone(stored: StoredWeights, config: ModelConfig) -> 
         config: without meaning here.
     """
     renamed = rename_tensors(stored.tensors, _BACKBONE_RENAMES, _BACKBONE_UNNEEDED)
-    return Conversion(
-        ecosystem="torchvision or timm",
-        tensors=renamed.tensors,
-        original_names=renamed.original_names,
-        unneeded=renamed.unneeded,
-        # The defaults are those of torchvision's classifiers: RGB, their mean and deviation.
-        conventions=Conventions(),
-    )
+    # The defaults are those of torchvision's classifiers: RGB, their mean and deviation.
+    return describe_detector("torchvision or timm", renamed, Conventions(), config)
