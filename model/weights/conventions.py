@@ -61,6 +61,22 @@ def adapt_to_conventions(
     return result, tuple(notes)
 
 
+def folded_norms_note(tensors: Mapping[str, Tensor], norm: str) -> tuple[str, ...]:
+    """A word of warning where a norm that learns would forget what the weights rest on.
+
+    Args:
+        tensors: under our names.
+        norm: ``BackboneConfig.norm`` of the detector.
+    """
+    mean = tensors.get(_STEM_MEAN)
+    if norm == "frozen_bn" or mean is None or mean.any():
+        return ()
+    return (
+        "the statistics of these weights' norms are folded into an affine map, which "
+        f"model.backbone.norm = {norm} does not keep: use frozen_bn",
+    )
+
+
 def _adapt_pixels(tensors: dict[str, Tensor], theirs: Conventions, ours: Conventions) -> None:
     """Make the first convolution expect our pixels.
 

@@ -15,7 +15,7 @@ from model.detector import Detector, build_detector
 from model.settings import check_settings, compose_yaml
 from model.weights.architecture import is_whole_detector
 from model.weights.class_rows import ClassRows, is_class_layer, rows_by_name
-from model.weights.conventions import adapt_to_conventions
+from model.weights.conventions import adapt_to_conventions, folded_norms_note
 from model.weights.conversion import Conversion
 from model.weights.legacy import NOT_HONOURED
 from model.weights.report import LoadReport, WeightsError
@@ -122,7 +122,8 @@ def load_weights(detector: Detector, source: str | Path, allow_mismatch: bool = 
         WeightsError: the file cannot be read, holds nothing for this detector, or does not fit.
     """
     conversion = read_source(source)
-    notes = conversion.assumed
+    norm = detector.config.backbone.norm
+    notes = (*conversion.assumed, *folded_norms_note(conversion.tensors, norm))
     if conversion.conventions is not None:
         tensors, adapted = adapt_to_conventions(
             conversion.tensors,

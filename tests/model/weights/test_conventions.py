@@ -7,7 +7,7 @@ from model import build_detector
 from model.backbones.norm import convolve_and_normalise
 from model.config import TORCHVISION, Conventions
 from model.weights import load_weights, save_detector
-from model.weights.conventions import adapt_to_conventions
+from model.weights.conventions import adapt_to_conventions, folded_norms_note
 from model.weights.detectron2 import DETECTRON2
 from model.weights.legacy import LEGACY
 
@@ -67,3 +67,11 @@ def test_what_cannot_be_converted_is_told():
         assert any(f"{key} = " in note for note in of_detector)
     # A network of basic blocks strides in its 3x3 either way.
     assert not any("stride" in n for n in adapt_to_conventions({}, LEGACY, Conventions(), False)[1])
+
+
+def test_folded_norms_want_a_frozen_norm():
+    folded = {"backbone.bn1.running_mean": torch.zeros(4)}
+    assert folded_norms_note(folded, "frozen_bn") == ()
+    assert "use frozen_bn" in folded_norms_note(folded, "batch_norm")[0]
+    measured = {"backbone.bn1.running_mean": torch.ones(4)}
+    assert folded_norms_note(measured, "batch_norm") == ()
