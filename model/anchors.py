@@ -3,12 +3,16 @@
 Shapes: L levels, A anchors per cell, H W cells of a level.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from model.structures import ImageSize
+
+# A batch's anchors are some MB, and few shapes of batches are met again and again.
+MOST_GRIDS_REMEMBERED = 8
 
 
 class AnchorGrid(nn.Module):
@@ -36,6 +40,7 @@ class AnchorGrid(nn.Module):
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
+        self._remembered: OrderedDict[tuple[object, ...], tuple[Tensor, ...]] = OrderedDict()
         self.stride_from_canvas = stride_from_canvas
         heights_per_size = torch.tensor(ratios, dtype=torch.float32).sqrt()
         shape = torch.stack((1 / heights_per_size, heights_per_size), dim=1)  # (A, 2) width, height
@@ -48,7 +53,7 @@ class AnchorGrid(nn.Module):
         """Anchors per cell."""
         return self.around_origin.shape[1]
 
-    def forward(self, cells: Sequence[ImageSize], canvas: ImageSize) -> list[Tensor]:
+    def forward(self, cells: Sequence[ImageSize], canvas: ImageSize) -> tuple[Tensor, ...]:
         """The anchors of every level.
 
         Args:
@@ -56,12 +61,25 @@ class AnchorGrid(nn.Module):
             canvas: height and width of the padded batch, pixels.
 
         Returns:
-            Per level (H * W * A, 4) float32, row by row, the ratios of a cell together.
+            Per level (H * W * A, 4) float32, row by row, the ratios of a cell together; shared
+            between calls, not to be changed.
         """
-        return [
-            self._tile(level, size, self._stride(level, size, canvas))
-            for level, size in enumerate(cells)
-        ]
+        place = self.around_origin
+        key = (*cells, canvas, place.device, place.dtype)
+        grid = self._remembered.pop(key, None)
+        if grid is None:
+            # Not of inference mode: a later training step may meet the same shapes.
+            with torch.inference_mode(False), torch.no_grad():
+                grid = tuple(
+                    self._tile(level, size, self._stride(level, size, canvas))
+                    for level, size in enumerate(cells)
+                )
+            if place.is_cuda and torch.cuda.is_current_stream_capturing():
+                return grid  # memory of the CUDA graph, without values until it is replayed
+        self._remembered[key] = grid
+        if len(self._remembered) > MOST_GRIDS_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return grid
 
     def _stride(self, level: int, size: ImageSize, canvas: ImageSize) -> tuple[int, int]:
         if self.stride_from_canvas:

@@ -14,7 +14,9 @@ from model.structures import ImageSize
 def image_limits(sizes: Sequence[ImageSize], device: torch.device) -> Tensor:
     """The largest coordinates of each image as (B, 4) float32: width, height, width, height."""
     rows = [[size.width, size.height, size.width, size.height] for size in sizes]
-    return torch.tensor(rows, dtype=torch.float32, device=device).reshape(-1, 4)
+    # From pinned memory the copy is ordered on the stream; from any other the host would wait.
+    limits = torch.tensor(rows, dtype=torch.float32, pin_memory=device.type == "cuda")
+    return limits.reshape(-1, 4).to(device, non_blocking=True)
 
 
 def clip_boxes(boxes: Tensor, limits: Tensor) -> Tensor:
@@ -34,5 +36,7 @@ def sides_at_least(boxes: Tensor, side: float) -> Tensor:
 
 def scale_boxes(boxes: Tensor, old: ImageSize, new: ImageSize) -> Tensor:
     """Boxes (N, 4) of an image resized from ``old`` to ``new``."""
-    x, y = new.width / old.width, new.height / old.height
-    return boxes * boxes.new_tensor([x, y, x, y])
+    # Numbers, not a tensor of them, which would have to be copied to the device.
+    x, y = boxes.view(*boxes.shape[:-1], 2, 2).unbind(-1)
+    scaled = (x * (new.width / old.width), y * (new.height / old.height))
+    return torch.stack(scaled, dim=-1).flatten(-2)

@@ -1,6 +1,7 @@
 """The data that passes between the parts of the detector: frozen dataclasses of tensors.
 
-Shapes: B images, N objects, R detections, M mask side, P polygons, V vertices, H W pixels.
+Shapes: B images, N objects, R detections, M mask side, P polygons or proposals, V vertices,
+H W pixels.
 Labels: 0 is the background, 1..K the object classes, as in maskrcnn-benchmark and torchvision.
 Boxes: absolute pixels, x1 y1 x2 y2, continuous coordinates (a box of one pixel has x2 - x1 = 1).
 """
@@ -33,10 +34,11 @@ class LossTerm:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images padded to one size, not yet normalised.
+    """Images padded to one size.
 
     Args:
-        pixels: (B, 3, H, W) uint8 or float, RGB in 0..255, content in the upper left corner.
+        pixels: (B, 3, H, W), content in the upper left corner: uint8 RGB, or floating point where
+            the detector has normalised them already.
         sizes: size of each image's content inside the batch.
         original_sizes: size of each image before resizing; detections are given in it.
         sampling_seeds: one seed per image for the random choice of training samples, so that a
@@ -51,6 +53,8 @@ class ImageBatch:
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
             raise ValueError(f"pixels must be (B, 3, H, W); got {tuple(self.pixels.shape)}")
+        if self.pixels.dtype != torch.uint8 and not self.pixels.is_floating_point():
+            raise ValueError(f"pixels must be uint8, or normalised; got {self.pixels.dtype}")
         if not len(self.sizes) == len(self.original_sizes) == len(self.pixels):
             raise ValueError(
                 f"{len(self.pixels)} images but {len(self.sizes)} sizes and "
@@ -59,6 +63,13 @@ class ImageBatch:
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def pictures(self) -> list[Tensor]:
+        """The contents without padding, (h, w, 3) each: views."""
+        return [
+            image[:, : size.height, : size.width].permute(1, 2, 0)
+            for image, size in zip(self.pixels, self.sizes, strict=True)
+        ]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "ImageBatch":
         """The same batch on ``device``."""
@@ -92,8 +103,65 @@ class PolygonMasks:
 
 
 @dataclass(frozen=True)
+class RunLengthMasks:
+    """N masks as runs of zeros and ones in turn, zeros first, down the columns of a canvas.
+
+    The canvas is the image as it was annotated: resizing and flipping the image changes only
+    ``to_canvas``. An object without runs has no mask.
+
+    Args:
+        run_ends: (K,) int64, where each run ends, counted from the start of its canvas.
+        run_offsets: (N + 1,) int64 into run_ends.
+        heights: (N,) int64, rows of each canvas.
+        to_canvas: (N, 4) float32, scale of x and y, shift of x and y: canvas = scale * image +
+            shift, pixels. Where the image is mirrored the scale is negative.
+    """
+
+    run_ends: Tensor
+    run_offsets: Tensor
+    heights: Tensor
+    to_canvas: Tensor
+
+    def __len__(self) -> int:
+        return len(self.heights)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "RunLengthMasks":
+        """The same masks on ``device``."""
+        return RunLengthMasks(
+            self.run_ends.to(device, non_blocking=non_blocking),
+            self.run_offsets.to(device, non_blocking=non_blocking),
+            self.heights.to(device, non_blocking=non_blocking),
+            self.to_canvas.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True)
+class MixedMasks:
+    """N objects of which some are outlines and some are runs; each is empty in the other."""
+
+    polygons: PolygonMasks
+    runs: RunLengthMasks
+
+    def __post_init__(self) -> None:
+        if len(self.polygons) != len(self.runs):
+            raise ValueError(
+                f"polygons of {len(self.polygons)} objects but runs of {len(self.runs)}; "
+                "each must have a place for every object"
+            )
+
+    def __len__(self) -> int:
+        return len(self.polygons)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "MixedMasks":
+        """The same masks on ``device``."""
+        return MixedMasks(
+            self.polygons.to(device, non_blocking), self.runs.to(device, non_blocking)
+        )
+
+
+@dataclass(frozen=True)
 class BitmapMasks:
-    """(N, H, W) uint8 or bool bitmaps on the image's canvas: for masks that are not polygons."""
+    """(N, H, W) uint8 or bool bitmaps on the image's canvas: torchvision's form of masks."""
 
     bitmaps: Tensor
 
@@ -105,7 +173,7 @@ class BitmapMasks:
         return BitmapMasks(self.bitmaps.to(device, non_blocking=non_blocking))
 
 
-InstanceMasks = PolygonMasks | BitmapMasks
+InstanceMasks = PolygonMasks | RunLengthMasks | MixedMasks | BitmapMasks
 
 
 @dataclass(frozen=True)
@@ -146,6 +214,37 @@ class Targets:
             labels=self.labels.to(device, non_blocking=non_blocking),
             masks=None if self.masks is None else self.masks.to(device, non_blocking),
         )
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Boxes that may hold an object, as many rows for every image, so that nobody has to wait.
+
+    Args:
+        boxes: (B, P, 4) float32, pixels of the padded batch, best first; zeros after an image's
+            last.
+        counts: (B,) int64, proposals of each image, on the device of the boxes.
+    """
+
+    boxes: Tensor
+    counts: Tensor
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
+            raise ValueError(f"boxes must be (B, P, 4); got {tuple(self.boxes.shape)}")
+        if self.counts.shape != self.boxes.shape[:1]:
+            raise ValueError(
+                f"counts must be (B,), one per image of {len(self.boxes)}; "
+                f"got {tuple(self.counts.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def present(self) -> Tensor:
+        """(B, P) bool: which rows hold a proposal."""
+        row = torch.arange(self.boxes.shape[1], device=self.boxes.device)
+        return row < self.counts[:, None]
 
 
 class Category(NamedTuple):

@@ -6,7 +6,7 @@ Shapes: B images, N boxes of all images together, K kept.
 import torch
 from torch import Tensor
 
-from ops_cuda import batched_nms
+from ops_cuda import surviving_boxes
 
 
 def keep_best_per_image(
@@ -32,11 +32,12 @@ def keep_best_per_image(
     Returns:
         (K,) int64 indices, image by image and best first in each; and the B counts.
     """
-    kept = batched_nms(boxes, scores, groups * num_images + images, iou_threshold)
-    # Stable: within an image the order stays best first.
-    kept = kept[images[kept].argsort(stable=True)]
-    image = images[kept]
-    counts = torch.bincount(image, minlength=num_images)
-    rank = torch.arange(len(kept), device=kept.device) - (counts.cumsum(0) - counts)[image]
-    kept = kept[(rank < limit) & (scores[kept] > -torch.inf)]
-    return kept, torch.bincount(images[kept], minlength=num_images).tolist()
+    survives = surviving_boxes(boxes, scores, groups * num_images + images, iou_threshold)
+    # The dropped count as of an image after the last. Sorts are stable: best first in each image.
+    place = torch.where(survives & (scores > -torch.inf), images, num_images)
+    order = scores.argsort(descending=True, stable=True)
+    order = order[place[order].argsort(stable=True)]
+    sizes = place.new_zeros(num_images + 1).scatter_add_(0, place, torch.ones_like(place))
+    parts = torch.split(order, sizes.tolist())  # the one wait for the device
+    best = [part[:limit] for part in parts[:num_images]]
+    return torch.cat(best), [len(part) for part in best]

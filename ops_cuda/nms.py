@@ -58,13 +58,40 @@ def batched_nms(
         ValueError: shapes, types, devices or the threshold are not as above.
     """
     boxes, scores = _checked(boxes, scores, iou_threshold, max_kept)
-    require_indices("classes", classes)
-    require_equal_length(boxes=boxes, classes=classes)
-    require_one_device(boxes=boxes, classes=classes)
+    _check_classes(boxes, classes)
     if not library.compiled_for("batched_nms", boxes.device):
         return reference.batched_nms(boxes, scores, classes, iou_threshold, max_kept)
     kept: Tensor = torch.ops.ops_cuda.batched_nms(boxes, scores, classes, iou_threshold, max_kept)
     return kept
+
+
+def surviving_boxes(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    """What `batched_nms` keeps, as a mask: of fixed size, so that nobody waits for the device.
+
+    Args:
+        boxes: (N, 4) float, x1 y1 x2 y2.
+        scores: (N,) float.
+        classes: (N,) int64, any values.
+        iou_threshold: overlap above which the lower score is dropped, in [0, 1].
+
+    Returns:
+        (N,) bool, in the order of the boxes.
+
+    Raises:
+        ValueError: shapes, types, devices or the threshold are not as above.
+    """
+    boxes, scores = _checked(boxes, scores, iou_threshold, max_kept=-1)
+    _check_classes(boxes, classes)
+    if not library.compiled_for("surviving_boxes", boxes.device):
+        return reference.surviving_boxes(boxes, scores, classes, iou_threshold)
+    survives: Tensor = torch.ops.ops_cuda.surviving_boxes(boxes, scores, classes, iou_threshold)
+    return survives
+
+
+def _check_classes(boxes: Tensor, classes: Tensor) -> None:
+    require_indices("classes", classes)
+    require_equal_length(boxes=boxes, classes=classes)
+    require_one_device(boxes=boxes, classes=classes)
 
 
 def _checked(

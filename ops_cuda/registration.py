@@ -23,6 +23,53 @@ def _batched_nms(
     return _nms(boxes, scores, iou_threshold, max_kept)
 
 
+def _surviving_boxes(
+    boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float
+) -> Tensor:
+    return boxes.new_empty(len(boxes), dtype=torch.bool)
+
+
+def _grouped_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, max_kept: int, ranked: bool
+) -> tuple[Tensor, Tensor]:
+    groups, size = scores.shape
+    kept = boxes.new_empty(groups, min(size, max_kept), dtype=torch.int64)
+    return kept, boxes.new_empty(groups, dtype=torch.int64)
+
+
+def _top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    values = scores.new_empty(len(scores), min(count, scores.shape[1]))
+    return values, torch.empty_like(values, dtype=torch.int64)
+
+
+def _decode_proposals(
+    scores: Sequence[Tensor],
+    indices: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    limits: Tensor,
+    min_side: float,
+    largest_log_scale: float,
+) -> tuple[Tensor, Tensor]:
+    shape = (len(limits), len(scores), max(level.shape[1] for level in scores))
+    return limits.new_empty(*shape, 4), limits.new_empty(shape)
+
+
+def _match_boxes(
+    candidates: Tensor,
+    truths: Tensor,
+    truth_offsets: Tensor,
+    positive_iou: float,
+    negative_iou: float,
+    keep_best: bool,
+) -> tuple[Tensor, Tensor]:
+    shape = (len(truth_offsets) - 1, candidates.shape[1])
+    return (
+        candidates.new_empty(shape, dtype=torch.int64),
+        candidates.new_empty(shape, dtype=torch.int64),
+    )
+
+
 def _layout(feature: Tensor) -> torch.memory_format:
     """The rule of the kernels (is_channels_last in csrc)."""
     channels_last = feature.stride(1) == 1 and feature.shape[1] > 1
@@ -65,8 +112,74 @@ def _rasterize_polygons(
     return boxes.new_empty(len(boxes), side, side)
 
 
+def _rasterize_rle(
+    run_ends: Tensor,
+    run_offsets: Tensor,
+    heights: Tensor,
+    objects: Tensor,
+    boxes: Tensor,
+    side: int,
+) -> Tensor:
+    return boxes.new_empty(len(boxes), side, side)
+
+
 def _paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
     return masks.new_empty(len(masks), height, width, dtype=torch.uint8)
+
+
+def _pack_conv3x3(weight: Tensor) -> Tensor:
+    outputs, inputs = weight.shape[:2]
+    return weight.new_empty(36, (outputs + 31) // 32, inputs, 32)
+
+
+def _conv3x3_relu(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    out_channels: int,
+    relu: bool,
+    vector_bytes: int = 64,
+) -> Tensor:
+    shape = (x.shape[0], out_channels, *x.shape[2:])
+    return torch.empty(shape, device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
+
+
+def _encode_roi_masks_rle(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float
+) -> tuple[Tensor, Tensor]:
+    runs = torch.library.get_ctx().new_dynamic_size()
+    return (
+        masks.new_empty(runs, dtype=torch.int64),
+        masks.new_empty(len(masks) + 1, dtype=torch.int64),
+    )
+
+
+def _compress_rle(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    characters = torch.library.get_ctx().new_dynamic_size()
+    return counts.new_empty(characters, dtype=torch.uint8), torch.empty_like(offsets)
+
+
+def _resize_image(pixels: Tensor, height: int, width: int) -> Tensor:
+    return pixels.new_empty(height, width, 3)
+
+
+def _preprocess(
+    images: Sequence[Tensor],
+    heights: Sequence[int],
+    widths: Sequence[int],
+    canvas_height: int,
+    canvas_width: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    reverse_channels: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    return torch.empty(
+        (len(images), 3, canvas_height, canvas_width),
+        dtype=dtype,
+        device=images[0].device,
+        memory_format=torch.channels_last,
+    )
 
 
 def _keep_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -86,15 +199,42 @@ def _roi_align_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 FAKES: dict[str, Callable[..., Any]] = {
     "nms": _nms,
     "batched_nms": _batched_nms,
+    "surviving_boxes": _surviving_boxes,
+    "grouped_nms": _grouped_nms,
+    "top_scores": _top_scores,
+    "decode_proposals": _decode_proposals,
+    "match_boxes": _match_boxes,
     "multiscale_roi_align": _multiscale_roi_align,
     "multiscale_roi_align_backward": _multiscale_roi_align_backward,
     "rasterize_polygons": _rasterize_polygons,
+    "rasterize_rle": _rasterize_rle,
     "paste_masks": _paste_masks,
+    "encode_roi_masks_rle": _encode_roi_masks_rle,
+    "compress_rle": _compress_rle,
+    "resize_image": _resize_image,
+    "preprocess": _preprocess,
+    "pack_conv3x3": _pack_conv3x3,
+    "conv3x3_relu": _conv3x3_relu,
 }
 """Every compiled operator and what tells its output's shape."""
 
-AUTOCAST_TO_FLOAT = ("nms", "batched_nms", "rasterize_polygons", "paste_masks")
-"""Operators that compute in float32 whatever autocast says: half types lose whole pixels.
+AUTOCAST_TO_FLOAT = (
+    "nms",
+    "batched_nms",
+    "match_boxes",
+    "rasterize_polygons",
+    "rasterize_rle",
+    "paste_masks",
+    "encode_roi_masks_rle",
+    "surviving_boxes",
+    "grouped_nms",
+    "top_scores",
+    "decode_proposals",
+    "pack_conv3x3",
+    "conv3x3_relu",
+)
+"""Operators that compute in float32 whatever autocast says: half types lose whole pixels,
+and Winograd's convolution has no half form.
 
 ROI align takes its maps as they come and sums in float32 by itself.
 """

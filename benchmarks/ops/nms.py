@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 import torchvision
+from torch import Tensor
 
 import ops_cuda
 from benchmarks.ops.contest import Contest
@@ -11,7 +12,8 @@ from benchmarks.ops.scene import random_boxes
 
 
 def nms_contests(device: torch.device) -> Iterator[Contest]:
-    """Class-agnostic and class-aware suppression."""
+    """Class-agnostic, class-aware and grouped suppression."""
+    yield from (_grouped(device, groups) for groups in (5, 80))
     for count in (1000, 5000, 20_000):
         boxes, scores = random_boxes(count, 200, device), torch.rand(count, device=device)
         classes = torch.randint(0, 80, (count,), device=device)
@@ -29,3 +31,23 @@ def nms_contests(device: torch.device) -> Iterator[Contest]:
             "torchvision.ops.batched_nms",
             lambda b=boxes, s=scores, c=classes: torchvision.ops.batched_nms(b, s, c, 0.5),
         )
+
+
+def _grouped(device: torch.device, groups: int, size: int = 2000) -> Contest:
+    """The levels of one image, or of sixteen; best first as topk gives them."""
+    boxes = random_boxes(groups * size, 200, device).view(groups, size, 4)
+    scores = torch.rand(groups, size, device=device).sort(dim=1, descending=True).values
+
+    def ours() -> list[Tensor]:
+        return list(ops_cuda.grouped_nms(boxes, scores, 0.7, size, ranked=True))
+
+    def theirs() -> list[Tensor]:
+        kept, counts = boxes.new_zeros(groups, size, dtype=torch.int64), []
+        for group in range(groups):
+            alone = torchvision.ops.nms(boxes[group], scores[group], 0.7)
+            kept[group, : len(alone)] = alone
+            counts.append(len(alone))
+        return [kept, torch.tensor(counts, device=device)]
+
+    size_text = f"{groups} groups of {size}"
+    return Contest("grouped_nms", size_text, ours, "loop of torchvision.ops.nms", theirs)

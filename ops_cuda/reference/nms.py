@@ -26,10 +26,16 @@ def batched_nms(
     boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float, max_kept: int = -1
 ) -> Tensor:
     """Twin of `ops_cuda.batched_nms`: `nms` of each class, best scores of all classes first."""
+    survives = surviving_boxes(boxes, scores, classes, iou_threshold)
+    order = scores.argsort(descending=True, stable=True)
+    kept = order[survives[order]]
+    return kept if max_kept < 0 else kept[:max_kept]
+
+
+def surviving_boxes(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    """Twin of `ops_cuda.surviving_boxes`: mark what `nms` of each class keeps."""
     survives = torch.zeros_like(scores, dtype=torch.bool)
     for label in torch.unique(classes):
         members = (classes == label).nonzero().squeeze(1)
         survives[members[nms(boxes[members], scores[members], iou_threshold)]] = True
-    order = scores.argsort(descending=True, stable=True)
-    kept = order[survives[order]]
-    return kept if max_kept < 0 else kept[:max_kept]
+    return survives

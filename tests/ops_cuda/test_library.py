@@ -12,11 +12,14 @@ from ops_cuda import library, reference
 from tests.ops_cuda.examples import examples
 from tests.ops_cuda.scenes import (
     SCALES,
+    judged_anchors,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
     random_outlines,
     random_rois,
+    random_runs,
     tied_scores,
 )
 
@@ -59,17 +62,53 @@ def draw(outlines, wanted, boxes, masks):
     return targets.mean(0), ops_cuda.paste_masks(masks, boxes, 60, 80, 0.5).sum(0)
 
 
+def encode(masks, boxes):
+    counts, offsets = ops_cuda.encode_roi_masks_rle(masks, boxes, 60, 80, 0.5)
+    return offsets + 1, ops_cuda.compress_rle(counts, offsets)
+
+
+def propose(judged, boxes, scores, classes):
+    found = ops_cuda.select_proposals(*judged, 50, 30, 0.7, 1e-3, 4.0)
+    return *found, ops_cuda.surviving_boxes(boxes, scores, classes, 0.5).sum()
+
+
+def match(candidates, truths, offsets):
+    truth, verdict = ops_cuda.match_boxes(candidates, truths, offsets, 0.5, 0.3, True)
+    return truth + 1, verdict.sum(1)
+
+
+def cut(runs, wanted, boxes):
+    return ops_cuda.rasterize_rle(*runs, wanted, boxes, 14).mean(0)
+
+
+def prepare(images):
+    first = ops_cuda.resize_image(images[0], 20, 50)
+    sizes, rule = [(20, 50), (20, 64), (9, 9)], ((120, 110, 100), (50, 60, 57))
+    return ops_cuda.preprocess([first, *images[1:]], sizes, (48, 64), *rule).relu()
+
+
+def convolve(x, weight, bias):
+    packed = ops_cuda.pack_conv3x3(weight)
+    return ops_cuda.conv3x3_relu(x, packed, bias, len(weight)).mean(0)
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
         (pool, (pyramid(channels=3, side=64), random_rois(5, side=64))),
         (select, (random_boxes(50), tied_scores(50), random_labels(50))),
+        (cut, (random_runs(5), torch.arange(9) % 5, random_boxes(9))),
         (
             draw,
             (random_outlines(5), torch.arange(9) % 5, random_boxes(9), torch.rand(9, 14, 14)),
         ),
+        (encode, (torch.rand(9, 14, 14), random_boxes(9))),
+        (propose, (judged_anchors(), random_boxes(50), tied_scores(50), random_labels(50))),
+        (match, (random_boxes(50)[None], random_boxes(9, seed=1), torch.tensor([0, 4, 9]))),
+        (prepare, (pictures(),)),
+        (convolve, (torch.rand(2, 3, 9, 5), torch.rand(40, 3, 3, 3), torch.rand(40))),
     ],
-    ids=["pool", "select", "draw"],
+    ids=lambda value: value.__name__ if callable(value) else "",
 )
 def test_functions_of_the_operators_compile_to_one_graph(function, arguments):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")

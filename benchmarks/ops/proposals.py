@@ -1,0 +1,60 @@
+"""Proposals of a pyramid beside torchvision's."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
+import ops_cuda
+from benchmarks.ops.contest import Contest
+from benchmarks.ops.scene import HEIGHT, WIDTH
+
+STRIDES, SIZES, RATIOS = (4, 8, 16, 32, 64), (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
+
+
+def proposal_contests(device: torch.device) -> Iterator[Contest]:
+    """From logits and deltas to proposals, in the numbers of inference and of training."""
+    for images in (1, 2):
+        for mode, number in (("test", 1000), ("train", 2000)):
+            yield _selection(device, images, mode, number)
+
+
+def _selection(device: torch.device, images: int, mode: str, number: int) -> Contest:
+    anchors = [_anchors(*level).to(device) for level in zip(STRIDES, SIZES, strict=True)]
+    generator = torch.Generator().manual_seed(images)
+    logits = [torch.randn(images, len(a), generator=generator).to(device) for a in anchors]
+    deltas = [0.3 * torch.randn(images, len(a), 4, generator=generator).to(device) for a in anchors]
+    limits = torch.tensor([[WIDTH, HEIGHT, WIDTH, HEIGHT]] * images, device=device).float()
+    numbers = {"training": number, "testing": number}
+    peer = RegionProposalNetwork(None, None, 0.7, 0.3, 256, 0.5, numbers, numbers, 0.7).eval()
+
+    def ours() -> list[Tensor]:
+        boxes, _, counts = ops_cuda.select_proposals(
+            logits, deltas, anchors, limits, number, number, 0.7, 1e-3, math.log(1000 / 16)
+        )
+        return [boxes, counts]
+
+    # Its forward has the levels in one tensor, as its losses want them.
+    flat, every = torch.cat(logits, 1).view(-1, 1), [torch.cat(anchors)] * images
+    flat_deltas = torch.cat(deltas, 1).view(-1, 4)
+
+    def theirs() -> list[Tensor]:
+        boxes = peer.box_coder.decode(flat_deltas, every).view(images, -1, 4)
+        sizes, per_level = [(HEIGHT, WIDTH)] * images, [len(a) for a in anchors]
+        found, _ = peer.filter_proposals(boxes, flat, sizes, per_level)
+        counts = torch.tensor([len(each) for each in found], device=device)
+        return [torch.nn.utils.rnn.pad_sequence(found, batch_first=True), counts]
+
+    size = f"{images} of {HEIGHT}x{WIDTH}, {number} ({mode})"
+    return Contest("select_proposals", size, ours, "decode + filter_proposals", theirs)
+
+
+def _anchors(stride: int, side: int) -> Tensor:
+    y, x = torch.meshgrid(
+        torch.arange(0, HEIGHT, stride), torch.arange(0, WIDTH, stride), indexing="ij"
+    )
+    half = torch.tensor([[ratio**-0.5, ratio**0.5] for ratio in RATIOS]) * side / 2
+    centres = torch.stack([x, y], -1).reshape(-1, 1, 2)
+    return torch.cat([centres - half, centres + half], -1).reshape(-1, 4)
