@@ -15,7 +15,8 @@ from model.weights.legacy import LEGACY
 def stem(detector, picture):
     rules = detector.config.conventions
     pixels = picture.flip(1) if rules.pixel_order == "bgr" else picture
-    x = (pixels - detector.pixel_mean) / detector.pixel_std
+    mean, std = torch.tensor([rules.pixel_mean, rules.pixel_std]).view(2, 3, 1, 1)
+    x = (pixels - mean) / std
     return convolve_and_normalise(x, detector.backbone.conv1, detector.backbone.bn1)
 
 
