@@ -45,6 +45,12 @@ class Conventions(Settings):
         "polygon",
         description="Mask targets drawn inside the ROI, or averages of a bitmap of the image.",
     )
+    legacy_geometry: bool = Field(
+        False,
+        description="Boxes include their last pixel, anchors are centred on (stride - 1) / 2 and "
+        "masks pasted into whole pixels (Detectron, maskrcnn-benchmark). Kept on record; the "
+        "detector does not follow it yet.",
+    )
 
 
 TORCHVISION = Conventions(
