@@ -115,7 +115,9 @@ class TrainConfig(Settings):
     schedule: ScheduleConfig = ScheduleConfig()
     channels_last: bool = Field(True, description="NHWC memory layout.")
     weights: Location | None = Field(
-        None, description="URL of weights to start from (ours or torchvision's)."
+        None,
+        description="Weights to start from: a URL or models:/ name of ours, or a file of "
+        "torchvision, timm, detectron2, Detectron or maskrcnn-benchmark, also at https://.",
     )
     checkpoint_every: Positive = Field(1000, description="Steps between checkpoints.")
     keep_checkpoints: Positive = Field(2, description="Checkpoints kept, newest first.")

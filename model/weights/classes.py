@@ -1,16 +1,34 @@
 """COCO's classes as other ecosystems number them."""
 
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+from itertools import count
 
 from model.structures import Category
+
+# Ids that the annotations of 2014 and later leave out.
+_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+_NAMES = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire
+hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear,
+zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports
+ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, wine
+glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot
+dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,
+mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock,
+vase, scissors, teddy bear, hair drier, toothbrush
+"""
+
+
+def coco_categories() -> list[Category]:
+    """The 80 COCO classes in the order of their ids, as all others number them.
+
+    Source: Lin et al. 2014; ids of the published annotations.
+    """
+    ids = (number for number in count(1) if number not in _UNUSED_IDS)
+    names = (name.strip() for name in _NAMES.replace("\n", " ").split(","))
+    return [Category(number, name) for name, number in zip(names, ids, strict=False)]
 
 
 def sparse_coco_categories() -> list[Category]:
     """The 90 COCO ids that torchvision's detectors were trained on, unused ones ("N/A") too."""
-    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    return [Category(number, name) for number, name in enumerate(names) if number > 0]
-
-
-def coco_categories() -> list[Category]:
-    """The 80 COCO classes in the order of their ids, as all others number them."""
-    return [category for category in sparse_coco_categories() if category.name != "N/A"]
+    unused = [Category(number, "N/A") for number in _UNUSED_IDS]
+    return sorted([*coco_categories(), *unused])

@@ -9,6 +9,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from model.weights.download import local_path as downloaded_path
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.track.mlflow_run import TrackingError, hide_password, tracking_uri
@@ -60,8 +61,8 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
     """Bring weights to this machine for the length of the block.
 
     Args:
-        source: ``models:/name@alias``, ``models:/name/version``, ``runs:/id/path``, or the URL of a
-            checkpoint folder or of a weights file.
+        source: ``models:/name@alias``, ``models:/name/version``, ``runs:/id/path``, the URL of a
+            checkpoint folder or of a weights file, or ``https://`` and a weights file.
         config: says which MLflow is meant.
 
     Yields:
@@ -70,7 +71,11 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
     Raises:
         TrackingError: the registry has no such model.
         FileNotFoundError: the folder holds no model.safetensors with its model.json.
+        WeightsError: the download failed, or its digest is another.
     """
+    if source.startswith(("https://", "http://")):
+        yield downloaded_path(source)
+        return
     if not source.startswith(("models:/", "runs:/")):
         with storage.fetch(source) as path:
             yield _model_folder(path, source) if path.is_dir() else path

@@ -6,7 +6,7 @@ import sys
 WITHOUT_PIPELINE_PACKAGES = """
 import sys
 
-for name in ("ray", "mlflow", "pyarrow", "boto3", "pycocotools"):
+for name in ("ray", "mlflow", "pyarrow", "boto3", "pycocotools", "torchvision"):
     sys.modules[name] = None  # importing it now fails
 
 import numpy as np

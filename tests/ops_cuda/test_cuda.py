@@ -5,6 +5,7 @@ import torch
 
 import ops_cuda
 from ops_cuda import library
+from tests.ops_cuda.gpu import on_gpu
 from tests.ops_cuda.scenes import (
     SCALES,
     judged_anchors,
@@ -23,16 +24,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
-
-
-def on_gpu(value):
-    match value:
-        case torch.Tensor():
-            return value.detach().cuda().requires_grad_(value.requires_grad)
-        case list() | tuple():
-            return type(value)(on_gpu(each) for each in value)
-        case _:
-            return value
 
 
 def test_the_library_has_cuda_kernels():
@@ -191,87 +182,6 @@ def test_rois_that_are_no_rois_are_zero():
     for ratio in (0, 2):
         assert ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7, ratio).eq(0).all()
     assert ops_cuda.multiscale_roi_align(maps, rois[:0], SCALES, 7).shape == (0, 19, 7, 7)
-
-
-def test_polygon_masks_agree_in_every_bit():
-    boxes = random_boxes(300, largest=80.0)
-    boxes[3] = float("nan")
-    arguments = (*random_outlines(30), torch.arange(300) % 30, boxes, 28)
-    expected = ops_cuda.rasterize_polygons(*arguments)
-    assert ops_cuda.rasterize_polygons(*on_gpu(arguments)).cpu().equal(expected)
-
-
-def test_offsets_out_of_range_draw_nothing_and_read_nothing():
-    vertices, polygons, objects = (each.cuda() for each in random_outlines(5))
-    box = random_boxes(1).cuda()
-    for wanted in (-1, 5, 2**60):
-        index = torch.tensor([wanted]).cuda()
-        assert ops_cuda.rasterize_polygons(vertices, polygons, objects, index, box, 9).sum() == 0
-    torch.cuda.synchronize()
-
-
-@pytest.mark.parametrize("side", [28, 112, 300])
-def test_mask_targets_of_any_size_agree_in_every_bit(side):
-    boxes = random_boxes(40, largest=80.0).round()
-    boxes[3], boxes[4] = float("nan"), boxes[4, [2, 1, 0, 3]]
-    wanted = torch.arange(40) % 9
-    for operator, masks in (
-        (ops_cuda.rasterize_polygons, random_outlines(9)),
-        (ops_cuda.rasterize_rle, random_runs(9)),
-    ):
-        arguments = (*masks, wanted, boxes, side)
-        assert operator(*on_gpu(arguments)).cpu().equal(operator(*arguments))
-
-
-def test_runs_out_of_range_draw_nothing_and_read_nothing():
-    runs, box = on_gpu(random_runs(5)), random_boxes(1).cuda()
-    for wanted in (-1, 5, 2**60):
-        masks = ops_cuda.rasterize_rle(*runs, torch.tensor([wanted]).cuda(), box, 9)
-        assert masks.sum() == 0
-    torch.cuda.synchronize()
-
-
-def test_pasted_masks_agree_in_every_bit():
-    masks = torch.rand(80, 28, 28, generator=torch.Generator().manual_seed(0))
-    boxes = random_boxes(80, extent=140.0, largest=120.0) - 20
-    boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
-    for threshold in (0.0, 0.5):
-        expected = ops_cuda.paste_masks(masks, boxes, 120, 150, threshold)
-        found = ops_cuda.paste_masks(masks.cuda(), boxes.cuda(), 120, 150, threshold)
-        assert found.cpu().equal(expected)
-
-
-def test_runs_of_masks_agree():
-    masks = torch.rand(80, 28, 28, generator=torch.Generator().manual_seed(0))
-    boxes = random_boxes(80, extent=140.0, largest=120.0) - 20
-    boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
-    boxes[6:8], masks[7] = torch.tensor([-50.0, -50, 250, 250]), 1
-    for count in (80, 0):
-        arguments = (masks[:count], boxes[:count], 120, 150, 0.5)
-        expected = ops_cuda.encode_roi_masks_rle(*arguments)
-        found = ops_cuda.encode_roi_masks_rle(*on_gpu(arguments))
-        assert all(one.is_cuda for one in found)
-        assert all(one.cpu().equal(other) for one, other in zip(found, expected, strict=True))
-        texts = ops_cuda.compress_rle(*found), ops_cuda.compress_rle(*expected)
-        assert all(map(torch.equal, *texts))
-
-
-@pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_batches_of_pictures_agree_in_every_bit(reverse, dtype):
-    sizes = [(40, 30), (20, 64), (9, 9)] * 13
-    rule = ((48, 64), (120.0, 110.0, 100.0), (50.0, 60.0, 57.0), reverse, dtype)
-    expected = ops_cuda.preprocess(pictures() * 13, sizes, *rule)
-    found = ops_cuda.preprocess(on_gpu(pictures() * 13), sizes, *rule)
-    assert found.stride() == expected.stride()
-    assert found.cpu().equal(expected)
-
-
-@pytest.mark.parametrize("size", [(70, 95), (11, 7), (1, 300), (50, 80), (1, 1)])
-def test_resized_pictures_agree_in_every_bit(size):
-    for picture in pictures():
-        expected = ops_cuda.resize_image(picture, *size)
-        assert ops_cuda.resize_image(on_gpu(picture), *size).cpu().equal(expected)
 
 
 def test_kernels_run_on_the_current_stream():

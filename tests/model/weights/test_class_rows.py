@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from model import Category, build_detector, save_detector
 from model.weights import WeightsError, load_weights
@@ -112,3 +113,9 @@ def test_layers_of_another_width_are_left_to_the_shape_check():
     own = {"mask_head.logits.weight": torch.zeros(2, 16, 1, 1)}
     file = {"mask_head.logits.weight": torch.ones(3, 8, 1, 1)}
     assert not rows_by_name(file, own, named("a", "b"), named("a")).tensors
+
+
+def test_the_classes_of_coco_are_torchvisions():
+    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    assert [tuple(one) for one in sparse_coco_categories()] == list(enumerate(names))[1:]
+    assert len(coco_categories()) == 80

@@ -1,0 +1,13 @@
+"""Tensors and nests of them on the GPU."""
+
+import torch
+
+
+def on_gpu(value):
+    match value:
+        case torch.Tensor():
+            return value.detach().cuda().requires_grad_(value.requires_grad)
+        case list() | tuple():
+            return type(value)(on_gpu(each) for each in value)
+        case _:
+            return value
