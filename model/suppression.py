@@ -38,6 +38,6 @@ def keep_best_per_image(
     order = scores.argsort(descending=True, stable=True)
     order = order[place[order].argsort(stable=True)]
     sizes = place.new_zeros(num_images + 1).scatter_add_(0, place, torch.ones_like(place))
-    parts = order.split(sizes.tolist())  # the one wait for the device
+    parts = torch.split(order, sizes.tolist())  # the one wait for the device
     best = [part[:limit] for part in parts[:num_images]]
     return torch.cat(best), [len(part) for part in best]
