@@ -203,10 +203,14 @@ class Detector(nn.Module):
     def _detect(
         self, features: Sequence[Tensor], proposals: Proposals, images: ImageBatch
     ) -> list[Detections]:
-        image, row = proposals.present().nonzero(as_tuple=True)
-        rois = torch.cat((image[:, None].float(), proposals.boxes[image, row]), dim=1)
+        rois, present = proposals.rois(), proposals.present().flatten()
+        if not rois.is_cuda:
+            # To judge rows without a proposal costs less than to wait for a GPU to say which.
+            rois, present = rois[present], present[present]
         logits, deltas = self.box_head(self.box_pooler(features, rois))
-        found = select_boxes(logits, deltas, rois, self.box_coder, images.sizes, self.config.box)
+        found = select_boxes(
+            logits, deltas, rois, present, self.box_coder, images.sizes, self.config.box
+        )
         masks: Sequence[Tensor | None] = [None] * len(images)
         if self.mask_head is not None:
             pooled = self.mask_pooler(features, found.rois)

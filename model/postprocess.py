@@ -40,6 +40,7 @@ def select_boxes(
     logits: Tensor,
     deltas: Tensor,
     rois: Tensor,
+    present: Tensor,
     coder: BoxCoder,
     sizes: Sequence[ImageSize],
     settings: BoxHeadConfig,
@@ -50,6 +51,7 @@ def select_boxes(
         logits: (R, K + 1) float32.
         deltas: (R, K + 1, 4) float32.
         rois: (R, 5) float32: image index and proposal.
+        present: (R,) bool, which rows are proposals.
         coder: of the deltas.
         sizes: content size of each image in the batch.
         settings: thresholds and the number of detections.
@@ -57,7 +59,8 @@ def select_boxes(
     Source: Girshick 2015, section 4; thresholds of Detectron.
     """
     scores = logits.softmax(dim=1)
-    roi, label = (scores[:, 1:] > settings.score_threshold).nonzero(as_tuple=True)
+    confident = (scores[:, 1:] > settings.score_threshold) & present[:, None]
+    roi, label = confident.nonzero(as_tuple=True)  # waits for the device; so do the counts, below
     label = label + 1
     image = rois[roi, 0].long()
     # Only confident pairs of ROI and class are decoded: a few hundred of R x K.

@@ -246,6 +246,13 @@ class Proposals:
         row = torch.arange(self.boxes.shape[1], device=self.boxes.device)
         return row < self.counts[:, None]
 
+    def rois(self) -> Tensor:
+        """(B * P, 5): image index and box of every row."""
+        images, rows, _ = self.boxes.shape
+        image = torch.arange(images, device=self.boxes.device, dtype=self.boxes.dtype)
+        column = image[:, None, None].expand(images, rows, 1)
+        return torch.cat((column, self.boxes), dim=2).flatten(0, 1)
+
 
 class Category(NamedTuple):
     """A class of the data set: ``id`` as in its annotations, and its name."""

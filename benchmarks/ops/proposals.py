@@ -24,7 +24,11 @@ def proposal_contests(device: torch.device) -> Iterator[Contest]:
 def _selection(device: torch.device, images: int, mode: str, number: int) -> Contest:
     anchors = [_anchors(*level).to(device) for level in zip(STRIDES, SIZES, strict=True)]
     generator = torch.Generator().manual_seed(images)
-    logits = [torch.randn(images, len(a), generator=generator).to(device) for a in anchors]
+    lengths = [len(a) for a in anchors]
+    # Apart by more than what torchvision's sigmoid rounds away: the order of ties is left open.
+    spread = torch.linspace(-4, 4, sum(lengths))
+    shuffled = [spread[torch.randperm(len(spread), generator=generator)] for _ in range(images)]
+    logits = [level.contiguous().to(device) for level in torch.stack(shuffled).split(lengths, 1)]
     deltas = [0.3 * torch.randn(images, len(a), 4, generator=generator).to(device) for a in anchors]
     limits = torch.tensor([[WIDTH, HEIGHT, WIDTH, HEIGHT]] * images, device=device).float()
     numbers = {"training": number, "testing": number}
@@ -42,8 +46,7 @@ def _selection(device: torch.device, images: int, mode: str, number: int) -> Con
 
     def theirs() -> list[Tensor]:
         boxes = peer.box_coder.decode(flat_deltas, every).view(images, -1, 4)
-        sizes, per_level = [(HEIGHT, WIDTH)] * images, [len(a) for a in anchors]
-        found, _ = peer.filter_proposals(boxes, flat, sizes, per_level)
+        found, _ = peer.filter_proposals(boxes, flat, [(HEIGHT, WIDTH)] * images, lengths)
         counts = torch.tensor([len(each) for each in found], device=device)
         return [torch.nn.utils.rnn.pad_sequence(found, batch_first=True), counts]
 

@@ -102,10 +102,9 @@ def test_a_graph_of_proposals_serves_other_inputs():
     with torch.cuda.graph(graph):
         found = propose(held)
     for judged in (first, second):
-        for place, level in zip(
-            (*held[0], *held[1], *held[2]), (*judged[0], *judged[1], *judged[2]), strict=True
-        ):
-            place.copy_(level)
+        for places, levels in zip(held[:3], judged[:3], strict=True):
+            for place, level in zip(places, levels, strict=True):
+                place.copy_(level)
         graph.replay()
         expected = propose(on_gpu(judged))
         assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
