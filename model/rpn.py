@@ -7,6 +7,7 @@ Source: Ren et al. 2015, section 3.1; on a pyramid, Lin et al. 2017, section 4.1
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.anchors import AnchorGrid
@@ -14,7 +15,8 @@ from model.box_coding import LARGEST_LOG_SCALE, BoxCoder
 from model.boxes import image_limits
 from model.config import RpnConfig
 from model.convolution import convolve
-from model.rpn_loss import rpn_losses
+from model.rpn_loss import gather_from_levels, rpn_losses
+from model.sampled_patches import gather_patches, patches_save_work
 from model.structures import ImageBatch, ImageSize, LossTerm, Proposals, Targets
 from model.truths import join_truths
 from ops_cuda import select_proposals
@@ -51,6 +53,28 @@ class RpnHead(nn.Module):
         logits = convolve(hidden, self.objectness).permute(0, 2, 3, 1).flatten(1)
         deltas = convolve(hidden, self.deltas).permute(0, 2, 3, 1).reshape(*logits.shape, 4)
         return logits.float(), deltas.float()
+
+    def judge_sampled(self, features: Sequence[Tensor], anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge a few anchors as :meth:`forward` would, without a gradient through all others.
+
+        Args:
+            features: per level (B, C, H_l, W_l).
+            anchors: (B, S) int64, among the A anchors of all levels.
+
+        Returns:
+            Objectness logits (B, S) and box deltas (B, S, 4), float32.
+        """
+        per_cell = self.objectness.out_channels
+        patches = gather_patches(features, anchors // per_cell)
+        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
+        hidden = F.relu(F.linear(patches, weight, self.conv.bias))
+        logits = F.linear(hidden, self.objectness.weight.flatten(1), self.objectness.bias)
+        deltas = F.linear(hidden, self.deltas.weight.flatten(1), self.deltas.bias)
+        nth = (anchors % per_cell)[..., None]
+        boxes = deltas.view(*anchors.shape, per_cell, 4).gather(
+            2, nth[..., None].expand(-1, -1, -1, 4)
+        )
+        return logits.gather(2, nth).squeeze(2).float(), boxes.squeeze(2).float()
 
 
 class RegionProposalNetwork(nn.Module):
@@ -90,7 +114,11 @@ class RegionProposalNetwork(nn.Module):
             The proposals of each image, without gradient; and the losses rpn_objectness and
             rpn_box, empty without targets.
         """
-        judged = [self.head(feature) for feature in features]
+        # Only the sampled anchors learn. Where they are few, all are judged without a gradient,
+        # the sampled ones once more with it: the backward pass of all costs as two forwards.
+        few = targets is not None and patches_save_work(features, self.settings.samples_per_image)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not few):
+            judged = [self.head(feature) for feature in features]
         logits = [level[0] for level in judged]
         deltas = [level[1] for level in judged]
         cells = [ImageSize(*feature.shape[-2:]) for feature in features]
@@ -98,9 +126,14 @@ class RegionProposalNetwork(nn.Module):
         proposals = self._propose(logits, deltas, anchors, images.sizes, targets is not None)
         if targets is None:
             return proposals, {}
+
+        def judge(chosen: Tensor) -> tuple[Tensor, Tensor]:
+            if few:
+                return self.head.judge_sampled(features, chosen)
+            return gather_from_levels(logits, chosen), gather_from_levels(deltas, chosen)
+
         losses = rpn_losses(
-            logits,
-            deltas,
+            judge,
             torch.cat(anchors),
             join_truths(targets, images.pixels.device),
             images.sampling_seeds,

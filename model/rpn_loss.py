@@ -4,7 +4,7 @@ Shapes: B images, L levels, A anchors of an image on all levels, S sampled ancho
 Source: Ren et al. 2015, section 3.1.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,7 @@ from model.truths import BatchTruths
 
 
 def rpn_losses(
-    logits: Sequence[Tensor],
-    deltas: Sequence[Tensor],
+    judge: Callable[[Tensor], tuple[Tensor, Tensor]],
     anchors: Tensor,
     truths: BatchTruths,
     seeds: Sequence[int],
@@ -31,8 +30,7 @@ def rpn_losses(
     """Cross-entropy of sampled anchors, and smooth L1 of the positive ones' boxes.
 
     Args:
-        logits: per level (B, A_l) float32.
-        deltas: per level (B, A_l, 4) float32.
+        judge: gives the logits (B, S) and deltas (B, S, 4), float32, of anchors (B, S) int64.
         anchors: (A, 4) float32 of all levels, pixels.
         truths: the objects of the B images.
         seeds: one per image, for the random choice.
@@ -61,10 +59,9 @@ def rpn_losses(
         matched = truths.boxes[matches.truth.gather(1, positive) + truths.first[:, None]]
         # Where no anchor is meant, the anchor itself: a target of zeros instead of log(0).
         wanted = coder.encode(torch.where(is_positive[..., None], matched, references), references)
-    logit = gather_from_levels(logits, chosen.candidate)
-    distance = F.smooth_l1_loss(
-        gather_from_levels(deltas, positive), wanted, beta=smooth_l1_beta, reduction="none"
-    ).sum(dim=-1)
+    logit, deltas = judge(chosen.candidate)
+    predicted = deltas[:, : chosen.most_positive]
+    distance = F.smooth_l1_loss(predicted, wanted, beta=smooth_l1_beta, reduction="none").sum(-1)
     # Binary cross-entropy of a positive is softplus(-logit), of a negative softplus(logit).
     surprise = F.softplus(torch.where(chosen.is_positive, -logit, logit))
     is_sample = chosen.is_positive | chosen.is_negative

@@ -99,8 +99,12 @@ def test_nothing_waits_between_proposals_and_losses(scenes, squares):
     for leaf in leaves:
         leaf.requires_grad_()
     rpn = detector_module.ModelConfig(num_classes=3).rpn
+
+    def judge(chosen):
+        return gather_from_levels(levels, chosen), gather_from_levels(deltas, chosen)
+
     with NothingWaits():
-        terms = rpn_losses(levels, deltas, anchors, truths, range(3), rpn, coder, 1 / 9)
+        terms = rpn_losses(judge, anchors, truths, range(3), rpn, coder, 1 / 9)
         slots = choose_training_rois(proposals, truths, range(3), settings)
         positive = slots.positive()
         terms |= box_losses(leaves[-3], leaves[-2], slots, coder, 1.0)
