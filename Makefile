@@ -1,12 +1,13 @@
 # make quickstart: install everything and run the whole chain of jobs on this machine.
 # make test:       install everything and pass the tests.
+# make sanitize:   the operators' tests with AddressSanitizer and UndefinedBehaviorSanitizer.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: quickstart test lint install docs clean
+.PHONY: quickstart test lint sanitize install docs clean
 
 quickstart: install
 	$(BIN)/python workflows/end_to_end.py configs/quickstart.yaml
@@ -19,6 +20,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The operators' tests with every access checked: the CPU kernels, and the CUDA kernels on the host.
+SANITIZED := build/sanitized
+SANITIZERS := $(foreach name,asan ubsan stdc++,$(shell gcc -print-file-name=lib$(name).so))
+sanitize: install
+	OPS_SANITIZE=1 $(BIN)/python setup.py -q build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)-objects
+	OPS_SANITIZE=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/pytest -o pythonpath="$(SANITIZED) ." tests/ops_cuda $(PYTEST_ARGS)
 
 docs: install
 	$(BIN)/python tools/write_config_reference.py

@@ -1,10 +1,12 @@
-"""Builds `_ops_cuda`, the compiled operators; everything else stands in pyproject.toml.
+"""Builds the compiled operators; everything else stands in pyproject.toml.
 
-CPU kernels always; CUDA kernels where a CUDA toolkit of torch's major version is found. A CUDA
-build that fails falls back to CPU. Environment:
+Two libraries: `_ops_cuda` holds the signatures and the CPU kernels, and loads with every torch;
+`_ops_cuda_gpu` adds the CUDA kernels where a CUDA toolkit of torch's major version is found, and
+needs a torch with CUDA. A CUDA build that fails leaves the first alone. Environment:
 
     OPS_CUDA=0              never build CUDA kernels
     OPS_CUDA=1              build them or fail
+    OPS_SANITIZE=1          CPU kernels with AddressSanitizer and UndefinedBehaviorSanitizer
     TORCH_CUDA_ARCH_LIST    GPU architectures, default "8.0;9.0+PTX"
     MAX_JOBS                compilers at once
 """
@@ -14,16 +16,24 @@ import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from setuptools import Extension, setup
+from setuptools.errors import CompileError
 from torch.utils import cpp_extension
 
 SOURCES = Path("ops_cuda/csrc")
 # the oldest torch whose stable ABI the library needs: one build serves every later one
-TORCH_TARGET_VERSION = "0x020a000000000000"
+TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
+# contraction off: sums round alike on every machine, and like the pure-torch twins
+HOST_FLAGS = ["-ffp-contract=off", "-fvisibility=hidden", "-Wno-psabi", TARGET]
+# functions for several processors are chosen before the sanitizers are ready: one version of each
+SANITIZERS = [
+    *("-O1", "-g", "-fno-omit-frame-pointer", "-DOPS_ONE_VERSION"),
+    *("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
+]
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
 
@@ -63,66 +73,85 @@ def find_toolkit() -> tuple[Path | None, str]:
     return None, f"no CUDA {major} toolkit with nvcc, headers and libcudart_static.a found"
 
 
-def operators(toolkit: Path | None) -> Extension:
-    """The extension module, with CUDA kernels if a toolkit is given."""
-    folders = [SOURCES, SOURCES / "cpu"] + ([SOURCES / "cuda"] if toolkit else [])
-    sources = [path for folder in folders for path in sorted(folder.glob("*.c[pu]*"))]
-    target = f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"
-    # contraction off: sums round alike on every machine, and like the pure-torch twins
-    host = ["-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-psabi", target]
-    include_dirs, libraries, link = cpp_extension.include_paths(), ["c10", "torch", "torch_cpu"], []
-    if toolkit:
-        include_dirs.append(str(toolkit / "include"))
-        libraries.append("torch_cuda")
-        link = [str(static_runtime(toolkit)), "-ldl", "-lrt", "-lpthread"]
-    return Extension(
+def cpu_library(sanitize: bool) -> Extension:
+    """Signatures and CPU kernels; with run-time checks of every access on demand."""
+    flags = [*HOST_FLAGS, *(SANITIZERS if sanitize else ["-O3"])]
+    return library(
         "_ops_cuda",
+        [SOURCES, SOURCES / "cpu"],
+        compile_flags={"cxx": flags},
+        link_flags=SANITIZERS if sanitize else ["-s"],
+    )
+
+
+def cuda_library(toolkit: Path, optional: bool) -> Extension:
+    """CUDA kernels, with the toolkit's runtime linked in."""
+    gpu = ["-O3", "-DUSE_CUDA", "--fmad=false", TARGET, "-Xcompiler=-fvisibility=hidden"]
+    return library(
+        "_ops_cuda_gpu",
+        [SOURCES / "cuda"],
+        compile_flags={"cxx": [*HOST_FLAGS, "-O3"], "nvcc": gpu},
+        link_flags=["-s", str(static_runtime(toolkit)), "-ldl", "-lrt", "-lpthread"],
+        include_dirs=[str(toolkit / "include")],
+        libraries=["torch_cuda"],
+        optional=optional,
+    )
+
+
+def library(
+    name: str,
+    folders: Sequence[Path],
+    compile_flags: Mapping[str, Sequence[str]],
+    link_flags: Sequence[str],
+    include_dirs: Sequence[str] = (),
+    libraries: Sequence[str] = (),
+    optional: bool = False,
+) -> Extension:
+    """A top-level library of all sources in ``folders``."""
+    sources = [path for folder in folders for path in sorted(folder.glob("*.c[pu]*"))]
+    return Extension(
+        name,
         sources=[str(path) for path in sources if path.suffix in (".cpp", ".cu")],
         depends=[str(path) for path in SOURCES.rglob("*.*")],  # all: they go into the sdist
-        include_dirs=include_dirs,
+        include_dirs=[*cpp_extension.include_paths(), *include_dirs],
         library_dirs=cpp_extension.library_paths(),
-        libraries=libraries,
-        extra_compile_args={
-            "cxx": host,
-            "nvcc": ["-O3", "-DUSE_CUDA", "--fmad=false", target, "-Xcompiler=-fvisibility=hidden"],
-        },
-        extra_link_args=[*link, "-Wl,--exclude-libs,ALL", "-s"],
+        libraries=["c10", "torch", "torch_cpu", *libraries],
+        extra_compile_args={kind: list(flags) for kind, flags in compile_flags.items()},
+        extra_link_args=[*link_flags, "-Wl,--exclude-libs,ALL"],
         language="c++",
         py_limited_api=True,
+        optional=optional,
     )
 
 
 class BuildOperators(cpp_extension.BuildExtension):
-    """Builds with CUDA where possible; a failing CUDA build becomes a CPU build, said aloud."""
+    """Builds the CPU library, and the CUDA library where possible; says what was left out."""
 
-    def run(self) -> None:
-        """Decide what to build, and build it."""
-        choice = os.environ.get("OPS_CUDA", "")
-        toolkit, reason = (None, "OPS_CUDA=0") if choice == "0" else find_toolkit()
-        if toolkit is None:
-            if choice == "1":
-                raise RuntimeError(f"OPS_CUDA=1, but {reason}")
-            say(f"building CPU kernels only: {reason}")
-            self._build(None)
-            return
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES)
-        cpp_extension.CUDA_HOME = str(toolkit)
-        say(f"building CPU and CUDA kernels: {reason}")
+    def finalize_options(self) -> None:
+        """Decide what to build."""
+        sanitize = os.environ.get("OPS_SANITIZE") == "1"
+        choice = "0" if sanitize else os.environ.get("OPS_CUDA", "")
+        toolkit, reason = (None, "as asked for") if choice == "0" else find_toolkit()
+        if toolkit is None and choice == "1":
+            raise RuntimeError(f"OPS_CUDA=1, but {reason}")
+        say(f"{'CPU and CUDA kernels' if toolkit else 'CPU kernels only'}: {reason}")
+        libraries = [cpu_library(sanitize)]
+        if toolkit:
+            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES)
+            cpp_extension.CUDA_HOME = str(toolkit)
+            libraries.append(cuda_library(toolkit, optional=choice != "1"))
+        self.distribution.ext_modules = libraries
+        super().finalize_options()
+
+    def build_extension(self, ext: Extension) -> None:
+        """Build one library; setuptools goes on without an optional one."""
         try:
-            self._build(toolkit)
+            super().build_extension(ext)
         except Exception as error:  # whatever a compiler, ninja or torch's checks raise
-            if choice == "1":
+            if not ext.optional:
                 raise
-            say(f"the CUDA build failed ({error}); building CPU kernels only")
-            self.compiler = None  # the first run left its own there, and would choose no other
-            self._build(None)
-
-    def _build(self, toolkit: Path | None) -> None:
-        self.extensions[:] = [operators(toolkit)]
-        for extension in self.extensions:
-            extension._needs_stub = False
-            extension._full_name = extension._file_name = None
-        super().run()
+            say(f"{ext.name} was not built, there will be no CUDA kernels: {error}")
+            raise CompileError(str(error)) from error
 
 
 def say(message: str) -> None:
@@ -131,7 +160,7 @@ def say(message: str) -> None:
 
 
 setup(
-    ext_modules=[operators(None)],
+    ext_modules=[cpu_library(sanitize=False)],
     cmdclass={"build_ext": BuildOperators},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

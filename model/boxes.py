@@ -37,6 +37,6 @@ def sides_at_least(boxes: Tensor, side: float) -> Tensor:
 def scale_boxes(boxes: Tensor, old: ImageSize, new: ImageSize) -> Tensor:
     """Boxes (N, 4) of an image resized from ``old`` to ``new``."""
     # Numbers, not a tensor of them, which would have to be copied to the device.
-    x, y = boxes.view(-1, 2, 2).unbind(-1)
+    x, y = boxes.view(*boxes.shape[:-1], 2, 2).unbind(-1)
     scaled = (x * (new.width / old.width), y * (new.height / old.height))
-    return torch.stack(scaled, dim=-1).flatten(1)
+    return torch.stack(scaled, dim=-1).flatten(-2)

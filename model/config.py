@@ -43,7 +43,13 @@ class Conventions(Settings):
     box_smooth_l1_beta: float = Field(1.0, ge=0.0, description="Box head loss; 0 is plain L1.")
     mask_targets: Literal["polygon", "roi_align"] = Field(
         "polygon",
-        description="Mask targets drawn from polygons inside the ROI, or cropped from bitmaps.",
+        description="Mask targets drawn inside the ROI, or averages of a bitmap of the image.",
+    )
+    legacy_geometry: bool = Field(
+        False,
+        description="Boxes include their last pixel, anchors are centred on (stride - 1) / 2 and "
+        "masks pasted into whole pixels (Detectron, maskrcnn-benchmark). Kept on record; the "
+        "detector does not follow it yet.",
     )
 
 

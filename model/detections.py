@@ -3,17 +3,14 @@
 Shapes: R detections, M mask side, H W of the original image.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from model.rle import encode_bitmap
 from model.structures import ImageSize
-from ops_cuda import paste_masks
-
-# Bitmaps pasted at once for encoding: bounds the memory, not the number of detections.
-_PASTED_PIXELS = 2**25
+from ops_cuda import compress_rle, encode_roi_masks_rle, paste_masks
 
 
 @dataclass(frozen=True)
@@ -69,38 +66,30 @@ class Detections:
         Raises:
             ValueError: the detector has no mask head.
         """
-        return self._paste(slice(None))
+        return paste_masks(
+            self._required_masks(), self.boxes, *self.image_size, self.mask_threshold
+        )
 
     def rle(self) -> list[dict[str, object]]:
         """The masks as COCO stores them: ``{"size": [h, w], "counts": str}`` for each.
 
-        Identical to ``pycocotools.mask.encode`` of :meth:`bitmaps`, without holding all of them.
+        Identical to ``pycocotools.mask.encode`` of :meth:`bitmaps`, which are never made.
 
         Raises:
             ValueError: the detector has no mask head.
         """
-        height, width = self.image_size
-        # A pasted mask reaches over its box by half a mask pixel and the rounding.
-        sides = self.boxes[:, 2] - self.boxes[:, 0]
-        margin = sides / (1 if self.masks is None else self.masks.shape[-1]) + 2
-        first = (self.boxes[:, 0] - margin).clamp(0, width).floor().long().tolist()
-        last = (self.boxes[:, 2] + margin).clamp(0, width).ceil().long().tolist()
-        step = max(1, _PASTED_PIXELS // (height * width))
-        encoded: list[dict[str, object]] = []
-        for start in range(0, len(self), step):
-            for bitmap in self._paste(slice(start, start + step)).cpu().numpy():
-                row = len(encoded)
-                counts = encode_bitmap(bitmap, first[row], last[row])
-                encoded.append({"size": [height, width], "counts": counts})
-        return encoded
+        runs = encode_roi_masks_rle(
+            self._required_masks(), self.boxes, *self.image_size, self.mask_threshold
+        )
+        characters, offsets = compress_rle(*runs)
+        text = characters.numpy().tobytes().decode("ascii")
+        size = list(self.image_size)
+        return [
+            {"size": size.copy(), "counts": text[start:end]}
+            for start, end in itertools.pairwise(offsets.tolist())
+        ]
 
-    def _paste(self, rows: slice) -> Tensor:
+    def _required_masks(self) -> Tensor:
         if self.masks is None:
             raise ValueError("these detections have no masks: the detector has no mask head")
-        return paste_masks(
-            self.masks[rows],
-            self.boxes[rows],
-            self.image_size.height,
-            self.image_size.width,
-            self.mask_threshold,
-        )
+        return self.masks

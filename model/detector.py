@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+import ops_cuda
 from model.anchors import AnchorGrid
 from model.backbones.fpn import FeaturePyramid
 from model.backbones.resnet import ResNet
@@ -21,10 +22,11 @@ from model.detections import Detections
 from model.heads.box import BoxHead, box_losses, choose_training_rois
 from model.heads.mask import MaskHead, mask_loss, mask_targets
 from model.postprocess import select_boxes
-from model.preprocess import pad_batch, resize_image, resized_size
+from model.preprocess import canvas_size, resized_size
 from model.roi_pooling import RoiPooler
 from model.rpn import RegionProposalNetwork
 from model.structures import Category, ImageBatch, ImageSize, LossTerm, Proposals, Targets
+from model.truths import join_truths
 
 
 class Detector(nn.Module):
@@ -35,9 +37,6 @@ class Detector(nn.Module):
         categories: the K classes; label i is ``categories[i - 1]``.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(self, config: ModelConfig, categories: Sequence[Category]) -> None:
         super().__init__()
         if len(categories) != config.num_classes:
@@ -47,8 +46,6 @@ class Detector(nn.Module):
         self.config = config
         self.categories = tuple(categories)
         rules, channels = config.conventions, config.backbone.fpn_channels
-        self.register_buffer("pixel_mean", _per_channel(rules.pixel_mean), persistent=False)
-        self.register_buffer("pixel_std", _per_channel(rules.pixel_std), persistent=False)
         self.backbone = ResNet(
             depth=config.backbone.depth,
             norm=config.backbone.norm,
@@ -82,7 +79,7 @@ class Detector(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.pixel_mean.device
+        return next(self.parameters()).device
 
     def forward(
         self, images: ImageBatch, targets: Sequence[Targets] | None = None
@@ -103,7 +100,7 @@ class Detector(nn.Module):
         """
         if targets is not None:
             _check_training_batch(images, targets)
-        features = self.fpn(self.backbone(self._normalise(images)))
+        features = self.fpn(self.backbone(self._network_input(images)))
         proposals, losses = self.rpn(features, images, targets)
         if targets is None:
             return self._detect(features, proposals, images)
@@ -141,27 +138,44 @@ class Detector(nn.Module):
         try:
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
-                pixels = [
-                    resize_image(torch.from_numpy(np.ascontiguousarray(images[i])), sizes[i])
-                    for i in chosen
-                ]
-                batch = pad_batch(pixels, [originals[i] for i in chosen], (), rule.size_divisor)
-                detections = self(batch.to(self.device))
+                wanted = tuple(sizes[i] for i in chosen)
+                pixels = self._normalise(
+                    [_on_device(images[i], self.device) for i in chosen],
+                    wanted,
+                    canvas_size(wanted, rule.size_divisor),
+                )
+                detections = self(ImageBatch(pixels, wanted, tuple(originals[i] for i in chosen)))
                 found.update(zip(chosen, (d.to("cpu") for d in detections), strict=True))
         finally:
             self.train(training)
         return [found[index] for index in range(len(images))]
 
-    def _normalise(self, images: ImageBatch) -> Tensor:
-        """Pixels (B, 3, H, W) float32, zero mean, zero where there is no image."""
-        pixels = images.pixels
-        if self.config.conventions.pixel_order == "bgr":
-            pixels = pixels.flip(1)
-        x = (pixels.float() - self.pixel_mean) / self.pixel_std
-        for image, size in zip(x, images.sizes, strict=True):
-            image[:, size.height :] = 0
-            image[:, :, size.width :] = 0
-        return x.contiguous(memory_format=torch.channels_last)
+    def _network_input(self, images: ImageBatch) -> Tensor:
+        """What the backbone reads: the pixels, normalised unless they are."""
+        if images.pixels.is_floating_point():
+            return images.pixels
+        canvas = ImageSize(*images.pixels.shape[2:])
+        return self._normalise(images.pictures(), images.sizes, canvas)
+
+    def _normalise(
+        self, pictures: Sequence[Tensor], sizes: Sequence[ImageSize], canvas: ImageSize
+    ) -> Tensor:
+        """Pictures (h, w, 3) uint8 RGB to the network's channels (B, 3, H, W), 0 around them.
+
+        In autocast's type where it is on: the first convolution would only convert again.
+        """
+        rules, kind = self.config.conventions, pictures[0].device.type
+        return ops_cuda.preprocess(
+            pictures,
+            sizes,
+            canvas,
+            rules.pixel_mean,
+            rules.pixel_std,
+            reverse_channels=rules.pixel_order == "bgr",
+            dtype=torch.get_autocast_dtype(kind)
+            if torch.is_autocast_enabled(kind)
+            else torch.float32,
+        )
 
     def _roi_losses(
         self,
@@ -171,16 +185,19 @@ class Detector(nn.Module):
         targets: Sequence[Targets],
     ) -> dict[str, LossTerm]:
         rules = self.config.conventions
-        chosen = choose_training_rois(proposals, targets, images.sampling_seeds, self.config.box)
+        truths = join_truths(targets, images.pixels.device)
+        slots = choose_training_rois(proposals, truths, images.sampling_seeds, self.config.box)
+        chosen, positive = slots, slots.positive()
+        if _waiting_is_free(self.device):
+            chosen, positive = chosen.compact(), positive.compact()
         logits, deltas = self.box_head(self.box_pooler(features, chosen.rois))
         losses = box_losses(logits, deltas, chosen, self.box_coder, rules.box_smooth_l1_beta)
         if self.mask_head is not None:
-            positive = chosen.positive()
             pooled = self.mask_pooler(features, positive.rois)
             masks = self.mask_head(pooled, positive.labels)
             side = masks.shape[-1]
             wanted = mask_targets(targets, positive, side, rules.mask_targets, images.sizes)
-            losses["mask"] = mask_loss(masks, wanted)
+            losses["mask"] = mask_loss(masks, wanted, positive.is_meant)
         return losses
 
     def _detect(
@@ -234,8 +251,18 @@ def build_detector(config: ModelConfig, categories: Sequence[Category] = ()) -> 
     return detector.to(memory_format=torch.channels_last)
 
 
-def _per_channel(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values).view(3, 1, 1)
+def _waiting_is_free(device: torch.device) -> bool:
+    """Whether to drop slots that mean nothing: to ask a GPU how many they are stops the host."""
+    return device.type == "cpu"
+
+
+def _on_device(image: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    # torch wants arrays of its own order that it may write to, though nothing is written here
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+    if device.type == "cuda":
+        # only from pinned memory does the copy go on while the next picture is pinned
+        return pixels.pin_memory().to(device, non_blocking=True)
+    return pixels.to(device)
 
 
 def _check_training_batch(images: ImageBatch, targets: Sequence[Targets]) -> None:

@@ -7,15 +7,14 @@ Source: Ren et al. 2015, section 3.1; on a pyramid, Lin et al. 2017, section 4.1
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.anchors import AnchorGrid
 from model.box_coding import LARGEST_LOG_SCALE, BoxCoder
 from model.boxes import image_limits
 from model.config import RpnConfig
-from model.matching import match_boxes
-from model.sampling import ANCHORS, sample_candidates
+from model.convolution import convolve
+from model.rpn_loss import rpn_losses
 from model.structures import ImageBatch, ImageSize, LossTerm, Proposals, Targets
 from model.truths import join_truths
 from ops_cuda import select_proposals
@@ -48,9 +47,9 @@ class RpnHead(nn.Module):
             Objectness logits (B, A_l) and box deltas (B, A_l, 4), float32, A_l = H * W * ratios,
             in the order of :class:`AnchorGrid`.
         """
-        hidden = F.relu_(self.conv(feature))
-        logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)
-        deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(*logits.shape, 4)
+        hidden = convolve(feature, self.conv, relu=True)
+        logits = convolve(hidden, self.objectness).permute(0, 2, 3, 1).flatten(1)
+        deltas = convolve(hidden, self.deltas).permute(0, 2, 3, 1).reshape(*logits.shape, 4)
         return logits.float(), deltas.float()
 
 
@@ -99,8 +98,15 @@ class RegionProposalNetwork(nn.Module):
         proposals = self._propose(logits, deltas, anchors, images.sizes, targets is not None)
         if targets is None:
             return proposals, {}
-        losses = self._losses(
-            torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), images, targets
+        losses = rpn_losses(
+            logits,
+            deltas,
+            torch.cat(anchors),
+            join_truths(targets, images.pixels.device),
+            images.sampling_seeds,
+            self.settings,
+            self.coder,
+            self.smooth_l1_beta,
         )
         return proposals, losses
 
@@ -127,56 +133,3 @@ class RegionProposalNetwork(nn.Module):
             largest_log_scale=LARGEST_LOG_SCALE,
         )
         return Proposals(boxes, counts)
-
-    def _losses(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        anchors: Tensor,
-        images: ImageBatch,
-        targets: Sequence[Targets],
-    ) -> dict[str, LossTerm]:
-        """Losses of logits (B, A) and deltas (B, A, 4) on sampled anchors (A, 4)."""
-        settings = self.settings
-        matches = [
-            match_boxes(
-                anchors,
-                target.boxes.float(),
-                settings.positive_iou,
-                settings.negative_iou,
-                keep_best=True,
-            )
-            for target in targets
-        ]
-        samples = sample_candidates(
-            [match.verdict for match in matches],
-            settings.samples_per_image,
-            settings.positive_fraction,
-            images.sampling_seeds,
-            ANCHORS,
-        )
-        truths = join_truths(targets, anchors.device)
-        matched = torch.stack([match.truth for match in matches]) + truths.first[:, None]
-        positive, is_positive = samples.positive, samples.is_positive
-        references = anchors[positive]
-        # Where no anchor is meant, the anchor itself: a target of zeros instead of log(0).
-        boxes = torch.where(
-            is_positive[..., None], truths.boxes[matched.gather(1, positive)], references
-        )
-        predicted = deltas.gather(1, positive[..., None].expand(-1, -1, 4))
-        distance = F.smooth_l1_loss(
-            predicted,
-            self.coder.encode(boxes, references),
-            beta=self.smooth_l1_beta,
-            reduction="none",
-        ).sum(dim=-1)
-        # Binary cross-entropy of a positive is softplus(-logit), of a negative softplus(logit).
-        surprise = F.softplus(-logits.gather(1, positive))
-        false_alarm = F.softplus(logits.gather(1, samples.negative))
-        count = is_positive.sum() + samples.is_negative.sum()
-        return {
-            "rpn_objectness": LossTerm(
-                (surprise * is_positive).sum() + (false_alarm * samples.is_negative).sum(), count
-            ),
-            "rpn_box": LossTerm((distance * is_positive).sum(), count),
-        }

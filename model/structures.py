@@ -34,10 +34,11 @@ class LossTerm:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images padded to one size, not yet normalised.
+    """Images padded to one size.
 
     Args:
-        pixels: (B, 3, H, W) uint8 or float, RGB in 0..255, content in the upper left corner.
+        pixels: (B, 3, H, W), content in the upper left corner: uint8 RGB, or floating point where
+            the detector has normalised them already.
         sizes: size of each image's content inside the batch.
         original_sizes: size of each image before resizing; detections are given in it.
         sampling_seeds: one seed per image for the random choice of training samples, so that a
@@ -52,6 +53,8 @@ class ImageBatch:
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
             raise ValueError(f"pixels must be (B, 3, H, W); got {tuple(self.pixels.shape)}")
+        if self.pixels.dtype != torch.uint8 and not self.pixels.is_floating_point():
+            raise ValueError(f"pixels must be uint8, or normalised; got {self.pixels.dtype}")
         if not len(self.sizes) == len(self.original_sizes) == len(self.pixels):
             raise ValueError(
                 f"{len(self.pixels)} images but {len(self.sizes)} sizes and "
@@ -60,6 +63,13 @@ class ImageBatch:
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def pictures(self) -> list[Tensor]:
+        """The contents without padding, (h, w, 3) each: views."""
+        return [
+            image[:, : size.height, : size.width].permute(1, 2, 0)
+            for image, size in zip(self.pixels, self.sizes, strict=True)
+        ]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "ImageBatch":
         """The same batch on ``device``."""
@@ -93,8 +103,65 @@ class PolygonMasks:
 
 
 @dataclass(frozen=True)
+class RunLengthMasks:
+    """N masks as runs of zeros and ones in turn, zeros first, down the columns of a canvas.
+
+    The canvas is the image as it was annotated: resizing and flipping the image changes only
+    ``to_canvas``. An object without runs has no mask.
+
+    Args:
+        run_ends: (K,) int64, where each run ends, counted from the start of its canvas.
+        run_offsets: (N + 1,) int64 into run_ends.
+        heights: (N,) int64, rows of each canvas.
+        to_canvas: (N, 4) float32, scale of x and y, shift of x and y: canvas = scale * image +
+            shift, pixels. Where the image is mirrored the scale is negative.
+    """
+
+    run_ends: Tensor
+    run_offsets: Tensor
+    heights: Tensor
+    to_canvas: Tensor
+
+    def __len__(self) -> int:
+        return len(self.heights)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "RunLengthMasks":
+        """The same masks on ``device``."""
+        return RunLengthMasks(
+            self.run_ends.to(device, non_blocking=non_blocking),
+            self.run_offsets.to(device, non_blocking=non_blocking),
+            self.heights.to(device, non_blocking=non_blocking),
+            self.to_canvas.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True)
+class MixedMasks:
+    """N objects of which some are outlines and some are runs; each is empty in the other."""
+
+    polygons: PolygonMasks
+    runs: RunLengthMasks
+
+    def __post_init__(self) -> None:
+        if len(self.polygons) != len(self.runs):
+            raise ValueError(
+                f"polygons of {len(self.polygons)} objects but runs of {len(self.runs)}; "
+                "each must have a place for every object"
+            )
+
+    def __len__(self) -> int:
+        return len(self.polygons)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "MixedMasks":
+        """The same masks on ``device``."""
+        return MixedMasks(
+            self.polygons.to(device, non_blocking), self.runs.to(device, non_blocking)
+        )
+
+
+@dataclass(frozen=True)
 class BitmapMasks:
-    """(N, H, W) uint8 or bool bitmaps on the image's canvas: for masks that are not polygons."""
+    """(N, H, W) uint8 or bool bitmaps on the image's canvas: torchvision's form of masks."""
 
     bitmaps: Tensor
 
@@ -106,7 +173,7 @@ class BitmapMasks:
         return BitmapMasks(self.bitmaps.to(device, non_blocking=non_blocking))
 
 
-InstanceMasks = PolygonMasks | BitmapMasks
+InstanceMasks = PolygonMasks | RunLengthMasks | MixedMasks | BitmapMasks
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ Shapes: B images, G objects of all images together, R boxes that were matched.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from model.structures import PolygonMasks, Targets
+from model.structures import Targets
+from model.transfer import integers_on
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,24 @@ class BatchTruths:
     Args:
         boxes: (G + 1, 4) float32, pixels.
         labels: (G + 1,) int64.
-        first: (B,) int64, row of each image's first object.
+        offsets: (B + 1,) int64: image b owns rows offsets[b]:offsets[b + 1].
+        most: objects of the image that has most.
     """
 
     boxes: Tensor
     labels: Tensor
-    first: Tensor
+    offsets: Tensor
+    most: int
+
+    @property
+    def first(self) -> Tensor:
+        """(B,) int64, row of each image's first object."""
+        return self.offsets[:-1]
+
+    @property
+    def counts(self) -> Tensor:
+        """(B,) int64, objects of each image."""
+        return self.offsets.diff()
 
 
 def join_truths(targets: Sequence[Targets], device: torch.device) -> BatchTruths:
@@ -36,28 +50,6 @@ def join_truths(targets: Sequence[Targets], device: torch.device) -> BatchTruths
     return BatchTruths(
         torch.cat([*boxes, torch.zeros(1, 4, device=device)]),
         torch.cat([*labels, torch.zeros(1, dtype=torch.int64, device=device)]),
-        torch.tensor(_starts([len(target) for target in targets]), device=device),
+        integers_on(device, list(accumulate((len(target) for target in targets), initial=0))),
+        max((len(target) for target in targets), default=0),
     )
-
-
-def join_polygons(masks: Sequence[PolygonMasks]) -> PolygonMasks:
-    """Concatenate the outlines of a batch: object n of image b becomes n + objects before b."""
-    vertices_before = _starts([len(mask.vertices) for mask in masks])
-    polygons_before = _starts([len(mask.polygon_offsets) - 1 for mask in masks])
-    return PolygonMasks(
-        torch.cat([mask.vertices for mask in masks]),
-        _join_offsets([mask.polygon_offsets for mask in masks], vertices_before),
-        _join_offsets([mask.object_offsets for mask in masks], polygons_before),
-    )
-
-
-def _starts(lengths: Sequence[int]) -> list[int]:
-    starts = [0]
-    for length in lengths[:-1]:
-        starts.append(starts[-1] + length)
-    return starts
-
-
-def _join_offsets(offsets: Sequence[Tensor], before: Sequence[int]) -> Tensor:
-    inner = [part[:-1] + shift for part, shift in zip(offsets[:-1], before[:-1], strict=True)]
-    return torch.cat([*inner, offsets[-1] + before[-1]])

@@ -1,7 +1,8 @@
-"""The compiled library `_ops_cuda`: found and loaded once, or replaced by the twins.
+"""The compiled libraries: found and loaded once, or replaced by the twins.
 
-It is a top-level extension module, because Ray ships the working directory without git-ignored
-files first on the path: inside this package it would be shadowed on workers.
+`_ops_cuda` has the signatures and the CPU kernels, `_ops_cuda_gpu` the CUDA kernels. Both are
+top-level extension modules, because Ray ships the working directory without git-ignored files
+first on the path: inside this package they would be shadowed on workers.
 """
 
 import importlib.util
@@ -13,17 +14,28 @@ from ops_cuda import registration
 OPERATORS = tuple(registration.FAKES)
 
 
-def _load() -> str:
-    """Load the library; what `backend` says about it."""
-    spec = importlib.util.find_spec("_ops_cuda")
+def _load(library: str) -> str | None:
+    """Load a library; what is wrong with it, in words."""
+    spec = importlib.util.find_spec(library)
     if spec is None or spec.origin is None:
-        return "reference (_ops_cuda is not built: pip install -e . --no-build-isolation)"
+        return f"{library} is not built"
     try:
         torch.ops.load_library(spec.origin)  # type: ignore[no-untyped-call]
     except OSError as error:  # built for another torch, or a damaged file
-        return f"reference ({spec.origin} does not load: {error})"
+        return f"{spec.origin} does not load: {error}"
+    return None
+
+
+def _load_all() -> tuple[bool, str]:
+    """Whether compiled operators are there, and what `backend` says of them."""
+    trouble = _load("_ops_cuda")
+    if trouble:
+        return False, f"reference ({trouble}; pip install -e . --no-build-isolation builds it)"
     registration.register()
-    return f"compiled ({spec.origin})"
+    if torch.version.cuda is None:
+        return True, "compiled for cpu (this torch is built without CUDA)"
+    trouble = _load("_ops_cuda_gpu")
+    return True, f"compiled for cpu ({trouble})" if trouble else "compiled for cpu and cuda"
 
 
 def _kernels() -> dict[str, frozenset[str]]:
@@ -40,8 +52,7 @@ def _kernels() -> dict[str, frozenset[str]]:
 
 
 # Registering operators is what importing an extension module does; nothing else happens here.
-_STATE = _load()
-LOADED = _STATE.startswith("compiled")
+LOADED, _STATE = _load_all()
 KERNELS = _kernels() if LOADED else {}
 
 
@@ -52,5 +63,4 @@ def compiled_for(operator: str, device: torch.device) -> bool:
 
 def backend() -> str:
     """Which backend runs, in one line for the record of a run."""
-    devices = sorted(KERNELS.get("nms", frozenset()) - {"meta"})
-    return f"{_STATE} for {' and '.join(devices)}" if LOADED else _STATE
+    return _STATE

@@ -37,6 +37,15 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
 
     Source: He et al. 2017, section 3.1, inference.
     """
+    masks, boxes = require_pasting(masks, boxes, height, width)
+    if not library.compiled_for("paste_masks", boxes.device):
+        return reference.paste_masks(masks, boxes, height, width, threshold)
+    bitmaps: Tensor = torch.ops.ops_cuda.paste_masks(masks, boxes, height, width, threshold)
+    return bitmaps
+
+
+def require_pasting(masks: Tensor, boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Masks and boxes in float32; ValueError unless they and the size are as for pasting."""
     if masks.ndim != 3 or masks.shape[1] != masks.shape[2] or masks.shape[1] == 0:
         raise ValueError(f"masks must be (R, M, M); got {tuple(masks.shape)}")
     require_floating("masks", masks)
@@ -45,8 +54,4 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     require_one_device(masks=masks, boxes=boxes)
     require_positive("height", height)
     require_positive("width", width)
-    masks, boxes = masks.detach().float(), boxes.detach().float()
-    if not library.compiled_for("paste_masks", boxes.device):
-        return reference.paste_masks(masks, boxes, height, width, threshold)
-    bitmaps: Tensor = torch.ops.ops_cuda.paste_masks(masks, boxes, height, width, threshold)
-    return bitmaps
+    return masks.detach().float(), boxes.detach().float()

@@ -21,17 +21,21 @@ def rasterize_polygons(
     boxes: Tensor,
     side: int,
 ) -> Tensor:
-    """Sample each box's object on a ``side`` x ``side`` grid inside the box.
+    """Draw each box's object into ``side`` x ``side`` cells of the box, as pycocotools would.
 
-    A sample (the centre of a grid cell) is set where it lies inside any polygon of the object,
-    by the even-odd rule. Polygons may reach outside the box; nothing is rounded to pixels.
+    The polygons are moved and scaled into the box in double precision, each is drawn by
+    pycocotools' rule (corners on fifths of a cell; even-odd), and the object is their union: the
+    targets of maskrcnn-benchmark and detectron2, bit for bit while the corners lie within a million
+    cells of the box. Nothing outside the box is drawn.
 
     Args:
-        vertices: (V, 2) float, x y pixels, in the frame of the boxes.
+        vertices: (V, 2) float, x y pixels, in the frame of the boxes. A polygon with a NaN or an
+            infinity draws nothing; one of fewer than three corners has no area.
         polygon_offsets: (P + 1,) int64 ascending into vertices; polygon p owns [p, p + 1).
         object_offsets: (N + 1,) int64 ascending into polygons.
         objects: (R,) int64, the object that each box wants.
-        boxes: (R, 4) float, x1 y1 x2 y2. A box with a NaN gives an empty mask.
+        boxes: (R, 4) float, x1 y1 x2 y2. A side shorter than 0.1 pixel, or negative, counts as 0.1
+            from x1 or y1 on (detectron2's rule). A box with NaN or infinity gives an empty mask.
         side: cells per axis.
 
     Returns:
@@ -41,7 +45,7 @@ def rasterize_polygons(
         ValueError: shapes, types or devices are not as above.
         RuntimeError: an offset or object is out of range (CPU; on CUDA its mask is empty).
 
-    Source: He et al. 2017, section 3.1: the target is the mask inside the roi.
+    Source: He et al. 2017, section 3.1: the target is the mask inside the roi; pycocotools.
     """
     require_rows("vertices", vertices, 2)
     require_rows("boxes", boxes, 4)

@@ -55,6 +55,21 @@ def _decode_proposals(
     return limits.new_empty(*shape, 4), limits.new_empty(shape)
 
 
+def _match_boxes(
+    candidates: Tensor,
+    truths: Tensor,
+    truth_offsets: Tensor,
+    positive_iou: float,
+    negative_iou: float,
+    keep_best: bool,
+) -> tuple[Tensor, Tensor]:
+    shape = (len(truth_offsets) - 1, candidates.shape[1])
+    return (
+        candidates.new_empty(shape, dtype=torch.int64),
+        candidates.new_empty(shape, dtype=torch.int64),
+    )
+
+
 def _layout(feature: Tensor) -> torch.memory_format:
     """The rule of the kernels (is_channels_last in csrc)."""
     channels_last = feature.stride(1) == 1 and feature.shape[1] > 1
@@ -97,8 +112,74 @@ def _rasterize_polygons(
     return boxes.new_empty(len(boxes), side, side)
 
 
+def _rasterize_rle(
+    run_ends: Tensor,
+    run_offsets: Tensor,
+    heights: Tensor,
+    objects: Tensor,
+    boxes: Tensor,
+    side: int,
+) -> Tensor:
+    return boxes.new_empty(len(boxes), side, side)
+
+
 def _paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
     return masks.new_empty(len(masks), height, width, dtype=torch.uint8)
+
+
+def _pack_conv3x3(weight: Tensor) -> Tensor:
+    outputs, inputs = weight.shape[:2]
+    return weight.new_empty(36, (outputs + 31) // 32, inputs, 32)
+
+
+def _conv3x3_relu(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    out_channels: int,
+    relu: bool,
+    vector_bytes: int = 64,
+) -> Tensor:
+    shape = (x.shape[0], out_channels, *x.shape[2:])
+    return torch.empty(shape, device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
+
+
+def _encode_roi_masks_rle(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float
+) -> tuple[Tensor, Tensor]:
+    runs = torch.library.get_ctx().new_dynamic_size()
+    return (
+        masks.new_empty(runs, dtype=torch.int64),
+        masks.new_empty(len(masks) + 1, dtype=torch.int64),
+    )
+
+
+def _compress_rle(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    characters = torch.library.get_ctx().new_dynamic_size()
+    return counts.new_empty(characters, dtype=torch.uint8), torch.empty_like(offsets)
+
+
+def _resize_image(pixels: Tensor, height: int, width: int) -> Tensor:
+    return pixels.new_empty(height, width, 3)
+
+
+def _preprocess(
+    images: Sequence[Tensor],
+    heights: Sequence[int],
+    widths: Sequence[int],
+    canvas_height: int,
+    canvas_width: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    reverse_channels: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    return torch.empty(
+        (len(images), 3, canvas_height, canvas_width),
+        dtype=dtype,
+        device=images[0].device,
+        memory_format=torch.channels_last,
+    )
 
 
 def _keep_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -122,24 +203,38 @@ FAKES: dict[str, Callable[..., Any]] = {
     "grouped_nms": _grouped_nms,
     "top_scores": _top_scores,
     "decode_proposals": _decode_proposals,
+    "match_boxes": _match_boxes,
     "multiscale_roi_align": _multiscale_roi_align,
     "multiscale_roi_align_backward": _multiscale_roi_align_backward,
     "rasterize_polygons": _rasterize_polygons,
+    "rasterize_rle": _rasterize_rle,
     "paste_masks": _paste_masks,
+    "encode_roi_masks_rle": _encode_roi_masks_rle,
+    "compress_rle": _compress_rle,
+    "resize_image": _resize_image,
+    "preprocess": _preprocess,
+    "pack_conv3x3": _pack_conv3x3,
+    "conv3x3_relu": _conv3x3_relu,
 }
 """Every compiled operator and what tells its output's shape."""
 
 AUTOCAST_TO_FLOAT = (
     "nms",
     "batched_nms",
+    "match_boxes",
+    "rasterize_polygons",
+    "rasterize_rle",
+    "paste_masks",
+    "encode_roi_masks_rle",
     "surviving_boxes",
     "grouped_nms",
     "top_scores",
     "decode_proposals",
-    "rasterize_polygons",
-    "paste_masks",
+    "pack_conv3x3",
+    "conv3x3_relu",
 )
-"""Operators that compute in float32 whatever autocast says: half types lose whole pixels.
+"""Operators that compute in float32 whatever autocast says: half types lose whole pixels,
+and Winograd's convolution has no half form.
 
 ROI align takes its maps as they come and sums in float32 by itself.
 """

@@ -14,6 +14,8 @@ from pathlib import Path
 import boto3
 import pytest
 
+from tests.real_pictures import coco_tiny  # noqa: F401
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -144,12 +146,3 @@ def ray_cluster(s3_port):
     )
     yield ray
     ray.shutdown()
-
-
-@pytest.fixture(scope="session")
-def coco_tiny():
-    """The folder of 80 + 80 real COCO images that the environment variable COCO_TINY names."""
-    folder = os.environ.get("COCO_TINY")
-    if not folder:
-        pytest.skip("COCO_TINY is not set: it names a folder with annotations/ and train2017/")
-    return Path(folder)

@@ -18,8 +18,12 @@ import torch
 import ops_cuda
 from benchmarks.machine import RESULTS, Row, print_table, save
 from benchmarks.ops.contest import Contest, measure
+from benchmarks.ops.convolution import convolution_contests
+from benchmarks.ops.mask_targets import mask_target_contests
 from benchmarks.ops.masks import mask_contests
+from benchmarks.ops.matching import matching_contests
 from benchmarks.ops.nms import nms_contests
+from benchmarks.ops.preprocessing import preprocessing_contests
 from benchmarks.ops.proposals import proposal_contests
 from benchmarks.ops.roi_align import roi_align_contests
 
@@ -28,6 +32,10 @@ FAMILIES: dict[str, Callable[[torch.device], Iterator[Contest]]] = {
     "proposals": proposal_contests,
     "roi_align": roi_align_contests,
     "masks": mask_contests,
+    "mask_targets": mask_target_contests,
+    "matching": matching_contests,
+    "preprocessing": preprocessing_contests,
+    "convolution": convolution_contests,
 }
 
 

@@ -2,43 +2,57 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
-from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
+from torch import Tensor
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import ops_cuda
 from benchmarks.ops.contest import Contest
 from benchmarks.ops.scene import HEIGHT, WIDTH, random_boxes
 
+try:
+    from pycocotools import mask as coco_masks
+except ImportError:  # a bare GPU machine
+    coco_masks = None
+
 
 def mask_contests(device: torch.device) -> Iterator[Contest]:
-    """Pasting 100 detections, and the targets of 128 positive rois."""
+    """Pasting and encoding 100 detections."""
     masks, boxes = torch.rand(100, 28, 28, device=device), random_boxes(100, 500, device)
-    yield Contest(
-        "paste_masks",
-        f"100 on {HEIGHT}x{WIDTH}",
-        lambda: ops_cuda.paste_masks(masks, boxes, HEIGHT, WIDTH, 0.5),
-        "paste_masks_in_image > 0.5",
-        lambda: (paste_masks_in_image(masks[:, None], boxes, (HEIGHT, WIDTH)) > 0.5)[:, 0],
-    )
 
-    objects = random_boxes(16, 500, torch.device("cpu"))
-    angles = torch.arange(40) * (2 * torch.pi / 40)
-    circle = torch.stack([angles.cos(), angles.sin()], 1) / 2
-    centres = (objects[:, :2] + objects[:, 2:]) / 2
-    outlines = centres[:, None] + circle * (objects[:, 2:] - objects[:, :2])[:, None]
-    offsets = torch.arange(17)
-    wanted = (torch.arange(128) % 16).to(device)
-    regions = objects[wanted.cpu()].to(device)
-    polygons = (outlines.reshape(-1, 2).to(device), (offsets * 40).to(device), offsets.to(device))
-    whole = torch.tensor([[0.0, 0.0, WIDTH, WIDTH]]).expand(16, 4)
-    bitmaps = ops_cuda.rasterize_polygons(
-        outlines.reshape(-1, 2), offsets * 40, offsets, torch.arange(16), whole, WIDTH
-    )[:, :HEIGHT].to(device)
-    yield Contest(
-        "mask targets",
-        "128 rois, 16 objects",
-        lambda: ops_cuda.rasterize_polygons(*polygons, wanted, regions, 28),
-        "project_masks_on_boxes",
-        lambda: project_masks_on_boxes(bitmaps, regions, wanted, 28),
-        same_result=False,  # averages of a bitmap, not samples of the outline
-    )
+    def bitmaps() -> Tensor:
+        return ops_cuda.paste_masks(masks, boxes, HEIGHT, WIDTH, 0.5)
+
+    def torchvisions_bitmaps() -> Tensor:
+        return (paste_masks_in_image(masks[:, None], boxes, (HEIGHT, WIDTH)) > 0.5)[:, 0]
+
+    def texts() -> Tensor:
+        runs = ops_cuda.encode_roi_masks_rle(masks, boxes, HEIGHT, WIDTH, 0.5)
+        return ops_cuda.compress_rle(*runs)[0]
+
+    size = f"100 on {HEIGHT}x{WIDTH}"
+    yield Contest("paste_masks", size, bitmaps, "paste_masks_in_image > 0.5", torchvisions_bitmaps)
+    if coco_masks is not None:
+        yield Contest(
+            "encode_roi_masks_rle",
+            size,
+            texts,
+            "our paste_masks + pycocotools",
+            lambda: _pycocotools_texts(bitmaps()),
+        )
+        yield Contest(
+            "encode_roi_masks_rle",
+            size,
+            texts,
+            "paste_masks_in_image + pycocotools",
+            lambda: _pycocotools_texts(torchvisions_bitmaps().byte()),
+        )
+
+
+def _pycocotools_texts(bitmaps: Tensor) -> Tensor:
+    """(R, H, W) uint8 to COCO's run-length texts, one after the other."""
+    texts = [
+        coco_masks.encode(np.asfortranarray(bitmap))["counts"] for bitmap in bitmaps.cpu().numpy()
+    ]
+    return torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8)

@@ -45,6 +45,13 @@ def make_norm(kind: str, channels: int, eps: float) -> nn.Module:
     raise ValueError(f"norm must be frozen_bn, batch_norm or group_norm; got {kind!r}")
 
 
+def is_fixed(norm: nn.Module) -> bool:
+    """Whether the norm is an affine map per channel that does not depend on its input."""
+    return isinstance(norm, FrozenBatchNorm) or (
+        isinstance(norm, nn.BatchNorm2d) and not norm.training
+    )
+
+
 def scale_and_shift(norm: FrozenBatchNorm | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """The affine map, (C,) and (C,), of a batch norm that uses its stored statistics."""
     mean, variance = norm.running_mean, norm.running_var
@@ -60,10 +67,7 @@ def convolve_and_normalise(x: Tensor, convolution: nn.Conv2d, norm: nn.Module) -
     Then the map goes into the convolution's weights: two passes over the activations less, in
     training too, since gradients reach the weights through the product.
     """
-    fixed = isinstance(norm, FrozenBatchNorm) or (
-        isinstance(norm, nn.BatchNorm2d) and not norm.training
-    )
-    if not fixed:
+    if not is_fixed(norm):
         result: Tensor = norm(convolution(x))
         return result
     scale, shift = scale_and_shift(norm)  # type: ignore[arg-type]

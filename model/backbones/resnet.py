@@ -6,7 +6,8 @@ Source: He et al. 2016, table 1.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbones.norm import convolve_and_normalise, make_norm
+from model.backbones.norm import make_norm
+from model.convolution import convolve
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -25,9 +26,8 @@ class BasicBlock(nn.Module):
         self.downsample = _projection(channels, width, stride, norm, eps)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        y = F.relu_(convolve_and_normalise(x, self.conv1, self.bn1))
-        y = convolve_and_normalise(y, self.conv2, self.bn2)
-        return F.relu_(y.add_(_shortcut(x, self.downsample)))
+        y = convolve(x, self.conv1, self.bn1, relu=True)
+        return convolve(y, self.conv2, self.bn2, _shortcut(x, self.downsample), relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -56,10 +56,9 @@ class Bottleneck(nn.Module):
         self.downsample = _projection(channels, out, stride, norm, eps)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        y = F.relu_(convolve_and_normalise(x, self.conv1, self.bn1))
-        y = F.relu_(convolve_and_normalise(y, self.conv2, self.bn2))
-        y = convolve_and_normalise(y, self.conv3, self.bn3)
-        return F.relu_(y.add_(_shortcut(x, self.downsample)))
+        y = convolve(x, self.conv1, self.bn1, relu=True)
+        y = convolve(y, self.conv2, self.bn2, relu=True)
+        return convolve(y, self.conv3, self.bn3, _shortcut(x, self.downsample), relu=True)
 
 
 class ResNet(nn.Module):
@@ -120,7 +119,7 @@ class ResNet(nn.Module):
         Returns:
             C2, C3, C4, C5: (B, channels[i], H / 2**(i + 2), W / 2**(i + 2)).
         """
-        x = F.relu_(convolve_and_normalise(x, self.conv1, self.bn1))
+        x = convolve(x, self.conv1, self.bn1, relu=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         features = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -153,4 +152,4 @@ def _shortcut(x: Tensor, projection: nn.Module | None) -> Tensor:
     if projection is None:
         return x
     convolution, norm = projection.children()
-    return convolve_and_normalise(x, convolution, norm)  # type: ignore[arg-type]
+    return convolve(x, convolution, norm)  # type: ignore[arg-type]

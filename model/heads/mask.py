@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.batch_masks import draw_masks, join_masks
+from model.convolution import convolve
 from model.heads.box import TrainingRois
-from model.structures import BitmapMasks, ImageSize, InstanceMasks, LossTerm, PolygonMasks, Targets
-from model.truths import join_polygons, join_truths
-from ops_cuda import multiscale_roi_align, rasterize_polygons
+from model.structures import BitmapMasks, ImageSize, InstanceMasks, LossTerm, Targets
+from model.truths import join_truths
+from ops_cuda import multiscale_roi_align
 
 
 class MaskHead(nn.Module):
@@ -53,7 +55,7 @@ class MaskHead(nn.Module):
         """
         x = pooled
         for conv in self.convs:
-            x = F.relu_(conv(x))
+            x = convolve(x, conv, relu=True)  # type: ignore[arg-type]
         # From here on every operation concerns one pixel, so pixels stay in rows: an upsampling
         # whose kernel is its stride is a matrix product, and only the masks need rearranging.
         pixels = self._upsample_rows(x.permute(0, 2, 3, 1).flatten(1, 2))
@@ -87,8 +89,8 @@ def mask_targets(
         targets: per image, with masks.
         positive: R positive ROIs, image after image.
         side: M.
-        convention: polygon draws outlines inside the ROI, pixels 0 or 1; roi_align averages the
-            bitmap over each cell, as torchvision does. Bitmaps are cropped by either.
+        convention: polygon draws the mask inside the ROI, cells 0 or 1; roi_align averages a
+            bitmap of the whole image over each cell, as torchvision does.
         sizes: of the images inside the batch.
 
     Returns:
@@ -97,75 +99,61 @@ def mask_targets(
     Raises:
         ValueError: an image comes without masks.
     """
-    masks = [target.masks for target in targets]
-    polygons = [mask for mask in masks if isinstance(mask, PolygonMasks)]
-    if convention == "polygon" and len(polygons) == len(masks):
-        before = join_truths(targets, positive.rois.device).first
-        objects = positive.truths + before[positive.rois[:, 0].long()]
-        return _draw(join_polygons(polygons), objects, positive.rois[:, 1:], side)
-    counts = torch.bincount(positive.rois[:, 0].long(), minlength=len(masks)).tolist()
-    crops = [
-        _crop(mask, objects, boxes, side, convention, size)
-        for mask, objects, boxes, size in zip(
+    masks = [_wanted_masks(target) for target in targets]
+    images, boxes = positive.rois[:, 0].long(), positive.rois[:, 1:]
+    if convention == "polygon":
+        objects = positive.truths + join_truths(targets, boxes.device).first[images]
+        return draw_masks(join_masks(masks, boxes.device), objects, boxes, side)
+    counts = torch.bincount(images, minlength=len(masks)).tolist()
+    averages = [
+        _average(_as_bitmaps(mask, size, boxes.device), objects, inside, side)
+        for mask, size, objects, inside in zip(
             masks,
-            torch.split(positive.truths, counts),
-            torch.split(positive.rois[:, 1:], counts),
             sizes,
+            torch.split(positive.truths, counts),
+            torch.split(boxes, counts),
             strict=True,
         )
     ]
-    return torch.cat(crops)
+    return torch.cat(averages)
 
 
-def mask_loss(logits: Tensor, targets: Tensor) -> LossTerm:
-    """Binary cross-entropy, averaged over the pixels of a mask and summed over R masks.
+def mask_loss(logits: Tensor, targets: Tensor, is_meant: Tensor) -> LossTerm:
+    """Binary cross-entropy, averaged over the pixels of a mask and summed over the masks meant.
 
     Args:
         logits: (R, M, M) float32, of each ROI's true class.
         targets: (R, M, M) float32 in [0, 1].
+        is_meant: (R,) bool, the masks that count.
     """
-    total = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
-    pixels = logits.shape[1] * logits.shape[2]
-    return LossTerm(total / pixels, torch.full((), len(logits), device=logits.device))
+    surprise = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    per_mask = surprise.flatten(1).mean(dim=1)
+    return LossTerm((per_mask * is_meant).sum(), is_meant.sum())
 
 
-def _draw(masks: PolygonMasks, objects: Tensor, boxes: Tensor, side: int) -> Tensor:
-    return rasterize_polygons(
-        masks.vertices, masks.polygon_offsets, masks.object_offsets, objects, boxes, side
-    )
-
-
-def _crop(
-    masks: InstanceMasks | None,
-    objects: Tensor,
-    boxes: Tensor,
-    side: int,
-    convention: str,
-    size: ImageSize,
-) -> Tensor:
-    """Mask targets (R, M, M) of one image."""
-    if masks is None:
+def _wanted_masks(target: Targets) -> InstanceMasks:
+    if target.masks is None:
         raise ValueError(
             "the mask head needs masks in every target; got None. Without masks in the data set, "
             "set model.mask to null."
         )
-    if not len(objects):
-        return boxes.new_zeros(0, side, side)
-    if isinstance(masks, PolygonMasks):
-        if convention == "polygon":
-            return _draw(masks, objects, boxes, side)
-        masks = _fill(masks, size)
+    return target.masks
+
+
+def _average(bitmaps: Tensor, objects: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """Averages (R, M, M) of bitmaps (N, H, W) over the cells of R boxes."""
+    # one more without a mask: an object for the ROIs of an image that has none
+    maps = F.pad(bitmaps, (0, 0, 0, 0, 0, 1))[:, None].float()
     rois = torch.cat((objects[:, None].to(boxes.dtype), boxes), dim=1)
-    bitmaps = masks.bitmaps[:, None].float()
-    aligned = convention == "polygon"
-    crops = multiscale_roi_align([bitmaps], rois, [1.0], side, sampling_ratio=0, aligned=aligned)
-    masks_in_rois = crops.squeeze(1)
-    return (masks_in_rois >= 0.5).float() if aligned else masks_in_rois
+    return multiscale_roi_align([maps], rois, [1.0], side, 0, aligned=False).squeeze(1)
 
 
-def _fill(masks: PolygonMasks, size: ImageSize) -> BitmapMasks:
-    """Outlines as bitmaps of the image's size."""
+def _as_bitmaps(masks: InstanceMasks, size: ImageSize, device: torch.device) -> Tensor:
+    """Masks as bitmaps (N, H, W) of the image's size."""
+    if isinstance(masks, BitmapMasks):
+        return masks.bitmaps
     side = max(size)
-    objects = torch.arange(len(masks), device=masks.vertices.device)
-    square = masks.vertices.new_tensor([0, 0, side, side]).repeat(len(masks), 1)
-    return BitmapMasks(_draw(masks, objects, square, side)[:, : size.height, : size.width])
+    whole = torch.tensor([[0.0, 0.0, side, side]], device=device).expand(len(masks), 4)
+    objects = torch.arange(len(masks), device=device)
+    drawn = draw_masks(join_masks([masks], device), objects, whole, side)
+    return drawn[:, : size.height, : size.width]

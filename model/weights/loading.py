@@ -2,7 +2,8 @@
 
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,13 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.detector import Detector, build_detector
 from model.settings import check_settings, compose_yaml
-from model.structures import Category
-from model.weights.files import DESCRIPTION, TENSORS, read_description, read_tensors
+from model.weights.architecture import is_whole_detector
+from model.weights.class_rows import ClassRows, is_class_layer, rows_by_name
+from model.weights.conventions import adapt_to_conventions, folded_norms_note
+from model.weights.conversion import Conversion
+from model.weights.legacy import NOT_HONOURED
 from model.weights.report import LoadReport, WeightsError
-from model.weights.torchvision import (
-    coco_categories,
-    infer_config,
-    is_torchvision_backbone,
-    is_torchvision_detector,
-    rename_backbone,
-    rename_detector,
-)
+from model.weights.sources import read_source
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,8 +32,6 @@ _INFERENCE_SETTINGS = {
     "detections_per_image": ("box", "detections_per_image"),
     "mask_threshold": ("mask", "threshold"),
 }
-# Layers whose shape depends on the classes: another data set has others.
-_CLASS_LAYERS = ("box_head.class_logits.", "box_head.box_deltas.", "mask_head.logits.")
 
 
 def load_detector(
@@ -48,11 +43,12 @@ def load_detector(
     """A trained detector, ready to predict.
 
     Args:
-        source: a folder that ``save_detector`` wrote; or a .safetensors or .pth file of ours or of
-            torchvision's Faster or Mask R-CNN on ResNet-FPN.
+        source: a folder that ``save_detector`` wrote, or a file or its ``https://`` address: ours
+            (.safetensors, .pth), or Faster or Mask R-CNN on ResNet-FPN of torchvision,
+            detectron2, Detectron or maskrcnn-benchmark.
         config: a YAML file with a ``model`` part, or a ModelConfig. A folder brings its own, and
-            torchvision's weights tell their architecture; then this may be None. What
-            torchvision's weights do tell overrules it.
+            foreign weights tell their architecture; then this may be None. What foreign weights
+            do tell overrules it, but for the conventions that it states.
         device: where the detector shall be.
         overrides: inference settings by name: short_side, long_side, score_threshold, nms_iou,
             detections_per_image, mask_threshold.
@@ -62,38 +58,60 @@ def load_detector(
         TypeError: an override has no such name.
         ConfigError: the YAML file, or an override's value, is not valid.
     """
-    path = Path(source)
-    given = _read_config(config)
-    folder = path if path.is_dir() else path.parent
-    state = read_tensors(path / TENSORS if path.is_dir() else path)
-    categories: Sequence[Category] = ()
-    if is_torchvision_detector(state):
-        chosen = infer_config(state, given or ModelConfig())
-        _report_difference(given, chosen, path)
-        if chosen.num_classes == 90:
-            categories = coco_categories()
-    elif path.is_dir() or (path.name == TENSORS and (folder / DESCRIPTION).exists()):
-        stored, categories = read_description(folder)
-        chosen = given or stored
-        categories = categories if chosen.num_classes == len(categories) else ()
-    elif given is not None:
-        chosen = given
-    else:
-        raise WeightsError(f"{path} does not say which detector it is for: pass config=")
-    detector = build_detector(_override(chosen, overrides), categories)
-    report = _load_state(detector, state, path, allow_mismatch=False)
-    _LOG.info("%s: %s", path, report)
+    detector, report = read_detector(source, config, **overrides)
+    _LOG.info("%s: %s", source, replace(report, notes=()))
+    for note in report.notes:
+        _LOG.warning("%s: %s", source, note)
     if report.initialised:
-        raise WeightsError(f"{path} does not fill the detector: {report}")
+        raise WeightsError(f"{source} does not fill the detector: {report}")
     return detector.to(device).eval()
 
 
-def load_weights(detector: Detector, path: str | Path, allow_mismatch: bool = True) -> LoadReport:
+def read_detector(
+    source: str | Path, config: str | Path | ModelConfig | None = None, **overrides: float
+) -> tuple[Detector, LoadReport]:
+    """The detector that weights describe, as far as they fill it, and what became of them.
+
+    Args:
+        source: as for :func:`load_detector`.
+        config: as for :func:`load_detector`.
+        overrides: as for :func:`load_detector`.
+
+    Raises:
+        WeightsError: as :func:`load_detector`, but for incomplete weights.
+        TypeError: an override has no such name.
+        ConfigError: the YAML file, or an override's value, is not valid.
+    """
+    given = _read_config(config)
+    conversion = read_source(source, given)
+    own = conversion.ecosystem == "maskrcnn-ray"
+    chosen = given if own and given is not None else conversion.config or given
+    if chosen is None:
+        raise WeightsError(f"{source} does not say which detector it is for: pass config=")
+    if not own:
+        _report_difference(given, chosen, source)
+    categories = conversion.categories
+    if len(categories) != chosen.num_classes:
+        categories = ()
+    detector = build_detector(_override(chosen, overrides), categories)
+    report = _fill(detector, conversion, ClassRows({}), source, allow_mismatch=False)
+    notes = [*conversion.assumed, *conversion.not_honoured]
+    if chosen.conventions.legacy_geometry and not conversion.not_honoured:
+        notes.extend(NOT_HONOURED)
+    return detector, replace(report, notes=tuple(notes))
+
+
+def load_weights(detector: Detector, source: str | Path, allow_mismatch: bool = True) -> LoadReport:
     """Start a detector from given weights, as far as they fit.
+
+    The detector keeps its own conventions; pixel order, mean, deviation and epsilon of the weights
+    are converted to them. Where both sides know their classes by name, a class of the same name
+    keeps its weights.
 
     Args:
         detector: takes the weights, in place.
-        path: as ``load_detector``'s source, or a plain torchvision ResNet for the backbone.
+        source: as ``load_detector``'s, or a ResNet classifier for the backbone: of torchvision,
+            timm, Detectron or detectron2.
         allow_mismatch: leave layers whose shape depends on the classes at initialisation where the
             file has other classes; else that is an error, as it always is for other layers.
 
@@ -103,40 +121,63 @@ def load_weights(detector: Detector, path: str | Path, allow_mismatch: bool = Tr
     Raises:
         WeightsError: the file cannot be read, holds nothing for this detector, or does not fit.
     """
-    source = Path(path)
-    state = read_tensors(source / TENSORS if source.is_dir() else source)
-    report = _load_state(detector, state, source, allow_mismatch)
+    conversion = read_source(source)
+    norm = detector.config.backbone.norm
+    notes = (*conversion.assumed, *folded_norms_note(conversion.tensors, norm))
+    if conversion.conventions is not None:
+        tensors, adapted = adapt_to_conventions(
+            conversion.tensors,
+            conversion.conventions,
+            detector.config.conventions,
+            is_whole_detector(conversion.tensors),
+        )
+        conversion, notes = replace(conversion, tensors=tensors), (*notes, *adapted)
+    rows = ClassRows({})
+    if allow_mismatch:
+        rows = rows_by_name(
+            conversion.tensors, detector.state_dict(), conversion.categories, detector.categories
+        )
+    report = _fill(detector, conversion, rows, source, allow_mismatch)
     _LOG.info("%s: %s", source, report)
-    return report
+    for note in notes:
+        _LOG.warning("%s: %s", source, note)
+    return replace(report, notes=notes)
 
 
-def _load_state(
-    detector: Detector, state: Mapping[str, Tensor], path: Path, allow_mismatch: bool
+def _fill(
+    detector: Detector,
+    conversion: Conversion,
+    rows: ClassRows,
+    source: str | Path,
+    allow_mismatch: bool,
 ) -> LoadReport:
-    if is_torchvision_detector(state):
-        state = rename_detector(state)
-    elif is_torchvision_backbone(state):
-        state = rename_backbone(state)
+    state: Mapping[str, Tensor] = {**conversion.tensors, **rows.tensors}
     own = detector.state_dict()
     # A counter that only batch norm with momentum None reads.
     optional = {name for name in (*own, *state) if name.endswith("num_batches_tracked")}
     fitting = {n: t for n, t in state.items() if n in own and own[n].shape == t.shape}
     other_shape = [n for n, t in state.items() if n in own and own[n].shape != t.shape]
     described = {n: f"{n} {tuple(own[n].shape)} <- {tuple(state[n].shape)}" for n in other_shape}
-    fatal = [
-        described[n] for n in other_shape if not (allow_mismatch and n.startswith(_CLASS_LAYERS))
-    ]
+    fatal = [described[n] for n in other_shape if not (allow_mismatch and is_class_layer(n))]
     if fatal:
-        raise WeightsError(f"{path} does not fit this detector: " + "; ".join(fatal[:8]))
+        raise WeightsError(f"{source} does not fit this detector: " + "; ".join(fatal[:8]))
     if not fitting:
         found = ", ".join(list(state)[:3])
-        raise WeightsError(f"{path} holds nothing for this detector, only {found} ...")
+        raise WeightsError(f"{source} holds nothing for this detector, only {found} ...")
     detector.load_state_dict(fitting, strict=False)
+    names = conversion.original_names
     return LoadReport(
         loaded=tuple(fitting),
         initialised=tuple(n for n in own if n not in state and n not in optional),
         mismatched=tuple(described.values()),
-        dropped=tuple(n for n in state if n not in own and n not in optional),
+        dropped=tuple(names.get(n, n) for n in state if n not in own and n not in optional),
+        unneeded=conversion.unneeded,
+        original_names={n: names[n] for n in fitting if n in names},
+        kept_classes=rows.kept,
+        fresh_classes=rows.fresh,
+        shapes={names.get(n, n): tuple(t.shape) for n, t in state.items()}
+        | {n: tuple(t.shape) for n, t in own.items()},
+        ecosystem=conversion.ecosystem,
     )
 
 
@@ -163,10 +204,10 @@ def _override(config: ModelConfig, overrides: Mapping[str, float]) -> ModelConfi
     return checked
 
 
-def _report_difference(given: ModelConfig | None, chosen: ModelConfig, path: Path) -> None:
+def _report_difference(given: ModelConfig | None, chosen: ModelConfig, source: str | Path) -> None:
     """Say which parts of a given config the weights overrule."""
     if given is None:
         return
     for name in type(given).model_fields:
         if getattr(given, name) != getattr(chosen, name):
-            _LOG.warning("%s overrules model.%s: %r", path, name, getattr(chosen, name))
+            _LOG.warning("%s overrules model.%s: %r", source, name, getattr(chosen, name))

@@ -29,5 +29,25 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "rasterize_polygons(Tensor vertices, Tensor polygon_offsets, Tensor object_offsets, "
       "Tensor objects, Tensor boxes, int side) -> Tensor");
   library.def(
+      "rasterize_rle(Tensor run_ends, Tensor run_offsets, Tensor heights, Tensor objects, "
+      "Tensor boxes, int side) -> Tensor");
+  library.def(
       "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
+  library.def(
+      "match_boxes(Tensor candidates, Tensor truths, Tensor truth_offsets, float positive_iou, "
+      "float negative_iou, bool keep_best) -> (Tensor, Tensor)");
+  library.def(
+      "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold)"
+      " -> (Tensor, Tensor)");
+  library.def("compress_rle(Tensor counts, Tensor offsets) -> (Tensor, Tensor)");
+  library.def("resize_image(Tensor pixels, int height, int width) -> Tensor");
+  library.def(
+      "preprocess(Tensor[] images, int[] heights, int[] widths, int canvas_height, "
+      "int canvas_width, float[] mean, float[] std, bool reverse_channels, ScalarType dtype)"
+      " -> Tensor");
+  library.def("pack_conv3x3(Tensor weight) -> Tensor");
+  // vector_bytes: the widest registers to use, 64, 32 or 16; the machine may have narrower ones.
+  library.def(
+      "conv3x3_relu(Tensor x, Tensor packed, Tensor? bias, int out_channels, bool relu, "
+      "int vector_bytes=64) -> Tensor");
 }

@@ -9,10 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from model.preprocess import resize_image, resized_size
-from model.structures import BitmapMasks, ImageSize, InstanceMasks, PolygonMasks, Targets
+from model.structures import (
+    BitmapMasks,
+    ImageSize,
+    InstanceMasks,
+    MixedMasks,
+    PolygonMasks,
+    RunLengthMasks,
+    Targets,
+)
 
 
 @dataclass(frozen=True)
@@ -70,22 +77,47 @@ def augment(sample: TrainingSample, augmentation: Augmentation) -> TrainingSampl
         pixels = pixels.flip(1)
         x1, y1, x2, y2 = boxes.unbind(1)
         boxes = torch.stack([size.width - x2, y1, size.width - x1, y2], 1)
-    masks = _augment_masks(sample.targets.masks, size, flip, scale)
+    masks = sample.targets.masks
+    if masks is not None:
+        masks = _augment_masks(masks, size, flip, scale)
     return replace(sample, pixels=pixels, targets=replace(sample.targets, boxes=boxes, masks=masks))
 
 
 def _augment_masks(
-    masks: InstanceMasks | None, size: ImageSize, flip: bool, scale: Tensor
-) -> InstanceMasks | None:
-    if masks is None:
-        return None
-    if isinstance(masks, BitmapMasks):
-        bitmaps = masks.bitmaps
-        if tuple(bitmaps.shape[1:]) != size:
-            # "nearest-exact" samples at pixel centres; "nearest" would shift by half a pixel.
-            bitmaps = F.interpolate(bitmaps[None], list(size), mode="nearest-exact")[0]
-        return BitmapMasks(bitmaps.flip(2) if flip else bitmaps)
+    masks: InstanceMasks, size: ImageSize, flip: bool, scale: Tensor
+) -> InstanceMasks:
+    match masks:
+        case PolygonMasks():
+            return _augment_polygons(masks, size, flip, scale)
+        case RunLengthMasks():
+            return _augment_runs(masks, size, flip, scale)
+        case MixedMasks():
+            return MixedMasks(
+                _augment_polygons(masks.polygons, size, flip, scale),
+                _augment_runs(masks.runs, size, flip, scale),
+            )
+        case BitmapMasks():
+            raise TypeError(
+                "bitmaps are not resized; encode them: model.batch_masks.encode_bitmaps"
+            )
+
+
+def _augment_polygons(
+    masks: PolygonMasks, size: ImageSize, flip: bool, scale: Tensor
+) -> PolygonMasks:
     vertices = masks.vertices * scale
     if flip:
         vertices = torch.stack([size.width - vertices[:, 0], vertices[:, 1]], 1)
-    return PolygonMasks(vertices, masks.polygon_offsets, masks.object_offsets)
+    return replace(masks, vertices=vertices)
+
+
+def _augment_runs(
+    masks: RunLengthMasks, size: ImageSize, flip: bool, scale: Tensor
+) -> RunLengthMasks:
+    """The runs stay; the way back to them goes through the flip, then through the resizing."""
+    to_canvas = masks.to_canvas.clone()
+    to_canvas[:, :2] /= scale
+    if flip:
+        to_canvas[:, 2] += to_canvas[:, 0] * size.width
+        to_canvas[:, 0] *= -1
+    return replace(masks, to_canvas=to_canvas)

@@ -4,21 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pycocotools.mask as coco_masks
 import torch
 
+from model.batch_masks import unmoved
 from model.preprocess import pad_batch
 from model.structures import (
-    BitmapMasks,
     ImageBatch,
     ImageSize,
     InstanceMasks,
+    MixedMasks,
     PolygonMasks,
+    RunLengthMasks,
     Targets,
 )
 from pipeline.ingest.shard_row import ShardRow
 from pipeline.stream.augment import TrainingSample
 from pipeline.stream.decode import DecodeError, decode_image
+from pipeline.stream.run_lengths import run_ends
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def sample_from_row(row: ShardRow, with_masks: bool) -> TrainingSample:
     """Decode a row; crowd regions are left out.
 
     Raises:
-        DecodeError: the image is damaged or has another size than the row says.
+        DecodeError: the image is damaged or has another size than the row says; a run-length mask
+            does not fill its image.
     """
     pixels = decode_image(row.image_bytes)
     if pixels.shape[:2] != row.size:
@@ -67,19 +70,23 @@ def blank_sample(size: ImageSize, with_masks: bool) -> TrainingSample:
 
 
 def _masks(row: ShardRow, kept: np.ndarray) -> InstanceMasks:
-    """Polygons; bitmaps for all objects of an image where one of them is an RLE."""
+    """Polygons, and runs where an object has them."""
+    polygons = _polygon_masks(row, kept)
     if all(row.rle[index] is None for index in kept):
-        return _polygon_masks(row, kept)
-    bitmaps = np.zeros((len(kept), *row.size), dtype=np.uint8)
-    for bitmap, index in zip(bitmaps, kept.tolist(), strict=True):
-        counts = row.rle[index]
-        if counts is None:
-            outlines = [polygon.ravel().tolist() for polygon in row.polygons(index)]
-            encoded = coco_masks.merge(coco_masks.frPyObjects(outlines, *row.size))
-        else:
-            encoded = {"size": list(row.size), "counts": counts}
-        bitmap[:] = coco_masks.decode(encoded)
-    return BitmapMasks(torch.from_numpy(bitmaps))
+        return polygons
+    return MixedMasks(polygons, _run_length_masks(row, kept))
+
+
+def _run_length_masks(row: ShardRow, kept: np.ndarray) -> RunLengthMasks:
+    counts = [row.rle[index] for index in kept.tolist()]
+    none = np.zeros(0, dtype=np.int64)
+    ends = [none if text is None else run_ends(text, row.size) for text in counts]
+    return RunLengthMasks(
+        torch.from_numpy(np.concatenate(ends)),
+        torch.tensor(np.cumsum([0, *map(len, ends)]), dtype=torch.int64),
+        torch.full((len(kept),), row.size.height),
+        unmoved(len(kept), torch.device("cpu")),
+    )
 
 
 def _polygon_masks(row: ShardRow, kept: np.ndarray) -> PolygonMasks:

@@ -168,7 +168,7 @@ def test_padding_is_zero_after_normalising_and_bgr_swaps_the_channels(
 ):
     batch = batch_of(scenes[:1], canvas=ImageSize(96, 96))
     rules = {"pixel_order": "bgr", "pixel_mean": (1, 2, 3), "pixel_std": (1, 1, 2)}
-    normalised = build_detector(tiny_config(conventions=rules))._normalise(batch)
+    normalised = build_detector(tiny_config(conventions=rules))._network_input(batch)
     assert (normalised[:, :, 64:] == 0).all()
     assert (normalised[:, :, :, 64:] == 0).all()
     red, green, blue = batch.pixels[0, :, 0, 0].tolist()

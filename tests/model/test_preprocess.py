@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.preprocess import canvas_size, pad_batch, resize_image, resized_size
-from model.structures import ImageSize
+from model.structures import ImageBatch, ImageSize
 
 SIDES = st.integers(1, 4000)
 
@@ -64,3 +64,58 @@ def test_a_canvas_can_be_larger_than_the_images_but_never_smaller():
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="at least one image"):
         pad_batch([], [])
+
+
+def random_pictures():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((50, 70), (200, 120))]
+
+
+def predict_in_steps(detector, pictures):
+    """Each step by itself: resized, padded as uint8, normalised by the detector."""
+    originals = [ImageSize(*picture.shape[:2]) for picture in pictures]
+    resized = [
+        resize_image(torch.from_numpy(picture), resized_size(size, 64, 96))
+        for picture, size in zip(pictures, originals, strict=True)
+    ]
+    with torch.inference_mode():
+        return detector(pad_batch(resized, originals))
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+def test_predicting_in_one_pass_gives_the_bits_of_resizing_first(detector, autocast):
+    pictures = random_pictures()
+    detector.eval()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        # sorted by size, as predict does it
+        expected, found = predict_in_steps(detector, pictures), detector.predict(pictures)
+    assert sum(map(len, found)) > 0
+    for one, other in zip(found, expected, strict=True):
+        assert one.boxes.equal(other.boxes)
+        assert one.scores.equal(other.scores)
+
+
+def test_pictures_that_may_not_be_written_to_are_taken_without_a_warning(detector, recwarn):
+    [picture, _] = random_pictures()
+    flipped = picture[:, ::-1]
+    flipped.flags.writeable = False
+    detector.predict([flipped])
+    assert not recwarn.list
+
+
+def test_the_network_reads_autocasts_type_rounded_once(detector):
+    [picture, _] = random_pictures()
+    batch = pad_batch([torch.from_numpy(picture)], [ImageSize(50, 70)])
+    exact = detector._network_input(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert detector._network_input(batch).equal(exact.bfloat16())
+    assert exact.dtype == torch.float32
+    assert not exact.requires_grad
+
+
+def test_pixels_are_levels_or_normalised(detector):
+    size = (ImageSize(32, 32),)
+    normalised = ImageBatch(torch.zeros(1, 3, 32, 32), size, size)
+    assert detector._network_input(normalised) is normalised.pixels
+    with pytest.raises(ValueError, match=r"pixels must be uint8, or normalised; got torch\.int64"):
+        ImageBatch(torch.zeros(1, 3, 32, 32, dtype=torch.int64), size, size)

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from tests.real_pictures import coco_tiny  # noqa: F401
+
 
 @pytest.fixture
 def two_thread_counts():

@@ -2,14 +2,17 @@
 
 import torch
 
+import ops_cuda
 from tests.ops_cuda.scenes import (
     SCALES,
     judged_anchors,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
     random_outlines,
     random_rois,
+    random_runs,
     tied_scores,
 )
 
@@ -34,6 +37,7 @@ def examples():
         "grouped_nms": (boxes.view(5, 10, 4), scores.view(5, 10), 0.5, 7, False),
         "top_scores": (scores.view(5, 10), 4),
         "decode_proposals": (*candidates(), 1e-3, 4.0),
+        "match_boxes": (boxes[None], boxes[:9] + 3, torch.tensor([0, 4, 9]), 0.5, 0.3, True),
         "multiscale_roi_align": (trained, random_rois(5, side=64), *shape),
         "multiscale_roi_align_backward": (
             torch.rand(5, 3, 4, 4),
@@ -42,5 +46,28 @@ def examples():
             *shape,
         ),
         "rasterize_polygons": (*random_outlines(5), torch.arange(50) % 5, boxes, 14),
+        "rasterize_rle": (*random_runs(5), torch.arange(50) % 5, boxes, 14),
         "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
+        "encode_roi_masks_rle": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
+        "compress_rle": (torch.tensor([9, 2, 9, 0, 20]), torch.tensor([0, 3, 5])),
+        "resize_image": (pictures()[0], 20, 50),
+        "preprocess": (
+            pictures(),
+            [40, 20, 9],
+            [30, 64, 9],
+            48,
+            64,
+            [120.0, 110.0, 100.0],
+            [50.0, 60.0, 57.0],
+            True,
+            torch.float32,
+        ),
+        "pack_conv3x3": (torch.rand(40, 3, 3, 3),),
+        "conv3x3_relu": (
+            torch.rand(2, 3, 5, 9),
+            ops_cuda.pack_conv3x3(torch.rand(40, 3, 3, 3)),
+            torch.rand(40),
+            40,
+            True,
+        ),
     }

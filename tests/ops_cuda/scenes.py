@@ -14,6 +14,22 @@ def random_boxes(count, extent=100.0, largest=40.0, seed=0):
     return torch.cat([corners, corners + torch.rand(count, 2, generator=generator) * largest], 1)
 
 
+def match_scene(count, shared=False):
+    """Candidates of 3 images, of which one has no objects and one many, some boxes degenerate.
+
+    Returns:
+        candidates, truths, truth_offsets, as match_boxes takes them.
+    """
+    images = 1 if shared else 3
+    candidates = random_boxes(images * count, seed=6).round().reshape(images, count, 4)
+    truths = random_boxes(205, seed=7).round()
+    truths[0, 1], truths[7, 2], truths[9, 2:] = float("nan"), float("inf"), truths[9, :2]
+    if count > 60:
+        candidates[0, 5], candidates[0, 6, 2] = float("nan"), float("inf")
+        candidates[0, 7, 2:], candidates[0, 8] = candidates[0, 7, :2], truths[9]
+    return candidates, truths, torch.tensor([0, 5, 5, 205])
+
+
 def tied_scores(count, seed=1):
     """(N,) scores of which many are equal."""
     generator = torch.Generator().manual_seed(seed)
@@ -66,6 +82,43 @@ def random_outlines(objects, seed=5):
     return torch.cat(vertices), torch.tensor(polygon_offsets), torch.tensor(object_offsets)
 
 
+def runs_of(bitmaps):
+    """Bitmaps, each (h, w) of 0 and 1, as runs.
+
+    Returns:
+        run_ends, run_offsets, heights, as rasterize_rle takes them.
+    """
+    ends, offsets = [torch.empty(0, dtype=torch.int64)], [0]
+    for bitmap in bitmaps:
+        pixels = bitmap.T.reshape(-1).long()
+        changes = pixels.diff(prepend=pixels.new_zeros(1)).nonzero()[:, 0]
+        ends.append(torch.cat([changes, torch.tensor([len(pixels)])]))
+        offsets.append(offsets[-1] + len(ends[-1]))
+    heights = torch.tensor([len(bitmap) for bitmap in bitmaps])
+    return torch.cat(ends), torch.tensor(offsets), heights
+
+
+def random_bitmaps(objects, height=90, width=110, seed=6):
+    """(N, h, w) unions of 0 to 3 ellipses."""
+    generator = torch.Generator().manual_seed(seed)
+    extent = torch.tensor([height, width])
+    places = torch.stack(
+        torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1
+    )
+    bitmaps = torch.zeros(objects, height, width, dtype=torch.bool)
+    for item in range(objects):
+        for _ in range(item % 4):
+            centre = torch.rand(2, generator=generator) * extent
+            radius = 2 + torch.rand(2, generator=generator) * extent / 3
+            bitmaps[item] |= ((places - centre) / radius).square().sum(-1) < 1
+    return bitmaps
+
+
+def random_runs(objects, seed=6):
+    """Run-length masks of `random_bitmaps`, as rasterize_rle takes them."""
+    return runs_of(random_bitmaps(objects, seed=seed))
+
+
 def judged_anchors(images=2, per_level=(300, 80, 20), seed=6):
     """Logits of which some are equal, deltas and anchors per level, and the images' limits."""
     generator = torch.Generator().manual_seed(seed)
@@ -79,3 +132,13 @@ def judged_anchors(images=2, per_level=(300, 80, 20), seed=6):
     ]
     sizes = torch.tensor([[100.0, 90.0], [80.0, 110.0]]).repeat(-(-images // 2), 1)[:images]
     return logits, deltas, anchors, torch.cat([sizes, sizes], 1)
+
+
+def pictures(seed=7):
+    """Three (h, w, 3) uint8 pictures; the second is a view of wider rows."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((30, 40), (60, 90), (9, 9))
+    drawn = [
+        torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8) for size in sizes
+    ]
+    return [drawn[0], drawn[1][5:55, 3:83], drawn[2]]

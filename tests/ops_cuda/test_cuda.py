@@ -8,11 +8,14 @@ from ops_cuda import library
 from tests.ops_cuda.scenes import (
     SCALES,
     judged_anchors,
+    match_scene,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
     random_outlines,
     random_rois,
+    random_runs,
     tied_scores,
 )
 
@@ -108,9 +111,10 @@ def test_a_graph_of_proposals_serves_other_inputs():
     with torch.cuda.graph(graph):
         found = propose(held)
     for judged in (first, second):
-        for places, levels in zip(held[:3], judged[:3], strict=True):
-            for place, level in zip(places, levels, strict=True):
-                place.copy_(level)
+        for place, level in zip(
+            (*held[0], *held[1], *held[2]), (*judged[0], *judged[1], *judged[2]), strict=True
+        ):
+            place.copy_(level)
         graph.replay()
         expected = propose(on_gpu(judged))
         assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
@@ -206,6 +210,27 @@ def test_offsets_out_of_range_draw_nothing_and_read_nothing():
     torch.cuda.synchronize()
 
 
+@pytest.mark.parametrize("side", [28, 112, 300])
+def test_mask_targets_of_any_size_agree_in_every_bit(side):
+    boxes = random_boxes(40, largest=80.0).round()
+    boxes[3], boxes[4] = float("nan"), boxes[4, [2, 1, 0, 3]]
+    wanted = torch.arange(40) % 9
+    for operator, masks in (
+        (ops_cuda.rasterize_polygons, random_outlines(9)),
+        (ops_cuda.rasterize_rle, random_runs(9)),
+    ):
+        arguments = (*masks, wanted, boxes, side)
+        assert operator(*on_gpu(arguments)).cpu().equal(operator(*arguments))
+
+
+def test_runs_out_of_range_draw_nothing_and_read_nothing():
+    runs, box = on_gpu(random_runs(5)), random_boxes(1).cuda()
+    for wanted in (-1, 5, 2**60):
+        masks = ops_cuda.rasterize_rle(*runs, torch.tensor([wanted]).cuda(), box, 9)
+        assert masks.sum() == 0
+    torch.cuda.synchronize()
+
+
 def test_pasted_masks_agree_in_every_bit():
     masks = torch.rand(80, 28, 28, generator=torch.Generator().manual_seed(0))
     boxes = random_boxes(80, extent=140.0, largest=120.0) - 20
@@ -214,6 +239,39 @@ def test_pasted_masks_agree_in_every_bit():
         expected = ops_cuda.paste_masks(masks, boxes, 120, 150, threshold)
         found = ops_cuda.paste_masks(masks.cuda(), boxes.cuda(), 120, 150, threshold)
         assert found.cpu().equal(expected)
+
+
+def test_runs_of_masks_agree():
+    masks = torch.rand(80, 28, 28, generator=torch.Generator().manual_seed(0))
+    boxes = random_boxes(80, extent=140.0, largest=120.0) - 20
+    boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
+    boxes[6:8], masks[7] = torch.tensor([-50.0, -50, 250, 250]), 1
+    for count in (80, 0):
+        arguments = (masks[:count], boxes[:count], 120, 150, 0.5)
+        expected = ops_cuda.encode_roi_masks_rle(*arguments)
+        found = ops_cuda.encode_roi_masks_rle(*on_gpu(arguments))
+        assert all(one.is_cuda for one in found)
+        assert all(one.cpu().equal(other) for one, other in zip(found, expected, strict=True))
+        texts = ops_cuda.compress_rle(*found), ops_cuda.compress_rle(*expected)
+        assert all(map(torch.equal, *texts))
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_batches_of_pictures_agree_in_every_bit(reverse, dtype):
+    sizes = [(40, 30), (20, 64), (9, 9)] * 13
+    rule = ((48, 64), (120.0, 110.0, 100.0), (50.0, 60.0, 57.0), reverse, dtype)
+    expected = ops_cuda.preprocess(pictures() * 13, sizes, *rule)
+    found = ops_cuda.preprocess(on_gpu(pictures() * 13), sizes, *rule)
+    assert found.stride() == expected.stride()
+    assert found.cpu().equal(expected)
+
+
+@pytest.mark.parametrize("size", [(70, 95), (11, 7), (1, 300), (50, 80), (1, 1)])
+def test_resized_pictures_agree_in_every_bit(size):
+    for picture in pictures():
+        expected = ops_cuda.resize_image(picture, *size)
+        assert ops_cuda.resize_image(on_gpu(picture), *size).cpu().equal(expected)
 
 
 def test_kernels_run_on_the_current_stream():
@@ -232,14 +290,17 @@ def test_kernels_run_on_the_current_stream():
 def test_the_training_operators_do_not_wait_for_the_gpu():
     maps = [each.requires_grad_() for each in on_gpu(pyramid())]
     rois = random_rois(60).cuda()
-    outlines = on_gpu(random_outlines(6))
+    outlines, runs = on_gpu(random_outlines(6)), on_gpu(random_runs(6))
     wanted, boxes = (torch.arange(60) % 6).cuda(), random_boxes(60).cuda()
+    images = on_gpu(pictures())
     torch.cuda.set_sync_debug_mode("error")
     try:
         pooled = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
         pooled.sum().backward()
         ops_cuda.rasterize_polygons(*outlines, wanted, boxes, 28)
+        ops_cuda.rasterize_rle(*runs, wanted, boxes, 28)
         ops_cuda.paste_masks(torch.rand(60, 28, 28, device="cuda"), boxes, 90, 90, 0.5)
+        ops_cuda.preprocess(images, [(40, 30)] * 3, (48, 64), (1, 2, 3), (4, 5, 6))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -261,3 +322,19 @@ def test_operators_compile_to_one_graph_on_the_gpu():
     maps, rois = on_gpu(pyramid(channels=8)), random_rois(5).cuda()
     compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
     assert compiled(maps, rois).equal(pool(maps, rois))
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 127, 129, 20_000])
+@pytest.mark.parametrize("shared", [True, False], ids=["anchors", "proposals"])
+def test_matches_agree_in_every_bit(count, shared, keep_best):
+    arguments = match_scene(count, shared)
+    expected = ops_cuda.match_boxes(*arguments, 0.5, 0.3, keep_best)
+    on_device = on_gpu(arguments)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = ops_cuda.match_boxes(*on_device, 0.5, 0.3, keep_best)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(found, expected, strict=True):
+        assert one.cpu().equal(other)

@@ -8,11 +8,14 @@ from tests.ops_cuda.emulation.build import build_emulation
 from tests.ops_cuda.examples import candidates
 from tests.ops_cuda.scenes import (
     SCALES,
+    match_scene,
+    pictures,
     pyramid,
     random_boxes,
     random_labels,
     random_outlines,
     random_rois,
+    random_runs,
     tied_scores,
 )
 
@@ -138,10 +141,42 @@ def test_rois_that_are_no_rois_are_zero_and_get_no_gradient(gpu):
 
 
 def test_polygon_masks_agree_in_every_bit(gpu):
-    boxes = random_boxes(80, largest=80.0)
+    boxes = random_boxes(60, largest=80.0)
     boxes[3], boxes[4] = float("nan"), boxes[4, [2, 3, 0, 1]]
-    arguments = (*random_outlines(30), torch.arange(80) % 30, boxes, 14)
+    outlines = random_outlines(30)
+    outlines[0][50], outlines[0][99] = float("nan"), 1e20
+    arguments = (*outlines, torch.arange(60) % 30, boxes, 14)
     assert gpu.rasterize_polygons(*arguments).equal(CPU.rasterize_polygons(*arguments))
+
+
+@pytest.mark.parametrize("side", [1, 33, 130, 300])
+def test_polygon_masks_of_any_size_agree_in_every_bit(gpu, side):
+    arguments = (*random_outlines(3), torch.arange(3), random_boxes(3, largest=80.0), side)
+    assert gpu.rasterize_polygons(*arguments).equal(CPU.rasterize_polygons(*arguments))
+
+
+@pytest.mark.parametrize("side", [1, 28, 131])
+def test_masks_of_runs_agree_in_every_bit(gpu, side):
+    boxes = random_boxes(80, largest=80.0).round()
+    boxes[3], boxes[4], boxes[5, 2] = float("nan"), boxes[4, [2, 3, 0, 1]], 3e38
+    boxes[6], boxes[7, 2:] = boxes[6, [2, 1, 0, 3]], boxes[7, :2]
+    arguments = (*random_runs(9), torch.arange(80) % 9, boxes, side)
+    assert gpu.rasterize_rle(*arguments).equal(CPU.rasterize_rle(*arguments))
+
+
+def test_runs_out_of_range_draw_nothing_and_read_nothing(gpu):
+    ends, offsets, heights = random_runs(5)
+    box = random_boxes(1)
+    for wanted in (-1, 5, 2**60):
+        masks = gpu.rasterize_rle(ends, offsets, heights, torch.tensor([wanted]), box, 9)
+        assert masks.eq(0).all()
+    wild = torch.tensor([-(2**60), 2**60, 0, 2**60, 3, 1])
+    boxes = box.expand(5, 4)
+    for strange in (heights, heights * 2**60, -heights):
+        masks = gpu.rasterize_rle(ends, wild, strange, torch.arange(5), boxes, 9)
+        assert masks.shape == (5, 9, 9)
+    turned = ends.flip(0) * 2**40
+    assert gpu.rasterize_rle(turned, offsets, heights, torch.arange(5), boxes, 9).numel()
 
 
 def test_offsets_out_of_range_draw_nothing_and_read_nothing(gpu):
@@ -163,3 +198,61 @@ def test_pasted_masks_agree_in_every_bit(gpu):
     for threshold in (0.0, 0.5):
         arguments = (masks, boxes, 60, 75, threshold)
         assert gpu.paste_masks(*arguments).equal(CPU.paste_masks(*arguments))
+
+
+def test_runs_agree(gpu):
+    masks = torch.rand(30, 14, 14, generator=torch.Generator().manual_seed(0))
+    boxes = random_boxes(30, extent=140.0, largest=120.0) - 20
+    boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
+    whole = torch.tensor([-50.0, -50, 150, 150])
+    boxes[6:9], masks[6], masks[7] = whole, 1, 0
+    boxes[9], boxes[10] = whole * torch.tensor([1, 1, 0.2, 1]), whole * torch.tensor([1, 1, 1, 0.2])
+    for height, width in ((60, 75), (1, 1), (200, 3)):
+        arguments = (masks, boxes, height, width, 0.5)
+        found = gpu.encode_roi_masks_rle(*arguments)
+        assert all(map(torch.equal, found, CPU.encode_roi_masks_rle(*arguments)))
+    nothing = gpu.encode_roi_masks_rle(masks[:0], boxes[:0], 60, 75, 0.5)
+    assert [each.tolist() for each in nothing] == [[], [0]]
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 127, 129, 7000])
+@pytest.mark.parametrize("shared", [True, False], ids=["anchors", "proposals"])
+def test_matches_agree_in_every_bit(gpu, count, shared, keep_best):
+    arguments = match_scene(count, shared)
+    found = gpu.match_boxes(*arguments, 0.5, 0.3, keep_best)
+    for one, other in zip(found, CPU.match_boxes(*arguments, 0.5, 0.3, keep_best), strict=True):
+        assert one.equal(other)
+
+
+def test_truths_out_of_range_are_not_followed(gpu):
+    wild = torch.tensor([-(2**60), 2**60, 0, 2**60, 3, 1])
+    truth, _ = gpu.match_boxes(random_boxes(40)[None], random_boxes(5), wild, 0.5, 0.3, True)
+    assert truth.min() >= 0
+    assert truth.max() < 5
+
+
+PICTURE_SIZES = ([40, 20, 9], [30, 64, 9], 48, 64)
+LEVEL_RULE = ([120.0, 110.0, 100.0], [50.0, 60.0, 57.0])
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_batches_of_pictures_agree_in_every_bit(gpu, reverse, dtype):
+    arguments = (pictures(), *PICTURE_SIZES, *LEVEL_RULE, reverse, dtype)
+    found, expected = gpu.preprocess(*arguments), CPU.preprocess(*arguments)
+    assert found.stride() == expected.stride()
+    assert found.equal(expected)
+
+
+def test_more_pictures_than_one_launch_takes(gpu):
+    heights, widths, *canvas = PICTURE_SIZES
+    arguments = (pictures() * 13, heights * 13, widths * 13, *canvas, *LEVEL_RULE, False)
+    found = gpu.preprocess(*arguments, torch.float32)
+    assert found.equal(CPU.preprocess(*arguments, torch.float32))
+
+
+@pytest.mark.parametrize("size", [(70, 95), (11, 7), (1, 300), (50, 80), (1, 1)])
+def test_resized_pictures_agree_in_every_bit(gpu, size):
+    for picture in pictures():
+        assert gpu.resize_image(picture, *size).equal(CPU.resize_image(picture, *size))

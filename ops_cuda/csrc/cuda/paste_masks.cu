@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "../mask_geometry.h"
 #include "launch.h"
+#include "pasted_mask.h"
 
 namespace ops_cuda::gpu {
 
@@ -16,13 +16,6 @@ using torch::stable::Tensor;
 
 constexpr int kTileWidth = 32, kTileHeight = 8;
 
-// A mask padded by one pixel of zeros, without storing the padding.
-__device__ inline float padded_pixel(
-    const float* __restrict__ mask, int64_t side, int64_t row, int64_t column) {
-  const bool border = row == 0 || column == 0 || row > side || column > side;
-  return border ? 0.0f : mask[(row - 1) * side + column - 1];
-}
-
 __global__ void __launch_bounds__(kTileWidth* kTileHeight) paste(
     const float* __restrict__ masks, const float* __restrict__ boxes, int64_t count, int64_t side,
     int64_t height, int64_t width, float threshold, uint8_t* __restrict__ canvases) {
@@ -30,21 +23,10 @@ __global__ void __launch_bounds__(kTileWidth* kTileHeight) paste(
   const int64_t y = static_cast<int64_t>(blockIdx.y) * kTileHeight + threadIdx.y;
   if (x >= width || y >= height) return;
   for (int64_t r = blockIdx.z; r < count; r += gridDim.z) {
-    const PixelBox box = padded_box(boxes + 4 * r, side);
-    bool set = false;
-    if (x >= box.x1 && x <= box.x2 && y >= box.y1 && y <= box.y2) {
-      const MaskSample column = mask_sample(x - box.x1, box.width(), side + 2);
-      const MaskSample row = mask_sample(y - box.y1, box.height(), side + 2);
-      const float* mask = masks + r * side * side;
-      const float upper = blend(
-          padded_pixel(mask, side, row.low, column.low),
-          padded_pixel(mask, side, row.low, column.high), column.fraction);
-      const float lower = blend(
-          padded_pixel(mask, side, row.high, column.low),
-          padded_pixel(mask, side, row.high, column.high), column.fraction);
-      set = blend(upper, lower, row.fraction) > threshold;
-    }
-    canvases[(r * height + y) * width + x] = set;
+    const PastedMask mask = pasted_mask(masks, boxes, r, side);
+    const PixelBox& box = mask.box;
+    const bool inside = x >= box.x1 && x <= box.x2 && y >= box.y1 && y <= box.y2;
+    canvases[(r * height + y) * width + x] = inside && mask.at(x, y) > threshold;
   }
 }
 

@@ -1,4 +1,6 @@
-// Polygons to masks inside boxes: one block per box, one sample per thread at a time.
+// Polygons to masks inside boxes: one block per box, its cells as bits in shared memory. Threads
+// toggle bits where edges cross columns, then the parity runs down every column. Masks larger than
+// a tile take several blocks.
 //
 // Indices out of range are clamped, never followed: the host does not wait to look at them.
 
@@ -8,65 +10,92 @@
 
 #include <cstdint>
 
+#include "../polygon_edges.h"
 #include "launch.h"
+#include "offset_lists.h"
 
 namespace ops_cuda::gpu {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int kRasterThreads = 256;
+constexpr int kTileSide = 128;
+constexpr int kTileWords = kTileSide / 32 * kTileSide;
+constexpr int kRasterThreads = kTileSide;  // one per column of a tile
 
 struct PolygonTable {
   const float* vertices;
-  const int64_t* polygon_offsets;
-  const int64_t* object_offsets;
-  int64_t vertex_count, polygon_count, object_count;
+  FlatLists polygons, objects;
 };
 
-__device__ inline int64_t clamped(int64_t value, int64_t low, int64_t high) {
-  return value < low ? low : value > high ? high : value;
+struct Tile {
+  int32_t first_row, first_column, end_column;
+};
+
+__device__ inline void toggle_edge(
+    const float* begin, const float* end, const CellFrame& frame, const Tile& tile,
+    uint32_t* toggles) {
+  cross_columns(
+      grid_line((begin[0] - frame.x1) * frame.cells_per_x),
+      grid_line((begin[1] - frame.y1) * frame.cells_per_y),
+      grid_line((end[0] - frame.x1) * frame.cells_per_x),
+      grid_line((end[1] - frame.y1) * frame.cells_per_y), tile.first_column, tile.end_column,
+      [&](int32_t column, int32_t row) {
+        const int32_t inside = row > tile.first_row ? row - tile.first_row : 0;
+        if (inside >= kTileSide) return;
+        const int32_t word = inside / 32 * kTileSide + column - tile.first_column;
+        atomicXor(&toggles[word], 1u << (inside % 32));
+      });
 }
 
-// Whether (x, y) lies inside the polygon with vertices [first, last), even-odd rule.
-__device__ inline bool inside(
-    const float* __restrict__ vertices, int64_t first, int64_t last, float x, float y) {
-  if (first >= last) return false;
-  bool odd = false;
-  float x1 = vertices[2 * (last - 1)], y1 = vertices[2 * (last - 1) + 1];
-  for (int64_t v = first; v < last; ++v) {
-    const float x2 = vertices[2 * v], y2 = vertices[2 * v + 1];
-    if ((y1 <= y) != (y2 <= y)) odd ^= x < x1 + (y - y1) / (y2 - y1) * (x2 - x1);
-    x1 = x2;
-    y1 = y2;
+// Adds a polygon's cells in one column, known by their toggles, to those of its object.
+__device__ inline void unite_column(const uint32_t* toggles, int column, uint32_t* united) {
+  uint32_t above = 0;
+  for (int word = column; word < kTileWords; word += kTileSide) {
+    const uint32_t inside = running_parity(toggles[word]) ^ above;
+    united[word] |= inside;
+    above = -(inside >> 31);
   }
-  return odd;
 }
 
 __global__ void __launch_bounds__(kRasterThreads) rasterize(
     PolygonTable table, const int64_t* __restrict__ objects, const float* __restrict__ boxes,
-    int64_t count, int64_t side, float* __restrict__ masks) {
-  for (int64_t r = blockIdx.x; r < count; r += gridDim.x) {
-    const float* box = boxes + 4 * r;
-    const float column_step = (box[2] - box[0]) / static_cast<float>(side);
-    const float row_step = (box[3] - box[1]) / static_cast<float>(side);
-    const int64_t object = objects[r];
-    int64_t first = 0, last = 0;
-    if (object >= 0 && object < table.object_count) {
-      first = clamped(table.object_offsets[object], 0, table.polygon_count);
-      last = clamped(table.object_offsets[object + 1], first, table.polygon_count);
-    }
-    for (int64_t i = threadIdx.x; i < side * side; i += kRasterThreads) {
-      const float x = box[0] + (static_cast<float>(i % side) + 0.5f) * column_step;
-      const float y = box[1] + (static_cast<float>(i / side) + 0.5f) * row_step;
-      bool set = false;
-      for (int64_t p = first; p < last && !set; ++p) {
-        const int64_t begin = clamped(table.polygon_offsets[p], 0, table.vertex_count);
-        const int64_t end = clamped(table.polygon_offsets[p + 1], begin, table.vertex_count);
-        set = inside(table.vertices, begin, end, x, y);
+    int64_t count, int64_t side, int64_t tiles, float* __restrict__ masks) {
+  __shared__ uint32_t toggles[kTileWords], united[kTileWords];
+  __shared__ int strays;
+  const int thread = threadIdx.x;
+  for (int64_t i = blockIdx.x; i < count * tiles * tiles; i += gridDim.x) {
+    const int64_t r = i / (tiles * tiles);
+    const int64_t top = i / tiles % tiles * kTileSide, left = i % tiles * kTileSide;
+    const int64_t rows = least(side - top, kTileSide), columns = least(side - left, kTileSide);
+    const Tile tile{
+        static_cast<int32_t>(top), static_cast<int32_t>(left),
+        static_cast<int32_t>(left + columns)};
+    const CellFrame frame = cell_frame(boxes + 4 * r, side);
+    const Range polygons = frame.finite ? table.objects.range(objects[r]) : Range{0, 0};
+    for (int word = thread; word < kTileWords; word += kRasterThreads) united[word] = 0;
+    for (int64_t p = polygons.begin; p < polygons.end; ++p) {
+      const Range vertices = table.polygons.range(p);
+      for (int word = thread; word < kTileWords; word += kRasterThreads) toggles[word] = 0;
+      if (thread == 0) strays = 0;
+      __syncthreads();
+      for (int64_t v = vertices.begin + thread; v < vertices.end; v += kRasterThreads) {
+        const float* begin = table.vertices + 2 * v;
+        const float* end = table.vertices + 2 * (v + 1 < vertices.end ? v + 1 : vertices.begin);
+        if (!is_finite(begin[0]) || !is_finite(begin[1])) atomicAdd(&strays, 1);
+        toggle_edge(begin, end, frame, tile, toggles);
       }
-      masks[r * side * side + i] = set ? 1.0f : 0.0f;
+      __syncthreads();
+      if (strays == 0) unite_column(toggles, thread, united);
+      __syncthreads();
     }
+    __syncthreads();
+    for (int64_t cell = thread; cell < rows * columns; cell += kRasterThreads) {
+      const int64_t row = cell / columns, column = cell % columns;
+      const uint32_t bits = united[row / 32 * kTileSide + column];
+      masks[(r * side + top + row) * side + left + column] =
+          static_cast<float>(bits >> (row % 32) & 1u);
+    }
+    __syncthreads();
   }
 }
 
@@ -87,15 +116,13 @@ Tensor rasterize_polygons(
       polygon_offsets.numel() > 0 && object_offsets.numel() > 0, "offsets must start with 0");
   Tensor masks = torch::stable::new_empty(boxes, {count, side, side});
   if (masks.numel() == 0) return masks;
+  const FlatLists polygons = flat_lists(polygon_offsets, vertices.size(0));
   const PolygonTable table{
-      vertices.const_data_ptr<float>(),
-      polygon_offsets.const_data_ptr<int64_t>(),
-      object_offsets.const_data_ptr<int64_t>(),
-      vertices.size(0),
-      polygon_offsets.numel() - 1,
-      object_offsets.numel() - 1};
-  rasterize<<<blocks_for(count, 1), kRasterThreads, 0, current_stream(boxes)>>>(
-      table, objects.const_data_ptr<int64_t>(), boxes.const_data_ptr<float>(), count, side,
+      vertices.const_data_ptr<float>(), polygons, flat_lists(object_offsets, polygons.count)};
+  const int64_t tiles = (side + kTileSide - 1) / kTileSide;
+  rasterize<<<
+      blocks_for(count * tiles * tiles, 1), kRasterThreads, 0, current_stream(boxes)>>>(
+      table, objects.const_data_ptr<int64_t>(), boxes.const_data_ptr<float>(), count, side, tiles,
       masks.mutable_data_ptr<float>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return masks;

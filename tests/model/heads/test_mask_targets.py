@@ -1,10 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
+from model.batch_masks import encode_bitmaps
 from model.heads.box import TrainingRois
 from model.heads.mask import MaskHead, mask_loss, mask_targets
-from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
+from model.structures import (
+    BitmapMasks,
+    ImageSize,
+    MixedMasks,
+    PolygonMasks,
+    RunLengthMasks,
+    Targets,
+)
 
 SIDE = 28
 SIZES = (ImageSize(64, 64), ImageSize(64, 40))
@@ -26,6 +36,8 @@ def rois_of(images, boxes, truths):
         torch.ones(len(boxes), dtype=torch.int64),
         boxes,
         torch.tensor(truths),
+        is_meant=torch.ones(len(boxes), dtype=torch.bool),
+        positive_slots=torch.arange(len(boxes)),
     )
 
 
@@ -46,10 +58,15 @@ def bitmap_of(target, size):
     return Targets(target.boxes, target.labels, BitmapMasks(torch.stack(drawn).byte()))
 
 
+def runs_of(target, size):
+    runs = encode_bitmaps(bitmap_of(target, size).masks)
+    return replace(target, masks=runs)
+
+
 def test_polygons_are_drawn_inside_each_roi_whatever_image_it_is_in():
     drawn = mask_targets(BATCH, ROIS, SIDE, "polygon", SIZES)
     assert drawn.shape == (3, SIDE, SIDE)
-    # Half of the square around the triangle, less its diagonal; a quarter; the right half.
+    # Half of the square around the triangle, the diagonal with it; a quarter; the right half.
     assert drawn[0].mean().item() == pytest.approx(0.5, abs=1 / SIDE)
     assert drawn[1].mean().item() == 0.25
     assert drawn[1, :14, :14].all()
@@ -57,13 +74,66 @@ def test_polygons_are_drawn_inside_each_roi_whatever_image_it_is_in():
     assert not drawn[2, :, :14].any()
 
 
-def test_bitmaps_and_polygons_of_one_shape_agree_up_to_the_outline():
-    mixed = [BATCH[0], bitmap_of(BATCH[1], SIZES[1])]
+def test_runs_bitmaps_and_polygons_of_one_shape_agree_up_to_the_outline():
     expected = mask_targets(BATCH, ROIS, SIDE, "polygon", SIZES)
-    got = mask_targets(mixed, ROIS, SIDE, "polygon", SIZES)
-    assert set(got.unique().tolist()) == {0.0, 1.0}
-    # ROI edges lie on pixel edges, where a bitmap knows no more than half a cell.
-    assert (got - expected).abs().mean() < 0.05
+    for as_runs in ((True, True), (False, True), (True, False)):
+        mixed = [
+            runs_of(target, size) if chosen else target
+            for target, size, chosen in zip(BATCH, SIZES, as_runs, strict=True)
+        ]
+        got = mask_targets(mixed, ROIS, SIDE, "polygon", SIZES)
+        assert set(got.unique().tolist()) == {0.0, 1.0}
+        assert (got[1:] == expected[1:]).all()  # squares on whole pixels
+        assert (got[0] != expected[0]).float().mean() < 1.5 / SIDE  # along the diagonal
+    bitmaps = [bitmap_of(target, size) for target, size in zip(BATCH, SIZES, strict=True)]
+    runs = [runs_of(target, size) for target, size in zip(BATCH, SIZES, strict=True)]
+    got = mask_targets(bitmaps, ROIS, SIDE, "polygon", SIZES)
+    assert got.equal(mask_targets(runs, ROIS, SIDE, "polygon", SIZES))
+
+
+def test_objects_of_one_image_may_be_outlines_and_runs():
+    runs = encode_bitmaps(bitmap_of(BATCH[0], SIZES[0]).masks)
+    outlines = BATCH[0].masks
+    # the first object as an outline alone, the second as runs alone
+    second = RunLengthMasks(
+        runs.run_ends[runs.run_offsets[1] :],
+        torch.tensor([0, 0, len(runs.run_ends) - int(runs.run_offsets[1])]),
+        runs.heights,
+        runs.to_canvas,
+    )
+    first = PolygonMasks(outlines.vertices[:3], torch.tensor([0, 3]), torch.tensor([0, 1, 1]))
+    mixed = [replace(BATCH[0], masks=MixedMasks(first, second)), BATCH[1]]
+    expected = mask_targets(BATCH, ROIS, SIDE, "polygon", SIZES)
+    assert mask_targets(mixed, ROIS, SIDE, "polygon", SIZES).equal(expected)
+    with pytest.raises(ValueError, match="a place for every object"):
+        MixedMasks(
+            outlines, RunLengthMasks(*(t[:0] for t in (runs.run_ends,) * 3), torch.ones(0, 4))
+        )
+
+
+@pytest.mark.parametrize("convention", ["polygon", "roi_align"])
+def test_rois_that_mean_nothing_are_no_error(convention):
+    empty = Targets(
+        torch.zeros(0, 4),
+        torch.zeros(0, dtype=torch.int64),
+        PolygonMasks(torch.zeros(0, 2), torch.tensor([0]), torch.tensor([0])),
+    )
+    rois = rois_of([0, 0, 1, 2], [[10, 10, 50, 50], [0] * 4, [0] * 4, [0] * 4], [0, 0, 0, 0])
+    batch, sizes = [*BATCH, empty], (*SIZES, ImageSize(32, 32))
+    got = mask_targets(batch, rois, SIDE, convention, sizes)
+    assert got.shape == (4, SIDE, SIDE)
+    assert got[:1].equal(
+        mask_targets(BATCH, rois_of([0], [[10, 10, 50, 50]], [0]), SIDE, convention, SIZES)
+    )
+    assert (
+        mask_targets([empty], rois_of([0], [[0] * 4], [0]), SIDE, convention, sizes[2:]).sum() == 0
+    )
+
+
+def test_no_rois_give_no_targets():
+    none = replace(ROIS, is_meant=torch.zeros(len(ROIS.rois), dtype=torch.bool)).compact()
+    for convention in ("polygon", "roi_align"):
+        assert mask_targets(BATCH, none, SIDE, convention, SIZES).shape == (0, SIDE, SIDE)
 
 
 def test_the_roi_align_convention_is_torchvision_s_projection():
@@ -99,7 +169,11 @@ def test_the_mask_of_one_class_is_that_channel_of_all_masks():
 def test_no_positives_still_train_the_head_with_zero():
     head = MaskHead(8, 16, 2, num_classes=5)
     nothing = torch.zeros(0, 8, 14, 14)
-    term = mask_loss(head(nothing, torch.zeros(0, dtype=torch.int64)), torch.zeros(0, 28, 28))
+    term = mask_loss(
+        head(nothing, torch.zeros(0, dtype=torch.int64)),
+        torch.zeros(0, 28, 28),
+        torch.zeros(0, dtype=torch.bool),
+    )
     assert term.total.item() == 0
     assert term.count.item() == 0
     term.total.backward()

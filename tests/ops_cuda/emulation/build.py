@@ -1,5 +1,6 @@
 """Compiles the CUDA sources for the CPU, as the operators `ops_emulated`."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -14,6 +15,8 @@ FLAGS = [
     *("-std=c++20", "-O1", "-fPIC", "-pthread", "-ffp-contract=off"),
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]
+# `make sanitize`: every access of every kernel is checked
+SANITIZERS = ["-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 
 
 def as_host_code(source: str) -> str:
@@ -29,15 +32,16 @@ def as_host_code(source: str) -> str:
 def build_emulation(folder: Path) -> Path:
     """Compile into `folder`; the library to load."""
     objects = []
+    flags = FLAGS + (SANITIZERS if os.environ.get("OPS_SANITIZE") == "1" else [])
     for source in [CSRC / "schema.cpp", *sorted((CSRC / "cuda").glob("*.cu"))]:
         host = folder / f"{source.stem}.cpp"
         host.write_text(as_host_code(source.read_text()))
         includes = [f"-I{path}" for path in [HERE, CSRC / "cuda", *include_paths()]]
         objects.append(str(host.with_suffix(".o")))
-        command = ["g++", *FLAGS, *includes, "-w", "-c", str(host), "-o", objects[-1]]
+        command = ["g++", *flags, *includes, "-w", "-c", str(host), "-o", objects[-1]]
         subprocess.run(command, check=True)
     library = folder / "ops_emulated.so"
     libraries = [f"-L{path}" for path in library_paths()] + ["-lc10", "-ltorch", "-ltorch_cpu"]
-    subprocess.run(["g++", "-shared", *objects, *libraries, "-o", str(library)], check=True)
+    subprocess.run(["g++", "-shared", *flags, *objects, *libraries, "-o", str(library)], check=True)
     torch.ops.load_library(library)
     return library

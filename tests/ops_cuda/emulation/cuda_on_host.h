@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <barrier>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -38,6 +39,20 @@ template <typename T>
 T atomicAdd(T* target, T value) {
   return std::atomic_ref<T>(*target).fetch_add(value);
 }
+
+template <typename T>
+T atomicXor(T* target, T value) {
+  return std::atomic_ref<T>(*target).fetch_xor(value);
+}
+
+inline int atomicMax(int* target, int value) {
+  std::atomic_ref<int> shared(*target);
+  int before = shared.load();
+  while (before < value && !shared.compare_exchange_weak(before, value)) {
+  }
+  return before;
+}
+inline int __float_as_int(float value) { return std::bit_cast<int>(value); }
 
 using cudaStream_t = void*;
 constexpr int cudaMemcpyDeviceToHost = 0;

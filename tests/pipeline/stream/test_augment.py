@@ -1,5 +1,7 @@
 """Laws of augmentation: pixels, boxes and masks stay on each other, and chance is repeatable."""
 
+from dataclasses import replace
+
 import numpy as np
 import pycocotools.mask as coco_masks
 import pytest
@@ -7,36 +9,42 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.batch_masks import draw_masks, encode_bitmaps, join_masks
 from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
 from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
 
 OUTLINE = [12.0, 6.0, 40.0, 10.0, 30.0, 34.0]
 
 
-def bright_triangle(as_bitmaps):
+def bright_triangle(as_runs):
     """A bright triangle on black, 40 x 60 pixels, with its annotation."""
     bitmap = coco_masks.decode(coco_masks.frPyObjects([OUTLINE], 40, 60))[..., 0]
     pixels = torch.from_numpy(np.repeat(bitmap[..., None] * 255, 3, 2).astype(np.uint8))
     polygons = PolygonMasks(
         torch.tensor(OUTLINE).reshape(-1, 2), torch.tensor([0, 3]), torch.tensor([0, 1])
     )
-    masks = BitmapMasks(torch.from_numpy(bitmap)[None]) if as_bitmaps else polygons
+    runs = encode_bitmaps(BitmapMasks(torch.from_numpy(bitmap)[None]))
+    masks = runs if as_runs else polygons
     box = torch.tensor([[12.0, 6.0, 40.0, 34.0]])
     return TrainingSample(pixels, Targets(box, torch.tensor([1]), masks, 5), ImageSize(40, 60))
 
 
+def mask_on_image(masks, size):
+    side = max(size)
+    whole = torch.tensor([[0.0, 0.0, side, side]])
+    joined = join_masks([masks], torch.device("cpu"))
+    drawn = draw_masks(joined, torch.tensor([0]), whole, side)[0]
+    return drawn[: size.height, : size.width].numpy() > 0
+
+
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("size", [ImageSize(40, 60), ImageSize(80, 120), ImageSize(33, 50)])
-@pytest.mark.parametrize("as_bitmaps", [False, True])
-def test_the_mask_lies_on_the_bright_pixels(flip, size, as_bitmaps):
-    sample = augment(bright_triangle(as_bitmaps), Augmentation(size, flip))
+@pytest.mark.parametrize("as_runs", [False, True])
+def test_the_mask_lies_on_the_bright_pixels(flip, size, as_runs):
+    sample = augment(bright_triangle(as_runs), Augmentation(size, flip))
     assert tuple(sample.pixels.shape) == (*size, 3)
     bright = sample.pixels[..., 0].numpy() > 127
-    if as_bitmaps:
-        mask = sample.targets.masks.bitmaps[0].numpy() > 0
-    else:
-        outline = sample.targets.masks.vertices.ravel().tolist()
-        mask = coco_masks.decode(coco_masks.frPyObjects([outline], *size))[..., 0] > 0
+    mask = mask_on_image(sample.targets.masks, size)
     # They may differ by the pixels of the border.
     assert (bright ^ mask).sum() / (bright | mask).sum() < 0.12
     y, x = np.nonzero(bright)
@@ -45,13 +53,23 @@ def test_the_mask_lies_on_the_bright_pixels(flip, size, as_bitmaps):
     assert (sample.original_size, sample.targets.image_id) == ((40, 60), 5)
 
 
-@pytest.mark.parametrize("as_bitmaps", [False, True])
-def test_flipping_twice_changes_nothing(as_bitmaps):
-    once = bright_triangle(as_bitmaps)
+@pytest.mark.parametrize("as_runs", [False, True])
+def test_flipping_twice_changes_nothing(as_runs):
+    once = bright_triangle(as_runs)
     flip = Augmentation(ImageSize(40, 60), True)
     twice = augment(augment(once, flip), flip)
     assert torch.equal(twice.pixels, once.pixels)
     assert torch.allclose(twice.targets.boxes, once.targets.boxes)
+    before, after = (mask_on_image(each.targets.masks, ImageSize(40, 60)) for each in (once, twice))
+    assert np.array_equal(before, after)
+
+
+def test_bitmaps_are_refused_with_the_remedy():
+    sample = bright_triangle(False)
+    bitmaps = BitmapMasks(torch.zeros(1, 40, 60, dtype=torch.uint8))
+    sample = replace(sample, targets=replace(sample.targets, masks=bitmaps))
+    with pytest.raises(TypeError, match="encode_bitmaps"):
+        augment(sample, Augmentation(ImageSize(20, 30), False))
 
 
 def test_the_input_is_left_alone():

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from model.structures import BitmapMasks, ImageSize, PolygonMasks
+from model.batch_masks import draw_masks
+from model.structures import ImageSize, MixedMasks, PolygonMasks
 from pipeline.ingest.shard_row import ShardRow
 from pipeline.stream.collate import blank_sample, collate, sample_from_row
 from pipeline.stream.decode import DecodeError
@@ -53,16 +54,34 @@ def test_crowd_regions_are_left_out_and_outlines_stay_with_their_objects():
     assert (sample.pixels.numpy() == 50).all() and targets.image_id == 8
 
 
-def test_one_run_length_mask_makes_bitmaps_of_all():
+def test_run_length_masks_stay_runs_beside_the_outlines_of_others():
     bitmap = np.zeros((16, 20), np.uint8, order="F")
     bitmap[10:14, 4:10] = 1
     counts = coco_masks.encode(bitmap)["counts"].decode()
-    masks = sample_from_row(row(rle=(None, "crowd", counts)), with_masks=True).targets.masks
-    assert isinstance(masks, BitmapMasks) and len(masks) == 2
-    assert np.array_equal(masks.bitmaps[1].numpy(), bitmap)
+    mixed = row(
+        rle=(None, "crowd", counts),
+        vertices=np.concatenate([FIRST, SECOND]),
+        polygon_offsets=np.array([0, 3, 7]),
+        object_offsets=np.array([0, 2, 2, 2]),
+    )
+    masks = sample_from_row(mixed, with_masks=True).targets.masks
+    assert isinstance(masks, MixedMasks) and len(masks) == 2
+    assert masks.polygons.object_offsets.tolist() == [0, 2, 2]
+    assert masks.runs.run_offsets.tolist() == [0, 0, 2 * 6 + 1]
+    assert masks.runs.heights.tolist() == [16, 16]
+    assert masks.runs.to_canvas.tolist() == [[1, 1, 0, 0]] * 2
+    whole = torch.tensor([[0.0, 0.0, 20, 20]]).repeat(2, 1)
+    drawn = draw_masks(masks, torch.arange(2), whole, 20)[:, :16].numpy()
     outlines = [FIRST.ravel().tolist(), SECOND.ravel().tolist()]
-    drawn = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(outlines, 16, 20)))
-    assert np.array_equal(masks.bitmaps[0].numpy(), drawn)
+    expected = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(outlines, 16, 20)))
+    assert np.array_equal(drawn[0], expected)
+    assert np.array_equal(drawn[1], bitmap)
+
+
+@pytest.mark.parametrize("counts", ["", "04", "0d3", "junk~~~~"])
+def test_a_damaged_run_length_mask_is_an_error(counts):
+    with pytest.raises(DecodeError, match="run-length mask"):
+        sample_from_row(row(rle=(None, "crowd", counts)), with_masks=True)
 
 
 def test_masks_are_left_out_where_nobody_wants_them():

@@ -1,0 +1,49 @@
+"""The conventions that Detectron and maskrcnn-benchmark share."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from model.config import Conventions
+from model.weights.report import WeightsError
+
+LEGACY = Conventions(
+    pixel_order="bgr",
+    pixel_mean=(102.9801, 115.9465, 122.7717),
+    pixel_std=(1.0, 1.0, 1.0),
+    stride_in_1x1=True,
+    norm_epsilon=0.0,
+    round_anchors=False,
+    anchor_stride="level",
+    roi_aligned=False,
+    roi_sampling_ratio=2,
+    rpn_smooth_l1_beta=1 / 9,
+    box_smooth_l1_beta=1.0,
+    mask_targets="polygon",
+    legacy_geometry=True,
+)
+
+NOT_HONOURED = (
+    "anchors are centred on (stride - 1) / 2 and rounded on the stride's square (ours lie 1.5 "
+    "pixels to the upper left on P2, 31.5 on P6, and their sides differ by up to 6 %)",
+    "a box's width is x2 - x1 + 1 (ours x2 - x1: 1 pixel of the resized image)",
+    "masks are pasted into a box of whole pixels (at most 1 pixel at the outline)",
+    "training takes the best proposals of all images of a GPU together, and leaves out anchors "
+    "that cross the image's border (training only)",
+)
+
+
+def refuse_unbuilt(tensors: Mapping[str, Tensor], unbuilt: Mapping[str, str]) -> None:
+    """Refuse weights of a model that we do not build.
+
+    Args:
+        tensors: under their own names.
+        unbuilt: a part of a name, and the model that it gives away.
+
+    Raises:
+        WeightsError: one of them occurs.
+    """
+    for part, what in unbuilt.items():
+        found = next((name for name in tensors if part in name), None)
+        if found is not None:
+            raise WeightsError(f"{what} is not built yet ({found})")

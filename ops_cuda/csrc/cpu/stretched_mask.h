@@ -1,0 +1,43 @@
+// A mask whose rows are resized to the width of its box: what pasting and run lengths begin with.
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../mask_geometry.h"
+
+namespace ops_cuda::cpu {
+
+// Where a run of output pixels reads along one axis of the padded mask.
+struct AxisSamples {
+  std::vector<int32_t> low, high;
+  std::vector<float> fraction;
+
+  void fill(int64_t begin, int64_t end, int64_t length, int64_t source);
+};
+
+// The part of one mask's box that is on the image. Its buffers serve mask after mask.
+class StretchedMask {
+ public:
+  // A row's length is a multiple of this, padded with 0: a reader may take so many at once.
+  static constexpr int64_t kColumns = 64;
+
+  // Pixels of the image, the last ones excluded; all 0 where nothing of the box is on the image.
+  int64_t left = 0, right = 0, top = 0, bottom = 0;
+
+  void fill(
+      const float* mask, int64_t side, const PixelBox& box, int64_t height, int64_t width);
+
+  // Pixel (x, y) of the image is blend(upper(y)[x - left], lower(y)[x - left], fraction(y)).
+  const float* upper(int64_t y) const { return stretched_.data() + rows_.low[y - top] * stride_; }
+  const float* lower(int64_t y) const { return stretched_.data() + rows_.high[y - top] * stride_; }
+  float fraction(int64_t y) const { return rows_.fraction[y - top]; }
+
+ private:
+  int64_t stride_ = 0;
+  AxisSamples columns_, rows_;
+  std::vector<float> padded_, stretched_;
+};
+
+}  // namespace ops_cuda::cpu

@@ -1,0 +1,211 @@
+"""Detectron's Caffe2 blobs: what its network computes with them, ours computes too."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import Category, ModelConfig, build_detector, load_detector
+from model.backbones.norm import convolve_and_normalise
+from model.weights import WeightsError, load_weights
+
+BRANCHES = {0: "branch1", 1: "branch2a", 2: "branch2b", 3: "branch2c"}
+LAST_BLOCK = {2: 2, 3: 3, 4: 5, 5: 2}
+
+
+def blobs_of(narrow_shapes, random_weights, classes=5):
+    """A Mask R-CNN as Detectron saves it; Caffe2 has a bias under ``_b`` for every layer."""
+    names = {("stem",): "conv1", ("rpn",): "conv_rpn_fpn2"}
+    names |= {("objectness",): "rpn_cls_logits_fpn2", ("anchor deltas",): "rpn_bbox_pred_fpn2"}
+    names |= {("fc", 1): "fc6", ("fc", 2): "fc7", ("mask deconvolution",): "conv5_mask"}
+    for stage, last in LAST_BLOCK.items():
+        lateral = "" if stage == 5 else "_lateral"
+        names["lateral", stage] = f"fpn_inner_res{stage}_{last}_sum{lateral}"
+        names["output", stage] = f"fpn_res{stage}_{last}_sum"
+    blobs = {}
+    for place, shape in narrow_shapes.items():
+        if place[0] == "block":
+            name = f"res{place[1]}_{place[2]}_{BRANCHES[place[3]]}"
+        elif place[0] == "mask":
+            name = f"_[mask]_fcn{place[1]}"
+        else:
+            name = names[place]
+        blobs[f"{name}_w"] = random_weights(shape)
+        if place[0] in ("stem", "block"):
+            norm = "res_conv1" if place[0] == "stem" else name
+            blobs[f"{norm}_bn_s"] = 1 + random_weights(shape[:1])
+            blobs[f"{norm}_bn_b"] = random_weights(shape[:1])
+        else:
+            channels = shape[1] if name == "conv5_mask" else shape[0]
+            blobs[f"{name}_b"] = random_weights((channels,))
+        blobs[f"{name}_w_momentum"] = np.zeros(shape, np.float32)
+    for name, rows, inside in (
+        ("cls_score", classes + 1, (24,)),
+        ("bbox_pred", 4 * (classes + 1), (24,)),
+        ("mask_fcn_logits", classes + 1, (16, 1, 1)),
+    ):
+        blobs[f"{name}_w"] = random_weights((rows, *inside))
+        blobs[f"{name}_b"] = random_weights((rows,))
+    return blobs | {"lr": np.float32([0.02])}
+
+
+@pytest.fixture
+def blobs(narrow_shapes, random_weights):
+    return blobs_of(narrow_shapes, random_weights)
+
+
+@pytest.fixture
+def write(tmp_path, python2_pickle):
+    def write(content):
+        path = tmp_path / "model_final.pkl"
+        path.write_bytes(python2_pickle(content))
+        return path
+
+    return write
+
+
+def tensor(array):
+    return torch.from_numpy(np.asarray(array))
+
+
+def affine(x, blobs, name):
+    scale, bias = tensor(blobs[f"{name}_bn_s"]), tensor(blobs[f"{name}_bn_b"])
+    return x * scale[:, None, None] + bias[:, None, None]
+
+
+def test_the_backbone_computes_what_caffe2_computes(blobs, write):
+    detector = load_detector(write({"blobs": blobs, "cfg": "MODEL: {}"}))
+    torch.manual_seed(0)
+    picture = 255 * torch.rand(1, 3, 40, 56)  # red, green, blue
+    bgr = picture[:, [2, 1, 0]] - torch.tensor([102.9801, 115.9465, 122.7717]).view(3, 1, 1)
+    rules = detector.config.conventions
+    ours = picture.flip(1) if rules.pixel_order == "bgr" else picture
+    ours = ours - torch.tensor(rules.pixel_mean).view(3, 1, 1)
+    assert rules.pixel_std == (1, 1, 1)
+    expected = affine(
+        F.conv2d(bgr, tensor(blobs["conv1_w"]), stride=2, padding=3), blobs, "res_conv1"
+    )
+    body = detector.backbone
+    stem = convolve_and_normalise(ours, body.conv1, body.bn1)
+    torch.testing.assert_close(stem, expected, rtol=1e-5, atol=1e-3)
+
+    x = torch.randn(1, 32, 12, 16)
+    y = F.relu(
+        affine(F.conv2d(x, tensor(blobs["res3_0_branch2a_w"]), stride=2), blobs, "res3_0_branch2a")
+    )
+    y = F.conv2d(y, tensor(blobs["res3_0_branch2b_w"]), padding=1)
+    y = F.relu(affine(y, blobs, "res3_0_branch2b"))
+    y = affine(F.conv2d(y, tensor(blobs["res3_0_branch2c_w"])), blobs, "res3_0_branch2c")
+    shortcut = F.conv2d(x, tensor(blobs["res3_0_branch1_w"]), stride=2)
+    expected = F.relu(y + affine(shortcut, blobs, "res3_0_branch1"))
+    torch.testing.assert_close(body.layer2[0](x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_pyramid_and_the_rpn_stand_in_their_places(blobs, write):
+    detector = load_detector(write({"blobs": blobs}))
+    for level, stage in enumerate((2, 3, 4, 5)):
+        last = LAST_BLOCK[stage]
+        inner = f"fpn_inner_res{stage}_{last}_sum" + ("" if stage == 5 else "_lateral")
+        assert detector.fpn.lateral[level].weight.equal(tensor(blobs[f"{inner}_w"]))
+        assert detector.fpn.output[level].bias.equal(tensor(blobs[f"fpn_res{stage}_{last}_sum_b"]))
+    head = detector.rpn.head
+    assert head.conv.weight.equal(tensor(blobs["conv_rpn_fpn2_w"]))
+    assert head.objectness.bias.equal(tensor(blobs["rpn_cls_logits_fpn2_b"]))
+    assert head.deltas.weight.equal(tensor(blobs["rpn_bbox_pred_fpn2_w"]))
+
+
+def test_the_heads_compute_what_caffe2_computes(blobs, write):
+    detector = load_detector(write({"blobs": blobs}))
+    get = {name: tensor(array) for name, array in blobs.items()}
+    torch.manual_seed(1)
+    pooled = torch.randn(3, 16, 7, 7)
+    # Caffe2 flattens channel, row, column.
+    hidden = F.relu(pooled.reshape(3, -1) @ get["fc6_w"].T + get["fc6_b"])
+    hidden = F.relu(hidden @ get["fc7_w"].T + get["fc7_b"])
+    logits, deltas = detector.box_head(pooled)
+    torch.testing.assert_close(logits, hidden @ get["cls_score_w"].T + get["cls_score_b"])
+    boxes = hidden @ get["bbox_pred_w"].T + get["bbox_pred_b"]
+    for label in range(6):
+        torch.testing.assert_close(deltas[:, label], boxes[:, 4 * label : 4 * label + 4])
+    pooled, labels = torch.randn(2, 16, 14, 14), torch.tensor([2, 5])
+    x = pooled
+    for layer in range(1, 5):
+        x = F.relu(
+            F.conv2d(x, get[f"_[mask]_fcn{layer}_w"], get[f"_[mask]_fcn{layer}_b"], padding=1)
+        )
+    x = F.relu(F.conv_transpose2d(x, get["conv5_mask_w"], get["conv5_mask_b"], stride=2))
+    x = F.conv2d(x, get["mask_fcn_logits_w"], get["mask_fcn_logits_b"])
+    expected = torch.stack([x[0, 2], x[1, 5]])
+    torch.testing.assert_close(detector.mask_head(pooled, labels), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_config_says_what_the_weights_take_for_granted(blobs, write, caplog):
+    given = ModelConfig.model_validate({"conventions": {"roi_sampling_ratio": 0}})
+    config = load_detector(write({"blobs": blobs}), given, score_threshold=0.3).config
+    rules = config.conventions
+    assert (config.num_classes, config.backbone.depth, config.backbone.width) == (5, 50, 8)
+    assert (config.mask.layers, config.box.hidden, config.box.score_threshold) == (4, 24, 0.3)
+    assert config.box.delta_weights == (10, 10, 5, 5)
+    assert (rules.stride_in_1x1, rules.norm_epsilon, rules.roi_aligned) == (True, 0, False)
+    assert rules.legacy_geometry
+    assert rules.roi_sampling_ratio == 0  # stated, so it stays
+    assert "31.5 on P6" in caplog.text
+    assert "x2 - x1 + 1" in caplog.text
+
+
+def test_eighty_classes_are_coco_s(narrow_shapes, random_weights, write):
+    detector = load_detector(write({"blobs": blobs_of(narrow_shapes, random_weights, 80)}))
+    assert detector.categories[0] == Category(1, "person")
+    assert detector.categories[11] == Category(13, "stop sign")
+    assert detector.categories[-1] == Category(90, "toothbrush")
+
+
+def test_an_imagenet_backbone_is_loaded_without_its_classifier(blobs, tmp_path):
+    names = ("conv1_w", "res_conv1", "res2", "res3", "res4", "res5")
+    backbone = {n: a for n, a in blobs.items() if n.startswith(names) and "momentum" not in n}
+    backbone |= {"fc1000_w": np.ones((9, 4), np.float32), "conv1_b": np.zeros(8, np.float32)}
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps(backbone, protocol=2))
+    config = {"backbone": {"width": 8}, "conventions": {"stride_in_1x1": True}}
+    detector = build_detector(ModelConfig.model_validate(config))
+    report = load_weights(detector, path)
+    assert set(report.loaded) == {f"backbone.{n}" for n in detector.backbone.state_dict()}
+    assert report.unneeded.keys() == {"fc1000_w", "conv1_b"}
+    assert not report.dropped
+    assert report.original_names["backbone.layer4.2.bn3.bias"] == "res5_2_branch2c_bn_b"
+    with pytest.raises(WeightsError, match="pass config="):
+        load_detector(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"res2_0_branch2a_gn_s": np.ones(8, np.float32)}, "GroupNorm"),
+        ({"kps_score_w": np.ones(8, np.float32)}, "Keypoint"),
+        ({"conv_rpn_w": np.ones(8, np.float32)}, "C4"),
+        ({"res2_0_branch2b_w": np.ones((8, 1, 3, 3), np.float32)}, "ResNeXt"),
+        ({"bbox_pred_w": np.ones((8, 24), np.float32)}, "class-agnostic"),
+        ({"fc7_w": np.ones((24, 23), np.float32)}, r"box_head\.fc2\.weight \(24, 24\)"),
+        ({"fc6_w": None}, "box head of two"),
+        ({"fpn_res3_3_sum_w": None}, r"does not fill .*fpn\.output\.1\.weight"),
+        ({"res4_5_branch2a_w": np.full(3, "x", object)}, "Python objects|array"),
+    ],
+)
+def test_what_we_do_not_build_is_refused_by_name(blobs, tmp_path, change, named):
+    changed = {n: a for n, a in (blobs | change).items() if a is not None}
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"blobs": changed}, protocol=2))
+    with pytest.raises(WeightsError, match=named) as raised:
+        load_detector(path)
+    assert "model.pkl" in str(raised.value)
+
+
+def test_truncated_files_are_refused(blobs, write):
+    path = write({"blobs": blobs})
+    data = path.read_bytes()
+    for end in range(0, len(data), len(data) // 25):
+        path.write_bytes(data[:end])
+        with pytest.raises(WeightsError, match=r"model_final\.pkl"):
+            load_detector(path)

@@ -1,0 +1,197 @@
+"""detectron2's names and its background, which is the last class."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import ModelConfig, build_detector, load_detector
+from model.backbones.norm import convolve_and_normalise
+from model.weights import WeightsError, load_weights
+
+LAYERS = {0: "shortcut", 1: "conv1", 2: "conv2", 3: "conv3"}
+NAMES = {
+    ("stem",): "backbone.bottom_up.stem.conv1",
+    ("rpn",): "proposal_generator.rpn_head.conv",
+    ("objectness",): "proposal_generator.rpn_head.objectness_logits",
+    ("anchor deltas",): "proposal_generator.rpn_head.anchor_deltas",
+    ("fc", 1): "roi_heads.box_head.fc1",
+    ("fc", 2): "roi_heads.box_head.fc2",
+    ("mask deconvolution",): "roi_heads.mask_head.deconv",
+}
+
+
+def name_of(place):
+    kind, *rest = place
+    match kind:
+        case "block":
+            return f"backbone.bottom_up.res{rest[0]}.{rest[1]}.{LAYERS[rest[2]]}"
+        case "lateral" | "output":
+            return f"backbone.fpn_{kind}{rest[0]}"
+        case "mask":
+            return f"roi_heads.mask_head.mask_fcn{rest[0]}"
+    return NAMES[place]
+
+
+@pytest.fixture
+def arrays(narrow_shapes, random_weights):
+    """A Mask R-CNN of 5 classes with folded norms, as in the model zoo."""
+    arrays = {}
+    for place, shape in narrow_shapes.items():
+        name = name_of(place)
+        arrays[f"{name}.weight"] = random_weights(shape)
+        if place[0] in ("stem", "block"):
+            arrays[f"{name}.norm.weight"] = 1 + random_weights(shape[:1])
+            arrays[f"{name}.norm.bias"] = random_weights(shape[:1])
+            arrays[f"{name}.norm.running_mean"] = np.zeros(shape[0], np.float32)
+            arrays[f"{name}.norm.running_var"] = np.full(shape[0], 1 - 1e-5, np.float32)
+        else:
+            channels = shape[1] if "deconv" in name else shape[0]
+            arrays[f"{name}.bias"] = random_weights((channels,))
+    for name, shape in (
+        ("roi_heads.box_predictor.cls_score", (6, 24)),
+        ("roi_heads.box_predictor.bbox_pred", (20, 24)),
+        ("roi_heads.mask_head.predictor", (5, 16, 1, 1)),
+    ):
+        arrays[f"{name}.weight"] = random_weights(shape)
+        arrays[f"{name}.bias"] = random_weights(shape[:1])
+    arrays["proposal_generator.anchor_generator.cell_anchors.0"] = np.zeros((3, 4), np.float32)
+    return arrays
+
+
+@pytest.fixture(params=[".pkl", ".pth"])
+def path(request, arrays, tmp_path):
+    path = tmp_path / f"model_final{request.param}"
+    if request.param == ".pkl":
+        content = {"model": arrays, "__author__": "Detectron2 Model Zoo"}
+        path.write_bytes(pickle.dumps(content))
+    else:
+        tensors = {f"module.{name}": torch.from_numpy(a) for name, a in arrays.items()}
+        torch.save({"model": tensors, "optimizer": {"state": {}}, "iteration": 9}, path)
+    return path
+
+
+def test_the_background_comes_first_with_us(path, arrays):
+    detector = load_detector(path)
+    get = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    torch.manual_seed(1)
+    pooled = torch.randn(3, 16, 7, 7)
+    hidden = pooled.flatten(1)
+    for layer in ("fc1", "fc2"):
+        name = f"roi_heads.box_head.{layer}"
+        hidden = F.relu(F.linear(hidden, get[f"{name}.weight"], get[f"{name}.bias"]))
+    predictor = "roi_heads.box_predictor"
+    scores = F.linear(
+        hidden, get[f"{predictor}.cls_score.weight"], get[f"{predictor}.cls_score.bias"]
+    )
+    boxes = F.linear(
+        hidden, get[f"{predictor}.bbox_pred.weight"], get[f"{predictor}.bbox_pred.bias"]
+    )
+    logits, deltas = detector.box_head(pooled)
+    torch.testing.assert_close(logits[:, 0], scores[:, 5])
+    torch.testing.assert_close(logits[:, 1:], scores[:, :5])
+    torch.testing.assert_close(deltas[:, 1:], boxes.view(3, 5, 4))
+    assert not deltas[:, 0].any()
+
+
+def test_a_label_s_mask_is_its_own(path, arrays):
+    detector = load_detector(path)
+    get = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    x = pooled = torch.randn(2, 16, 14, 14, generator=torch.Generator().manual_seed(2))
+    for layer in range(1, 5):
+        name = f"roi_heads.mask_head.mask_fcn{layer}"
+        x = F.relu(F.conv2d(x, get[f"{name}.weight"], get[f"{name}.bias"], padding=1))
+    name = "roi_heads.mask_head.deconv"
+    x = F.relu(F.conv_transpose2d(x, get[f"{name}.weight"], get[f"{name}.bias"], stride=2))
+    name = "roi_heads.mask_head.predictor"
+    x = F.conv2d(x, get[f"{name}.weight"], get[f"{name}.bias"])
+    # Our labels 1 and 5 are detectron2's classes 0 and 4.
+    masks = detector.mask_head(pooled, torch.tensor([1, 5]))
+    torch.testing.assert_close(masks, torch.stack([x[0, 0], x[1, 4]]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("with_statistics", [True, False])
+def test_a_folded_norm_is_the_affine_map_it_came_from(arrays, tmp_path, with_statistics):
+    if not with_statistics:
+        arrays = {n: a for n, a in arrays.items() if "running" not in n}
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}))
+    detector = load_detector(path)
+    x = torch.randn(1, 32, 12, 16, generator=torch.Generator().manual_seed(2))
+    layer = "backbone.bottom_up.res3.0.shortcut"
+    scale, bias = (torch.from_numpy(arrays[f"{layer}.norm.{k}"]) for k in ("weight", "bias"))
+    expected = F.conv2d(x, torch.from_numpy(arrays[f"{layer}.weight"]), stride=2)
+    expected = expected * scale[:, None, None] + bias[:, None, None]
+    ours = convolve_and_normalise(x, *detector.backbone.layer2[0].downsample)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_pyramid_and_rpn_stand_in_their_places(path, arrays):
+    detector = load_detector(path)
+    for level in range(4):
+        wanted = torch.from_numpy(arrays[f"backbone.fpn_output{level + 2}.weight"])
+        assert detector.fpn.output[level].weight.equal(wanted)
+        wanted = torch.from_numpy(arrays[f"backbone.fpn_lateral{level + 2}.bias"])
+        assert detector.fpn.lateral[level].bias.equal(wanted)
+    wanted = torch.from_numpy(arrays["proposal_generator.rpn_head.anchor_deltas.weight"])
+    assert detector.rpn.head.deltas.weight.equal(wanted)
+
+
+def test_the_conventions_are_its_configs_defaults_and_said_to_be_guessed(path, caplog):
+    config = load_detector(path).config
+    rules = config.conventions
+    assert (rules.pixel_order, rules.pixel_std, rules.stride_in_1x1) == ("bgr", (1, 1, 1), True)
+    assert (rules.roi_aligned, rules.roi_sampling_ratio, rules.norm_epsilon) == (True, 0, 1e-5)
+    assert (rules.rpn_smooth_l1_beta, rules.box_smooth_l1_beta) == (0, 0)
+    assert not rules.legacy_geometry
+    assert config.rpn.post_nms_train == 1000
+    assert "config= can state" in caplog.text
+
+
+def test_pixel_mean_and_deviation_in_the_file_are_followed(arrays, tmp_path):
+    pixels = {
+        "pixel_mean": np.array([123.675, 116.28, 103.53], np.float32).reshape(3, 1, 1),
+        "pixel_std": np.array([58.395, 57.12, 57.375], np.float32).reshape(3, 1, 1),
+    }
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays | pixels, "__author__": "x"}))
+    rules = load_detector(path).config.conventions
+    assert (rules.pixel_order, rules.stride_in_1x1) == ("rgb", False)
+    assert rules.pixel_std == (58.395, 57.12, 57.375)
+    stated = ModelConfig.model_validate({"conventions": {"stride_in_1x1": True}})
+    assert load_detector(path, stated).config.conventions.stride_in_1x1
+
+
+def test_its_imagenet_backbone_of_torchvision_fills_the_backbone(arrays, tmp_path):
+    prefix = "backbone.bottom_up."
+    backbone = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+    backbone |= {"stem.fc.weight": np.ones((9, 4), np.float32)}
+    path = tmp_path / "R-50.pkl"
+    content = {"model": backbone, "__author__": "torchvision", "matching_heuristics": True}
+    path.write_bytes(pickle.dumps(content))
+    detector = build_detector(ModelConfig.model_validate({"backbone": {"width": 8}}))
+    report = load_weights(detector, path)
+    assert set(report.loaded) == {f"backbone.{n}" for n in detector.backbone.state_dict()}
+    assert report.unneeded.keys() == {"stem.fc.weight"}
+    # RGB, the usual deviation, strides in the 3x3: as ours by default, nothing to convert.
+    assert report.notes == ()
+    assert detector.backbone.conv1.weight.equal(torch.from_numpy(backbone["stem.conv1.weight"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"roi_heads.res5.0.conv1.weight": np.ones(3)}, "C4"),
+        ({"roi_heads.keypoint_head.conv_fcn1.weight": np.ones(3)}, "Keypoint"),
+        ({"backbone.fpn_lateral2.norm.weight": np.ones(3)}, "norms"),
+        ({"roi_heads.box_predictor.bbox_pred.weight": np.ones((4, 24))}, "class-agnostic"),
+        ({"pixel_mean": np.ones(2), "pixel_std": np.ones(2)}, "three channels"),
+    ],
+)
+def test_what_we_do_not_build_is_refused_by_name(arrays, tmp_path, change, named):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays | change, "__author__": "x"}))
+    with pytest.raises(WeightsError, match=named):
+        load_detector(path)
