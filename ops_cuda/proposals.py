@@ -159,11 +159,11 @@ def select_proposals(
     )
     proposals = min(post_nms, sum(level[0].shape[1] for level in best))
     # Levels stand one after the other, each best first: a stable choice ranks ties by level.
-    chosen_scores, chosen = top_scores(kept_scores.view(images, levels * kept.shape[1]), proposals)
-    first = torch.arange(levels, device=kept.device) * candidates
-    column = (
-        (kept.view(images, levels, kept.shape[1]) + first[:, None]).flatten(1).gather(1, chosen)
-    )
+    # No -1 among the sizes: it is ambiguous where there are no images.
+    per_level = kept.shape[1]
+    chosen_scores, chosen = top_scores(kept_scores.view(images, levels * per_level), proposals)
+    first = torch.arange(levels, device=kept.device)[:, None] * candidates
+    column = (kept.view(images, levels, per_level) + first).flatten(1).gather(1, chosen)
     chosen_boxes = boxes.flatten(1, 2).gather(1, column[..., None].expand(-1, -1, 4))
     present = chosen_scores > -torch.inf
     return (
