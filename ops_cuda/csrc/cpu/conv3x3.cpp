@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "huge_pages.h"
 #include "winograd.h"
 
 namespace ops_cuda::cpu {
@@ -172,6 +173,7 @@ Tensor conv3x3_relu(
       {x.size(0), out_channels, x.size(2), x.size(3)}, ScalarType::Float, std::nullopt, x.device(),
       std::nullopt, MemoryFormat::ChannelsLast);
   if (output.numel() == 0) return output;
+  prefer_huge_pages(output.mutable_data_ptr<float>(), output.numel() * sizeof(float));
 
   Convolution conv{
       x.const_data_ptr<float>(), packed.const_data_ptr<float>(), output.mutable_data_ptr<float>(),

@@ -15,6 +15,7 @@
 
 #include "../picture_checks.h"
 #include "../resize_geometry.h"
+#include "huge_pages.h"
 #include "picture_rows.h"
 
 namespace ops_cuda::cpu {
@@ -171,6 +172,7 @@ Tensor preprocess(
       {static_cast<int64_t>(images.size()), 3, canvas_height, canvas_width}, dtype, std::nullopt,
       images[0].device(), std::nullopt, MemoryFormat::ChannelsLast);
   void* data = batch.mutable_data_ptr();
+  prefer_huge_pages(data, batch.numel() * (dtype == ScalarType::Float ? 4 : 2));
   const auto fill = [&](auto* typed) {
     fill_batch(pictures, rule, canvas_height, canvas_width, typed);
   };

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "../roi_geometry.h"
+#include "huge_pages.h"
 #include "pixel_sums.h"
 #include "roi_pixels.h"
 
@@ -66,6 +67,7 @@ Tensor forward_typed(
       {rois.size(0), channels, side, side}, rois.scalar_type(), std::nullopt, rois.device(),
       std::nullopt, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   T* output = pooled.mutable_data_ptr<T>();
+  prefer_huge_pages(output, pooled.numel() * sizeof(T));
   const T* roi_data = rois.const_data_ptr<T>();
   const int64_t bins = side * side, roi_size = bins * channels;
   torch::stable::parallel_for(0, rois.size(0), 4, [&](int64_t begin, int64_t end) {
@@ -103,6 +105,7 @@ std::vector<Tensor> backward_typed(
     Tensor map = torch::stable::empty(
         features[i].sizes(), features[i].scalar_type(), std::nullopt, features[i].device(),
         std::nullopt, MemoryFormat::ChannelsLast);
+    prefer_huge_pages(map.mutable_data_ptr<T>(), map.numel() * sizeof(T));
     torch::stable::zero_(map);
     maps[i] = {
         map.mutable_data_ptr<T>(), features[i].size(2), features[i].size(3),
