@@ -37,6 +37,11 @@ mapfile -t tests < <(grep -rl 'mark\.gpu' tests/ops_cuda tests/model)
 for file in "${tests[@]}"; do
   step "$file" "$python" -m pytest -q -m gpu --confcutdir="$(dirname "$file")" "$file"
 done
+if command -v compute-sanitizer >/dev/null; then
+  # every access of every kernel; far slower, so the plain agreement tests alone
+  step memcheck timeout 240 compute-sanitizer --tool memcheck --error-exitcode 1 "$python" -m pytest \
+    -q -m gpu --confcutdir=tests/ops_cuda -k 'agree or same' tests/ops_cuda
+fi
 step ops "$python" -m benchmarks.ops --device cuda --out "$out/ops_cuda.json"
 for precision in fp32 bf16; do
   for benchmark in inference train_step; do
