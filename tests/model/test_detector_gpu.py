@@ -11,7 +11,7 @@ pytestmark = [
 
 
 def everything(tiny_config):
-    """A detector that samples all candidates, since devices draw other random numbers."""
+    """A detector that samples all candidates: rounding moves proposals, and with them a choice."""
     config = tiny_config()
     box = config.box.model_copy(update={"samples_per_image": 10_000})
     rpn = config.rpn.model_copy(update={"samples_per_image": 100_000})
