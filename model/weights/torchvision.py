@@ -50,11 +50,6 @@ def is_torchvision_backbone(state: Mapping[str, Tensor]) -> bool:
     return "conv1.weight" in state and "layer1.0.conv1.weight" in state
 
 
-def rename_detector(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A torchvision detector's tensors under our names; what we do not know keeps its name."""
-    return rename_tensors(state, _RENAMES).tensors
-
-
 def convert_torchvision(stored: StoredWeights, config: ModelConfig) -> Conversion:
     """A torchvision detector under our names.
 

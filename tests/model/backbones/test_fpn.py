@@ -2,16 +2,16 @@ import torch
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from model.backbones.fpn import FeaturePyramid
-from model.weights.torchvision import rename_detector
 
 
 def test_torchvision_s_weights_give_torchvision_s_pyramid():
     channels = (8, 16, 32, 64)
     theirs = FeaturePyramidNetwork(channels, 12, extra_blocks=LastLevelMaxPool())
     ours = FeaturePyramid(channels, 12)
-    state = {f"backbone.fpn.{name}": tensor for name, tensor in theirs.state_dict().items()}
-    renamed = {name[4:]: tensor for name, tensor in rename_detector(state).items()}
-    ours.load_state_dict(renamed)
+    parts = {"inner_blocks": "lateral", "layer_blocks": "output"}
+    for name, tensor in theirs.state_dict().items():
+        part, level, _, kind = name.split(".")
+        ours.get_parameter(f"{parts[part]}.{level}.{kind}").data.copy_(tensor)
     # Odd sides: a coarse map is not exactly half of the finer one.
     sides = ((50, 37), (25, 19), (13, 10), (7, 5))
     features = [torch.randn(2, c, *side) for c, side in zip(channels, sides, strict=True)]

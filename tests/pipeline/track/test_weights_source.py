@@ -1,0 +1,41 @@
+"""Weights that training, evaluation and inference take from a web server."""
+
+import functools
+import hashlib
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+from model.weights import WeightsError
+from model.weights.download import CACHE_VARIABLE
+from pipeline.config import RunConfig
+from pipeline.track.weights_source import resolve_weights
+
+
+@pytest.fixture
+def address(tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    served = tmp_path / "served"
+    served.mkdir()
+    torch.save({"conv1.weight": torch.ones(3)}, served / "weights.pth")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(served))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/weights.pth"
+    server.shutdown()
+    server.server_close()
+
+
+def test_weights_of_a_web_server_are_a_file_of_this_machine(address, tmp_path):
+    content = (tmp_path / "served" / "weights.pth").read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    with resolve_weights(f"{address}#sha256={digest}", RunConfig()) as path:
+        assert path.read_bytes() == content
+
+
+def test_weights_with_another_digest_are_refused(address):
+    wrong = f"{address}#sha256={'0' * 64}"
+    with pytest.raises(WeightsError, match="has the SHA-256"), resolve_weights(wrong, RunConfig()):
+        pass
