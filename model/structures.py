@@ -184,12 +184,14 @@ class Targets:
         boxes: (N, 4) float32.
         labels: (N,) int64, 1..K.
         masks: N masks, or None where only boxes are trained.
+        keypoints: (N, P, 3) float32: x, y, and 0 not labelled, 1 hidden, 2 visible; or None.
         image_id: the data set's number for the image, for error reports.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: InstanceMasks | None = None
+    keypoints: Tensor | None = None
     image_id: int = -1
 
     def __post_init__(self) -> None:
@@ -202,6 +204,12 @@ class Targets:
             raise ValueError(f"{len(self.boxes)} boxes but {len(self.labels)} labels")
         if self.masks is not None and len(self.masks) != len(self.boxes):
             raise ValueError(f"{len(self.boxes)} boxes but {len(self.masks)} masks")
+        points = self.keypoints
+        if points is not None and (points.ndim != 3 or points.shape[::2] != (len(self.boxes), 3)):
+            raise ValueError(
+                f"keypoints must be ({len(self.boxes)}, P, 3), one row per box; "
+                f"got {tuple(points.shape)}"
+            )
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -213,6 +221,9 @@ class Targets:
             boxes=self.boxes.to(device, non_blocking=non_blocking),
             labels=self.labels.to(device, non_blocking=non_blocking),
             masks=None if self.masks is None else self.masks.to(device, non_blocking),
+            keypoints=None
+            if self.keypoints is None
+            else self.keypoints.to(device, non_blocking=non_blocking),
         )
 
 
@@ -224,14 +235,21 @@ class Proposals:
         boxes: (B, P, 4) float32, pixels of the padded batch, best first; zeros after an image's
             last.
         counts: (B,) int64, proposals of each image, on the device of the boxes.
+        logits: (B, P) float32, how much each looks like an object; None where nobody judged.
     """
 
     boxes: Tensor
     counts: Tensor
+    logits: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
             raise ValueError(f"boxes must be (B, P, 4); got {tuple(self.boxes.shape)}")
+        if self.logits is not None and self.logits.shape != self.boxes.shape[:2]:
+            raise ValueError(
+                f"logits must be {tuple(self.boxes.shape[:2])} as the boxes are; "
+                f"got {tuple(self.logits.shape)}"
+            )
         if self.counts.shape != self.boxes.shape[:1]:
             raise ValueError(
                 f"counts must be (B,), one per image of {len(self.boxes)}; "

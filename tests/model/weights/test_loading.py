@@ -121,9 +121,9 @@ def test_a_damaged_description_is_named(saved, text):
 
 def test_a_part_of_the_weights_is_not_a_trained_detector(saved, tmp_path):
     detector, _ = saved
-    state = {n: t for n, t in detector.state_dict().items() if not n.startswith("mask_head")}
+    state = {n: t for n, t in detector.state_dict().items() if not n.startswith("roi_heads.mask.")}
     torch.save(state, tmp_path / "part.pth")
-    with pytest.raises(WeightsError, match=r"does not fill .*mask_head\.convs\.0\.weight"):
+    with pytest.raises(WeightsError, match=r"does not fill .*roi_heads\.mask\.convs\.0\.weight"):
         load_detector(tmp_path / "part.pth", detector.config)
 
 
@@ -136,7 +136,11 @@ def test_fine_tuning_other_classes_leaves_their_layers_at_initialisation(saved, 
     fresh = {name.split(" ")[0] for name in report.mismatched}
     assert fresh == {
         f"{layer}.{kind}"
-        for layer in ("box_head.class_logits", "box_head.box_deltas", "mask_head.logits")
+        for layer in (
+            "roi_heads.box.class_logits",
+            "roi_heads.box.box_deltas",
+            "roi_heads.mask.logits",
+        )
         for kind in ("weight", "bias")
     }
     assert set(report.loaded) == set(after) - fresh
@@ -149,14 +153,16 @@ def test_fine_tuning_other_classes_leaves_their_layers_at_initialisation(saved, 
 
 def test_another_architecture_is_never_accepted_as_a_mismatch(saved, tiny_config):
     wider = build_detector(tiny_config(box={"hidden": 128}))
-    with pytest.raises(WeightsError, match=r"box_head\.fc1\.weight \(128, \d+\) <- \(64, \d+\)"):
+    with pytest.raises(
+        WeightsError, match=r"roi_heads\.box\.fc1\.weight \(128, \d+\) <- \(64, \d+\)"
+    ):
         load_weights(wider, saved[1])
 
 
 def test_a_classifier_s_weights_fill_the_backbone(tiny_config, tmp_path):
     classifier = torchvision.models.resnet18()
     torch.save(classifier.state_dict(), tmp_path / "resnet18.pth")
-    config = tiny_config(backbone={"depth": 18, "norm": "frozen_bn", "fpn_channels": 16})
+    config = tiny_config(backbone={"depth": 18, "norm": "frozen_bn"})
     detector = build_detector(config)
     report = load_weights(detector, tmp_path / "resnet18.pth")
     assert set(report.loaded) == {f"backbone.{n}" for n in detector.backbone.state_dict()}
