@@ -50,7 +50,7 @@ def select_boxes(
 
     Args:
         logits: (R, K + 1) float32.
-        deltas: (R, K + 1, 4) float32.
+        deltas: (R, K + 1, 4) float32, or (R, 1, 4) of all classes.
         rois: (R, 5) float32: image index and proposal.
         present: (R,) bool, which rows are proposals.
         coder: of the deltas.
@@ -65,7 +65,7 @@ def select_boxes(
     label = label + 1
     image = rois[roi, 0].long()
     # Only confident pairs of ROI and class are decoded: a few hundred of R x K.
-    boxes = coder.decode(deltas[roi, label], rois[roi, 1:])
+    boxes = coder.decode(deltas.expand(-1, logits.shape[1], -1)[roi, label], rois[roi, 1:])
     boxes = clip_boxes(boxes, image_limits(sizes, rois.device)[image])
     large = sides_at_least(boxes, THINNEST_DETECTION)
     kept_scores = torch.where(large, scores[roi, label], -torch.inf)

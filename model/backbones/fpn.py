@@ -8,25 +8,34 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.backbones.norm import make_norms
 from model.convolution import convolve, infers_on_cpu
 
 
 class FeaturePyramid(nn.Module):
-    """C2..C5 to P2..P6, all of ``channels``."""
+    """C2..C5 to P2..P6, all of ``channels``.
+
+    Args:
+        in_channels: of C2..C5.
+        channels: of every level.
+        norm: after each convolution: none, frozen_bn, batch_norm or group_norm.
+    """
 
     strides = (4, 8, 16, 32, 64)
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
+    def __init__(self, in_channels: Sequence[int], channels: int = 256, norm: str = "none") -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        bias = norm == "none"
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1, bias=bias) for c in in_channels)
         self.output = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels
+            nn.Conv2d(channels, channels, 3, padding=1, bias=bias) for _ in in_channels
         )
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.kaiming_uniform_(parameter, a=1)
+        self.lateral_norms = make_norms(norm, channels, len(in_channels))
+        self.output_norms = make_norms(norm, channels, len(in_channels))
+        for layer in (*self.lateral, *self.output):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            if bias:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Merge from the top.
@@ -38,16 +47,20 @@ class FeaturePyramid(nn.Module):
             P2..P6, (B, channels, H_i, W_i); P6 has every second cell of P5.
         """
         merged: list[Tensor] = []
-        for feature, lateral in zip(reversed(features), reversed(self.lateral), strict=True):
-            level = convolve(feature, lateral)  # type: ignore[arg-type]
+        for index in reversed(range(len(self.lateral))):
+            level = _normalised(features[index], self.lateral, self.lateral_norms, index)
             if merged:
                 level = _add_upsampled(level, merged[-1])
             merged.append(level)
         pyramid = [
-            convolve(level, output)  # type: ignore[arg-type]
-            for level, output in zip(reversed(merged), self.output, strict=True)
+            _normalised(level, self.output, self.output_norms, index)
+            for index, level in enumerate(reversed(merged))
         ]
         return [*pyramid, F.max_pool2d(pyramid[-1], 1, stride=2)]
+
+
+def _normalised(x: Tensor, layers: nn.ModuleList, norms: nn.ModuleList, index: int) -> Tensor:
+    return convolve(x, layers[index], norms[index] if norms else None)  # type: ignore[arg-type]
 
 
 def _add_upsampled(level: Tensor, coarse: Tensor) -> Tensor:

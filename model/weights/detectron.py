@@ -56,7 +56,7 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"fpn_inner_res([2-5])_\d+_sum(?:_lateral)?_([wb])", _level("lateral")),
     (r"fpn_res([2-5])_\d+_sum_([wb])", _level("output")),
     # Defined for level 2 and shared by all.
-    (r"conv_rpn_fpn2_([wb])", _layer("rpn.head.conv")),
+    (r"conv_rpn_fpn2_([wb])", _layer("rpn.head.convs.0")),
     (r"rpn_cls_logits_fpn2_([wb])", _layer("rpn.head.objectness")),
     (r"rpn_bbox_pred_fpn2_([wb])", _layer("rpn.head.deltas")),
     (r"fc6_([wb])", _layer("roi_heads.box.fc1")),

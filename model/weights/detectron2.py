@@ -64,7 +64,7 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (_BODY + r"res([2-5])\.(\d+)\.(conv[123]|shortcut)(\.norm)?\.(\w+)", _block),
     (r"backbone\.fpn_lateral(\d)" + _TAIL, _less("fpn.lateral.{}.{}", 2)),
     (r"backbone\.fpn_output(\d)" + _TAIL, _less("fpn.output.{}.{}", 2)),
-    (r"proposal_generator\.rpn_head\.conv" + _TAIL, r"rpn.head.conv.\1"),
+    (r"proposal_generator\.rpn_head\.conv" + _TAIL, r"rpn.head.convs.0.\1"),
     (r"proposal_generator\.rpn_head\.objectness_logits" + _TAIL, r"rpn.head.objectness.\1"),
     (r"proposal_generator\.rpn_head\.anchor_deltas" + _TAIL, r"rpn.head.deltas.\1"),
     (r"roi_heads\.box_head\.fc(\d)" + _TAIL, r"roi_heads.box.fc\1.\2"),

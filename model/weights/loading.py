@@ -130,6 +130,7 @@ def load_weights(detector: Detector, source: str | Path, allow_mismatch: bool = 
             conversion.conventions,
             detector.config.conventions,
             is_whole_detector(conversion.tensors),
+            dilated=detector.config.backbone.features == "dc5",
         )
         conversion, notes = replace(conversion, tensors=tensors), (*notes, *adapted)
     rows = ClassRows({})

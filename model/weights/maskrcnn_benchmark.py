@@ -26,6 +26,7 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"backbone\.body\.(layer\d\..*)", r"backbone.\1"),
     (r"backbone\.fpn\.fpn_inner(\d)" + _TAIL, _one_less("fpn.lateral.{}.{}")),
     (r"backbone\.fpn\.fpn_layer(\d)" + _TAIL, _one_less("fpn.output.{}.{}")),
+    (r"rpn\.head\.conv" + _TAIL, r"rpn.head.convs.0.\1"),
     (r"rpn\.head\.cls_logits" + _TAIL, r"rpn.head.objectness.\1"),
     (r"rpn\.head\.bbox_pred" + _TAIL, r"rpn.head.deltas.\1"),
     (r"roi_heads\.box\.feature_extractor\.fc6" + _TAIL, r"roi_heads.box.fc1.\1"),

@@ -4,7 +4,7 @@ import torchvision.models as zoo
 from torch import nn
 
 from model.backbones.norm import FrozenBatchNorm, convolve_and_normalise
-from model.backbones.resnet import ResNet
+from model.backbones.resnet import ResNet, ResNetStages
 
 
 def randomise_norms(model):
@@ -32,7 +32,7 @@ def randomise_norms(model):
 def test_torchvision_s_weights_give_torchvision_s_features(depth, norm):
     theirs = getattr(zoo, f"resnet{depth}")().eval()
     randomise_norms(theirs)
-    ours = ResNet(depth, norm).eval()
+    ours = ResNet(ResNetStages(depth, norm)).eval()
     report = ours.load_state_dict(theirs.state_dict(), strict=False)
     assert not report.missing_keys
     assert all(n.startswith("fc.") or "num_batches" in n for n in report.unexpected_keys)
@@ -66,7 +66,7 @@ def test_a_fixed_norm_inside_the_convolution_gives_the_same_gradients():
 
 @pytest.mark.parametrize("stages", range(6))
 def test_frozen_stages_neither_train_nor_move_their_statistics(stages):
-    model = ResNet(18, "batch_norm", width=8, frozen_stages=stages).train()
+    model = ResNet(ResNetStages(18, "batch_norm", width=8), frozen_stages=stages).train()
     parts = [model.conv1, model.layer1, model.layer2, model.layer3, model.layer4]
     trains = [any(p.requires_grad for p in part.parameters()) for part in parts]
     assert trains == [False] * stages + [True] * (5 - stages)
@@ -79,13 +79,13 @@ def test_frozen_stages_neither_train_nor_move_their_statistics(stages):
 
 def test_the_stride_can_lie_in_the_1x1_or_the_3x3():
     for in_1x1, first, second in ((True, (2, 2), (1, 1)), (False, (1, 1), (2, 2))):
-        block = ResNet(50, width=8, stride_in_1x1=in_1x1).layer2[0]
+        block = ResNet(ResNetStages(50, width=8, stride_in_1x1=in_1x1)).layer2[0]
         assert (block.conv1.stride, block.conv2.stride) == (first, second)
 
 
 @pytest.mark.parametrize("norm", ["frozen_bn", "batch_norm", "group_norm"])
 def test_width_scales_every_stage(norm):
-    model = ResNet(50, norm, width=24)
+    model = ResNet(ResNetStages(50, norm, width=24))
     features = model(torch.zeros(1, 3, 64, 64))
     assert [f.shape[1] for f in features] == [96, 192, 384, 768] == list(model.channels)
     assert [f.shape[2] for f in features] == [16, 8, 4, 2]

@@ -111,7 +111,7 @@ def test_the_pyramid_and_the_rpn_stand_in_their_places(blobs, write):
         assert detector.fpn.lateral[level].weight.equal(tensor(blobs[f"{inner}_w"]))
         assert detector.fpn.output[level].bias.equal(tensor(blobs[f"fpn_res{stage}_{last}_sum_b"]))
     head = detector.rpn.head
-    assert head.conv.weight.equal(tensor(blobs["conv_rpn_fpn2_w"]))
+    assert head.convs[0].weight.equal(tensor(blobs["conv_rpn_fpn2_w"]))
     assert head.objectness.bias.equal(tensor(blobs["rpn_cls_logits_fpn2_b"]))
     assert head.deltas.weight.equal(tensor(blobs["rpn_bbox_pred_fpn2_w"]))
 
