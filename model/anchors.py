@@ -19,7 +19,7 @@ class AnchorGrid(nn.Module):
     """Every size of a level in every ratio at each cell; cell (0, 0) is centred on pixel 0.
 
     The anchors of a cell are ordered by ratio, those of one ratio by size: (r0, s0), (r0, s1) ..
-    (r1, s0), as in maskrcnn-benchmark and torchvision; detectron2's go by size first.
+    (r1, s0). So do maskrcnn-benchmark and torchvision; detectron2 orders by size first.
 
     Args:
         sizes: square root of the anchors' area, pixels: of each level one, or S.

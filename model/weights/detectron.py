@@ -15,7 +15,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.weights.architecture import describe_detector
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
-from model.weights.legacy import LEGACY, NOT_HONOURED, refuse_unbuilt
+from model.weights.legacy import LEGACY, NOT_HONOURED, one_box_for_all, refuse_unbuilt
 
 _BRANCHES = {"1": "downsample.0", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
 _NORMS = {"1": "downsample.1", "2a": "bn1", "2b": "bn2", "2c": "bn3"}
@@ -98,6 +98,7 @@ def convert_detectron(stored: StoredWeights, config: ModelConfig) -> Conversion:
     """
     refuse_unbuilt(stored.tensors, _UNBUILT)
     renamed = rename_tensors(stored.tensors, _RENAMES, _UNNEEDED)
+    renamed.tensors.update(one_box_for_all(renamed.tensors))
     renamed.tensors.update(_identity_statistics(renamed.tensors))
     conversion = describe_detector("Detectron", renamed, LEGACY, config)
     notes = (*NOT_HONOURED, "images are resized without antialiasing")

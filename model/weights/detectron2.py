@@ -28,6 +28,7 @@ DETECTRON2 = Conventions(
     anchor_stride="level",
     roi_aligned=True,
     roi_sampling_ratio=0,
+    dilate_first_block=True,
     rpn_smooth_l1_beta=0.0,
     box_smooth_l1_beta=0.0,
     mask_targets="polygon",
@@ -157,9 +158,12 @@ def _background_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = f"roi_heads.box.class_logits.{kind}"
         if name in tensors:
             result[name] = tensors[name].roll(1, 0)
+        classes = len(tensors.get("roi_heads.box.class_logits.bias", ()))
         for layer, rows in (("roi_heads.box.box_deltas", 4), ("roi_heads.mask.logits", 1)):
             if f"{layer}.{kind}" in tensors:
                 objects = tensors[f"{layer}.{kind}"]
+                if len(objects) == rows and classes > 2:
+                    continue  # one for all classes, the background too
                 background = objects.new_zeros(rows, *objects.shape[1:])
                 result[f"{layer}.{kind}"] = torch.cat((background, objects))
     return result

@@ -9,7 +9,7 @@ from dataclasses import replace
 from model.config import ModelConfig
 from model.weights.architecture import describe_detector
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
-from model.weights.legacy import LEGACY, NOT_HONOURED, refuse_unbuilt
+from model.weights.legacy import LEGACY, NOT_HONOURED, one_box_for_all, refuse_unbuilt
 
 _TAIL = r"\.(weight|bias)"
 
@@ -70,6 +70,7 @@ def convert_maskrcnn_benchmark(stored: StoredWeights, config: ModelConfig) -> Co
         unbuilt["backbone.body.stem.bn1."] = "GroupNorm in the pyramid and the heads"
     refuse_unbuilt(stored.tensors, unbuilt)
     renamed = rename_tensors(stored.tensors, _RENAMES, _UNNEEDED)
+    renamed.tensors.update(one_box_for_all(renamed.tensors))
     conversion = describe_detector("maskrcnn-benchmark", renamed, LEGACY, config)
     notes = (*NOT_HONOURED, "the long side is rounded down (at most 1 pixel)")
     return replace(conversion, not_honoured=notes) if conversion.config else conversion

@@ -9,7 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection import (
+    FasterRCNN,
+    MaskRCNN,
+    fasterrcnn_resnet50_fpn_v2,
+    maskrcnn_resnet50_fpn_v2,
+)
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -22,6 +27,13 @@ SHORT_SIDE, LONG_SIDE = 160, 256
 CLASSES, DETECTIONS = 12, 40
 # Everything is sampled, so that neither library chooses at random.
 EVERYTHING = 1_000_000
+FIRST_VERSIONS = {"mask_rcnn": MaskRCNN, "faster_rcnn": FasterRCNN}
+# Norms in pyramid and heads, two convolutions in the RPN, four and one in the box head.
+SECOND_VERSIONS = {
+    "mask_rcnn_v2": maskrcnn_resnet50_fpn_v2,
+    "faster_rcnn_v2": fasterrcnn_resnet50_fpn_v2,
+}
+MASKED = ("mask_rcnn", "mask_rcnn_v2")
 
 
 @pytest.fixture(scope="module")
@@ -50,32 +62,35 @@ def _synthetic(seed: int, height: int, width: int) -> Tensor:
     return (smooth[0].clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).contiguous()
 
 
-def _theirs(with_masks: bool) -> FasterRCNN:
+def _theirs(kind: str) -> FasterRCNN:
     """torchvision's R50-FPN with random weights, spread so that scores and boxes differ."""
     torch.manual_seed(1)
-    backbone = resnet_fpn_backbone(
-        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
-    )
-    kind = MaskRCNN if with_masks else FasterRCNN
-    model = kind(
-        backbone,
-        num_classes=CLASSES + 1,
-        min_size=SHORT_SIDE,
-        max_size=LONG_SIDE,
-        rpn_pre_nms_top_n_train=200,
-        rpn_post_nms_top_n_train=60,
-        rpn_pre_nms_top_n_test=200,
-        rpn_post_nms_top_n_test=60,
-        rpn_batch_size_per_image=EVERYTHING,
-        box_batch_size_per_image=EVERYTHING,
-        box_score_thresh=0.05,
-        box_detections_per_img=DETECTIONS,
-    )
+    settings = {
+        "num_classes": CLASSES + 1,
+        "min_size": SHORT_SIDE,
+        "max_size": LONG_SIDE,
+        "rpn_pre_nms_top_n_train": 200,
+        "rpn_post_nms_top_n_train": 60,
+        "rpn_pre_nms_top_n_test": 200,
+        "rpn_post_nms_top_n_test": 60,
+        "rpn_batch_size_per_image": EVERYTHING,
+        "box_batch_size_per_image": EVERYTHING,
+        "box_score_thresh": 0.05,
+        "box_detections_per_img": DETECTIONS,
+    }
+    if kind.endswith("v2"):
+        model = SECOND_VERSIONS[kind](weights=None, weights_backbone=None, **settings)
+    else:
+        backbone = resnet_fpn_backbone(
+            backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+        )
+        model = FIRST_VERSIONS[kind](backbone, **settings)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, module in model.named_modules():
-            if isinstance(module, FrozenBatchNorm2d):
-                module.eps = 0.0
+            if isinstance(module, (FrozenBatchNorm2d, torch.nn.BatchNorm2d)):
+                if isinstance(module, FrozenBatchNorm2d):
+                    module.eps = 0.0
                 channels = len(module.weight)
                 module.running_mean += 0.1 * torch.randn(channels, generator=generator)
                 module.running_var *= 0.5 + torch.rand(channels, generator=generator)
@@ -88,10 +103,11 @@ def _theirs(with_masks: bool) -> FasterRCNN:
 def _spread(model: FasterRCNN, generator: torch.Generator) -> None:
     head, predictor = model.rpn.head, model.roi_heads.box_predictor
     for weight, scale in (
-        (head.conv[0][0].weight, 2.0),
+        *((conv[0].weight, 2.0) for conv in head.conv),
         (head.cls_logits.weight, 20.0),
         (head.bbox_pred.weight, 5.0),
-        (predictor.cls_score.weight, 24.0),
+        # Averages of convolutions vary less from one proposal to the next.
+        (predictor.cls_score.weight, 96.0 if len(head.conv) > 1 else 24.0),
     ):
         weight *= scale
     # Hidden units are positive: without their common part, proposals differ in their class.
@@ -104,7 +120,7 @@ def _ours(theirs: FasterRCNN, folder: Path) -> torch.nn.Module:
     config = ModelConfig.model_validate(
         {
             "input": {"short_side": SHORT_SIDE, "long_side": LONG_SIDE},
-            "backbone": {"frozen_stages": 2},
+            "backbone": {"frozen_stages": 0 if _trains_norms(theirs) else 2},
             "rpn": {
                 "pre_nms_train": 200,
                 "post_nms_train": 60,
@@ -142,11 +158,11 @@ def _targets(pictures: list[Tensor]) -> list[dict[str, Tensor]]:
     return targets
 
 
-@pytest.mark.parametrize("with_masks", [True, False], ids=["mask_rcnn", "faster_rcnn"])
+@pytest.mark.parametrize("kind", [*FIRST_VERSIONS, *SECOND_VERSIONS])
 def test_the_same_weights_give_the_same_detections(
-    pictures: list[Tensor], tmp_path: Path, with_masks: bool
+    pictures: list[Tensor], tmp_path: Path, kind: str
 ) -> None:
-    theirs = _theirs(with_masks).eval()
+    theirs = _theirs(kind).eval()
     detector = _ours(theirs, tmp_path)
     with torch.inference_mode():
         expected = theirs([picture.permute(2, 0, 1) / 255 for picture in pictures])
@@ -159,19 +175,22 @@ def test_the_same_weights_give_the_same_detections(
         assert one.labels.tolist() == reference["labels"].tolist()
         torch.testing.assert_close(one.boxes, reference["boxes"], atol=0.01, rtol=0)
         torch.testing.assert_close(one.scores, reference["scores"], atol=1e-4, rtol=0)
-        if with_masks:
+        if kind in MASKED:
             wanted = (reference["masks"][:, 0] > 0.5).flatten(1)
             got = one.bitmaps().bool().flatten(1)
             shared, either = (wanted & got).sum(1), (wanted | got).sum(1)
             assert ((shared > 0.99 * either) | (either == 0)).all()
 
 
-@pytest.mark.parametrize("with_masks", [True, False], ids=["mask_rcnn", "faster_rcnn"])
+@pytest.mark.parametrize("kind", [*FIRST_VERSIONS, "mask_rcnn_v2"])
 def test_the_same_weights_and_samples_give_the_same_losses_and_gradients(
-    pictures: list[Tensor], tmp_path: Path, with_masks: bool
+    pictures: list[Tensor], tmp_path: Path, kind: str
 ) -> None:
-    theirs = _theirs(with_masks).train()
+    theirs = _theirs(kind).train()
     detector = _ours(theirs, tmp_path).train()
+    # As in training with few images: of the statistics of a batch every last bit would count.
+    _keep_statistics(theirs)
+    _keep_statistics(detector)
     theirs.roi_heads.fg_bg_sampler.positive_fraction = 0.25
     objects = _targets(pictures)
     losses = theirs(
@@ -205,6 +224,16 @@ def test_the_same_weights_and_samples_give_the_same_losses_and_gradients(
     ):
         expected = _gradient_norm(theirs, other)
         torch.testing.assert_close(_gradient_norm(detector, part), expected, rtol=1e-3, atol=0)
+
+
+def _trains_norms(model: torch.nn.Module) -> bool:
+    return any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+def _keep_statistics(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
 
 
 def _gradient_norm(model: torch.nn.Module, prefix: str) -> Tensor:
