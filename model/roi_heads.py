@@ -55,6 +55,8 @@ class RoiHeads(nn.Module):
                 config.mask.norm,
                 config.mask.class_agnostic,
             )
+        # Slots that mean nothing would count in the statistics of a batch norm.
+        self.averages_rois = any(isinstance(part, nn.BatchNorm2d) for part in self.modules())
 
     def losses(
         self,
@@ -77,7 +79,7 @@ class RoiHeads(nn.Module):
         device = images.pixels.device
         truths = join_truths(targets, device)
         chosen = choose_training_rois(proposals, truths, images.sampling_seeds, self.settings)
-        if _waiting_is_free(device):
+        if _waiting_is_free(device) or self.averages_rois:
             chosen = chosen.compact()
         described = self.box.describe(self.box_pooler(features, chosen.rois))
         logits, deltas = self.box.predict(described)

@@ -181,6 +181,24 @@ def test_an_imagenet_backbone_is_loaded_without_its_classifier(blobs, tmp_path):
         load_detector(path)
 
 
+def test_groups_of_channels_make_a_resnext_which_strides_in_its_3x3(blobs, write):
+    for name, array in blobs.items():
+        if name.endswith("branch2b_w"):
+            blobs[name] = np.ascontiguousarray(array[:, : array.shape[1] // 4])
+    detector = load_detector(write({"blobs": blobs}))
+    backbone = detector.config.backbone
+    assert (backbone.groups, backbone.group_width, backbone.depth) == (4, 2, 50)
+    assert detector.backbone.layer2[0].conv2.groups == 4
+    assert not detector.config.conventions.stride_in_1x1
+
+
+def test_a_box_of_all_classes_is_its_second(blobs, write):
+    blobs |= {n: np.ascontiguousarray(blobs[n][:8]) for n in ("bbox_pred_w", "bbox_pred_b")}
+    detector = load_detector(write({"blobs": blobs}))
+    assert detector.config.box.class_agnostic
+    assert detector.roi_heads.box.box_deltas.weight.equal(tensor(blobs["bbox_pred_w"][4:]))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
