@@ -90,6 +90,8 @@ def test_every_bad_record_is_named_counted_and_left_out(tmp_path):
             ("bicycle", far),
             ("bicycle", [[1, 2], [3, 4], [5, float("nan")]]),
             ("wall", far),
+            ("polegroup", rectangle(0, 38, 1, 39)),
+            ("caravangroup", rectangle(0, 38, 1, 39)),
         ],
         SECOND: [("car", rectangle(5, 5, 9, 9))],
         "ulm/ulm_1": [("car", rectangle(5, 5, 9, 9))],

@@ -232,14 +232,21 @@ def test_masks_that_contradict_the_boxes_are_named(masked, tmp_path):
     objects[39, :] = 7
     write_voc_masks(root, "000005", objects, classes)
     write_voc_masks(root, "000007", objects[:, :50], classes[:, :50])
+    far = np.zeros((HEIGHT, WIDTH))
+    far[35:, 25:30] = 2
+    far[29, 25:29] = 2  # the last row of the person's box: 4 pixels of 29
+    write_voc_masks(root, "000008", far, 7.5 * far)
+    (root / "Annotations/000008.xml").write_text((root / "Annotations/000007.xml").read_text())
+    picture(4).save(root / "JPEGImages/000008.jpg")
     (root / "SegmentationClass/000009.png").write_bytes(b"\x89PNG")
     (root / "Annotations/000010.xml").write_text(voc_xml("000010", []))
     picture(3).save(root / "JPEGImages/000010.jpg")
     listed = root / "ImageSets/Segmentation/val.txt"
-    listed.write_text(listed.read_text() + "000010\n")
+    listed.write_text(listed.read_text() + "000008\n000010\n")
     manifest = write(root, tmp_path / "s", "val", masks=True)
     assert manifest.reasons == {
         "mask of another class": 1,
+        "mask of another object": 1,
         "mask without an object": 1,
         "mask file does not fit its image": 1,
         "unreadable mask file": 1,
