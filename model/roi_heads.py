@@ -1,7 +1,8 @@
-"""What is computed per region of interest: its class and box, its mask.
+"""What is computed per region of interest: its class and box, its mask, its keypoints.
 
-Shapes: B images, R ROIs of the batch, D detections of the batch, M mask side.
-Source: He et al. 2017, section 3.
+Shapes: B images, R ROIs of the batch, D detections of the batch, M mask side,
+P keypoints of an object.
+Source: He et al. 2017, sections 3 and 5.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from model.box_coding import BoxCoder
 from model.config import BoxHeadConfig, ModelConfig
 from model.heads.box import BoxHead, box_losses
 from model.heads.conv_fc import ConvFcBoxHead
+from model.heads.keypoint import KeypointHead, find_keypoints, keypoint_loss, keypoint_targets
 from model.heads.mask import MaskHead, mask_loss, mask_targets
 from model.heads.res5 import Res5BoxHead
 from model.heads.training_rois import TrainingRois, choose_training_rois
@@ -55,6 +57,15 @@ class RoiHeads(nn.Module):
                 config.mask.norm,
                 config.mask.class_agnostic,
             )
+        self.keypoint: KeypointHead | None = None
+        if config.keypoint is not None:
+            self.keypoint_pooler = _pooler(config, config.keypoint.pool_side)
+            self.keypoint = KeypointHead(
+                channels,
+                config.keypoint.channels,
+                config.keypoint.layers,
+                len(config.keypoint.names),
+            )
         # Slots that mean nothing would count in the statistics of a batch norm.
         self.averages_rois = any(isinstance(part, nn.BatchNorm2d) for part in self.modules())
 
@@ -74,7 +85,8 @@ class RoiHeads(nn.Module):
             targets: the objects of each image.
 
         Returns:
-            box_class, box_regression, and mask where there is a mask head.
+            box_class, box_regression, mask where there is a mask head and keypoint where there is
+            a keypoint head.
         """
         device = images.pixels.device
         truths = join_truths(targets, device)
@@ -94,6 +106,10 @@ class RoiHeads(nn.Module):
             )
             masks = self.mask(shown, positive.labels)
             losses["mask"] = self._mask_loss(masks, positive, images, targets)
+        if self.keypoint is not None:
+            heatmaps = self.keypoint(self.keypoint_pooler(features, positive.rois))
+            places = keypoint_targets(targets, positive, *heatmaps.shape[1:3])
+            losses["keypoint"] = keypoint_loss(heatmaps, places)
         return losses
 
     def _mask_loss(
@@ -134,6 +150,16 @@ class RoiHeads(nn.Module):
             shown = self.mask_pooler(features, found.rois)
         masks: Tensor = self.mask(shown, found.labels)
         return masks.sigmoid()
+
+    def keypoints_of(self, features: Sequence[Tensor], found: SelectedBoxes) -> Tensor | None:
+        """The keypoints of D boxes, (D, P, 3): x, y, logit; None without a keypoint head.
+
+        They are in the pixels of the padded batch.
+        """
+        if self.keypoint is None:
+            return None
+        heatmaps = self.keypoint(self.keypoint_pooler(features, found.rois))
+        return find_keypoints(heatmaps, found.rois[:, 1:])
 
     def _judge(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and deltas of R ROIs, for inference."""

@@ -12,9 +12,10 @@ from model.weights.backbone_architecture import (
     infer_features,
     infer_norm,
 )
-from model.weights.classes import coco_categories
+from model.weights.classes import known_categories
 from model.weights.conversion import Conversion, RenamedTensors
 from model.weights.head_architecture import infer_box_head, infer_mask_head
+from model.weights.keypoint_architecture import infer_keypoint_head
 from model.weights.report import WeightsError
 
 
@@ -37,11 +38,9 @@ def describe_detector(
     Raises:
         WeightsError: an architecture that we do not build.
     """
-    chosen, categories = None, coco_categories()
+    chosen = None
     if is_whole_detector(renamed.tensors):
         chosen = infer_architecture(renamed.tensors, config, conventions)
-    # As many classes as COCO's are COCO's; of others nobody knows the names.
-    known = chosen is not None and chosen.num_classes == len(categories)
     return Conversion(
         ecosystem=ecosystem,
         tensors=renamed.tensors,
@@ -49,7 +48,7 @@ def describe_detector(
         unneeded=renamed.unneeded,
         conventions=conventions,
         config=chosen,
-        categories=categories if known else (),
+        categories=() if chosen is None else known_categories(chosen),
     )
 
 
@@ -95,6 +94,7 @@ def infer_architecture(
             "rpn": config.rpn.model_copy(update={"layers": layers}),
             "box": box,
             "mask": infer_mask_head(tensors, config.mask),
+            "keypoint": infer_keypoint_head(tensors, config.keypoint),
         }
     )
 

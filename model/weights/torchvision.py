@@ -1,4 +1,4 @@
-"""torchvision's Faster and Mask R-CNN on ResNet-FPN, v1 and v2, and plain ResNets, also timm's.
+"""torchvision's Faster, Mask and Keypoint R-CNN on ResNet-FPN, and plain ResNets, also timm's.
 
 A convolution and its norm are ".0" and ".1" of one module there.
 """
@@ -29,6 +29,11 @@ def _head_layer(match: re.Match[str]) -> str:
     return f"roi_heads.{match[1]}.{layers}.{match[2]}.{match[4]}"
 
 
+def _keypoint_layer(match: re.Match[str]) -> str:
+    # ReLUs are counted along
+    return f"roi_heads.keypoint.convs.{int(match[1]) // 2}.{match[2]}"
+
+
 # Older files name the layers of FPN, RPN and mask head without the ".0" of later ones.
 _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"backbone\.body\.(.*)", r"backbone.\1"),
@@ -47,6 +52,11 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.(\w+)", _old_mask_layer),
     (r"roi_heads\.mask_predictor\.conv5_mask\.(\w+)", r"roi_heads.mask.upsample.\1"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(\w+)", r"roi_heads.mask.logits.\1"),
+    (r"roi_heads\.keypoint_head\.(\d+)\.(\w+)", _keypoint_layer),
+    (
+        r"roi_heads\.keypoint_predictor\.kps_score_lowres\.(\w+)",
+        r"roi_heads.keypoint.upsample.\1",
+    ),
 )
 _BACKBONE_RENAMES = ((r"((?:conv1|bn1|layer[1-4]\.\d+)\..*)", r"backbone.\1"),)
 _BACKBONE_UNNEEDED = ((r"fc\.(weight|bias)", "ImageNet's classifier"),)
@@ -81,7 +91,7 @@ def convert_torchvision(stored: StoredWeights, config: ModelConfig) -> Conversio
     conversion = describe_detector("torchvision", renamed, conventions, config)
     sparse = sparse_coco_categories()
     known = conversion.config is not None and conversion.config.num_classes == len(sparse)
-    return replace(conversion, categories=sparse if known else ())
+    return replace(conversion, categories=sparse) if known else conversion
 
 
 def convert_torchvision_backbone(stored: StoredWeights, config: ModelConfig) -> Conversion:

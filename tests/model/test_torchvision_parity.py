@@ -1,13 +1,9 @@
 """The same weights and the same picture: torchvision's detectors and ours say the same."""
 
-import json
-import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.models.detection import (
     FasterRCNN,
@@ -15,123 +11,31 @@ from torchvision.models.detection import (
     fasterrcnn_resnet50_fpn_v2,
     maskrcnn_resnet50_fpn_v2,
 )
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.ops import FrozenBatchNorm2d
 
-from model import load_detector
-from model.config import ModelConfig
-from model.preprocess import pad_batch, resize_image, resized_size
+from model.preprocess import pad_batch
 from model.structures import BitmapMasks, ImageSize, Targets
+from tests.model.torchvision_twins import (
+    build_ours,
+    build_theirs,
+    gradient_norm,
+    keep_statistics,
+    two_pictures,
+)
 
-SHORT_SIDE, LONG_SIDE = 160, 256
-CLASSES, DETECTIONS = 12, 40
-# Everything is sampled, so that neither library chooses at random.
-EVERYTHING = 1_000_000
-FIRST_VERSIONS = {"mask_rcnn": MaskRCNN, "faster_rcnn": FasterRCNN}
-# Norms in pyramid and heads, two convolutions in the RPN, four and one in the box head.
-SECOND_VERSIONS = {
+CLASSES = 12
+# The second versions have norms in pyramid and heads, two convolutions in the RPN, and four before
+# one fully connected layer in the box head.
+KINDS = {
+    "mask_rcnn": MaskRCNN,
+    "faster_rcnn": FasterRCNN,
     "mask_rcnn_v2": maskrcnn_resnet50_fpn_v2,
     "faster_rcnn_v2": fasterrcnn_resnet50_fpn_v2,
 }
-MASKED = ("mask_rcnn", "mask_rcnn_v2")
 
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Tensor]:
-    """Two (H, W, 3) uint8 pictures, resized to what both transforms leave alone."""
-    folder = os.environ.get("COCO_TINY")
-    if folder is None:
-        originals = [_synthetic(seed, 200, 260 if seed else 150) for seed in range(2)]
-    else:
-        originals = [_decode(Path(folder), number) for number in range(2)]
-    return [
-        resize_image(p, resized_size(ImageSize(*p.shape[:2]), SHORT_SIDE, LONG_SIDE))
-        for p in originals
-    ]
-
-
-def _decode(folder: Path, number: int) -> Tensor:
-    split = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
-    path = folder / "val2017" / split["images"][number]["file_name"]
-    return torch.from_numpy(np.array(Image.open(path).convert("RGB")))
-
-
-def _synthetic(seed: int, height: int, width: int) -> Tensor:
-    coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
-    return (smooth[0].clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).contiguous()
-
-
-def _theirs(kind: str) -> FasterRCNN:
-    """torchvision's R50-FPN with random weights, spread so that scores and boxes differ."""
-    torch.manual_seed(1)
-    settings = {
-        "num_classes": CLASSES + 1,
-        "min_size": SHORT_SIDE,
-        "max_size": LONG_SIDE,
-        "rpn_pre_nms_top_n_train": 200,
-        "rpn_post_nms_top_n_train": 60,
-        "rpn_pre_nms_top_n_test": 200,
-        "rpn_post_nms_top_n_test": 60,
-        "rpn_batch_size_per_image": EVERYTHING,
-        "box_batch_size_per_image": EVERYTHING,
-        "box_score_thresh": 0.05,
-        "box_detections_per_img": DETECTIONS,
-    }
-    if kind.endswith("v2"):
-        model = SECOND_VERSIONS[kind](weights=None, weights_backbone=None, **settings)
-    else:
-        backbone = resnet_fpn_backbone(
-            backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
-        )
-        model = FIRST_VERSIONS[kind](backbone, **settings)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, (FrozenBatchNorm2d, torch.nn.BatchNorm2d)):
-                if isinstance(module, FrozenBatchNorm2d):
-                    module.eps = 0.0
-                channels = len(module.weight)
-                module.running_mean += 0.1 * torch.randn(channels, generator=generator)
-                module.running_var *= 0.5 + torch.rand(channels, generator=generator)
-                # The last norm of a block small, so that depth does not blow activations up.
-                module.weight.fill_(0.3 if name.endswith("bn3") else 1.0)
-        _spread(model, generator)
-    return model
-
-
-def _spread(model: FasterRCNN, generator: torch.Generator) -> None:
-    head, predictor = model.rpn.head, model.roi_heads.box_predictor
-    for weight, scale in (
-        *((conv[0].weight, 2.0) for conv in head.conv),
-        (head.cls_logits.weight, 20.0),
-        (head.bbox_pred.weight, 5.0),
-        # Averages of convolutions vary less from one proposal to the next.
-        (predictor.cls_score.weight, 96.0 if len(head.conv) > 1 else 24.0),
-    ):
-        weight *= scale
-    # Hidden units are positive: without their common part, proposals differ in their class.
-    predictor.cls_score.weight -= predictor.cls_score.weight.mean(dim=1, keepdim=True)
-    predictor.cls_score.bias.copy_(0.3 * torch.randn(CLASSES + 1, generator=generator))
-
-
-def _ours(theirs: FasterRCNN, folder: Path) -> torch.nn.Module:
-    torch.save(theirs.state_dict(), folder / "theirs.pth")
-    config = ModelConfig.model_validate(
-        {
-            "input": {"short_side": SHORT_SIDE, "long_side": LONG_SIDE},
-            "backbone": {"frozen_stages": 0 if _trains_norms(theirs) else 2},
-            "rpn": {
-                "pre_nms_train": 200,
-                "post_nms_train": 60,
-                "pre_nms_test": 200,
-                "post_nms_test": 60,
-                "samples_per_image": EVERYTHING,
-            },
-            "box": {"samples_per_image": EVERYTHING, "detections_per_image": DETECTIONS},
-        }
-    )
-    return load_detector(folder / "theirs.pth", config)
+    return two_pictures()
 
 
 def _targets(pictures: list[Tensor]) -> list[dict[str, Tensor]]:
@@ -158,12 +62,12 @@ def _targets(pictures: list[Tensor]) -> list[dict[str, Tensor]]:
     return targets
 
 
-@pytest.mark.parametrize("kind", [*FIRST_VERSIONS, *SECOND_VERSIONS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_same_weights_give_the_same_detections(
     pictures: list[Tensor], tmp_path: Path, kind: str
 ) -> None:
-    theirs = _theirs(kind).eval()
-    detector = _ours(theirs, tmp_path)
+    theirs = build_theirs(KINDS[kind], CLASSES).eval()
+    detector = build_ours(theirs, tmp_path)
     with torch.inference_mode():
         expected = theirs([picture.permute(2, 0, 1) / 255 for picture in pictures])
         # torchvision pads the pictures to one canvas, so ours must too.
@@ -175,22 +79,22 @@ def test_the_same_weights_give_the_same_detections(
         assert one.labels.tolist() == reference["labels"].tolist()
         torch.testing.assert_close(one.boxes, reference["boxes"], atol=0.01, rtol=0)
         torch.testing.assert_close(one.scores, reference["scores"], atol=1e-4, rtol=0)
-        if kind in MASKED:
+        if kind.startswith("mask"):
             wanted = (reference["masks"][:, 0] > 0.5).flatten(1)
             got = one.bitmaps().bool().flatten(1)
             shared, either = (wanted & got).sum(1), (wanted | got).sum(1)
             assert ((shared > 0.99 * either) | (either == 0)).all()
 
 
-@pytest.mark.parametrize("kind", [*FIRST_VERSIONS, "mask_rcnn_v2"])
+@pytest.mark.parametrize("kind", ["mask_rcnn", "faster_rcnn", "mask_rcnn_v2"])
 def test_the_same_weights_and_samples_give_the_same_losses_and_gradients(
     pictures: list[Tensor], tmp_path: Path, kind: str
 ) -> None:
-    theirs = _theirs(kind).train()
-    detector = _ours(theirs, tmp_path).train()
-    # As in training with few images: of the statistics of a batch every last bit would count.
-    _keep_statistics(theirs)
-    _keep_statistics(detector)
+    theirs = build_theirs(KINDS[kind], CLASSES).train()
+    detector = build_ours(theirs, tmp_path).train()
+    # Of the statistics of a batch every last bit would count.
+    keep_statistics(theirs)
+    keep_statistics(detector)
     theirs.roi_heads.fg_bg_sampler.positive_fraction = 0.25
     objects = _targets(pictures)
     losses = theirs(
@@ -222,24 +126,5 @@ def test_the_same_weights_and_samples_give_the_same_losses_and_gradients(
         ("roi_heads.box.", "roi_heads.box_"),
         ("roi_heads.mask.", "roi_heads.mask_"),
     ):
-        expected = _gradient_norm(theirs, other)
-        torch.testing.assert_close(_gradient_norm(detector, part), expected, rtol=1e-3, atol=0)
-
-
-def _trains_norms(model: torch.nn.Module) -> bool:
-    return any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
-
-
-def _keep_statistics(model: torch.nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()
-
-
-def _gradient_norm(model: torch.nn.Module, prefix: str) -> Tensor:
-    norms = [
-        parameter.grad.norm()
-        for name, parameter in model.named_parameters()
-        if name.startswith(prefix) and parameter.grad is not None
-    ]
-    return torch.stack(norms).norm() if norms else torch.zeros(())
+        expected = gradient_norm(theirs, other)
+        torch.testing.assert_close(gradient_norm(detector, part), expected, rtol=1e-3, atol=0)
