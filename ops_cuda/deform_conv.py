@@ -1,10 +1,12 @@
 """Deformable convolution: each tap of the kernel reads where the input itself says."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ops_cuda import reference
+from ops_cuda import library, reference
 from ops_cuda.checks import require_floating, require_one_device
 
 
@@ -20,14 +22,15 @@ def deform_conv2d(
 ) -> Tensor:
     """Convolve with taps moved by offsets, and weighed by a modulation where there is one.
 
-    Pure torch, for any device. What the taps read is as many times the input as there are taps: it
-    is not kept for the gradient but sampled again.
+    What the taps read is as many times the map as there are taps: it is not kept for the gradient
+    but read again.
 
     Args:
-        x: (B, C, H, W) float.
+        x: (B, C, H, W) float; channels_last is the fast layout.
         offsets: (B, 2 * N * T, H', W') float, map pixels; row and column of each of the T taps,
             for each of N groups of input channels.
-        weight: (O, C / G, kh, kw), T = kh * kw taps; G groups, as in an ordinary convolution.
+        weight: (O, C / G, kh, kw), T = kh * kw taps, of x's type but under autocast; G groups, as
+            in an ordinary convolution.
         bias: (O,), or None.
         modulation: (B, N * T, H', W'), or None.
         stride: rows and columns between outputs.
@@ -35,9 +38,9 @@ def deform_conv2d(
         dilation: rows and columns between taps.
 
     Returns:
-        (B, O, H', W') in the weight's type, in the memory layout of x. Gradients flow to all
-        tensors; at whole pixels, where bilinear sampling has a kink, those of the offsets are of
-        one of its sides.
+        (B, O, H', W') in x's type, or autocast's; channels_last. Gradients flow to all tensors; at
+        whole pixels, where bilinear sampling has a kink, those of the offsets are of one of its
+        sides. On CUDA their last bits may vary (atomic sums).
 
     Raises:
         ValueError: shapes or devices are not as above.
@@ -46,24 +49,58 @@ def deform_conv2d(
     """
     _check(x, offsets, weight, bias, modulation)
     _check_size(x, offsets, weight, stride, padding, dilation)
-    # fp32: half precision would round the places of wide maps to whole pixels.
-    offsets = offsets if offsets.dtype == torch.float64 else offsets.float()
+    geometry = [*weight.shape[2:], *stride, *padding, *dilation]
     tensors = (x, offsets, weight, bias, modulation)
-    geometry = (stride, padding, dilation)
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if learns and not torch.compiler.is_compiling():
-        y: Tensor = checkpoint(
-            reference.deform_conv2d,
-            *tensors,
-            *geometry,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-    else:
-        y = reference.deform_conv2d(*tensors, *geometry)
-    if x.is_contiguous(memory_format=torch.channels_last):
-        y = y.contiguous(memory_format=torch.channels_last)
+    if not learns or torch.compiler.is_compiling():
+        return _convolve(*tensors, geometry)
+    y: Tensor = checkpoint(
+        _convolve, *tensors, geometry, use_reentrant=False, preserve_rng_state=False
+    )
     return y
+
+
+def _convolve(
+    x: Tensor,
+    offsets: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    modulation: Tensor | None,
+    geometry: Sequence[int],
+) -> Tensor:
+    images, channels, (height, width) = len(x), x.shape[1], offsets.shape[2:]
+    outputs, inputs = weight.shape[:2]
+    columns = _read_taps(x, offsets, modulation, geometry)
+    filters = weight.permute(2, 3, 1, 0).reshape(-1, outputs)  # (T * C / G, O)
+    if inputs == channels:
+        y = torch.matmul(columns.reshape(images * height * width, -1), filters)
+    else:
+        groups = channels // inputs
+        # (G, B * H' * W', T * C / G) by (G, T * C / G, O / G)
+        of_groups = columns.reshape(images * height * width, -1, groups, inputs).permute(2, 0, 1, 3)
+        each = filters.reshape(len(filters), groups, -1).transpose(0, 1)
+        y = torch.bmm(of_groups.flatten(2), each).transpose(0, 1)
+    y = y.reshape(images, height, width, outputs)
+    if bias is not None:
+        y = y + bias.to(y.dtype)
+    return y.permute(0, 3, 1, 2)
+
+
+def _read_taps(
+    x: Tensor, offsets: Tensor, modulation: Tensor | None, geometry: Sequence[int]
+) -> Tensor:
+    """What the taps read, (B, H', W', T, C), in the type of x."""
+    dtype = x.dtype
+    # fp32: half precision would round the places of wide maps to whole pixels.
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    offsets = offsets.to(exact)
+    modulation = None if modulation is None else modulation.to(exact)
+    if not library.compiled_for("deform_columns", x.device):
+        return reference.deform_columns(x, offsets, modulation, geometry)
+    if x.device.type == "cpu":
+        x = x.to(exact)
+    columns: Tensor = torch.ops.ops_cuda.deform_columns(x, offsets, modulation, list(geometry))
+    return columns.to(dtype)
 
 
 def _check(

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torchvision
 
-from ops_cuda import deform_conv2d
+from ops_cuda import deform_conv2d, library, reference
+from tests.ops_cuda.scenes import DEFORM_GEOMETRY, deformed_map
 
 GEOMETRIES = {
     "plain": {},
@@ -34,6 +35,15 @@ def theirs(x, offsets, weight, bias, modulation, **geometry):
     return torchvision.ops.deform_conv2d(x, offsets, weight, bias, mask=modulation, **geometry)
 
 
+@pytest.fixture(params=["compiled", "twin"])
+def backend(request, monkeypatch):
+    if request.param == "twin":
+        monkeypatch.setattr(library, "KERNELS", {})
+    elif not library.compiled_for("deform_columns", torch.device("cpu")):
+        pytest.skip("not built")
+
+
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("modulated", [False, True], ids=["v1", "v2"])
 @pytest.mark.parametrize(("groups", "deformable_groups"), [(1, 1), (2, 1), (1, 2), (2, 4)])
@@ -60,6 +70,7 @@ def test_kernels_need_not_be_square():
     torch.testing.assert_close(deform_conv2d(*tensors), theirs(*tensors))
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_without_offsets_it_is_a_convolution(geometry):
     x, offsets, weight, bias, modulation = arguments(geometry, groups=2)
@@ -72,6 +83,20 @@ def test_without_offsets_it_is_a_convolution(geometry):
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("modulated", [False, True])
+def test_the_twin_reads_what_the_operator_reads(modulated):
+    if not library.compiled_for("deform_columns", torch.device("cpu")):
+        pytest.skip("not built")
+    x, offsets, modulation = deformed_map(dtype=torch.float64)
+    # Nothing is read where nobody can say where.
+    offsets[0, 0, 0, 0], offsets[1, 3, 2, 1], offsets[1, 4, 0, 0] = float("nan"), 1e30, -1e9
+    rest = (offsets, modulation if modulated else None, DEFORM_GEOMETRY)
+    columns = torch.ops.ops_cuda.deform_columns(x, *rest)
+    torch.testing.assert_close(reference.deform_columns(x, *rest), columns)
+    assert columns.isfinite().all()
+
+
+@pytest.mark.usefixtures("backend")
 def test_gradients_do_not_keep_what_the_taps_read():
     x, offsets, weight, bias, modulation = (t.requires_grad_() for t in arguments("padded"))
     kept = []
@@ -86,9 +111,9 @@ def test_gradients_do_not_keep_what_the_taps_read():
     assert weight.grad is not None
 
 
-def test_the_layout_of_the_input_is_kept_and_half_offsets_do_not_round_places():
+@pytest.mark.usefixtures("backend")
+def test_channels_come_innermost_and_half_offsets_do_not_round_places():
     x, offsets, weight, bias, modulation = (t.float() for t in arguments("padded"))
-    x = x.contiguous(memory_format=torch.channels_last)
     exact = deform_conv2d(x, offsets, weight, bias, modulation, padding=(1, 1))
     assert exact.is_contiguous(memory_format=torch.channels_last)
     rounded = offsets.bfloat16()
