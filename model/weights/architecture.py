@@ -12,11 +12,12 @@ from model.weights.classes import known_categories
 from model.weights.conversion import Conversion, RenamedTensors
 from model.weights.keypoint_architecture import infer_keypoint_head
 from model.weights.report import WeightsError
+from model.weights.retinanet_architecture import infer_retinanet, is_retinanet
 
 
 def is_whole_detector(tensors: Mapping[str, Tensor]) -> bool:
     """Whether there is more than a backbone."""
-    return any(name.startswith(("roi_heads.box.", "rpn.head.")) for name in tensors)
+    return any(name.startswith(("roi_heads.box.", "rpn.head.", "retinanet.")) for name in tensors)
 
 
 def describe_detector(
@@ -62,36 +63,59 @@ def infer_architecture(
     Raises:
         WeightsError: an architecture that we do not build.
     """
-    for name, what in (
+    _require(
+        tensors,
         ("backbone.conv1.weight", "a ResNet"),
         ("fpn.output.0.weight", "a feature pyramid (a C4 or C5 model?)"),
-        ("roi_heads.box.fc1.weight", "a box head of two fully connected layers"),
-        ("roi_heads.box.class_logits.weight", "a class predictor"),
-        ("roi_heads.box.box_deltas.weight", "a box predictor"),
-    ):
-        if name not in tensors:
-            raise WeightsError(f"these weights have no {what}: nothing becomes {name}")
-    fc1 = tensors["roi_heads.box.fc1.weight"]
+    )
     fpn_channels = tensors["fpn.output.0.weight"].shape[0]
-    classes = tensors["roi_heads.box.class_logits.weight"].shape[0]
-    _check_class_rows(tensors, classes)
     # A norm that counts its batches was trained along.
     trained_norm = any(name.endswith("num_batches_tracked") for name in tensors)
     backbone = infer_backbone(tensors, config.backbone).model_copy(
         update={"norm": "batch_norm" if trained_norm else "frozen_bn"}
     )
-    box = {"hidden": fc1.shape[0], "pool_side": math.isqrt(fc1.shape[1] // fpn_channels)}
+    heads = _one_stage(tensors, config) if is_retinanet(tensors) else _two_stages(tensors, config)
     return config.model_copy(
         update={
-            "num_classes": classes - 1,
             "conventions": conventions.model_copy(update=stated(config.conventions)),
             "backbone": backbone,
             "fpn": config.fpn.model_copy(update={"channels": fpn_channels}),
-            "box": (config.box or BoxHeadConfig()).model_copy(update=box),
-            "mask": _mask(tensors, config.mask),
-            "keypoint": infer_keypoint_head(tensors, config.keypoint),
+            **heads,
         }
     )
+
+
+def _one_stage(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, object]:
+    classes, retinanet = infer_retinanet(tensors, config.retinanet)
+    none = {"box": None, "mask": None, "keypoint": None}
+    return {"num_classes": classes, "retinanet": retinanet, **none}
+
+
+def _two_stages(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, object]:
+    _require(
+        tensors,
+        ("roi_heads.box.fc1.weight", "a box head of two fully connected layers"),
+        ("roi_heads.box.class_logits.weight", "a class predictor"),
+        ("roi_heads.box.box_deltas.weight", "a box predictor"),
+    )
+    fc1 = tensors["roi_heads.box.fc1.weight"]
+    fpn_channels = tensors["fpn.output.0.weight"].shape[0]
+    classes = tensors["roi_heads.box.class_logits.weight"].shape[0]
+    _check_class_rows(tensors, classes)
+    box = {"hidden": fc1.shape[0], "pool_side": math.isqrt(fc1.shape[1] // fpn_channels)}
+    return {
+        "num_classes": classes - 1,
+        "box": (config.box or BoxHeadConfig()).model_copy(update=box),
+        "mask": _mask(tensors, config.mask),
+        "keypoint": infer_keypoint_head(tensors, config.keypoint),
+        "retinanet": None,
+    }
+
+
+def _require(tensors: Mapping[str, Tensor], *parts: tuple[str, str]) -> None:
+    for name, what in parts:
+        if name not in tensors:
+            raise WeightsError(f"these weights have no {what}: nothing becomes {name}")
 
 
 def infer_backbone(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> BackboneConfig:
