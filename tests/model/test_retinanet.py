@@ -199,3 +199,16 @@ def test_it_has_as_many_parameters_as_torchvision_s(weights, backbone_norm, reti
     with torch.device("meta"):
         detector = build_detector(config)
     assert sum(p.numel() for p in detector.parameters()) == weights.meta["num_params"]
+
+
+def test_autocast_gives_about_the_same_losses(build, scenes, batch_of):
+    detector, batch = build(), batch_of(scenes)
+    exact = detector(batch, scenes)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = detector(batch, scenes)
+    total(rounded).backward()
+    for name, term in rounded.items():
+        assert term.total.dtype == torch.float32
+        # 8 bits of mantissa through some twenty layers
+        torch.testing.assert_close(term.total, exact[name].total, rtol=0.05, atol=0)
+    assert all(p.grad.isfinite().all() for p in detector.parameters())

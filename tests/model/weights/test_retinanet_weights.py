@@ -13,6 +13,8 @@ from model.weights import WeightsError, load_weights
 from model.weights.architecture import infer_architecture
 from model.weights.classes import sparse_coco_categories
 
+FROZEN = {"depth": 18, "norm": "frozen_bn", "width": 16, "frozen_stages": 0}
+
 
 @pytest.fixture
 def build(tiny_config):
@@ -28,9 +30,6 @@ def build(tiny_config):
         return detector
 
     return build
-
-
-FROZEN = {"depth": 18, "norm": "frozen_bn", "width": 16, "frozen_stages": 0}
 
 
 @pytest.fixture(scope="module")
