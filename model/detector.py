@@ -15,13 +15,14 @@ from torch import Tensor, nn
 import ops_cuda
 from model.anchors import AnchorGrid
 from model.backbones.fpn import FeaturePyramid
-from model.backbones.resnet import ResNet
+from model.backbones.resnet import ResNet, ResNetStages
 from model.config import ModelConfig
 from model.detections import Detections
 from model.postprocess import proposals_as_boxes, to_detections
 from model.prediction import predict
 from model.retinanet import RetinaNet, octave_sizes
 from model.roi_heads import RoiHeads
+from model.roi_pooling import POOLED_STRIDES
 from model.rpn import RegionProposalNetwork
 from model.structures import Category, ImageBatch, ImageSize, LossTerm, Targets
 
@@ -46,22 +47,29 @@ class Detector(nn.Module):
             )
         self.config = config
         self.categories = tuple(categories)
-        rules, channels = config.conventions, config.fpn.channels
+        rules, features = config.conventions, config.backbone.features
         self.backbone = ResNet(
-            depth=config.backbone.depth,
-            norm=config.backbone.norm,
-            eps=rules.norm_epsilon,
-            width=config.backbone.width,
+            ResNetStages.of(config.backbone, rules),
             frozen_stages=config.backbone.frozen_stages,
-            stride_in_1x1=rules.stride_in_1x1,
+            last_stage=4 if features == "c4" else 5,
         )
         one_stage = config.retinanet
-        self.fpn = FeaturePyramid(
-            self.backbone.channels, channels, top=one_stage.p6_from if one_stage else "subsampled"
-        )
+        # Without a pyramid all anchors stand on the one map that is read.
+        self.fpn: FeaturePyramid | None = None
+        channels, strides = self.backbone.channels[-1], POOLED_STRIDES[features]
+        sizes: Sequence[float] | Sequence[Sequence[float]] = [config.rpn.anchor_sizes]
+        if features == "fpn":
+            channels = config.fpn.channels
+            self.fpn = FeaturePyramid(
+                self.backbone.channels,
+                channels,
+                top=one_stage.p6_from if one_stage else "subsampled",
+                norm=config.fpn.norm,
+            )
+            sizes, strides = config.rpn.anchor_sizes, self.fpn.strides
         grid = partial(
             AnchorGrid,
-            strides=self.fpn.strides,
+            strides=strides,
             rounded=rules.round_anchors,
             stride_from_canvas=rules.anchor_stride == "grid",
         )
@@ -123,9 +131,12 @@ class Detector(nn.Module):
         return to_detections(found, images, masks, threshold, keypoints)
 
     def features(self, images: ImageBatch) -> list[Tensor]:
-        """The maps that the heads read: P2..P6 or P3..P7, (B, C, H_l, W_l), finest first."""
-        maps: list[Tensor] = self.fpn(self.backbone(self._network_input(images)))
-        return maps
+        """The maps that proposals and heads read, (B, C, H_l, W_l), finest first.
+
+        P2..P6, or P3..P7 of RetinaNet, or of a detector without a pyramid C4 or C5 alone.
+        """
+        maps: list[Tensor] = self.backbone(self._network_input(images))
+        return maps[-1:] if self.fpn is None else self.fpn(maps)
 
     def predict(
         self, images: Sequence[npt.NDArray[np.uint8]], batch_size: int = 4

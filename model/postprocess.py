@@ -51,7 +51,7 @@ def select_boxes(
 
     Args:
         logits: (R, K + 1) float32.
-        deltas: (R, K + 1, 4) float32.
+        deltas: (R, K + 1, 4) float32, or (R, 1, 4) of all classes.
         rois: (R, 5) float32: image index and proposal.
         present: (R,) bool, which rows are proposals.
         coder: of the deltas.
@@ -66,7 +66,7 @@ def select_boxes(
     label = label + 1
     image = rois[roi, 0].long()
     # Only confident pairs of ROI and class are decoded: a few hundred of R x K.
-    boxes = coder.decode(deltas[roi, label], rois[roi, 1:])
+    boxes = coder.decode(deltas.expand(-1, logits.shape[1], -1)[roi, label], rois[roi, 1:])
     return keep_best_boxes(
         boxes,
         scores[roi, label],

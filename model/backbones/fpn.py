@@ -10,6 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.backbones.norm import make_norms
 from model.convolution import convolve, infers_on_cpu
 
 
@@ -21,6 +22,8 @@ class FeaturePyramid(nn.Module):
         channels: of every level.
         top: what stands above P5: "subsampled" P5 as P6; or P6 convolved from "c5" or "p5" and P7
             from P6, and then there is no P2.
+        norm: after each convolution but those of P6 and P7: none, frozen_bn, batch_norm or
+            group_norm.
     """
 
     def __init__(
@@ -28,24 +31,29 @@ class FeaturePyramid(nn.Module):
         in_channels: Sequence[int],
         channels: int = 256,
         top: Literal["subsampled", "c5", "p5"] = "subsampled",
+        norm: str = "none",
     ) -> None:
         super().__init__()
         self.top = top
         self.strides = (4, 8, 16, 32, 64) if top == "subsampled" else (8, 16, 32, 64, 128)
+        above: list[nn.Conv2d] = []
         if top != "subsampled":
             below = in_channels[-1] if top == "c5" else channels
             self.p6 = nn.Conv2d(below, channels, 3, stride=2, padding=1)
             self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+            above = [self.p6, self.p7]
             in_channels = in_channels[1:]
-        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        bias = norm == "none"
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1, bias=bias) for c in in_channels)
         self.output = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels
+            nn.Conv2d(channels, channels, 3, padding=1, bias=bias) for _ in in_channels
         )
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.kaiming_uniform_(parameter, a=1)
+        self.lateral_norms = make_norms(norm, channels, len(in_channels))
+        self.output_norms = make_norms(norm, channels, len(in_channels))
+        for layer in (*self.lateral, *self.output, *above):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Merge from the top.
@@ -58,19 +66,23 @@ class FeaturePyramid(nn.Module):
         """
         merged: list[Tensor] = []
         read = features[-len(self.lateral) :]
-        for feature, lateral in zip(reversed(read), reversed(self.lateral), strict=True):
-            level = convolve(feature, lateral)  # type: ignore[arg-type]
+        for index in reversed(range(len(self.lateral))):
+            level = _normalised(read[index], self.lateral, self.lateral_norms, index)
             if merged:
                 level = _add_upsampled(level, merged[-1])
             merged.append(level)
         pyramid = [
-            convolve(level, output)  # type: ignore[arg-type]
-            for level, output in zip(reversed(merged), self.output, strict=True)
+            _normalised(level, self.output, self.output_norms, index)
+            for index, level in enumerate(reversed(merged))
         ]
         if self.top == "subsampled":
             return [*pyramid, F.max_pool2d(pyramid[-1], 1, stride=2)]
         p6 = convolve(features[-1] if self.top == "c5" else pyramid[-1], self.p6)
         return [*pyramid, p6, convolve(F.relu(p6), self.p7)]
+
+
+def _normalised(x: Tensor, layers: nn.ModuleList, norms: nn.ModuleList, index: int) -> Tensor:
+    return convolve(x, layers[index], norms[index] if norms else None)  # type: ignore[arg-type]
 
 
 def _add_upsampled(level: Tensor, coarse: Tensor) -> Tensor:
