@@ -202,7 +202,8 @@ def test_it_has_as_many_parameters_as_torchvision_s(weights, backbone_norm, reti
 
 
 def test_autocast_gives_about_the_same_losses(build, scenes, batch_of):
-    detector, batch = build(), batch_of(scenes)
+    # Of a map of one cell, torch 2.15 gives P7's bfloat16 weights a gradient that is no number.
+    detector, batch = build(), batch_of(scenes, canvas=ImageSize(128, 128))
     exact = detector(batch, scenes)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = detector(batch, scenes)

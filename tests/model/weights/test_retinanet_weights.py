@@ -73,6 +73,8 @@ def test_their_background_is_left_out_and_labels_are_coco_s_ids(theirs, tmp_path
     assert config.retinanet.detections_per_image == 300
     with pytest.raises(TypeError, match="no mask head"):
         load_detector(tmp_path / "theirs.pth", mask_threshold=0.2)
+    with pytest.raises(TypeError, match="RetinaNet has no proposals"):
+        load_detector(tmp_path / "theirs.pth", proposals=100)
 
 
 def test_a_saved_detector_loads_as_it_was(build, tmp_path):

@@ -16,7 +16,7 @@ from model.boxes import sides_at_least
 from model.postprocess import THINNEST_DETECTION
 from model.preprocess import pad_batch, resize_image, resized_size
 from model.structures import ImageSize, Targets
-from tests.model.test_torchvision_parity import _gradient_norm, pictures  # noqa: F401
+from tests.model.torchvision_twins import gradient_norm, two_pictures
 
 SHORT_SIDE, LONG_SIDE = 96, 160
 CLASSES = 12
@@ -24,12 +24,12 @@ CLASSES = 12
 DETECTIONS, THRESHOLD = 5000, 0.3
 
 
-@pytest.fixture
-def small(pictures: list[Tensor]) -> list[Tensor]:  # noqa: F811
+@pytest.fixture(scope="module")
+def small() -> list[Tensor]:
     """Two (H, W, 3) uint8 pictures of the size that both transforms leave alone."""
     return [
         resize_image(p, resized_size(ImageSize(*p.shape[:2]), SHORT_SIDE, LONG_SIDE))
-        for p in pictures
+        for p in two_pictures()
     ]
 
 
@@ -150,6 +150,6 @@ def test_the_same_weights_give_the_same_losses_and_gradients(
         ("retinanet.class", "head.classification_head."),
         ("retinanet.box", "head.regression_head."),
     ):
-        got, expected = _gradient_norm(detector, part), _gradient_norm(theirs, other)
+        got, expected = gradient_norm(detector, part), gradient_norm(theirs, other)
         assert expected > 0
         torch.testing.assert_close(got.double(), expected, rtol=1e-3, atol=0)
