@@ -80,7 +80,7 @@ class Detector(nn.Module):
             anchors = grid(sizes, one_stage.anchor_ratios)
             self.retinanet = RetinaNet(channels, config.num_classes, anchors, one_stage)
         else:
-            anchors = grid(config.rpn.anchor_sizes, config.rpn.anchor_ratios)
+            anchors = grid(sizes, config.rpn.anchor_ratios)
             beta = rules.rpn_smooth_l1_beta
             self.rpn = RegionProposalNetwork(channels, anchors, config.rpn, beta)
         if config.box is not None:
