@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from model.keypoint_names import COCO_PERSON_KEYPOINTS
 from model.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
 
 
@@ -154,6 +155,14 @@ class MaskHeadConfig(Settings):
     threshold: Fraction = Field(0.5, description="Probability at which a pixel is object.")
 
 
+class KeypointHeadConfig(Settings):
+    """Keypoint branch (He et al. 2017, section 5)."""
+
+    names: tuple[str, ...] = Field(
+        COCO_PERSON_KEYPOINTS, description="The points of an object, in the data set's order."
+    )
+
+
 class ModelConfig(Settings):
     """The whole detector."""
 
@@ -166,3 +175,4 @@ class ModelConfig(Settings):
     mask: MaskHeadConfig | None = Field(
         MaskHeadConfig(), description="The mask branch; null makes it Faster R-CNN."
     )
+    keypoint: KeypointHeadConfig | None = Field(None, description="The keypoint branch.")

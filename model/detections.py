@@ -1,6 +1,6 @@
 """What the detector found in one image.
 
-Shapes: R detections, M mask side, H W of the original image.
+Shapes: R detections, M mask side, P keypoints, H W of the original image.
 """
 
 import itertools
@@ -24,6 +24,8 @@ class Detections:
         masks: (R, M, M) float32, probability inside the box; None from a detector without masks.
         image_size: of the original image.
         mask_threshold: probability at which a pixel counts as object.
+        keypoints: (R, P, 3) float32: x, y and a score, a logit: larger is surer; None from a
+            detector without keypoints.
     """
 
     boxes: Tensor
@@ -32,6 +34,7 @@ class Detections:
     masks: Tensor | None
     image_size: ImageSize
     mask_threshold: float = 0.5
+    keypoints: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -44,6 +47,7 @@ class Detections:
             scores=self.scores[chosen],
             labels=self.labels[chosen],
             masks=None if self.masks is None else self.masks[chosen],
+            keypoints=None if self.keypoints is None else self.keypoints[chosen],
         )
 
     def above(self, score: float) -> "Detections":
@@ -58,6 +62,7 @@ class Detections:
             scores=self.scores.to(device),
             labels=self.labels.to(device),
             masks=None if self.masks is None else self.masks.to(device),
+            keypoints=None if self.keypoints is None else self.keypoints.to(device),
         )
 
     def bitmaps(self) -> Tensor:

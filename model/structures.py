@@ -1,7 +1,7 @@
 """The data that passes between the parts of the detector: frozen dataclasses of tensors.
 
-Shapes: B images, N objects, R detections, M mask side, P polygons or proposals, V vertices,
-H W pixels.
+Shapes: B images, N objects, R detections, M mask side, P polygons, proposals or keypoints,
+V vertices, H W pixels.
 Labels: 0 is the background, 1..K the object classes, as in maskrcnn-benchmark and torchvision.
 Boxes: absolute pixels, x1 y1 x2 y2, continuous coordinates (a box of one pixel has x2 - x1 = 1).
 """
@@ -184,12 +184,15 @@ class Targets:
         boxes: (N, 4) float32.
         labels: (N,) int64, 1..K.
         masks: N masks, or None where only boxes are trained.
+        keypoints: (N, P, 3) float32: x, y and visibility: 0 not labelled (x = y = 0), 1 labelled
+            but hidden, 2 visible; None where none are trained.
         image_id: the data set's number for the image, for error reports.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: InstanceMasks | None = None
+    keypoints: Tensor | None = None
     image_id: int = -1
 
     def __post_init__(self) -> None:
@@ -202,6 +205,8 @@ class Targets:
             raise ValueError(f"{len(self.boxes)} boxes but {len(self.labels)} labels")
         if self.masks is not None and len(self.masks) != len(self.boxes):
             raise ValueError(f"{len(self.boxes)} boxes but {len(self.masks)} masks")
+        if self.keypoints is not None:
+            _check_keypoints(self.keypoints, len(self.boxes))
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -213,7 +218,20 @@ class Targets:
             boxes=self.boxes.to(device, non_blocking=non_blocking),
             labels=self.labels.to(device, non_blocking=non_blocking),
             masks=None if self.masks is None else self.masks.to(device, non_blocking),
+            keypoints=None
+            if self.keypoints is None
+            else self.keypoints.to(device, non_blocking=non_blocking),
         )
+
+
+def _check_keypoints(keypoints: Tensor, objects: int) -> None:
+    if keypoints.ndim != 3 or keypoints.shape[2] != 3:
+        raise ValueError(
+            f"keypoints must be (N, P, 3): x, y, visibility; got {tuple(keypoints.shape)}. "
+            "An image without objects needs (0, P, 3)."
+        )
+    if len(keypoints) != objects:
+        raise ValueError(f"{objects} boxes but keypoints of {len(keypoints)} objects")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.structures import Category, ImageSize
-from pipeline.ingest.manifest import read_manifest
+from pipeline.ingest.keypoint_set import (
+    KeypointSet,
+    coco_category_keypoints,
+    coco_keypoints,
+    list_keypoints,
+)
+from pipeline.ingest.manifest import Manifest, read_manifest
 from pipeline.ingest.shard_row import ShardRow, read_rows
 from pipeline.ingest.validate import Reject
 from pipeline.storage import StorageError
@@ -39,6 +45,7 @@ class Listing:
         rejects: records that cannot belong to any image.
         images_listed: image records in the file.
         annotations_listed: annotation records in the file.
+        keypoints: the points that the categories name; None where they name none.
     """
 
     categories: tuple[Category, ...]
@@ -46,6 +53,7 @@ class Listing:
     rejects: tuple[Reject, ...]
     images_listed: int
     annotations_listed: int
+    keypoints: KeypointSet | None = None
 
 
 def list_coco(data: bytes, url: str) -> Listing:
@@ -62,6 +70,7 @@ def list_coco(data: bytes, url: str) -> Listing:
         document = json.loads(data)
         images, annotations = document["images"], document["annotations"]
         categories = sorted(Category(int(c["id"]), str(c["name"])) for c in document["categories"])
+        keypoints = list_keypoints(document["categories"])
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
             f"{url}: not a COCO instances file ({type(error).__name__}: {error}); it needs the "
@@ -101,6 +110,7 @@ def list_coco(data: bytes, url: str) -> Listing:
         tuple(rejects),
         len(images),
         len(annotations),
+        keypoints,
     )
 
 
@@ -145,7 +155,10 @@ def coco_ground_truth(shards_url: str) -> dict[str, Any]:
     manifest = read_manifest(shards_url)
     document: dict[str, Any] = {
         "info": {"description": manifest.digest},
-        "categories": [category._asdict() for category in manifest.categories],
+        "categories": [
+            category._asdict() | coco_category_keypoints(manifest.keypoints, category.id)
+            for category in manifest.categories
+        ],
         "images": [],
         "annotations": [],
     }
@@ -165,17 +178,24 @@ def coco_ground_truth(shards_url: str) -> dict[str, Any]:
         )
         for index in range(len(row.labels)):
             number = len(document["annotations"]) + 1
-            annotation = _annotation(row, index, manifest.categories)
+            annotation = _annotation(row, index, manifest)
             document["annotations"].append({"id": number, **annotation})
     return document
 
 
-def _annotation(row: ShardRow, index: int, categories: tuple[Category, ...]) -> dict[str, Any]:
+def _annotation(row: ShardRow, index: int, manifest: Manifest) -> dict[str, Any]:
     x1, y1, x2, y2 = row.boxes[index].tolist()
     counts = row.rle[index]
+    pointed: dict[str, Any] = {}
+    if manifest.keypoints is not None and row.keypoints is not None:
+        points = row.keypoints[index]
+        pointed = {
+            "keypoints": coco_keypoints(points.tolist()),
+            "num_keypoints": int((points[:, 2] > 0).sum()),
+        }
     return {
         "image_id": row.image_id,
-        "category_id": categories[int(row.labels[index]) - 1].id,
+        "category_id": manifest.categories[int(row.labels[index]) - 1].id,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": float(row.area[index]),
         "iscrowd": int(row.iscrowd[index]),
@@ -184,4 +204,5 @@ def _annotation(row: ShardRow, index: int, categories: tuple[Category, ...]) -> 
             if counts is None
             else {"size": list(row.size), "counts": counts}
         ),
+        **pointed,
     }

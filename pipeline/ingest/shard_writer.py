@@ -45,6 +45,9 @@ _COUNTED = (
     "annotations_quarantined",
     "clipped",
     "without_mask",
+    "with_keypoints",
+    "points_outside",
+    "keypoints_unnamed",
 )
 
 
@@ -113,7 +116,9 @@ def _source_digest(
         for url, size in storage.list_sizes(images_url).items()
     }
     listed = sorted((image.file_name, sizes.get(image.file_name)) for image in listing.images)
-    layout = [SCHEMA_VERSION, _SHUFFLE_SEED, rows_per_shard, rows_per_group]
+    # Shards of version 1 lack nothing where there are no keypoints: those that stand need not go.
+    version = 1 if listing.keypoints is None else SCHEMA_VERSION
+    layout = [version, _SHUFFLE_SEED, rows_per_shard, rows_per_group]
     digest = hashlib.sha256(data)
     digest.update(json.dumps([layout, listed]).encode())
     return digest.hexdigest()
@@ -143,6 +148,7 @@ def _plan_tasks(
     rows_per_group: int,
 ) -> Iterator[ShardTask]:
     labels = {category.id: label for label, category in enumerate(listing.categories, 1)}
+    keypoint_count = 0 if listing.keypoints is None else len(listing.keypoints.names)
     order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(listing.images)).tolist()
     for number, first in enumerate(range(0, len(order), rows_per_shard)):
         name = f"shard-{number:05d}.parquet"
@@ -154,6 +160,7 @@ def _plan_tasks(
             labels=labels,
             rows_per_group=rows_per_group,
             report_url=storage.join(parts_url, f"{name}.json"),
+            keypoint_count=keypoint_count,
         )
 
 
@@ -208,6 +215,7 @@ def _gather(listing: Listing, source: str, reports: Iterable[ShardReport]) -> Ma
         source_digest=source,
         counts=dict(counts),
         reasons=_reasons(rejects),
+        keypoints=listing.keypoints,
     )
 
 
