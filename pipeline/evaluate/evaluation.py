@@ -39,7 +39,7 @@ class EvaluationResult:
     """What an evaluation found and where it is kept.
 
     Args:
-        metrics: ``bbox/AP`` ... and, of a detector with masks, ``segm/AP`` ...
+        metrics: ``bbox/AP`` ... and ``segm/AP`` ..., ``keypoints/AP`` ... of a detector with them.
         per_class: one row per category.
         images: images evaluated, with the unreadable ones.
         failed_images: unreadable images, counted as empty.
@@ -99,7 +99,7 @@ def run_evaluation(
         metrics, failures = _measure(shards_url, predictions, outcomes)
         pictures = draw_comparisons(
             pieces,
-            manifest.categories,
+            manifest,
             predictions,
             storage.join(folder, "pictures"),
             config.evaluate.pictures,
@@ -147,10 +147,12 @@ def _measure(
     ]
     failures = [f"{row.file_name}: {row.error}" for row in rows if row.error is not None]
     has_masks = any(row.masks_rle is not None for row in rows)
+    has_keypoints = any(row.keypoints is not None for row in rows)
+    truth = coco_ground_truth(shards_url)
     metrics = coco_metrics(
-        coco_ground_truth(shards_url),
+        truth,
         [result for row in rows for result in coco_results(row)],
-        metric_kinds(has_masks),
+        metric_kinds(truth, has_masks, has_keypoints),
     )
     return replace(metrics, images=len(rows), failed_images=len(failures)), failures
 

@@ -1,13 +1,14 @@
 """Predictions on annotated rows, as COCO results, and the validation of a detector in training."""
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.distributed as dist
 
 from model import Detector
-from pipeline.evaluate.coco_metrics import Metrics, coco_metrics
+from pipeline.evaluate.coco_metrics import Metrics, coco_metrics, keypoint_names
 from pipeline.infer.inputs import InputImage
 from pipeline.infer.prediction_rows import coco_results, row_of
 from pipeline.infer.predictor import predict_images
@@ -15,13 +16,16 @@ from pipeline.ingest.coco import coco_ground_truth
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shard_row import ShardRow, read_row_group, rows_from_arrow
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class RowPredictions:
     """What a detector found in some rows.
 
     Args:
-        results: COCO results: image_id, category_id, bbox (x y w h), score, segmentation (RLE).
+        results: COCO results: image_id, category_id, bbox (x y w h), score, and of a detector that
+            finds them segmentation (RLE) and keypoints.
         images: rows predicted, with the unreadable ones.
         failures: ``file name: reason`` of each unreadable image; it counts as empty.
     """
@@ -47,13 +51,24 @@ def predict_rows(detector: Detector, rows: Iterable[ShardRow], batch: int) -> Ro
         count += 1
         if prediction.error is not None:
             failures.append(f"{prediction.image.file_name}: {prediction.error}")
-        results += coco_results(row_of(prediction, detector.categories, least_score=0.0))
+        results += coco_results(row_of(prediction, detector, least_score=0.0))
     return RowPredictions(results, count, failures)
 
 
-def metric_kinds(has_masks: bool) -> tuple[str, ...]:
-    """What to measure of a detector."""
-    return ("bbox", "segm") if has_masks else ("bbox",)
+def metric_kinds(
+    ground_truth: Mapping[str, Any], has_masks: bool, has_keypoints: bool
+) -> tuple[str, ...]:
+    """What to measure of a detector.
+
+    Args:
+        ground_truth: COCO document; a data set without keypoints has none to compare with.
+        has_masks: whether the detector finds masks.
+        has_keypoints: whether it finds keypoints.
+    """
+    if has_keypoints and not keypoint_names(ground_truth):
+        logger.warning("the data set has no keypoints: those of the detector are not measured")
+        has_keypoints = False
+    return ("bbox", *(["segm"] * has_masks), *(["keypoints"] * has_keypoints))
 
 
 def validate(
@@ -81,10 +96,11 @@ def validate(
     if rank != 0:
         return None
     whole = [one for one in shares if one is not None]
+    truth, heads = coco_ground_truth(shards_url), detector.config
     metrics = coco_metrics(
-        coco_ground_truth(shards_url),
+        truth,
         [result for one in whole for result in one.results],
-        metric_kinds(detector.config.mask is not None),
+        metric_kinds(truth, heads.mask is not None, heads.keypoint is not None),
     )
     return replace(
         metrics,

@@ -186,9 +186,7 @@ def _judge_keypoints(given: Any, size: ImageSize, count: int) -> tuple[tuple[flo
         if visibility not in (0, 1, 2):
             raise AnnotationError("bad keypoints", f"a visibility of {visibility:g}, not 0, 1 or 2")
         # COCO counts pixels, others their corners: either's border still belongs to the image.
-        inside = (
-            -PIXEL_CENTRE <= x <= size.width and -PIXEL_CENTRE <= y <= size.height
-        )
+        inside = -PIXEL_CENTRE <= x <= size.width and -PIXEL_CENTRE <= y <= size.height
         outside += visibility > 0 and not inside
         labelled = visibility > 0 and inside
         kept += [x + PIXEL_CENTRE, y + PIXEL_CENTRE, visibility] if labelled else [0.0, 0.0, 0.0]

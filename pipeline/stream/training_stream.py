@@ -73,9 +73,7 @@ def open_local_stream(
 def _walk(config: RunConfig, shards_url: str, rank: int, world_size: int, run: range) -> Walk:
     manifest = read_manifest(shards_url)
     check_fit(config, manifest, shards_url)
-    plan = plan_shards(
-        manifest, config.train.global_batch, config.seed, config.data.min_keypoints
-    )
+    plan = plan_shards(manifest, config.train.global_batch, config.seed, config.data.min_keypoints)
     if plan.images < manifest.rows and rank == 0:
         logger.info(
             "%d of %d images have fewer than %d labelled keypoints and are left out",
