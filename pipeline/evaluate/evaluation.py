@@ -147,12 +147,12 @@ def _measure(
     ]
     failures = [f"{row.file_name}: {row.error}" for row in rows if row.error is not None]
     has_masks = any(row.masks_rle is not None for row in rows)
-    has_keypoints = any(row.keypoints is not None for row in rows)
+    found_keypoints = next((row.keypoint_names for row in rows if row.keypoint_names), None)
     truth = coco_ground_truth(shards_url)
     metrics = coco_metrics(
         truth,
         [result for row in rows for result in coco_results(row)],
-        metric_kinds(truth, has_masks, has_keypoints),
+        metric_kinds(truth, has_masks, found_keypoints),
     )
     return replace(metrics, images=len(rows), failed_images=len(failures)), failures
 

@@ -1,7 +1,7 @@
 """Predictions on annotated rows, as COCO results, and the validation of a detector in training."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,19 +56,31 @@ def predict_rows(detector: Detector, rows: Iterable[ShardRow], batch: int) -> Ro
 
 
 def metric_kinds(
-    ground_truth: Mapping[str, Any], has_masks: bool, has_keypoints: bool
+    ground_truth: Mapping[str, Any], has_masks: bool, found_keypoints: Sequence[str] | None
 ) -> tuple[str, ...]:
     """What to measure of a detector.
 
     Args:
         ground_truth: COCO document; a data set without keypoints has none to compare with.
         has_masks: whether the detector finds masks.
-        has_keypoints: whether it finds keypoints.
+        found_keypoints: names of the keypoints that it finds; None where it finds none.
+
+    Raises:
+        ValueError: the data set has other keypoints than the detector.
     """
-    if has_keypoints and not keypoint_names(ground_truth):
+    kinds = ("bbox", "segm") if has_masks else ("bbox",)
+    if found_keypoints is None:
+        return kinds
+    there = keypoint_names(ground_truth)
+    if not there:
         logger.warning("the data set has no keypoints: those of the detector are not measured")
-        has_keypoints = False
-    return ("bbox", *(["segm"] * has_masks), *(["keypoints"] * has_keypoints))
+        return kinds
+    if there != tuple(found_keypoints):
+        raise ValueError(
+            f"the detector finds the keypoints {', '.join(found_keypoints)}; the data set has "
+            f"{', '.join(there)}. Another data set, or another order?"
+        )
+    return (*kinds, "keypoints")
 
 
 def validate(
@@ -100,7 +112,9 @@ def validate(
     metrics = coco_metrics(
         truth,
         [result for one in whole for result in one.results],
-        metric_kinds(truth, heads.mask is not None, heads.keypoint is not None),
+        metric_kinds(
+            truth, heads.mask is not None, heads.keypoint.names if heads.keypoint else None
+        ),
     )
     return replace(
         metrics,

@@ -1,14 +1,11 @@
 """Whether a data set has what the model of a configuration learns from."""
 
-import logging
 from collections.abc import Iterator
 
 from model.keypoint_names import flip_order
 from model.settings import ConfigError
 from pipeline.config import RunConfig
 from pipeline.ingest.manifest import Manifest
-
-logger = logging.getLogger(__name__)
 
 
 def check_fit(config: RunConfig, manifest: Manifest, shards_url: str) -> None:
@@ -60,23 +57,39 @@ def _keypoint_problems(config: RunConfig, manifest: Manifest, shards_url: str) -
             f"model.keypoint: {shards_url} has no keypoints; prepare it from a file whose "
             "categories name them, or set model.keypoint=null"
         )
-    elif there.names != names:
-        yield (
-            f"model.keypoint.names: must be those of {shards_url} in their order, "
-            f"[{', '.join(there.names)}]; got [{', '.join(names)}]"
-        )
+    elif problem := _differing_names(names, manifest, shards_url):
+        yield problem
     elif config.data.flip_probability > 0:
-        yield from _flip_problems(names)
+        try:
+            flip_order(names)
+        except ValueError as error:
+            yield f"model.keypoint.names: {error}; or set data.flip_probability=0"
 
 
-def _flip_problems(names: tuple[str, ...]) -> Iterator[str]:
-    try:
-        order = flip_order(names)
-    except ValueError as error:
-        yield f"model.keypoint.names: {error}; or set data.flip_probability=0"
-        return
-    if len(names) > 1 and order == tuple(range(len(names))):
-        logger.warning(
-            "no keypoint is called left_... or right_...: a flipped image keeps every name. If "
-            "some are mirror images of each other, set data.flip_probability=0"
-        )
+def check_measurable(config: RunConfig, manifest: Manifest, shards_url: str) -> None:
+    """Refuse validation shards whose keypoints are not those that the model learns.
+
+    Raises:
+        ConfigError: they have other keypoints; none at all are no hindrance to the rest.
+    """
+    if config.model.keypoint is not None and manifest.keypoints is not None:
+        problem = _differing_names(config.model.keypoint.names, manifest, shards_url)
+        if problem is not None:
+            raise ConfigError([problem])
+
+
+def _differing_names(names: tuple[str, ...], manifest: Manifest, shards_url: str) -> str | None:
+    there = manifest.keypoints
+    if there is None or there.names == names:
+        return None
+    return (
+        f"model.keypoint.names: must be those of {shards_url} in their order, "
+        f"[{', '.join(there.names)}]; got [{', '.join(names)}]"
+    )
+
+
+def flips_keep_every_name(config: RunConfig) -> bool:
+    """Whether flipped images occur, but no keypoint's name says which side it is on."""
+    names = config.model.keypoint.names if config.model.keypoint else ()
+    flips = config.data.flip_probability > 0 and len(names) > 1
+    return flips and flip_order(names) == tuple(range(len(names)))

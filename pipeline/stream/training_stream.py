@@ -10,12 +10,12 @@ from typing import Self
 import pyarrow as pa
 
 from pipeline.config import RunConfig
-from pipeline.ingest.manifest import read_manifest
+from pipeline.ingest.manifest import Manifest, read_manifest
 from pipeline.stream.arrived_row import ArrivedRow, arrived_rows
 from pipeline.stream.batch_builder import BadRow, BuiltBatch, Recipe, build_batch
 from pipeline.stream.collate import StreamBatch
-from pipeline.stream.data_fit import check_fit
-from pipeline.stream.shard_plan import places_of_rank, plan_shards
+from pipeline.stream.data_fit import check_fit, flips_keep_every_name
+from pipeline.stream.shard_plan import ShardPlan, places_of_rank, plan_shards
 from pipeline.stream.shard_reader import Walk, read_here, read_with_ray
 
 logger = logging.getLogger(__name__)
@@ -74,14 +74,24 @@ def _walk(config: RunConfig, shards_url: str, rank: int, world_size: int, run: r
     manifest = read_manifest(shards_url)
     check_fit(config, manifest, shards_url)
     plan = plan_shards(manifest, config.train.global_batch, config.seed, config.data.min_keypoints)
-    if plan.images < manifest.rows and rank == 0:
+    if rank == 0:
+        _say_what_is_special(config, plan, manifest)
+    return Walk(shards_url, plan, places_of_rank(plan, rank, world_size), run)
+
+
+def _say_what_is_special(config: RunConfig, plan: ShardPlan, manifest: Manifest) -> None:
+    if plan.images < manifest.rows:
         logger.info(
             "%d of %d images have fewer than %d labelled keypoints and are left out",
             manifest.rows - plan.images,
             manifest.rows,
             config.data.min_keypoints,
         )
-    return Walk(shards_url, plan, places_of_rank(plan, rank, world_size), run)
+    if flips_keep_every_name(config):
+        logger.warning(
+            "no keypoint is called left_... or right_...: a flipped image keeps every name. If "
+            "some are mirror images of each other, set data.flip_probability=0"
+        )
 
 
 class TrainingStream(Iterator[StreamBatch]):

@@ -1,4 +1,4 @@
-"""Object keypoint similarity: pycocotools' numbers, from shards and predictions as they are kept."""
+"""Object keypoint similarity: pycocotools' numbers, from shards and prediction files alike."""
 
 import contextlib
 import copy
@@ -165,11 +165,14 @@ def test_another_number_of_points_or_no_names_is_an_error():
 
 def test_what_is_measured_follows_the_heads_and_the_data(caplog):
     truth, _ = random_case(0)
-    assert metric_kinds(truth, has_masks=False, has_keypoints=False) == ("bbox",)
-    assert metric_kinds(truth, has_masks=True, has_keypoints=True) == ("bbox", "segm", "keypoints")
+    person = COCO_PERSON_KEYPOINTS
+    assert metric_kinds(truth, has_masks=False, found_keypoints=None) == ("bbox",)
+    assert metric_kinds(truth, True, list(person)) == ("bbox", "segm", "keypoints")
     assert not caplog.records
-    assert metric_kinds({"categories": [{"id": 1}]}, False, True) == ("bbox",)
+    assert metric_kinds({"categories": [{"id": 1}]}, False, person) == ("bbox",)
     assert "no keypoints" in caplog.text
+    with pytest.raises(ValueError, match="another order"):
+        metric_kinds(truth, False, person[::-1])
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from pipeline.ingest.shard_row import read_rows
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.stream.augment import Augmentation, TrainingSample, augment
 from pipeline.stream.collate import blank_sample, sample_from_row
+from pipeline.stream.data_fit import check_measurable
 from pipeline.stream.shard_plan import images_of_epoch, plan_shards
 from pipeline.stream.training_stream import open_local_stream
 
@@ -195,9 +196,7 @@ def test_images_with_few_keypoints_are_left_out_of_training_and_the_log_says_how
 ):
     caplog.set_level(logging.INFO)
     least = 8
-    wanted = {
-        row.image_id for row in rows_of(shards) if (row.keypoints[..., 2] > 0).sum() >= least
-    }
+    wanted = {row.image_id for row in rows_of(shards) if (row.keypoints[..., 2] > 0).sum() >= least}
     assert 4 < len(wanted) < 22
     with open_local_stream(with_data(min_keypoints=least), shards, 0, 1, 0, 12) as stream:
         shown = {target.image_id for batch in stream for target in batch.targets}
@@ -230,6 +229,15 @@ def renamed(shards, folder, names):
     keypoints = dataclasses.replace(manifest.keypoints, names=names)
     write_manifest(str(folder), dataclasses.replace(manifest, keypoints=keypoints))
     return with_model(keypoint=KeypointHeadConfig(names=names))
+
+
+def test_validation_shards_may_lack_keypoints_but_not_have_others(shards):
+    manifest = read_manifest(shards)
+    check_measurable(CONFIG, manifest, shards)
+    check_measurable(CONFIG, dataclasses.replace(manifest, keypoints=None), shards)
+    check_measurable(with_model(keypoint=None), manifest, shards)
+    with pytest.raises(ConfigError, match="must be those of"):
+        check_measurable(with_model(keypoint=KeypointHeadConfig()), manifest, shards)
 
 
 def test_names_that_no_flip_can_serve_train_without_flips_only(shards, tmp_path):
