@@ -1,5 +1,6 @@
 """Keypoints from COCO's JSON into shards and back: kept as they were, or named and counted."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -212,6 +213,14 @@ def test_a_row_without_objects_has_no_keypoints_and_is_read(source, tmp_path):
     assert len(row.keypoints) == 0
 
 
+def source_digest_of_version_1(annotations, images, *layout):
+    """As programs of that version wrote it: of the annotations, and of the images' sizes."""
+    names = [image["file_name"] for image in json.loads(annotations.read_text())["images"]]
+    listed = sorted([name, (images / name).stat().st_size] for name in names)
+    rest = json.dumps([[1, 20170322, *layout], listed]).encode()
+    return hashlib.sha256(annotations.read_bytes() + rest).hexdigest()
+
+
 @pytest.fixture
 def old_shards(shapes_images, tmp_path):
     """Shards as schema version 1 had them: without the column and without its fields."""
@@ -228,7 +237,9 @@ def old_shards(shapes_images, tmp_path):
                 writer.write_table(group.drop_columns("keypoints"))
         files.append(replace(file, sha256=f"old {file.name}"))
     counts = {k: v for k, v in manifest.counts.items() if "keypoints" not in k and "point" not in k}
-    write_manifest(url, replace(manifest, version=1, files=tuple(files), counts=counts))
+    old = {"version": 1, "files": tuple(files), "counts": counts}
+    old["source_digest"] = source_digest_of_version_1(annotations, images, 4, 2)
+    write_manifest(url, replace(manifest, **old))
     document = json.loads((Path(url) / "manifest.json").read_text())
     del document["keypoints"]
     for file in document["files"]:

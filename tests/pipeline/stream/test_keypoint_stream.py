@@ -83,7 +83,7 @@ def labelled_keypoints(draw):
 
 
 @given(labelled_keypoints())
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_flipping_twice_gives_the_keypoints_back(keypoints):
     flip, order = Augmentation(SIZE, True), flip_order(COCO_PERSON_KEYPOINTS)
     once = augment(sample_of(keypoints), flip, order)
