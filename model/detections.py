@@ -1,6 +1,6 @@
 """What the detector found in one image.
 
-Shapes: R detections, M mask side, P keypoints, H W of the original image.
+Shapes: R detections, M mask side, H W of the original image.
 """
 
 import itertools
@@ -24,7 +24,7 @@ class Detections:
         masks: (R, M, M) float32, probability inside the box; None from a detector without masks.
         image_size: of the original image.
         mask_threshold: probability at which a pixel counts as object.
-        keypoints: (R, P, 3) float32: x, y and a score, a logit: larger is surer; None from a
+        keypoints: (R, P, 3) float32: x, y, and a score that is larger where surer; None from a
             detector without keypoints.
     """
 

@@ -1,6 +1,6 @@
-"""Mask R-CNN: the network, what it learns from and what it finds.
+"""Mask R-CNN and its family: the network, what it learns from and what it finds.
 
-Shapes: B images, H W of the padded batch, R ROIs of the batch, M mask side.
+Shapes: B images, H W of the padded batch.
 Source: He et al. 2017, figure 1; Lin et al. 2017.
 """
 
@@ -15,22 +15,17 @@ import ops_cuda
 from model.anchors import AnchorGrid
 from model.backbones.fpn import FeaturePyramid
 from model.backbones.resnet import ResNet
-from model.box_coding import BoxCoder
-from model.boxes import scale_boxes
 from model.config import ModelConfig
 from model.detections import Detections
-from model.heads.box import BoxHead, box_losses, choose_training_rois
-from model.heads.mask import MaskHead, mask_loss, mask_targets
-from model.postprocess import select_boxes
-from model.preprocess import canvas_size, resized_size
-from model.roi_pooling import RoiPooler
+from model.postprocess import proposals_as_boxes, to_detections
+from model.prediction import predict
+from model.roi_heads import RoiHeads
 from model.rpn import RegionProposalNetwork
-from model.structures import Category, ImageBatch, ImageSize, LossTerm, Proposals, Targets
-from model.truths import join_truths
+from model.structures import Category, ImageBatch, ImageSize, LossTerm, Targets
 
 
 class Detector(nn.Module):
-    """Mask R-CNN, or Faster R-CNN where ``config.mask`` is None.
+    """Mask R-CNN; Faster R-CNN where ``config.mask`` is None, a proposal network without ``box``.
 
     Args:
         config: every setting.
@@ -45,7 +40,7 @@ class Detector(nn.Module):
             )
         self.config = config
         self.categories = tuple(categories)
-        rules, channels = config.conventions, config.backbone.fpn_channels
+        rules, channels = config.conventions, config.fpn.channels
         self.backbone = ResNet(
             depth=config.backbone.depth,
             norm=config.backbone.norm,
@@ -63,18 +58,9 @@ class Detector(nn.Module):
             stride_from_canvas=rules.anchor_stride == "grid",
         )
         self.rpn = RegionProposalNetwork(channels, anchors, config.rpn, rules.rpn_smooth_l1_beta)
-        side = config.box.pool_side
-        self.box_pooler = RoiPooler(side, rules.roi_sampling_ratio, rules.roi_aligned)
-        self.box_coder = BoxCoder(config.box.delta_weights)
-        self.box_head = BoxHead(channels, side, config.box.hidden, config.num_classes)
-        self.mask_head: MaskHead | None = None
-        if config.mask is not None:
-            self.mask_pooler = RoiPooler(
-                config.mask.pool_side, rules.roi_sampling_ratio, rules.roi_aligned
-            )
-            self.mask_head = MaskHead(
-                channels, config.mask.channels, config.mask.layers, config.num_classes
-            )
+        self.roi_heads: RoiHeads | None = None
+        if config.box is not None:
+            self.roi_heads = RoiHeads(config, config.box, channels)
 
     @property
     def device(self) -> torch.device:
@@ -91,22 +77,34 @@ class Detector(nn.Module):
             targets: the objects of each image, on the same device.
 
         Returns:
-            With targets the losses rpn_objectness, rpn_box, box_class, box_regression and mask,
-            to which every trainable parameter is attached, whatever the targets hold; without,
-            the detections of each image in its original pixels.
+            With targets the losses rpn_objectness, rpn_box, box_class, box_regression and mask, as
+            far as there are heads for them, to which every trainable parameter is attached,
+            whatever the targets hold; without, the detections of each image in its original
+            pixels. A proposal network alone finds objects of class 1.
 
         Raises:
             ValueError: as many targets, or seeds, as images are needed, and are not given.
         """
         if targets is not None:
             _check_training_batch(images, targets)
-        features = self.fpn(self.backbone(self._network_input(images)))
+        features = self.features(images)
         proposals, losses = self.rpn(features, images, targets)
-        if targets is None:
-            return self._detect(features, proposals, images)
-        return {**losses, **self._roi_losses(features, proposals, images, targets)}
+        heads = self.roi_heads
+        if targets is not None:
+            if heads is not None:
+                losses |= heads.losses(features, proposals, images, targets)
+            return losses  # type: ignore[no-any-return]
+        if heads is None:
+            return to_detections(proposals_as_boxes(proposals), images)
+        found = heads.detect(features, proposals, images.sizes)
+        threshold = self.config.mask.threshold if self.config.mask else 0.5
+        return to_detections(found, images, heads.masks_of(features, found), threshold)
 
-    @torch.inference_mode()
+    def features(self, images: ImageBatch) -> list[Tensor]:
+        """The maps that proposals and heads read: P2..P6, (B, C, H_l, W_l), finest first."""
+        maps: list[Tensor] = self.fpn(self.backbone(self._network_input(images)))
+        return maps
+
     def predict(
         self, images: Sequence[npt.NDArray[np.uint8]], batch_size: int = 4
     ) -> list[Detections]:
@@ -123,46 +121,22 @@ class Detector(nn.Module):
             TypeError: an image is no uint8 array.
             ValueError: an image has another shape, or the batch size is not positive.
         """
-        for index, image in enumerate(images):
-            _check_picture(index, image)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-        rule = self.config.input
-        originals = [ImageSize(*image.shape[:2]) for image in images]
-        sizes = [resized_size(size, rule.short_side, rule.long_side) for size in originals]
-        # Like shapes share a batch, so that little of it is padding.
-        order = sorted(range(len(images)), key=lambda index: sizes[index])
-        found: dict[int, Detections] = {}
-        training = self.training
-        self.eval()
-        try:
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
-                wanted = tuple(sizes[i] for i in chosen)
-                pixels = self._normalise(
-                    [_on_device(images[i], self.device) for i in chosen],
-                    wanted,
-                    canvas_size(wanted, rule.size_divisor),
-                )
-                detections = self(ImageBatch(pixels, wanted, tuple(originals[i] for i in chosen)))
-                found.update(zip(chosen, (d.to("cpu") for d in detections), strict=True))
-        finally:
-            self.train(training)
-        return [found[index] for index in range(len(images))]
+        return predict(self, images, batch_size)
 
-    def _network_input(self, images: ImageBatch) -> Tensor:
-        """What the backbone reads: the pixels, normalised unless they are."""
-        if images.pixels.is_floating_point():
-            return images.pixels
-        canvas = ImageSize(*images.pixels.shape[2:])
-        return self._normalise(images.pictures(), images.sizes, canvas)
-
-    def _normalise(
+    def normalise(
         self, pictures: Sequence[Tensor], sizes: Sequence[ImageSize], canvas: ImageSize
     ) -> Tensor:
-        """Pictures (h, w, 3) uint8 RGB to the network's channels (B, 3, H, W), 0 around them.
+        """Resize and normalise pictures, in autocast's type where it is on.
 
-        In autocast's type where it is on: the first convolution would only convert again.
+        The first convolution would only convert again.
+
+        Args:
+            pictures: (h, w, 3) uint8 RGB, on the detector's device.
+            sizes: what each is resized to.
+            canvas: of the batch, at least as large.
+
+        Returns:
+            The network's channels, (B, 3, H, W), 0 around the pictures.
         """
         rules, kind = self.config.conventions, pictures[0].device.type
         return ops_cuda.preprocess(
@@ -177,63 +151,12 @@ class Detector(nn.Module):
             else torch.float32,
         )
 
-    def _roi_losses(
-        self,
-        features: Sequence[Tensor],
-        proposals: Proposals,
-        images: ImageBatch,
-        targets: Sequence[Targets],
-    ) -> dict[str, LossTerm]:
-        rules = self.config.conventions
-        truths = join_truths(targets, images.pixels.device)
-        slots = choose_training_rois(proposals, truths, images.sampling_seeds, self.config.box)
-        chosen, positive = slots, slots.positive()
-        if _waiting_is_free(self.device):
-            chosen, positive = chosen.compact(), positive.compact()
-        logits, deltas = self.box_head(self.box_pooler(features, chosen.rois))
-        losses = box_losses(logits, deltas, chosen, self.box_coder, rules.box_smooth_l1_beta)
-        if self.mask_head is not None:
-            pooled = self.mask_pooler(features, positive.rois)
-            masks = self.mask_head(pooled, positive.labels)
-            side = masks.shape[-1]
-            wanted = mask_targets(targets, positive, side, rules.mask_targets, images.sizes)
-            losses["mask"] = mask_loss(masks, wanted, positive.is_meant)
-        return losses
-
-    def _detect(
-        self, features: Sequence[Tensor], proposals: Proposals, images: ImageBatch
-    ) -> list[Detections]:
-        rois, present = proposals.rois(), proposals.present().flatten()
-        if not rois.is_cuda:
-            # To judge rows without a proposal costs less than to wait for a GPU to say which.
-            rois, present = rois[present], present[present]
-        logits, deltas = self.box_head(self.box_pooler(features, rois))
-        found = select_boxes(
-            logits, deltas, rois, present, self.box_coder, images.sizes, self.config.box
-        )
-        masks: Sequence[Tensor | None] = [None] * len(images)
-        if self.mask_head is not None:
-            pooled = self.mask_pooler(features, found.rois)
-            masks = torch.split(self.mask_head(pooled, found.labels).sigmoid(), found.counts)
-        return [
-            Detections(
-                boxes=scale_boxes(boxes, size, original),
-                scores=scores,
-                labels=labels,
-                masks=mask,
-                image_size=original,
-                mask_threshold=self.config.mask.threshold if self.config.mask else 0.5,
-            )
-            for boxes, scores, labels, mask, size, original in zip(
-                torch.split(found.rois[:, 1:], found.counts),
-                torch.split(found.scores, found.counts),
-                torch.split(found.labels, found.counts),
-                masks,
-                images.sizes,
-                images.original_sizes,
-                strict=True,
-            )
-        ]
+    def _network_input(self, images: ImageBatch) -> Tensor:
+        """What the backbone reads: the pixels, normalised unless they are."""
+        if images.pixels.is_floating_point():
+            return images.pixels
+        canvas = ImageSize(*images.pixels.shape[2:])
+        return self.normalise(images.pictures(), images.sizes, canvas)
 
 
 def build_detector(config: ModelConfig, categories: Sequence[Category] = ()) -> Detector:
@@ -251,20 +174,6 @@ def build_detector(config: ModelConfig, categories: Sequence[Category] = ()) -> 
     return detector.to(memory_format=torch.channels_last)
 
 
-def _waiting_is_free(device: torch.device) -> bool:
-    """Whether to drop slots that mean nothing: to ask a GPU how many they are stops the host."""
-    return device.type == "cpu"
-
-
-def _on_device(image: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
-    # torch wants arrays of its own order that it may write to, though nothing is written here
-    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))
-    if device.type == "cuda":
-        # only from pinned memory does the copy go on while the next picture is pinned
-        return pixels.pin_memory().to(device, non_blocking=True)
-    return pixels.to(device)
-
-
 def _check_training_batch(images: ImageBatch, targets: Sequence[Targets]) -> None:
     if len(targets) != len(images):
         raise ValueError(f"{len(images)} images but {len(targets)} targets")
@@ -273,11 +182,3 @@ def _check_training_batch(images: ImageBatch, targets: Sequence[Targets]) -> Non
             f"training needs one sampling seed per image; got {len(images.sampling_seeds)} for "
             f"{len(images)} images"
         )
-
-
-def _check_picture(index: int, image: object) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        got = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
-        raise TypeError(f"image {index} must be a uint8 numpy array; got {got}")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"image {index} must be (height, width, 3) RGB; got {image.shape}")

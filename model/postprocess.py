@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from model.box_coding import BoxCoder
-from model.boxes import clip_boxes, image_limits, sides_at_least
+from model.boxes import clip_boxes, image_limits, scale_boxes, sides_at_least
 from model.config import BoxHeadConfig
-from model.structures import ImageSize
+from model.detections import Detections
+from model.structures import ImageBatch, ImageSize, Proposals
 from model.suppression import keep_best_per_image
 
 # A thinner box shows nothing (torchvision); pixels.
@@ -83,3 +84,57 @@ def select_boxes(
         labels=label[kept],
         counts=counts,
     )
+
+
+def proposals_as_boxes(proposals: Proposals) -> SelectedBoxes:
+    """What a proposal network finds by itself: objects of class 1.
+
+    Raises:
+        ValueError: proposals that nobody judged.
+    """
+    if proposals.logits is None:
+        raise ValueError("proposals without logits have no scores")
+    present = proposals.present()
+    rois = proposals.rois()[present.flatten()]
+    return SelectedBoxes(
+        rois=rois,
+        scores=proposals.logits[present].sigmoid(),
+        labels=torch.ones(len(rois), dtype=torch.int64, device=rois.device),
+        counts=proposals.counts.tolist(),
+    )
+
+
+def to_detections(
+    found: SelectedBoxes,
+    images: ImageBatch,
+    masks: Tensor | None = None,
+    mask_threshold: float = 0.5,
+) -> list[Detections]:
+    """What was found, image by image, in the pixels of the images as they were.
+
+    Args:
+        found: D boxes in the pixels of the padded batch.
+        images: the batch.
+        masks: (D, M, M) float32 in [0, 1], or None.
+        mask_threshold: probability at which a pixel counts as object.
+    """
+    absent: list[Tensor | None] = [None] * len(images)
+    return [
+        Detections(
+            boxes=scale_boxes(boxes, size, original),
+            scores=scores,
+            labels=labels,
+            masks=mask,
+            image_size=original,
+            mask_threshold=mask_threshold,
+        )
+        for boxes, scores, labels, mask, size, original in zip(
+            torch.split(found.rois[:, 1:], found.counts),
+            torch.split(found.scores, found.counts),
+            torch.split(found.labels, found.counts),
+            absent if masks is None else torch.split(masks, found.counts),
+            images.sizes,
+            images.original_sizes,
+            strict=True,
+        )
+    ]

@@ -154,7 +154,7 @@ class RegionProposalNetwork(nn.Module):
     ) -> Proposals:
         """The best boxes of each level of each image that no better one of it overlaps."""
         settings = self.settings
-        boxes, _, counts = select_proposals(
+        boxes, scores, counts = select_proposals(
             logits,
             deltas,
             anchors,
@@ -165,4 +165,4 @@ class RegionProposalNetwork(nn.Module):
             min_side=max(settings.min_box_side, THINNEST_PROPOSAL),
             largest_log_scale=LARGEST_LOG_SCALE,
         )
-        return Proposals(boxes, counts)
+        return Proposals(boxes, counts, scores)

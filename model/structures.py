@@ -1,7 +1,7 @@
 """The data that passes between the parts of the detector: frozen dataclasses of tensors.
 
-Shapes: B images, N objects, R detections, M mask side, P polygons, proposals or keypoints,
-V vertices, H W pixels.
+Shapes: B images, N objects, R detections, M mask side, P polygons or proposals, V vertices,
+H W pixels.
 Labels: 0 is the background, 1..K the object classes, as in maskrcnn-benchmark and torchvision.
 Boxes: absolute pixels, x1 y1 x2 y2, continuous coordinates (a box of one pixel has x2 - x1 = 1).
 """
@@ -184,8 +184,7 @@ class Targets:
         boxes: (N, 4) float32.
         labels: (N,) int64, 1..K.
         masks: N masks, or None where only boxes are trained.
-        keypoints: (N, P, 3) float32: x, y and visibility: 0 not labelled (x = y = 0), 1 labelled
-            but hidden, 2 visible; None where none are trained.
+        keypoints: (N, P, 3) float32: x, y, and 0 not labelled, 1 hidden, 2 visible; or None.
         image_id: the data set's number for the image, for error reports.
     """
 
@@ -205,8 +204,12 @@ class Targets:
             raise ValueError(f"{len(self.boxes)} boxes but {len(self.labels)} labels")
         if self.masks is not None and len(self.masks) != len(self.boxes):
             raise ValueError(f"{len(self.boxes)} boxes but {len(self.masks)} masks")
-        if self.keypoints is not None:
-            _check_keypoints(self.keypoints, len(self.boxes))
+        points = self.keypoints
+        if points is not None and (points.ndim != 3 or points.shape[::2] != (len(self.boxes), 3)):
+            raise ValueError(
+                f"keypoints must be ({len(self.boxes)}, P, 3), one row per box; "
+                f"got {tuple(points.shape)}"
+            )
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -224,16 +227,6 @@ class Targets:
         )
 
 
-def _check_keypoints(keypoints: Tensor, objects: int) -> None:
-    if keypoints.ndim != 3 or keypoints.shape[2] != 3:
-        raise ValueError(
-            f"keypoints must be (N, P, 3): x, y, visibility; got {tuple(keypoints.shape)}. "
-            "An image without objects needs (0, P, 3)."
-        )
-    if len(keypoints) != objects:
-        raise ValueError(f"{objects} boxes but keypoints of {len(keypoints)} objects")
-
-
 @dataclass(frozen=True)
 class Proposals:
     """Boxes that may hold an object, as many rows for every image, so that nobody has to wait.
@@ -242,14 +235,21 @@ class Proposals:
         boxes: (B, P, 4) float32, pixels of the padded batch, best first; zeros after an image's
             last.
         counts: (B,) int64, proposals of each image, on the device of the boxes.
+        logits: (B, P) float32, how much each looks like an object; None where nobody judged.
     """
 
     boxes: Tensor
     counts: Tensor
+    logits: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
             raise ValueError(f"boxes must be (B, P, 4); got {tuple(self.boxes.shape)}")
+        if self.logits is not None and self.logits.shape != self.boxes.shape[:2]:
+            raise ValueError(
+                f"logits must be {tuple(self.boxes.shape[:2])} as the boxes are; "
+                f"got {tuple(self.logits.shape)}"
+            )
         if self.counts.shape != self.boxes.shape[:1]:
             raise ValueError(
                 f"counts must be (B,), one per image of {len(self.boxes)}; "

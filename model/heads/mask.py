@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.batch_masks import draw_masks, join_masks
 from model.convolution import convolve
-from model.heads.box import TrainingRois
+from model.heads.training_rois import TrainingRois
 from model.structures import BitmapMasks, ImageSize, InstanceMasks, LossTerm, Targets
 from model.truths import join_truths
 from ops_cuda import multiscale_roi_align

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from model.backbones.resnet import BLOCKS
-from model.config import BackboneConfig, Conventions, MaskHeadConfig, ModelConfig
+from model.config import BackboneConfig, BoxHeadConfig, Conventions, MaskHeadConfig, ModelConfig
 from model.settings import Settings
 from model.weights.classes import coco_categories
 from model.weights.conversion import Conversion, RenamedTensors
@@ -15,7 +15,7 @@ from model.weights.report import WeightsError
 
 def is_whole_detector(tensors: Mapping[str, Tensor]) -> bool:
     """Whether there is more than a backbone."""
-    return any(name.startswith(("box_head.", "rpn.head.")) for name in tensors)
+    return any(name.startswith(("roi_heads.box.", "rpn.head.")) for name in tensors)
 
 
 def describe_detector(
@@ -66,23 +66,20 @@ def infer_architecture(
     for name, what in (
         ("backbone.conv1.weight", "a ResNet"),
         ("fpn.output.0.weight", "a feature pyramid (a C4 or C5 model?)"),
-        ("box_head.fc1.weight", "a box head of two fully connected layers"),
-        ("box_head.class_logits.weight", "a class predictor"),
-        ("box_head.box_deltas.weight", "a box predictor"),
+        ("roi_heads.box.fc1.weight", "a box head of two fully connected layers"),
+        ("roi_heads.box.class_logits.weight", "a class predictor"),
+        ("roi_heads.box.box_deltas.weight", "a box predictor"),
     ):
         if name not in tensors:
             raise WeightsError(f"these weights have no {what}: nothing becomes {name}")
-    fc1 = tensors["box_head.fc1.weight"]
+    fc1 = tensors["roi_heads.box.fc1.weight"]
     fpn_channels = tensors["fpn.output.0.weight"].shape[0]
-    classes = tensors["box_head.class_logits.weight"].shape[0]
+    classes = tensors["roi_heads.box.class_logits.weight"].shape[0]
     _check_class_rows(tensors, classes)
     # A norm that counts its batches was trained along.
     trained_norm = any(name.endswith("num_batches_tracked") for name in tensors)
     backbone = infer_backbone(tensors, config.backbone).model_copy(
-        update={
-            "norm": "batch_norm" if trained_norm else "frozen_bn",
-            "fpn_channels": fpn_channels,
-        }
+        update={"norm": "batch_norm" if trained_norm else "frozen_bn"}
     )
     box = {"hidden": fc1.shape[0], "pool_side": math.isqrt(fc1.shape[1] // fpn_channels)}
     return config.model_copy(
@@ -90,7 +87,8 @@ def infer_architecture(
             "num_classes": classes - 1,
             "conventions": conventions.model_copy(update=stated(config.conventions)),
             "backbone": backbone,
-            "box": config.box.model_copy(update=box),
+            "fpn": config.fpn.model_copy(update={"channels": fpn_channels}),
+            "box": (config.box or BoxHeadConfig()).model_copy(update=box),
             "mask": _mask(tensors, config.mask),
         }
     )
@@ -114,8 +112,8 @@ def stated(settings: Settings) -> dict[str, object]:
 def _check_class_rows(tensors: Mapping[str, Tensor], classes: int) -> None:
     """Boxes and masks must be predicted for each class by itself."""
     for name, rows in (
-        ("box_head.box_deltas.weight", 4 * classes),
-        ("mask_head.logits.weight", classes),
+        ("roi_heads.box.box_deltas.weight", 4 * classes),
+        ("roi_heads.mask.logits.weight", classes),
     ):
         if name in tensors and tensors[name].shape[0] != rows:
             raise WeightsError(
@@ -125,10 +123,10 @@ def _check_class_rows(tensors: Mapping[str, Tensor], classes: int) -> None:
 
 
 def _mask(tensors: Mapping[str, Tensor], mask: MaskHeadConfig | None) -> MaskHeadConfig | None:
-    upsample = tensors.get("mask_head.upsample.weight")
+    upsample = tensors.get("roi_heads.mask.upsample.weight")
     if upsample is None:
         return None
-    layers = sum(f"mask_head.convs.{layer}.weight" in tensors for layer in range(32))
+    layers = sum(f"roi_heads.mask.convs.{layer}.weight" in tensors for layer in range(32))
     update = {"channels": upsample.shape[1], "layers": layers, "pool_side": 14}
     return (mask or MaskHeadConfig()).model_copy(update=update)
 

@@ -12,7 +12,11 @@ from torch import Tensor
 from model.structures import Category
 
 # Rows of each class in the layers whose shape depends on the classes.
-CLASS_LAYERS = {"box_head.class_logits": 1, "box_head.box_deltas": 4, "mask_head.logits": 1}
+CLASS_LAYERS = {
+    "roi_heads.box.class_logits": 1,
+    "roi_heads.box.box_deltas": 4,
+    "roi_heads.mask.logits": 1,
+}
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def _level(part: str) -> Replacement:
 
 
 def _mask_layer(match: re.Match[str]) -> str:
-    return f"mask_head.convs.{int(match[1]) - 1}.{_KINDS[match[2]]}"
+    return f"roi_heads.mask.convs.{int(match[1]) - 1}.{_KINDS[match[2]]}"
 
 
 _RENAMES: tuple[tuple[str, Replacement], ...] = (
@@ -59,13 +59,13 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"conv_rpn_fpn2_([wb])", _layer("rpn.head.conv")),
     (r"rpn_cls_logits_fpn2_([wb])", _layer("rpn.head.objectness")),
     (r"rpn_bbox_pred_fpn2_([wb])", _layer("rpn.head.deltas")),
-    (r"fc6_([wb])", _layer("box_head.fc1")),
-    (r"fc7_([wb])", _layer("box_head.fc2")),
-    (r"cls_score_([wb])", _layer("box_head.class_logits")),
-    (r"bbox_pred_([wb])", _layer("box_head.box_deltas")),
+    (r"fc6_([wb])", _layer("roi_heads.box.fc1")),
+    (r"fc7_([wb])", _layer("roi_heads.box.fc2")),
+    (r"cls_score_([wb])", _layer("roi_heads.box.class_logits")),
+    (r"bbox_pred_([wb])", _layer("roi_heads.box.box_deltas")),
     (r"_\[mask\]_fcn(\d)_([wb])", _mask_layer),
-    (r"conv5_mask_([wb])", _layer("mask_head.upsample")),
-    (r"mask_fcn_logits_([wb])", _layer("mask_head.logits")),
+    (r"conv5_mask_([wb])", _layer("roi_heads.mask.upsample")),
+    (r"mask_fcn_logits_([wb])", _layer("roi_heads.mask.logits")),
 )
 _UNNEEDED = (
     (r".*_momentum", "the optimiser's"),

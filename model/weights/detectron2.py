@@ -67,12 +67,12 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"proposal_generator\.rpn_head\.conv" + _TAIL, r"rpn.head.conv.\1"),
     (r"proposal_generator\.rpn_head\.objectness_logits" + _TAIL, r"rpn.head.objectness.\1"),
     (r"proposal_generator\.rpn_head\.anchor_deltas" + _TAIL, r"rpn.head.deltas.\1"),
-    (r"roi_heads\.box_head\.fc(\d)" + _TAIL, r"box_head.fc\1.\2"),
-    (r"roi_heads\.box_predictor\.cls_score" + _TAIL, r"box_head.class_logits.\1"),
-    (r"roi_heads\.box_predictor\.bbox_pred" + _TAIL, r"box_head.box_deltas.\1"),
-    (r"roi_heads\.mask_head\.mask_fcn(\d)" + _TAIL, _less("mask_head.convs.{}.{}", 1)),
-    (r"roi_heads\.mask_head\.deconv" + _TAIL, r"mask_head.upsample.\1"),
-    (r"roi_heads\.mask_head\.predictor" + _TAIL, r"mask_head.logits.\1"),
+    (r"roi_heads\.box_head\.fc(\d)" + _TAIL, r"roi_heads.box.fc\1.\2"),
+    (r"roi_heads\.box_predictor\.cls_score" + _TAIL, r"roi_heads.box.class_logits.\1"),
+    (r"roi_heads\.box_predictor\.bbox_pred" + _TAIL, r"roi_heads.box.box_deltas.\1"),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)" + _TAIL, _less("roi_heads.mask.convs.{}.{}", 1)),
+    (r"roi_heads\.mask_head\.deconv" + _TAIL, r"roi_heads.mask.upsample.\1"),
+    (r"roi_heads\.mask_head\.predictor" + _TAIL, r"roi_heads.mask.logits.\1"),
 )
 _UNNEEDED = (
     (r"(proposal_generator\.)?anchor_generator\..*", "anchors follow from the config"),
@@ -154,10 +154,10 @@ def _conventions(stored: StoredWeights) -> tuple[Conventions, tuple[str, ...]]:
 def _background_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result = {}
     for kind in ("weight", "bias"):
-        name = f"box_head.class_logits.{kind}"
+        name = f"roi_heads.box.class_logits.{kind}"
         if name in tensors:
             result[name] = tensors[name].roll(1, 0)
-        for layer, rows in (("box_head.box_deltas", 4), ("mask_head.logits", 1)):
+        for layer, rows in (("roi_heads.box.box_deltas", 4), ("roi_heads.mask.logits", 1)):
             if f"{layer}.{kind}" in tensors:
                 objects = tensors[f"{layer}.{kind}"]
                 background = objects.new_zeros(rows, *objects.shape[1:])

@@ -22,7 +22,7 @@ from model.weights.conversion import StoredWeights
 from model.weights.report import WeightsError
 from model.weights.unpickling import unpickle_arrays
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, DESCRIPTION = "model.safetensors", "model.json"
 # Training programs wrap their weights in one of these.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "blobs")

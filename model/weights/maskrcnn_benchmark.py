@@ -28,16 +28,16 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"backbone\.fpn\.fpn_layer(\d)" + _TAIL, _one_less("fpn.output.{}.{}")),
     (r"rpn\.head\.cls_logits" + _TAIL, r"rpn.head.objectness.\1"),
     (r"rpn\.head\.bbox_pred" + _TAIL, r"rpn.head.deltas.\1"),
-    (r"roi_heads\.box\.feature_extractor\.fc6" + _TAIL, r"box_head.fc1.\1"),
-    (r"roi_heads\.box\.feature_extractor\.fc7" + _TAIL, r"box_head.fc2.\1"),
-    (r"roi_heads\.box\.predictor\.cls_score" + _TAIL, r"box_head.class_logits.\1"),
-    (r"roi_heads\.box\.predictor\.bbox_pred" + _TAIL, r"box_head.box_deltas.\1"),
+    (r"roi_heads\.box\.feature_extractor\.fc6" + _TAIL, r"roi_heads.box.fc1.\1"),
+    (r"roi_heads\.box\.feature_extractor\.fc7" + _TAIL, r"roi_heads.box.fc2.\1"),
+    (r"roi_heads\.box\.predictor\.cls_score" + _TAIL, r"roi_heads.box.class_logits.\1"),
+    (r"roi_heads\.box\.predictor\.bbox_pred" + _TAIL, r"roi_heads.box.box_deltas.\1"),
     (
         r"roi_heads\.mask\.feature_extractor\.mask_fcn(\d)" + _TAIL,
-        _one_less("mask_head.convs.{}.{}"),
+        _one_less("roi_heads.mask.convs.{}.{}"),
     ),
-    (r"roi_heads\.mask\.predictor\.conv5_mask" + _TAIL, r"mask_head.upsample.\1"),
-    (r"roi_heads\.mask\.predictor\.mask_fcn_logits" + _TAIL, r"mask_head.logits.\1"),
+    (r"roi_heads\.mask\.predictor\.conv5_mask" + _TAIL, r"roi_heads.mask.upsample.\1"),
+    (r"roi_heads\.mask\.predictor\.mask_fcn_logits" + _TAIL, r"roi_heads.mask.logits.\1"),
 )
 _UNNEEDED = ((r"rpn\.anchor_generator\..*", "anchors follow from the config"),)
 _UNBUILT = {

@@ -14,7 +14,7 @@ from model.weights.report import WeightsError
 
 
 def _old_mask_layer(match: re.Match[str]) -> str:
-    return f"mask_head.convs.{int(match[1]) - 1}.{match[2]}"
+    return f"roi_heads.mask.convs.{int(match[1]) - 1}.{match[2]}"
 
 
 # Older files name the layers of FPN, RPN and mask head without the ".0" of later ones.
@@ -25,14 +25,14 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"rpn\.head\.conv(?:\.0\.0)?\.(\w+)", r"rpn.head.conv.\1"),
     (r"rpn\.head\.cls_logits\.(\w+)", r"rpn.head.objectness.\1"),
     (r"rpn\.head\.bbox_pred\.(\w+)", r"rpn.head.deltas.\1"),
-    (r"roi_heads\.box_head\.fc6\.(\w+)", r"box_head.fc1.\1"),
-    (r"roi_heads\.box_head\.fc7\.(\w+)", r"box_head.fc2.\1"),
-    (r"roi_heads\.box_predictor\.cls_score\.(\w+)", r"box_head.class_logits.\1"),
-    (r"roi_heads\.box_predictor\.bbox_pred\.(\w+)", r"box_head.box_deltas.\1"),
-    (r"roi_heads\.mask_head\.(\d)\.0\.(\w+)", r"mask_head.convs.\1.\2"),
+    (r"roi_heads\.box_head\.fc6\.(\w+)", r"roi_heads.box.fc1.\1"),
+    (r"roi_heads\.box_head\.fc7\.(\w+)", r"roi_heads.box.fc2.\1"),
+    (r"roi_heads\.box_predictor\.cls_score\.(\w+)", r"roi_heads.box.class_logits.\1"),
+    (r"roi_heads\.box_predictor\.bbox_pred\.(\w+)", r"roi_heads.box.box_deltas.\1"),
+    (r"roi_heads\.mask_head\.(\d)\.0\.(\w+)", r"roi_heads.mask.convs.\1.\2"),
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.(\w+)", _old_mask_layer),
-    (r"roi_heads\.mask_predictor\.conv5_mask\.(\w+)", r"mask_head.upsample.\1"),
-    (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(\w+)", r"mask_head.logits.\1"),
+    (r"roi_heads\.mask_predictor\.conv5_mask\.(\w+)", r"roi_heads.mask.upsample.\1"),
+    (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(\w+)", r"roi_heads.mask.logits.\1"),
 )
 _BACKBONE_RENAMES = ((r"((?:conv1|bn1|layer[1-4]\.\d+)\..*)", r"backbone.\1"),)
 _BACKBONE_UNNEEDED = ((r"fc\.(weight|bias)", "ImageNet's classifier"),)

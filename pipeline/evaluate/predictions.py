@@ -1,18 +1,19 @@
 """Predictions on annotated rows, as COCO results, and the validation of a detector in training."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.distributed as dist
 
 from model import Detector
-from pipeline.evaluate.coco_metrics import Metrics, coco_metrics, keypoint_names
+from pipeline.evaluate.coco_metrics import Metrics
+from pipeline.evaluate.measure import measure_results
 from pipeline.infer.inputs import InputImage
 from pipeline.infer.prediction_rows import coco_results, row_of
 from pipeline.infer.predictor import predict_images
-from pipeline.ingest.coco import coco_ground_truth
+from pipeline.ingest.keypoint_set import KeypointSet
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shard_row import ShardRow, read_row_group, rows_from_arrow
 
@@ -56,12 +57,12 @@ def predict_rows(detector: Detector, rows: Iterable[ShardRow], batch: int) -> Ro
 
 
 def metric_kinds(
-    ground_truth: Mapping[str, Any], has_masks: bool, found_keypoints: Sequence[str] | None
+    of_data: KeypointSet | None, has_masks: bool, found_keypoints: Sequence[str] | None
 ) -> tuple[str, ...]:
     """What to measure of a detector.
 
     Args:
-        ground_truth: COCO document; a data set without keypoints has none to compare with.
+        of_data: the data set's keypoints; one without has none to compare with.
         has_masks: whether the detector finds masks.
         found_keypoints: names of the keypoints that it finds; None where it finds none.
 
@@ -71,14 +72,13 @@ def metric_kinds(
     kinds = ("bbox", "segm") if has_masks else ("bbox",)
     if found_keypoints is None:
         return kinds
-    there = keypoint_names(ground_truth)
-    if not there:
+    if of_data is None:
         logger.warning("the data set has no keypoints: those of the detector are not measured")
         return kinds
-    if there != tuple(found_keypoints):
+    if of_data.names != tuple(found_keypoints):
         raise ValueError(
             f"the detector finds the keypoints {', '.join(found_keypoints)}; the data set has "
-            f"{', '.join(there)}. Another data set, or another order?"
+            f"{', '.join(of_data.names)}. Another data set, or another order?"
         )
     return (*kinds, "keypoints")
 
@@ -108,12 +108,14 @@ def validate(
     if rank != 0:
         return None
     whole = [one for one in shares if one is not None]
-    truth, heads = coco_ground_truth(shards_url), detector.config
-    metrics = coco_metrics(
-        truth,
+    heads = detector.config
+    metrics = measure_results(
+        shards_url,
         [result for one in whole for result in one.results],
         metric_kinds(
-            truth, heads.mask is not None, heads.keypoint.names if heads.keypoint else None
+            read_manifest(shards_url).keypoints,
+            has_masks=heads.mask is not None,
+            found_keypoints=heads.keypoint.names if heads.keypoint else None,
         ),
     )
     return replace(

@@ -38,24 +38,39 @@ def list_keypoints(categories: Sequence[Mapping[str, Any]]) -> KeypointSet | Non
     Raises:
         ValueError: names or links are not what COCO wants.
     """
-    named = {int(c["id"]): c for c in categories if c.get("keypoints")}
+    return combine_keypoints([_keypoints_of(category) for category in categories])
+
+
+def combine_keypoints(sets: Sequence[KeypointSet | None]) -> KeypointSet | None:
+    """The one set that categories, or parts of a data set, have where they have any.
+
+    None where they differ in the names: a detector learns one set.
+    """
+    named = [each for each in sets if each is not None]
     if not named:
         return None
-    sets = {tuple(map(str, category["keypoints"])) for category in named.values()}
-    if len(sets) > 1:
+    lists = {each.names for each in named}
+    if len(lists) > 1:
         logger.warning(
             "the categories name %d different lists of keypoints; a detector learns one, so all "
             "are left out. Split the data set to train them.",
-            len(sets),
+            len(lists),
         )
         return None
-    [names] = sets
+    # A dictionary keeps the order, and says once what every category has.
+    skeleton = dict.fromkeys(link for each in named for link in each.skeleton)
+    category_ids = {number for each in named for number in each.category_ids}
+    return KeypointSet(named[0].names, tuple(skeleton), tuple(sorted(category_ids)))
+
+
+def _keypoints_of(category: Mapping[str, Any]) -> KeypointSet | None:
+    if not category.get("keypoints"):
+        return None
+    names = tuple(map(str, category["keypoints"]))
     if len(set(names)) != len(names):
         raise ValueError(f"keypoint names must differ; got {list(names)}")
-    links = [link for category in named.values() for link in category.get("skeleton") or ()]
-    # A dictionary keeps the order, and says a link that every category has once.
-    skeleton = tuple(dict.fromkeys(_link(link, len(names)) for link in links))
-    return KeypointSet(names, skeleton, tuple(sorted(named)))
+    skeleton = tuple(_link(link, len(names)) for link in category.get("skeleton") or ())
+    return KeypointSet(names, skeleton, (int(category["id"]),))
 
 
 def _link(link: Any, count: int) -> tuple[int, int]:

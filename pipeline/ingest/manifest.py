@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -13,6 +14,9 @@ SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # those of 1 have no keypoints
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
+
+Protocol = Literal["coco", "voc_11_points", "voc_area"]
+"""How a data set is measured: by COCO's numbers alone, or also by VOC's, before 2010 or since."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Manifest:
             count as not labelled) and ``keypoints_unnamed`` (annotations whose keypoints are left
             out, for want of one list of names).
         reasons: why records were quarantined, with how many of each.
+        protocol: how the data set is measured beside COCO's numbers.
         keypoints: the points that the objects have; None where the categories name none.
     """
 
@@ -62,6 +67,7 @@ class Manifest:
     source_digest: str
     counts: dict[str, int]
     reasons: dict[str, int]
+    protocol: Protocol = "coco"
     keypoints: KeypointSet | None = None
 
     @property
@@ -75,6 +81,8 @@ class Manifest:
         digest = hashlib.sha256(f"{self.version} {list(self.categories)}".encode())
         if self.keypoints is not None:
             digest.update(repr(self.keypoints).encode())
+        if self.protocol != "coco":
+            digest.update(self.protocol.encode())
         for file in self.files:
             digest.update(f"{file.name} {file.sha256}".encode())
         return digest.hexdigest()

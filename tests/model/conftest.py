@@ -20,8 +20,8 @@ def _tiny_config(**changes):
             "norm": "group_norm",
             "frozen_stages": 0,
             "width": 16,
-            "fpn_channels": 32,
         },
+        "fpn": {"channels": 32},
         "rpn": {
             "anchor_sizes": (8, 16, 32, 48, 64),
             "pre_nms_train": 100,

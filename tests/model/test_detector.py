@@ -183,7 +183,6 @@ def test_small_models_of_every_kind_build_and_learn(norm, depth, scenes, tiny_co
         "norm": norm,
         "frozen_stages": 0,
         "width": 8,
-        "fpn_channels": 16,
     }
     detector = build_detector(tiny_config(backbone=backbone)).train()
     batch = batch_of(scenes)

@@ -14,7 +14,7 @@ from model import ModelConfig, build_detector
 
 config = ModelConfig.model_validate(
     {"num_classes": 2, "input": {"short_side": 64, "long_side": 64},
-     "backbone": {"depth": 18, "width": 8, "fpn_channels": 16}, "box": {"hidden": 16}}
+     "backbone": {"depth": 18, "width": 8}, "fpn": {"channels": 16}, "box": {"hidden": 16}}
 )
 [found] = build_detector(config).predict([np.zeros((50, 40, 3), np.uint8)])
 assert found.image_size == (50, 40)

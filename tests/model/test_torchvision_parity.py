@@ -200,8 +200,8 @@ def test_the_same_weights_and_samples_give_the_same_losses_and_gradients(
         ("backbone.", "backbone.body."),
         ("fpn.", "backbone.fpn."),
         ("rpn.", "rpn."),
-        ("box_head.", "roi_heads.box_"),
-        ("mask_head.", "roi_heads.mask_"),
+        ("roi_heads.box.", "roi_heads.box_"),
+        ("roi_heads.mask.", "roi_heads.mask_"),
     ):
         expected = _gradient_norm(theirs, other)
         torch.testing.assert_close(_gradient_norm(detector, part), expected, rtol=1e-3, atol=0)

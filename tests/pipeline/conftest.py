@@ -9,6 +9,7 @@ from model import Category, ModelConfig, build_detector, save_detector
 from model.config import (
     BackboneConfig,
     BoxHeadConfig,
+    FpnConfig,
     InputConfig,
     MaskHeadConfig,
     RpnConfig,
@@ -46,9 +47,8 @@ def tiny_model_config():
     return ModelConfig(
         num_classes=len(SHAPES),
         input=InputConfig(short_side=64, long_side=96),
-        backbone=BackboneConfig(
-            depth=18, norm="batch_norm", frozen_stages=0, width=8, fpn_channels=16
-        ),
+        backbone=BackboneConfig(depth=18, norm="batch_norm", frozen_stages=0, width=8),
+        fpn=FpnConfig(channels=16),
         rpn=RpnConfig(
             anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
             pre_nms_test=50,

@@ -5,8 +5,8 @@ import torch
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from model.batch_masks import encode_bitmaps
-from model.heads.box import TrainingRois
 from model.heads.mask import MaskHead, mask_loss, mask_targets
+from model.heads.training_rois import TrainingRois
 from model.structures import (
     BitmapMasks,
     ImageSize,

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import detector as detector_module
-from model.config import BoxHeadConfig
-from model.heads.box import add_objects, box_losses, choose_training_rois
+from model import roi_heads as roi_heads_module
+from model.box_coding import BoxCoder
+from model.config import BoxHeadConfig, RpnConfig
+from model.heads.box import box_losses
 from model.heads.mask import mask_loss
+from model.heads.training_rois import add_objects, choose_training_rois
 from model.rpn_loss import gather_from_levels, rpn_losses
 from model.structures import Proposals
 from model.truths import join_truths
@@ -43,7 +45,7 @@ def test_slots_lose_what_compacted_rois_lose(
     targets = [squares([], [])] * empty + scenes
     batch = batch_of(targets)
     expected, gradients = losses_and_gradients(detector, batch, targets)
-    monkeypatch.setattr(detector_module, "_waiting_is_free", lambda device: False)
+    monkeypatch.setattr(roi_heads_module, "_waiting_is_free", lambda device: False)
     found, slot_gradients = losses_and_gradients(detector, batch, targets)
     for name, term in found.items():
         # The same numbers summed in another order, fp32.
@@ -91,14 +93,14 @@ def test_nothing_waits_between_proposals_and_losses(scenes, squares):
     targets = [*scenes, squares([], [])]
     settings = BoxHeadConfig(samples_per_image=16)
     truths, proposals = join_truths(targets, CPU), proposals_of([20, 9, 2], rows=20)
-    coder, generator = detector_module.BoxCoder(), torch.Generator().manual_seed(0)
+    coder, generator = BoxCoder(), torch.Generator().manual_seed(0)
     levels = [torch.randn(3, size, generator=generator) for size in (300, 40)]
     deltas = [torch.randn(3, size, 4, generator=generator) for size in (300, 40)]
     anchors = proposals_of([340], rows=340).boxes[0]
     leaves = [*levels, *deltas, torch.randn(48, 4), torch.randn(48, 4, 4), torch.randn(12, 7, 7)]
     for leaf in leaves:
         leaf.requires_grad_()
-    rpn = detector_module.ModelConfig(num_classes=3).rpn
+    rpn = RpnConfig()
 
     def judge(chosen):
         return gather_from_levels(levels, chosen), gather_from_levels(deltas, chosen)
@@ -133,12 +135,12 @@ def test_the_learning_side_of_a_step_does_not_wait_for_the_gpu(detector, scenes,
     device = torch.device("cuda")
     detector, batch = detector.to(device), batch_of(scenes).to(device)
     targets = [target.to(device) for target in scenes]
-    features = detector.fpn(detector.backbone(detector._normalise(batch)))
+    features = detector.features(batch)
     detector(batch, targets)  # first runs load kernels
     proposals, _ = detector.rpn(features, batch, targets)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        terms = detector._roi_losses(features, proposals, batch, targets)
+        terms = detector.roi_heads.losses(features, proposals, batch, targets)
         sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

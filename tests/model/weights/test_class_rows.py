@@ -10,7 +10,11 @@ from model.weights.class_rows import rows_by_name
 from model.weights.classes import coco_categories, sparse_coco_categories
 
 CITYSCAPES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
-LAYERS = {"box_head.class_logits": 1, "box_head.box_deltas": 4, "mask_head.logits": 1}
+LAYERS = {
+    "roi_heads.box.class_logits": 1,
+    "roi_heads.box.box_deltas": 4,
+    "roi_heads.mask.logits": 1,
+}
 
 
 def named(*names):
@@ -80,10 +84,10 @@ def test_ninety_sparse_ids_become_eighty_classes(build, tmp_path):
 def test_as_many_classes_of_other_names_are_not_taken_for_the_same(build, tmp_path):
     save_detector(randomised(build(named("cat", "dog", "owl"))), tmp_path)
     ours = build(named("dog", "cat", "fox"))
-    before = rows(ours, "box_head.class_logits", 3)[0].clone()
+    before = rows(ours, "roi_heads.box.class_logits", 3)[0].clone()
     report = load_weights(ours, tmp_path)
     assert (report.kept_classes, report.fresh_classes) == (("dog", "cat"), ("fox",))
-    assert rows(ours, "box_head.class_logits", 3)[0].equal(before)
+    assert rows(ours, "roi_heads.box.class_logits", 3)[0].equal(before)
 
 
 def test_without_names_rows_stand_where_they_stood(build, tmp_path):
@@ -91,7 +95,7 @@ def test_without_names_rows_stand_where_they_stood(build, tmp_path):
     save_detector(source, tmp_path)
     unnamed = build_detector(source.config)
     assert load_weights(unnamed, tmp_path).kept_classes == ()
-    assert unnamed.box_head.class_logits.weight.equal(source.box_head.class_logits.weight)
+    assert unnamed.roi_heads.box.class_logits.weight.equal(source.roi_heads.box.class_logits.weight)
 
 
 def test_surgery_can_be_refused(build, tmp_path):
@@ -102,16 +106,16 @@ def test_surgery_can_be_refused(build, tmp_path):
 
 def test_names_that_occur_twice_are_nobody_s():
     theirs = named("N/A", "cat", "N/A", "Dog ")
-    own = {"mask_head.logits.bias": torch.zeros(4)}
-    file = {"mask_head.logits.bias": torch.arange(5.0)}
+    own = {"roi_heads.mask.logits.bias": torch.zeros(4)}
+    file = {"roi_heads.mask.logits.bias": torch.arange(5.0)}
     result = rows_by_name(file, own, theirs, named("N/A", "dog", "cat"))
-    assert result.tensors["mask_head.logits.bias"].tolist() == [0, 0, 4, 2]
+    assert result.tensors["roi_heads.mask.logits.bias"].tolist() == [0, 0, 4, 2]
     assert (result.kept, result.fresh) == (("dog", "cat"), ("N/A",))
 
 
 def test_layers_of_another_width_are_left_to_the_shape_check():
-    own = {"mask_head.logits.weight": torch.zeros(2, 16, 1, 1)}
-    file = {"mask_head.logits.weight": torch.ones(3, 8, 1, 1)}
+    own = {"roi_heads.mask.logits.weight": torch.zeros(2, 16, 1, 1)}
+    file = {"roi_heads.mask.logits.weight": torch.ones(3, 8, 1, 1)}
     assert not rows_by_name(file, own, named("a", "b"), named("a")).tensors
 
 

@@ -20,7 +20,7 @@ def stem(detector, picture):
     return convolve_and_normalise(x, detector.backbone.conv1, detector.backbone.bn1)
 
 
-FROZEN = {"depth": 18, "norm": "frozen_bn", "width": 8, "fpn_channels": 16, "frozen_stages": 2}
+FROZEN = {"depth": 18, "norm": "frozen_bn", "width": 8, "frozen_stages": 2}
 
 
 @pytest.mark.parametrize("theirs", [LEGACY, DETECTRON2, TORCHVISION], ids=["legacy", "d2", "tv"])

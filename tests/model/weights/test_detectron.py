@@ -124,7 +124,7 @@ def test_the_heads_compute_what_caffe2_computes(blobs, write):
     # Caffe2 flattens channel, row, column.
     hidden = F.relu(pooled.reshape(3, -1) @ get["fc6_w"].T + get["fc6_b"])
     hidden = F.relu(hidden @ get["fc7_w"].T + get["fc7_b"])
-    logits, deltas = detector.box_head(pooled)
+    logits, deltas = detector.roi_heads.box(pooled)
     torch.testing.assert_close(logits, hidden @ get["cls_score_w"].T + get["cls_score_b"])
     boxes = hidden @ get["bbox_pred_w"].T + get["bbox_pred_b"]
     for label in range(6):
@@ -138,7 +138,9 @@ def test_the_heads_compute_what_caffe2_computes(blobs, write):
     x = F.relu(F.conv_transpose2d(x, get["conv5_mask_w"], get["conv5_mask_b"], stride=2))
     x = F.conv2d(x, get["mask_fcn_logits_w"], get["mask_fcn_logits_b"])
     expected = torch.stack([x[0, 2], x[1, 5]])
-    torch.testing.assert_close(detector.mask_head(pooled, labels), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        detector.roi_heads.mask(pooled, labels), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_config_says_what_the_weights_take_for_granted(blobs, write, caplog):
@@ -187,7 +189,7 @@ def test_an_imagenet_backbone_is_loaded_without_its_classifier(blobs, tmp_path):
         ({"conv_rpn_w": np.ones(8, np.float32)}, "C4"),
         ({"res2_0_branch2b_w": np.ones((8, 1, 3, 3), np.float32)}, "ResNeXt"),
         ({"bbox_pred_w": np.ones((8, 24), np.float32)}, "class-agnostic"),
-        ({"fc7_w": np.ones((24, 23), np.float32)}, r"box_head\.fc2\.weight \(24, 24\)"),
+        ({"fc7_w": np.ones((24, 23), np.float32)}, r"roi_heads\.box\.fc2\.weight \(24, 24\)"),
         ({"fc6_w": None}, "box head of two"),
         ({"fpn_res3_3_sum_w": None}, r"does not fill .*fpn\.output\.1\.weight"),
         ({"res4_5_branch2a_w": np.full(3, "x", object)}, "Python objects|array"),

@@ -89,7 +89,7 @@ def test_the_background_comes_first_with_us(path, arrays):
     boxes = F.linear(
         hidden, get[f"{predictor}.bbox_pred.weight"], get[f"{predictor}.bbox_pred.bias"]
     )
-    logits, deltas = detector.box_head(pooled)
+    logits, deltas = detector.roi_heads.box(pooled)
     torch.testing.assert_close(logits[:, 0], scores[:, 5])
     torch.testing.assert_close(logits[:, 1:], scores[:, :5])
     torch.testing.assert_close(deltas[:, 1:], boxes.view(3, 5, 4))
@@ -108,7 +108,7 @@ def test_a_label_s_mask_is_its_own(path, arrays):
     name = "roi_heads.mask_head.predictor"
     x = F.conv2d(x, get[f"{name}.weight"], get[f"{name}.bias"])
     # Our labels 1 and 5 are detectron2's classes 0 and 4.
-    masks = detector.mask_head(pooled, torch.tensor([1, 5]))
+    masks = detector.roi_heads.mask(pooled, torch.tensor([1, 5]))
     torch.testing.assert_close(masks, torch.stack([x[0, 0], x[1, 4]]), rtol=1e-4, atol=1e-4)
 
 

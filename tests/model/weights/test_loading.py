@@ -121,10 +121,41 @@ def test_a_damaged_description_is_named(saved, text):
 
 def test_a_part_of_the_weights_is_not_a_trained_detector(saved, tmp_path):
     detector, _ = saved
-    state = {n: t for n, t in detector.state_dict().items() if not n.startswith("mask_head")}
+    state = {n: t for n, t in detector.state_dict().items() if not n.startswith("roi_heads.mask.")}
     torch.save(state, tmp_path / "part.pth")
-    with pytest.raises(WeightsError, match=r"does not fill .*mask_head\.convs\.0\.weight"):
+    with pytest.raises(WeightsError, match=r"does not fill .*roi_heads\.mask\.convs\.0\.weight"):
         load_detector(tmp_path / "part.pth", detector.config)
+
+
+def test_what_no_one_explains_is_an_error_unless_allowed_by_name(saved, tmp_path):
+    detector, _ = saved
+    state = detector.state_dict()
+    odd = {"stray": torch.zeros(2), **state}
+    torch.save(odd, tmp_path / "odd.pth")
+    for load in (
+        lambda **k: load_detector(tmp_path / "odd.pth", detector.config, **k),
+        lambda **k: load_weights(detector, tmp_path / "odd.pth", **k),
+    ):
+        with pytest.raises(WeightsError, match="stray is not used"):
+            load()
+        load(allow_unused=["str*"])
+    del odd["stray"], odd["fpn.output.0.bias"]
+    torch.save(odd, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=r"fpn\.output\.0\.bias is not filled"):
+        load_weights(detector, tmp_path / "odd.pth")
+    report = load_weights(detector, tmp_path / "odd.pth", allow_missing=["fpn.output.*"])
+    assert report.initialised == ("fpn.output.0.bias",)
+
+
+def test_training_may_begin_with_a_head_more_or_less(saved, tiny_config):
+    detector, folder = saved
+    boxes_only = build_detector(tiny_config(mask=None), CATEGORIES)
+    report = load_weights(boxes_only, folder)
+    assert all(name.startswith("roi_heads.mask.") for name in report.dropped) and report.dropped
+    proposals_only = build_detector(tiny_config(mask=None, box=None), CATEGORIES)
+    load_weights(proposals_only, folder)
+    for name, tensor in proposals_only.state_dict().items():
+        assert tensor.equal(detector.state_dict()[name])
 
 
 def test_fine_tuning_other_classes_leaves_their_layers_at_initialisation(saved, tiny_config):
@@ -136,7 +167,11 @@ def test_fine_tuning_other_classes_leaves_their_layers_at_initialisation(saved, 
     fresh = {name.split(" ")[0] for name in report.mismatched}
     assert fresh == {
         f"{layer}.{kind}"
-        for layer in ("box_head.class_logits", "box_head.box_deltas", "mask_head.logits")
+        for layer in (
+            "roi_heads.box.class_logits",
+            "roi_heads.box.box_deltas",
+            "roi_heads.mask.logits",
+        )
         for kind in ("weight", "bias")
     }
     assert set(report.loaded) == set(after) - fresh
@@ -149,14 +184,16 @@ def test_fine_tuning_other_classes_leaves_their_layers_at_initialisation(saved, 
 
 def test_another_architecture_is_never_accepted_as_a_mismatch(saved, tiny_config):
     wider = build_detector(tiny_config(box={"hidden": 128}))
-    with pytest.raises(WeightsError, match=r"box_head\.fc1\.weight \(128, \d+\) <- \(64, \d+\)"):
+    with pytest.raises(
+        WeightsError, match=r"roi_heads\.box\.fc1\.weight \(128, \d+\) <- \(64, \d+\)"
+    ):
         load_weights(wider, saved[1])
 
 
 def test_a_classifier_s_weights_fill_the_backbone(tiny_config, tmp_path):
     classifier = torchvision.models.resnet18()
     torch.save(classifier.state_dict(), tmp_path / "resnet18.pth")
-    config = tiny_config(backbone={"depth": 18, "norm": "frozen_bn", "fpn_channels": 16})
+    config = tiny_config(backbone={"depth": 18, "norm": "frozen_bn"})
     detector = build_detector(config)
     report = load_weights(detector, tmp_path / "resnet18.pth")
     assert set(report.loaded) == {f"backbone.{n}" for n in detector.backbone.state_dict()}

@@ -101,7 +101,7 @@ def test_the_heads_stand_in_their_places(state, save):
     for layer in ("fc6", "fc7"):
         name = f"roi_heads.box.feature_extractor.{layer}"
         hidden = F.relu(F.linear(hidden, state[f"{name}.weight"], state[f"{name}.bias"]))
-    logits, deltas = detector.box_head(pooled)
+    logits, deltas = detector.roi_heads.box(pooled)
     for ours, layer in ((logits, "cls_score"), (deltas.flatten(1), "bbox_pred")):
         name = f"roi_heads.box.predictor.{layer}"
         theirs = F.linear(hidden, state[f"{name}.weight"], state[f"{name}.bias"])
@@ -113,10 +113,10 @@ def test_the_heads_stand_in_their_places(state, save):
         assert detector.fpn.output[level].weight.equal(state[name])
     assert detector.rpn.head.deltas.weight.equal(state["rpn.head.bbox_pred.weight"])
     logits = state["roi_heads.mask.predictor.mask_fcn_logits.weight"]
-    assert detector.mask_head.logits.weight.equal(logits)
+    assert detector.roi_heads.mask.logits.weight.equal(logits)
     for layer in range(4):
         name = f"roi_heads.mask.feature_extractor.mask_fcn{layer + 1}.bias"
-        assert detector.mask_head.convs[layer].bias.equal(state[name])
+        assert detector.roi_heads.mask.convs[layer].bias.equal(state[name])
 
 
 def test_its_conventions_are_detectron_s(state, save, caplog):
@@ -129,7 +129,7 @@ def test_its_conventions_are_detectron_s(state, save, caplog):
 
 def test_faster_r_cnn_has_no_mask_head(state, save):
     boxes_only = {n: t for n, t in state.items() if not n.startswith("roi_heads.mask.")}
-    assert load_detector(save(boxes_only)).mask_head is None
+    assert load_detector(save(boxes_only)).roi_heads.mask is None
 
 
 @pytest.mark.parametrize(

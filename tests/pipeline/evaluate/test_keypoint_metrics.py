@@ -23,6 +23,7 @@ from pipeline.infer.ledger import output_url
 from pipeline.infer.prediction_rows import coco_results, read_predictions, row_of, write_rows
 from pipeline.infer.predictor import ImagePrediction
 from pipeline.ingest.coco import coco_ground_truth
+from pipeline.ingest.keypoint_set import KeypointSet
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shape_keypoints import SHAPE_KEYPOINTS
 from pipeline.ingest.shapes import draw_shapes_dataset
@@ -164,15 +165,15 @@ def test_another_number_of_points_or_no_names_is_an_error():
 
 
 def test_what_is_measured_follows_the_heads_and_the_data(caplog):
-    truth, _ = random_case(0)
     person = COCO_PERSON_KEYPOINTS
-    assert metric_kinds(truth, has_masks=False, found_keypoints=None) == ("bbox",)
-    assert metric_kinds(truth, True, list(person)) == ("bbox", "segm", "keypoints")
+    of_data = KeypointSet(person, (), (1,))
+    assert metric_kinds(of_data, has_masks=False, found_keypoints=None) == ("bbox",)
+    assert metric_kinds(of_data, True, list(person)) == ("bbox", "segm", "keypoints")
     assert not caplog.records
-    assert metric_kinds({"categories": [{"id": 1}]}, False, person) == ("bbox",)
+    assert metric_kinds(None, False, person) == ("bbox",)
     assert "no keypoints" in caplog.text
     with pytest.raises(ValueError, match="another order"):
-        metric_kinds(truth, False, person[::-1])
+        metric_kinds(of_data, False, person[::-1])
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from model.structures import ImageSize
 from pipeline import storage
 from pipeline.ingest.coco import coco_ground_truth
-from pipeline.ingest.keypoint_set import KeypointSet
+from pipeline.ingest.keypoint_set import KeypointSet, combine_keypoints
 from pipeline.ingest.manifest import read_manifest, write_manifest
 from pipeline.ingest.shapes import draw_shapes_dataset
 from pipeline.ingest.shard_file import SCHEMA, read_row_group
@@ -177,7 +177,7 @@ def test_keypoints_without_one_list_of_names_are_left_out_and_counted(source, tm
         if why == "no names":
             del category["keypoints"]
         elif category["id"] == 2:
-            category["keypoints"] = ["front", "back"]
+            category |= {"keypoints": ["front", "back"], "skeleton": []}
     url = str(tmp_path / "shards")
     manifest = write(source, url)
     assert manifest.keypoints is None and manifest.reasons == {}
@@ -187,6 +187,15 @@ def test_keypoints_without_one_list_of_names_are_left_out_and_counted(source, tm
     assert {row.keypoints for row in rows_of(url)} == {None}
     truth = coco_ground_truth(url)
     assert not any("keypoints" in record for record in truth["annotations"] + truth["categories"])
+
+
+def test_parts_of_a_split_share_the_keypoints_of_those_that_have_them():
+    first = KeypointSet(("a", "b"), ((0, 1),), (1,))
+    second = KeypointSet(("a", "b"), ((0, 1), (1, 0)), (2, 1))
+    assert combine_keypoints([first, None]) == first
+    assert combine_keypoints([first, second]) == KeypointSet(("a", "b"), second.skeleton, (1, 2))
+    assert combine_keypoints([None, None]) is None
+    assert combine_keypoints([first, replace(second, names=("b", "a"))]) is None
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def tiny(width=8, num_classes=2):
                     "norm": "group_norm",
                     "frozen_stages": 0,
                     "width": width,
-                    "fpn_channels": 16,
                 },
+                "fpn": {"channels": 16},
                 "box": {"hidden": 16},
                 "mask": {"channels": 16, "layers": 1},
             }

@@ -29,8 +29,8 @@ MODEL = {
         "norm": "group_norm",
         "frozen_stages": 0,
         "width": 8,
-        "fpn_channels": 16,
     },
+    "fpn": {"channels": 16},
     "rpn": {
         "anchor_sizes": [8, 16, 32, 64, 128],
         "samples_per_image": 32,

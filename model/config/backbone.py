@@ -1,0 +1,61 @@
+"""From the picture to feature maps."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from model.settings import Positive, Settings
+
+Norm = Literal["frozen_bn", "batch_norm", "group_norm"]
+OptionalNorm = Literal["none", "frozen_bn", "batch_norm", "group_norm"]
+
+
+class InputConfig(Settings):
+    """How an image is sized before the network sees it."""
+
+    short_side: Positive = Field(800, description="Short side after resizing, pixels.")
+    long_side: Positive = Field(1333, description="Limit of the long side, pixels.")
+    size_divisor: Positive = Field(32, description="A batch is padded to multiples of this.")
+
+    @model_validator(mode="after")
+    def _sides_in_order(self) -> "InputConfig":
+        if self.long_side < self.short_side:
+            raise ValueError(f"long_side {self.long_side} is below short_side {self.short_side}")
+        return self
+
+
+class BackboneConfig(Settings):
+    """ResNet (He et al. 2016) or ResNeXt (Xie et al. 2017), and which of its maps are read."""
+
+    depth: Literal[18, 34, 50, 101, 152] = Field(50, description="ResNet depth.")
+    features: Literal["fpn", "c4", "c5", "dc5"] = Field(
+        "fpn",
+        description="fpn: a feature pyramid; c4: the map of res4, res5 being the box head; c5: the "
+        "map of res5; dc5: the same, dilated to the resolution of res4.",
+    )
+    norm: Norm = Field(
+        "frozen_bn", description="frozen_bn needs pretrained weights, the others do not."
+    )
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = Field(
+        2, description="Stages that do not train, counted from the stem: 2 is stem and res2."
+    )
+    width: Positive = Field(64, description="Channels of the stem; the stages scale with it.")
+    groups: Positive = Field(1, description="Groups of the 3x3 convolutions; ResNeXt has 32.")
+    group_width: Positive = Field(
+        64, description="Channels of a group in res2; 8 in ResNeXt-101-32x8d; read with groups."
+    )
+    deformable: Literal["none", "v1", "v2"] = Field(
+        "none",
+        description="Deformable 3x3 convolutions: v1 offsets (Dai et al. 2017), v2 also modulates "
+        "(Zhu et al. 2019).",
+    )
+    deformable_stages: tuple[Literal[2, 3, 4, 5], ...] = Field(
+        (3, 4, 5), description="Stages whose 3x3 convolutions deform."
+    )
+
+
+class FpnConfig(Settings):
+    """The feature pyramid (Lin et al. 2017); read with ``backbone.features = fpn``."""
+
+    channels: Positive = Field(256, description="Channels of every pyramid level.")
+    norm: OptionalNorm = Field("none", description="After each of its convolutions.")

@@ -1,0 +1,60 @@
+"""What a set of weights takes for granted."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from model.settings import NonNegative, PositiveFloat, Settings
+
+
+class Conventions(Settings):
+    """What a set of weights takes for granted; stored with the weights and restored with them."""
+
+    pixel_order: Literal["rgb", "bgr"] = Field("rgb", description="Channel order of the input.")
+    pixel_mean: tuple[float, float, float] = Field(
+        (123.675, 116.28, 103.53), description="Subtracted per channel, in 0..255, in pixel_order."
+    )
+    pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        (58.395, 57.12, 57.375), description="Divisor per channel, in 0..255, in pixel_order."
+    )
+    stride_in_1x1: bool = Field(
+        False, description="Bottleneck stride in the 1x1 convolution (Detectron R-50/101)."
+    )
+    norm_epsilon: float = Field(1e-5, ge=0.0, description="Epsilon of the backbone's norm layers.")
+    round_anchors: bool = Field(
+        False, description="Round the base anchors to whole pixels, as torchvision does."
+    )
+    anchor_stride: Literal["level", "grid"] = Field(
+        "level",
+        description="level: 4, 8 .. 64 pixels; grid: canvas // cells, as torchvision (61 for the "
+        "13 cells of P6 on 800 pixels).",
+    )
+    roi_aligned: bool = Field(
+        True, description="ROI align with the half-pixel shift (detectron2); False: torchvision."
+    )
+    roi_sampling_ratio: NonNegative = Field(
+        2, description="Samples per ROI bin and axis; 0 adapts to the ROI's size."
+    )
+    rpn_smooth_l1_beta: float = Field(1 / 9, ge=0.0, description="RPN box loss; 0 is plain L1.")
+    box_smooth_l1_beta: float = Field(1.0, ge=0.0, description="Box head loss; 0 is plain L1.")
+    mask_targets: Literal["polygon", "roi_align"] = Field(
+        "polygon",
+        description="Mask targets drawn inside the ROI, or averages of a bitmap of the image.",
+    )
+    legacy_geometry: bool = Field(
+        False,
+        description="Boxes include their last pixel, anchors are centred on (stride - 1) / 2 and "
+        "masks pasted into whole pixels (Detectron, maskrcnn-benchmark). Kept on record; the "
+        "detector does not follow it yet.",
+    )
+
+
+TORCHVISION = Conventions(
+    round_anchors=True,
+    anchor_stride="grid",
+    roi_aligned=False,
+    norm_epsilon=0.0,
+    box_smooth_l1_beta=1 / 9,
+    mask_targets="roi_align",
+)
+"""torchvision's ``maskrcnn_resnet50_fpn`` with its COCO weights (v1)."""
