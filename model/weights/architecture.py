@@ -17,11 +17,12 @@ from model.weights.conversion import Conversion, RenamedTensors
 from model.weights.head_architecture import infer_box_head, infer_mask_head
 from model.weights.keypoint_architecture import infer_keypoint_head
 from model.weights.report import WeightsError
+from model.weights.retinanet_architecture import infer_retinanet, is_retinanet
 
 
 def is_whole_detector(tensors: Mapping[str, Tensor]) -> bool:
     """Whether there is more than a backbone."""
-    return any(name.startswith(("roi_heads.box.", "rpn.head.")) for name in tensors)
+    return any(name.startswith(("roi_heads.box.", "rpn.head.", "retinanet.")) for name in tensors)
 
 
 def describe_detector(
@@ -68,35 +69,59 @@ def infer_architecture(
         WeightsError: an architecture that we do not build.
     """
     features = infer_features(tensors, config.backbone)
-    for name, what in (
+    _require(
+        tensors,
         ("backbone.conv1.weight", "a ResNet"),
         *([("fpn.output.0.weight", "a feature pyramid")] if features == "fpn" else []),
-        ("rpn.head.convs.0.weight", "a region proposal network"),
-        ("roi_heads.box.class_logits.weight", "a class predictor"),
-        ("roi_heads.box.box_deltas.weight", "a box predictor"),
-    ):
-        if name not in tensors:
-            raise WeightsError(f"these weights have no {what}: nothing becomes {name}")
+    )
     backbone = {"features": features, "norm": infer_norm(tensors, "backbone.bn1")}
-    box = infer_box_head(tensors, config.box or BoxHeadConfig(), features)
-    classes = tensors["roi_heads.box.class_logits.weight"].shape[0]
-    layers = count_layers(tensors, "rpn.head.convs.{}.weight")
     chosen = infer_backbone(tensors, config.backbone).model_copy(update=backbone)
     if chosen.groups > 1:
         # A ResNeXt strides in its 3x3 convolutions, whatever the ResNets of its maker do.
         conventions = conventions.model_copy(update={"stride_in_1x1": False})
+    heads = _one_stage if is_retinanet(tensors) else _two_stages
     return config.model_copy(
         update={
-            "num_classes": classes - 1,
             "conventions": conventions.model_copy(update=stated(config.conventions)),
             "backbone": chosen,
             "fpn": _fpn(tensors, config.fpn),
-            "rpn": config.rpn.model_copy(update={"layers": layers}),
-            "box": box,
-            "mask": infer_mask_head(tensors, config.mask),
-            "keypoint": infer_keypoint_head(tensors, config.keypoint),
+            **heads(tensors, config, features),
         }
     )
+
+
+def _one_stage(
+    tensors: Mapping[str, Tensor], config: ModelConfig, features: str
+) -> dict[str, object]:
+    classes, retinanet = infer_retinanet(tensors, config.retinanet)
+    none = {"box": None, "mask": None, "keypoint": None}
+    return {"num_classes": classes, "retinanet": retinanet, **none}
+
+
+def _two_stages(
+    tensors: Mapping[str, Tensor], config: ModelConfig, features: str
+) -> dict[str, object]:
+    _require(
+        tensors,
+        ("rpn.head.convs.0.weight", "a region proposal network"),
+        ("roi_heads.box.class_logits.weight", "a class predictor"),
+        ("roi_heads.box.box_deltas.weight", "a box predictor"),
+    )
+    layers = count_layers(tensors, "rpn.head.convs.{}.weight")
+    return {
+        "num_classes": tensors["roi_heads.box.class_logits.weight"].shape[0] - 1,
+        "rpn": config.rpn.model_copy(update={"layers": layers}),
+        "box": infer_box_head(tensors, config.box or BoxHeadConfig(), features),
+        "mask": infer_mask_head(tensors, config.mask),
+        "keypoint": infer_keypoint_head(tensors, config.keypoint),
+        "retinanet": None,
+    }
+
+
+def _require(tensors: Mapping[str, Tensor], *parts: tuple[str, str]) -> None:
+    for name, what in parts:
+        if name not in tensors:
+            raise WeightsError(f"these weights have no {what}: nothing becomes {name}")
 
 
 def _fpn(tensors: Mapping[str, Tensor], fpn: FpnConfig) -> FpnConfig:

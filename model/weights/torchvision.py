@@ -1,4 +1,4 @@
-"""torchvision's Faster, Mask and Keypoint R-CNN on ResNet-FPN, and plain ResNets, also timm's.
+"""torchvision's Faster, Mask and Keypoint R-CNN, its RetinaNet, and plain ResNets, also timm's.
 
 A convolution and its norm are ".0" and ".1" of one module there.
 """
@@ -13,6 +13,12 @@ from model.config import TORCHVISION, Conventions, ModelConfig
 from model.weights.architecture import describe_detector
 from model.weights.classes import sparse_coco_categories
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
+from model.weights.torchvision_retinanet import (
+    RETINANET_RENAMES,
+    is_torchvision_retinanet,
+    with_their_box_loss,
+    without_background,
+)
 
 
 def _old_mask_layer(match: re.Match[str]) -> str:
@@ -84,11 +90,13 @@ def convert_torchvision(stored: StoredWeights, config: ModelConfig) -> Conversio
     Raises:
         WeightsError: an architecture that we do not build.
     """
-    renamed = rename_tensors(stored.tensors, _RENAMES)
+    renamed = rename_tensors(stored.tensors, (*_RENAMES, *RETINANET_RENAMES))
+    if is_torchvision_retinanet(stored.tensors):
+        renamed = without_background(renamed)
     # v1 weights were made when FrozenBatchNorm2d added no epsilon; BatchNorm2d always did.
     trained_norm = "backbone.body.bn1.num_batches_tracked" in stored.tensors
     conventions = TORCHVISION.model_copy(update={"norm_epsilon": 1e-5} if trained_norm else {})
-    conversion = describe_detector("torchvision", renamed, conventions, config)
+    conversion = with_their_box_loss(describe_detector("torchvision", renamed, conventions, config))
     sparse = sparse_coco_categories()
     known = conversion.config is not None and conversion.config.num_classes == len(sparse)
     return replace(conversion, categories=sparse) if known else conversion

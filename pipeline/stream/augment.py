@@ -1,6 +1,6 @@
 """One training image: resized to a drawn short side and perhaps flipped, with its objects.
 
-Shapes: h w pixels of the image, N objects, P polygons, V vertices.
+Shapes: h w pixels of the image, N objects, P polygons or keypoints, V vertices.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class TrainingSample:
 
     Args:
         pixels: (h, w, 3) uint8 RGB.
-        targets: boxes, labels and masks.
+        targets: boxes, labels, masks and keypoints.
         original_size: before resizing.
     """
 
@@ -66,8 +66,16 @@ def draw_augmentation(
     return Augmentation(resized_size(original_size, short_side, long_side), flip)
 
 
-def augment(sample: TrainingSample, augmentation: Augmentation) -> TrainingSample:
-    """The sample resized and flipped: pixels, boxes and masks alike."""
+def augment(
+    sample: TrainingSample, augmentation: Augmentation, keypoint_flip: Sequence[int] = ()
+) -> TrainingSample:
+    """The sample resized and flipped: pixels, boxes, masks and keypoints alike.
+
+    Args:
+        sample: not changed.
+        augmentation: what to do.
+        keypoint_flip: where each keypoint comes from in a flip (`model.keypoint_names.flip_order`).
+    """
     height, width = sample.pixels.shape[:2]
     size, flip = augmentation.size, augmentation.flip
     scale = torch.tensor([size.width / width, size.height / height], dtype=torch.float32)
@@ -80,7 +88,22 @@ def augment(sample: TrainingSample, augmentation: Augmentation) -> TrainingSampl
     masks = sample.targets.masks
     if masks is not None:
         masks = _augment_masks(masks, size, flip, scale)
-    return replace(sample, pixels=pixels, targets=replace(sample.targets, boxes=boxes, masks=masks))
+    keypoints = sample.targets.keypoints
+    if keypoints is not None:
+        keypoints = _augment_keypoints(keypoints, size, flip, scale, keypoint_flip)
+    targets = replace(sample.targets, boxes=boxes, masks=masks, keypoints=keypoints)
+    return replace(sample, pixels=pixels, targets=targets)
+
+
+def _augment_keypoints(
+    keypoints: Tensor, size: ImageSize, flip: bool, scale: Tensor, order: Sequence[int]
+) -> Tensor:
+    """Points that are not labelled stay 0, 0, 0."""
+    places, visibility = keypoints[..., :2] * scale, keypoints[..., 2:]
+    if flip:
+        mirrored = torch.stack([size.width - places[..., 0], places[..., 1]], -1)
+        places, visibility = mirrored[:, order], visibility[:, order]
+    return torch.cat([places * (visibility > 0), visibility], -1)
 
 
 def _augment_masks(
