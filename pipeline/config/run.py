@@ -1,6 +1,6 @@
 """RunConfig: the root of the tree."""
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from model.config import ModelConfig
 from model.settings import NonNegative, Settings
@@ -26,16 +26,3 @@ class RunConfig(Settings):
     track: TrackConfig = TrackConfig()
     infer: InferConfig = InferConfig()
     sweep: SweepConfig = SweepConfig()
-
-    @model_validator(mode="after")
-    def _source_complete(self) -> "RunConfig":
-        if self.data.source == "coco":
-            missing = [
-                f"data.{split} (annotations and images) or data.{split}_shards"
-                for split in ("train", "val")
-                if getattr(self.data, split) is None
-                and getattr(self.data, f"{split}_shards") is None
-            ]
-            if missing:
-                raise ValueError(f"data.source=coco needs {' and '.join(missing)}")
-        return self
