@@ -30,8 +30,8 @@ _SURROUNDINGS = frozenset(
     (
         *("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic"),
         *("ground", "road", "sidewalk", "parking", "rail track", "building", "wall", "fence"),
-        *("guard rail", "bridge", "tunnel", "pole", "polegroup", "traffic light", "traffic sign"),
-        *("vegetation", "terrain", "sky", "caravan", "trailer", "caravangroup", "trailergroup"),
+        *("guard rail", "bridge", "tunnel", "pole", "traffic light", "traffic sign"),
+        *("vegetation", "terrain", "sky", "caravan", "trailer"),
     )
 )
 """What hides objects behind it and is not detected."""
@@ -161,9 +161,9 @@ def _parse(data: bytes | None) -> tuple[ImageSize, list[dict[str, Any]]]:
 def _read_object(each: dict[str, Any], number: int, size: ImageSize) -> Annotation | None:
     """The annotation, still without box and mask; None for what is not detected."""
     label = each["label"]
-    if label in _SURROUNDINGS or label == _NOT_PAINTED:
+    name = label.removesuffix("group")
+    if name in _SURROUNDINGS or name == _NOT_PAINTED:
         return None
-    name = label if label in _IDS else label.removesuffix("group")
     if name not in _IDS:
         raise AnnotationError("unknown category", f"label {label[:40]!r}")
     if not _is_outline(each["polygon"], size):

@@ -101,8 +101,12 @@ def _row_groups(
             group: list[dict[str, Any]] = []
             for first in range(0, len(images), task.rows_per_group):
                 chunk = images[first : first + task.rows_per_group]
-                for image, content, refused in readers.map(_read_image, chunk):
+                contents = readers.map(_read_image, chunk)
+                for listed, (image, content, refused) in zip(chunk, contents, strict=True):
                     counts["annotations_quarantined"] += len(refused)
+                    # A file of masks may hold some of objects that are not listed.
+                    found = len(image.annotations) + len(refused)
+                    counts["annotations_listed"] += found - len(listed.annotations)
                     rejects += refused
                     row = _judge_row(image, content, task.labels, counts, rejects)
                     group += [] if row is None else [row]

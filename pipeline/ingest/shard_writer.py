@@ -127,10 +127,11 @@ def _source_digest(listing: Listing, rows_per_shard: int, rows_per_group: int) -
         for folder in _image_folders(listing)
         for url, size in storage.list_sizes(folder).items()
     }
-    listed = sorted(
-        (image.file_name, sizes.get((image.images_url, image.file_name), -1))
+    listed = [
+        (image.file_name, sizes.get((image.images_url, image.file_name)))
         for image in listing.images
-    )
+    ]
+    listed.sort(key=lambda pair: (pair[0], -1 if pair[1] is None else pair[1]))
     layout = [SCHEMA_VERSION, _SHUFFLE_SEED, rows_per_shard, rows_per_group]
     digest = hashlib.sha256(listing.fingerprint)
     # COCO's protocol goes without saying: shards from before there were others stand.

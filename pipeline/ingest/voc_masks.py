@@ -22,6 +22,7 @@ from pipeline.ingest.validate import AnnotationError, Reject
 
 _OBJECTS, _CLASSES = "SegmentationObject", "SegmentationClass"
 _BORDER = 255
+_LEAST_INSIDE = 0.5  # share of a mask in its box; less tells that the numbers are mixed up
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class VocMasks:
                 detail = f"class {annotation['category_id']} in the XML file, {drawn} in the mask"
                 refuse(annotation["id"], "mask of another class", detail)
                 continue
+            inside = _share_inside(pixels, annotation["bbox"])
+            if inside < _LEAST_INSIDE:
+                detail = f"{inside:.0%} of its pixels are in the box"
+                refuse(annotation["id"], "mask of another object", detail)
+                continue
             mask = mask_annotation(pixels, 0, 0, image.size)
             # The box is the annotator's: it also holds pixels of the border.
             annotations.append(annotation | mask | {"bbox": annotation["bbox"]})
@@ -88,6 +94,16 @@ class VocMasks:
             if isinstance(error, AnnotationError):
                 raise
             raise AnnotationError("unreadable mask file", f"{file}: {error}") from None
+
+
+def _share_inside(pixels: NDArray[np.bool_], box: Sequence[float]) -> float:
+    """The share of the pixels whose centres are in the box, x y w h."""
+    rows, columns = np.nonzero(pixels)
+    x, y, width, height = box
+    inside = (abs(columns + 0.5 - x - width / 2) <= width / 2) & (
+        abs(rows + 0.5 - y - height / 2) <= height / 2
+    )
+    return float(inside.mean())
 
 
 def mask_sizes(root_url: str, names: Sequence[str]) -> bytes:
