@@ -1,7 +1,8 @@
-"""What is computed per region of interest: its class and box, its mask.
+"""What is computed per region of interest: its class and box, its mask, its keypoints.
 
-Shapes: B images, R ROIs of the batch, D detections of the batch, M mask side.
-Source: He et al. 2017, section 3.
+Shapes: B images, R ROIs of the batch, D detections of the batch, M mask side,
+P keypoints of an object.
+Source: He et al. 2017, sections 3 and 5.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from model.box_coding import BoxCoder
 from model.config import BoxHeadConfig, ModelConfig
 from model.heads.box import BoxHead, box_losses
+from model.heads.keypoint import KeypointHead, find_keypoints, keypoint_loss, keypoint_targets
 from model.heads.mask import MaskHead, mask_loss, mask_targets
 from model.heads.training_rois import TrainingRois, choose_training_rois
 from model.postprocess import SelectedBoxes, select_boxes
@@ -45,6 +47,17 @@ class RoiHeads(nn.Module):
             self.mask = MaskHead(
                 channels, config.mask.channels, config.mask.layers, config.num_classes
             )
+        self.keypoint: KeypointHead | None = None
+        if config.keypoint is not None:
+            self.keypoint_pooler = RoiPooler(
+                config.keypoint.pool_side, rules.roi_sampling_ratio, rules.roi_aligned
+            )
+            self.keypoint = KeypointHead(
+                channels,
+                config.keypoint.channels,
+                config.keypoint.layers,
+                len(config.keypoint.names),
+            )
 
     def losses(
         self,
@@ -62,7 +75,8 @@ class RoiHeads(nn.Module):
             targets: the objects of each image.
 
         Returns:
-            box_class, box_regression, and mask where there is a mask head.
+            box_class, box_regression, mask where there is a mask head and keypoint where there is
+            a keypoint head.
         """
         device = images.pixels.device
         truths = join_truths(targets, device)
@@ -76,6 +90,10 @@ class RoiHeads(nn.Module):
         positive = chosen.positive()
         if self.mask is not None:
             losses["mask"] = self._mask_loss(self.mask, features, positive, images, targets)
+        if self.keypoint is not None:
+            heatmaps = self.keypoint(self.keypoint_pooler(features, positive.rois))
+            places = keypoint_targets(targets, positive, *heatmaps.shape[1:3])
+            losses["keypoint"] = keypoint_loss(heatmaps, places)
         return losses
 
     def _mask_loss(
@@ -114,6 +132,16 @@ class RoiHeads(nn.Module):
             return None
         masks: Tensor = self.mask(self.mask_pooler(features, found.rois), found.labels)
         return masks.sigmoid()
+
+    def keypoints_of(self, features: Sequence[Tensor], found: SelectedBoxes) -> Tensor | None:
+        """The keypoints of D boxes, (D, P, 3): x, y, logit; None without a keypoint head.
+
+        They are in the pixels of the padded batch.
+        """
+        if self.keypoint is None:
+            return None
+        heatmaps = self.keypoint(self.keypoint_pooler(features, found.rois))
+        return find_keypoints(heatmaps, found.rois[:, 1:])
 
 
 def _waiting_is_free(device: torch.device) -> bool:

@@ -1,13 +1,21 @@
 """The detector that weights under our names fill, read from their names and shapes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from model.backbones.resnet import BLOCKS
-from model.config import BackboneConfig, BoxHeadConfig, Conventions, MaskHeadConfig, ModelConfig
+from model.config import (
+    BackboneConfig,
+    BoxHeadConfig,
+    Conventions,
+    KeypointHeadConfig,
+    MaskHeadConfig,
+    ModelConfig,
+)
 from model.settings import Settings
+from model.structures import Category
 from model.weights.classes import coco_categories
 from model.weights.conversion import Conversion, RenamedTensors
 from model.weights.report import WeightsError
@@ -32,11 +40,9 @@ def describe_detector(
     Raises:
         WeightsError: an architecture that we do not build.
     """
-    chosen, categories = None, coco_categories()
+    chosen = None
     if is_whole_detector(renamed.tensors):
         chosen = infer_architecture(renamed.tensors, config, conventions)
-    # As many classes as COCO's are COCO's; of others nobody knows the names.
-    known = chosen is not None and chosen.num_classes == len(categories)
     return Conversion(
         ecosystem=ecosystem,
         tensors=renamed.tensors,
@@ -44,7 +50,7 @@ def describe_detector(
         unneeded=renamed.unneeded,
         conventions=conventions,
         config=chosen,
-        categories=categories if known else (),
+        categories=() if chosen is None else _known_categories(chosen),
     )
 
 
@@ -90,6 +96,7 @@ def infer_architecture(
             "fpn": config.fpn.model_copy(update={"channels": fpn_channels}),
             "box": (config.box or BoxHeadConfig()).model_copy(update=box),
             "mask": _mask(tensors, config.mask),
+            "keypoint": _keypoint(tensors, config.keypoint),
         }
     )
 
@@ -129,6 +136,40 @@ def _mask(tensors: Mapping[str, Tensor], mask: MaskHeadConfig | None) -> MaskHea
     layers = sum(f"roi_heads.mask.convs.{layer}.weight" in tensors for layer in range(32))
     update = {"channels": upsample.shape[1], "layers": layers, "pool_side": 14}
     return (mask or MaskHeadConfig()).model_copy(update=update)
+
+
+def _keypoint(
+    tensors: Mapping[str, Tensor], keypoint: KeypointHeadConfig | None
+) -> KeypointHeadConfig | None:
+    upsample = tensors.get("roi_heads.keypoint.upsample.weight")
+    if upsample is None:
+        return None
+    channels, points = upsample.shape[:2]
+    layers = sum(f"roi_heads.keypoint.convs.{layer}.weight" in tensors for layer in range(32))
+    settings = keypoint or KeypointHeadConfig()
+    # As many points as a person of COCO has, or as the config names, are those.
+    names = settings.names
+    if len(names) != points:
+        coco = KeypointHeadConfig().names
+        names = coco if len(coco) == points else _numbered(points)
+    return settings.model_copy(update={"channels": channels, "layers": layers, "names": names})
+
+
+def _numbered(points: int) -> tuple[str, ...]:
+    return tuple(f"keypoint_{number}" for number in range(1, points + 1))
+
+
+def _known_categories(config: ModelConfig) -> Sequence[Category]:
+    """As many classes as COCO's are COCO's; of others nobody knows the names.
+
+    One class with the keypoints of COCO's persons is person.
+    """
+    coco = coco_categories()
+    if config.num_classes == len(coco):
+        return coco
+    keypoint = config.keypoint
+    is_person = keypoint is not None and keypoint.names == KeypointHeadConfig().names
+    return coco[:1] if config.num_classes == 1 and is_person else ()
 
 
 def _depth(tensors: Mapping[str, Tensor]) -> int:
