@@ -5,6 +5,7 @@ Source: He et al. 2017, figure 1; Lin et al. 2017.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from model.config import ModelConfig
 from model.detections import Detections
 from model.postprocess import proposals_as_boxes, to_detections
 from model.prediction import predict
+from model.retinanet import RetinaNet, octave_sizes
 from model.roi_heads import RoiHeads
 from model.rpn import RegionProposalNetwork
 from model.structures import Category, ImageBatch, ImageSize, LossTerm, Targets
@@ -27,10 +29,14 @@ from model.structures import Category, ImageBatch, ImageSize, LossTerm, Targets
 class Detector(nn.Module):
     """Mask R-CNN, Keypoint R-CNN or both; without either Faster R-CNN, without ``box`` an RPN.
 
+    RetinaNet where ``config.retinanet`` is given: then there is no ``rpn``.
+
     Args:
         config: every setting.
         categories: the K classes; label i is ``categories[i - 1]``.
     """
+
+    rpn: RegionProposalNetwork
 
     def __init__(self, config: ModelConfig, categories: Sequence[Category]) -> None:
         super().__init__()
@@ -49,16 +55,26 @@ class Detector(nn.Module):
             frozen_stages=config.backbone.frozen_stages,
             stride_in_1x1=rules.stride_in_1x1,
         )
-        self.fpn = FeaturePyramid(self.backbone.channels, channels)
-        anchors = AnchorGrid(
-            sizes=config.rpn.anchor_sizes,
-            ratios=config.rpn.anchor_ratios,
-            strides=FeaturePyramid.strides,
+        one_stage = config.retinanet
+        self.fpn = FeaturePyramid(
+            self.backbone.channels, channels, top=one_stage.p6_from if one_stage else "subsampled"
+        )
+        grid = partial(
+            AnchorGrid,
+            strides=self.fpn.strides,
             rounded=rules.round_anchors,
             stride_from_canvas=rules.anchor_stride == "grid",
         )
-        self.rpn = RegionProposalNetwork(channels, anchors, config.rpn, rules.rpn_smooth_l1_beta)
         self.roi_heads: RoiHeads | None = None
+        self.retinanet: RetinaNet | None = None
+        if one_stage is not None:
+            sizes = octave_sizes(one_stage, whole_pixels=rules.round_anchors)
+            anchors = grid(sizes, one_stage.anchor_ratios)
+            self.retinanet = RetinaNet(channels, config.num_classes, anchors, one_stage)
+        else:
+            anchors = grid(config.rpn.anchor_sizes, config.rpn.anchor_ratios)
+            beta = rules.rpn_smooth_l1_beta
+            self.rpn = RegionProposalNetwork(channels, anchors, config.rpn, beta)
         if config.box is not None:
             self.roi_heads = RoiHeads(config, config.box, channels)
 
@@ -78,9 +94,10 @@ class Detector(nn.Module):
 
         Returns:
             With targets the losses rpn_objectness, rpn_box, box_class, box_regression, mask and
-            keypoint, as far as there are heads for them, to which every trainable parameter is
-            attached, whatever the targets hold; without, the detections of each image in its
-            original pixels. A proposal network alone finds objects of class 1.
+            keypoint, as far as there are heads for them, or retinanet_class and retinanet_box, to
+            which every trainable parameter is attached, whatever the targets hold; without, the
+            detections of each image in its original pixels. A proposal network alone finds objects
+            of class 1.
 
         Raises:
             ValueError: as many targets, or seeds, as images are needed, and are not given.
@@ -88,6 +105,10 @@ class Detector(nn.Module):
         if targets is not None:
             _check_training_batch(images, targets)
         features = self.features(images)
+        if self.retinanet is not None:
+            if targets is not None:
+                return self.retinanet.losses(features, images, targets)
+            return to_detections(self.retinanet.detect(features, images), images)
         proposals, losses = self.rpn(features, images, targets)
         heads = self.roi_heads
         if targets is not None:
@@ -102,7 +123,7 @@ class Detector(nn.Module):
         return to_detections(found, images, masks, threshold, keypoints)
 
     def features(self, images: ImageBatch) -> list[Tensor]:
-        """The maps that proposals and heads read: P2..P6, (B, C, H_l, W_l), finest first."""
+        """The maps that the heads read: P2..P6 or P3..P7, (B, C, H_l, W_l), finest first."""
         maps: list[Tensor] = self.fpn(self.backbone(self._network_input(images)))
         return maps
 

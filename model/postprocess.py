@@ -67,22 +67,47 @@ def select_boxes(
     image = rois[roi, 0].long()
     # Only confident pairs of ROI and class are decoded: a few hundred of R x K.
     boxes = coder.decode(deltas[roi, label], rois[roi, 1:])
-    boxes = clip_boxes(boxes, image_limits(sizes, rois.device)[image])
-    large = sides_at_least(boxes, THINNEST_DETECTION)
-    kept_scores = torch.where(large, scores[roi, label], -torch.inf)
-    kept, counts = keep_best_per_image(
+    return keep_best_boxes(
         boxes,
-        kept_scores,
+        scores[roi, label],
         image,
         label,
-        len(sizes),
+        sizes,
         settings.nms_iou,
         settings.detections_per_image,
     )
+
+
+def keep_best_boxes(
+    boxes: Tensor,
+    scores: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    sizes: Sequence[ImageSize],
+    nms_iou: float,
+    limit: int,
+) -> SelectedBoxes:
+    """Cut boxes to their images and keep those that no better one of their class overlaps.
+
+    Args:
+        boxes: (N, 4) float32, pixels of the padded batch.
+        scores: (N,) float32.
+        images: (N,) int64, the image of each.
+        labels: (N,) int64, 1..K.
+        sizes: content size of each image in the batch.
+        nms_iou: overlap at which the better box suppresses the other.
+        limit: boxes kept per image, at most.
+    """
+    boxes = clip_boxes(boxes, image_limits(sizes, boxes.device)[images])
+    large = sides_at_least(boxes, THINNEST_DETECTION)
+    kept_scores = torch.where(large, scores, -torch.inf)
+    kept, counts = keep_best_per_image(
+        boxes, kept_scores, images, labels, len(sizes), nms_iou, limit
+    )
     return SelectedBoxes(
-        rois=torch.cat((image[kept, None].to(boxes.dtype), boxes[kept]), dim=1),
+        rois=torch.cat((images[kept, None].to(boxes.dtype), boxes[kept]), dim=1),
         scores=kept_scores[kept],
-        labels=label[kept],
+        labels=labels[kept],
         counts=counts,
     )
 
