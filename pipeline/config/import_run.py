@@ -84,7 +84,7 @@ def _part(name: str, masks: bool) -> Part | None:
         )
     if match := _VOC.fullmatch(name):
         year, split, coco = match.groups()
-        root = f"data/voc/VOC{year}"
+        root = f"data/VOCdevkit/VOC{year}"
         if coco:
             return _coco_part(f"{root}/Annotations/pascal_{split}{year}.json", f"{root}/JPEGImages")
         return "voc", {"root": root, "set": split, "masks": masks}

@@ -65,7 +65,7 @@ def _tree(original: Original, name: str) -> dict[str, Any]:
         key = "MODEL.ROI_BOX_HEAD.NUM_CLASSES"
         original.leave(key, "Cityscapes has 8 classes whose objects are told apart")
         model["num_classes"] = 8
-    metric = _metric(model)
+    metric = _metric(model, data)
     return {
         "name": name or "imported",
         "output": f"runs/{name or 'imported'}" if folder in ("", ".") else folder,
@@ -77,10 +77,12 @@ def _tree(original: Original, name: str) -> dict[str, Any]:
     }
 
 
-def _metric(model: dict[str, Any]) -> str:
+def _metric(model: dict[str, Any], data: dict[str, Any]) -> str:
     """What such a detector is chosen by."""
     if model["keypoint"] is not None:
         return "keypoints/AP"
     if model["mask"] is not None:
         return "segm/AP"
+    if data.get("source") == "voc":
+        return "voc/AP50"
     return "bbox/AP" if model["box"] or "retinanet" in model else "bbox/AR100"

@@ -197,7 +197,7 @@ def test_texts_that_are_python_are_read_as_values_and_never_run(import_text, tmp
 @pytest.mark.parametrize(
     ("train", "test", "source", "parts"),
     [
-        ("voc_2007_train", "voc_2007_val", "voc", ["data/voc/VOC2007"]),
+        ("voc_2007_train", "voc_2007_val", "voc", ["data/VOCdevkit/VOC2007"]),
         (
             "cityscapes_mask_instance_train",
             "cityscapes_mask_instance_val",
