@@ -1,29 +1,23 @@
 """The detector that weights under our names fill, read from their names and shapes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from model.backbones.resnet import BLOCKS
-from model.config import (
-    BackboneConfig,
-    BoxHeadConfig,
-    Conventions,
-    KeypointHeadConfig,
-    MaskHeadConfig,
-    ModelConfig,
-)
+from model.config import BackboneConfig, BoxHeadConfig, Conventions, MaskHeadConfig, ModelConfig
 from model.settings import Settings
-from model.structures import Category
-from model.weights.classes import coco_categories
+from model.weights.classes import known_categories
 from model.weights.conversion import Conversion, RenamedTensors
+from model.weights.keypoint_architecture import infer_keypoint_head
 from model.weights.report import WeightsError
+from model.weights.retinanet_architecture import infer_retinanet, is_retinanet
 
 
 def is_whole_detector(tensors: Mapping[str, Tensor]) -> bool:
     """Whether there is more than a backbone."""
-    return any(name.startswith(("roi_heads.box.", "rpn.head.")) for name in tensors)
+    return any(name.startswith(("roi_heads.box.", "rpn.head.", "retinanet.")) for name in tensors)
 
 
 def describe_detector(
@@ -50,7 +44,7 @@ def describe_detector(
         unneeded=renamed.unneeded,
         conventions=conventions,
         config=chosen,
-        categories=() if chosen is None else _known_categories(chosen),
+        categories=() if chosen is None else known_categories(chosen),
     )
 
 
@@ -69,36 +63,59 @@ def infer_architecture(
     Raises:
         WeightsError: an architecture that we do not build.
     """
-    for name, what in (
+    _require(
+        tensors,
         ("backbone.conv1.weight", "a ResNet"),
         ("fpn.output.0.weight", "a feature pyramid (a C4 or C5 model?)"),
-        ("roi_heads.box.fc1.weight", "a box head of two fully connected layers"),
-        ("roi_heads.box.class_logits.weight", "a class predictor"),
-        ("roi_heads.box.box_deltas.weight", "a box predictor"),
-    ):
-        if name not in tensors:
-            raise WeightsError(f"these weights have no {what}: nothing becomes {name}")
-    fc1 = tensors["roi_heads.box.fc1.weight"]
+    )
     fpn_channels = tensors["fpn.output.0.weight"].shape[0]
-    classes = tensors["roi_heads.box.class_logits.weight"].shape[0]
-    _check_class_rows(tensors, classes)
     # A norm that counts its batches was trained along.
     trained_norm = any(name.endswith("num_batches_tracked") for name in tensors)
     backbone = infer_backbone(tensors, config.backbone).model_copy(
         update={"norm": "batch_norm" if trained_norm else "frozen_bn"}
     )
-    box = {"hidden": fc1.shape[0], "pool_side": math.isqrt(fc1.shape[1] // fpn_channels)}
+    heads = _one_stage(tensors, config) if is_retinanet(tensors) else _two_stages(tensors, config)
     return config.model_copy(
         update={
-            "num_classes": classes - 1,
             "conventions": conventions.model_copy(update=stated(config.conventions)),
             "backbone": backbone,
             "fpn": config.fpn.model_copy(update={"channels": fpn_channels}),
-            "box": (config.box or BoxHeadConfig()).model_copy(update=box),
-            "mask": _mask(tensors, config.mask),
-            "keypoint": _keypoint(tensors, config.keypoint),
+            **heads,
         }
     )
+
+
+def _one_stage(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, object]:
+    classes, retinanet = infer_retinanet(tensors, config.retinanet)
+    none = {"box": None, "mask": None, "keypoint": None}
+    return {"num_classes": classes, "retinanet": retinanet, **none}
+
+
+def _two_stages(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, object]:
+    _require(
+        tensors,
+        ("roi_heads.box.fc1.weight", "a box head of two fully connected layers"),
+        ("roi_heads.box.class_logits.weight", "a class predictor"),
+        ("roi_heads.box.box_deltas.weight", "a box predictor"),
+    )
+    fc1 = tensors["roi_heads.box.fc1.weight"]
+    fpn_channels = tensors["fpn.output.0.weight"].shape[0]
+    classes = tensors["roi_heads.box.class_logits.weight"].shape[0]
+    _check_class_rows(tensors, classes)
+    box = {"hidden": fc1.shape[0], "pool_side": math.isqrt(fc1.shape[1] // fpn_channels)}
+    return {
+        "num_classes": classes - 1,
+        "box": (config.box or BoxHeadConfig()).model_copy(update=box),
+        "mask": _mask(tensors, config.mask),
+        "keypoint": infer_keypoint_head(tensors, config.keypoint),
+        "retinanet": None,
+    }
+
+
+def _require(tensors: Mapping[str, Tensor], *parts: tuple[str, str]) -> None:
+    for name, what in parts:
+        if name not in tensors:
+            raise WeightsError(f"these weights have no {what}: nothing becomes {name}")
 
 
 def infer_backbone(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> BackboneConfig:
@@ -136,40 +153,6 @@ def _mask(tensors: Mapping[str, Tensor], mask: MaskHeadConfig | None) -> MaskHea
     layers = sum(f"roi_heads.mask.convs.{layer}.weight" in tensors for layer in range(32))
     update = {"channels": upsample.shape[1], "layers": layers, "pool_side": 14}
     return (mask or MaskHeadConfig()).model_copy(update=update)
-
-
-def _keypoint(
-    tensors: Mapping[str, Tensor], keypoint: KeypointHeadConfig | None
-) -> KeypointHeadConfig | None:
-    upsample = tensors.get("roi_heads.keypoint.upsample.weight")
-    if upsample is None:
-        return None
-    channels, points = upsample.shape[:2]
-    layers = sum(f"roi_heads.keypoint.convs.{layer}.weight" in tensors for layer in range(32))
-    settings = keypoint or KeypointHeadConfig()
-    # As many points as a person of COCO has, or as the config names, are those.
-    names = settings.names
-    if len(names) != points:
-        coco = KeypointHeadConfig().names
-        names = coco if len(coco) == points else _numbered(points)
-    return settings.model_copy(update={"channels": channels, "layers": layers, "names": names})
-
-
-def _numbered(points: int) -> tuple[str, ...]:
-    return tuple(f"keypoint_{number}" for number in range(1, points + 1))
-
-
-def _known_categories(config: ModelConfig) -> Sequence[Category]:
-    """As many classes as COCO's are COCO's; of others nobody knows the names.
-
-    One class with the keypoints of COCO's persons is person.
-    """
-    coco = coco_categories()
-    if config.num_classes == len(coco):
-        return coco
-    keypoint = config.keypoint
-    is_person = keypoint is not None and keypoint.names == KeypointHeadConfig().names
-    return coco[:1] if config.num_classes == 1 and is_person else ()
 
 
 def _depth(tensors: Mapping[str, Tensor]) -> int:

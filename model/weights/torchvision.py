@@ -1,4 +1,4 @@
-"""torchvision's Faster, Mask and Keypoint R-CNN on ResNet-FPN, and plain ResNets, also timm's."""
+"""torchvision's Faster, Mask and Keypoint R-CNN, its RetinaNet, and plain ResNets, also timm's."""
 
 import re
 from collections.abc import Mapping
@@ -11,6 +11,12 @@ from model.weights.architecture import describe_detector
 from model.weights.classes import sparse_coco_categories
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
 from model.weights.report import WeightsError
+from model.weights.torchvision_retinanet import (
+    RETINANET_RENAMES,
+    is_torchvision_retinanet,
+    with_their_box_loss,
+    without_background,
+)
 
 
 def _old_mask_layer(match: re.Match[str]) -> str:
@@ -70,17 +76,20 @@ def convert_torchvision(stored: StoredWeights, config: ModelConfig) -> Conversio
     Raises:
         WeightsError: an architecture that we do not build, such as the v2 heads.
     """
-    if "roi_heads.box_head.fc6.weight" not in stored.tensors:
+    is_retinanet = is_torchvision_retinanet(stored.tensors)
+    if not is_retinanet and "roi_heads.box_head.fc6.weight" not in stored.tensors:
         raise WeightsError(
             "torchvision weights without roi_heads.box_head.fc6: only the detectors with two fully "
             "connected layers (fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn, "
             "keypointrcnn_resnet50_fpn) are supported, not their v2"
         )
-    renamed = rename_tensors(stored.tensors, _RENAMES)
+    renamed = rename_tensors(stored.tensors, (*_RENAMES, *RETINANET_RENAMES))
+    if is_retinanet:
+        renamed = without_background(renamed)
     # v1 weights were made when FrozenBatchNorm2d added no epsilon; BatchNorm2d always did.
     trained_norm = "backbone.body.bn1.num_batches_tracked" in stored.tensors
     conventions = TORCHVISION.model_copy(update={"norm_epsilon": 1e-5} if trained_norm else {})
-    conversion = describe_detector("torchvision", renamed, conventions, config)
+    conversion = with_their_box_loss(describe_detector("torchvision", renamed, conventions, config))
     sparse = sparse_coco_categories()
     known = conversion.config is not None and conversion.config.num_classes == len(sparse)
     return replace(conversion, categories=sparse) if known else conversion
