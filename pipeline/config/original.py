@@ -171,7 +171,7 @@ def _as_the_default(key: str, value: Any) -> Any:
     Raises:
         ValueError: it is of another kind than the default.
     """
-    value, default = _literal(value), DEFAULTS[key]
+    value, default = python_literal(value), DEFAULTS[key]
     if key == "INPUT.MIN_SIZE_TRAIN" and _kind(value) == "a number":
         return (value,)  # as earlier versions had it
     if not isinstance(default, tuple):
@@ -193,7 +193,8 @@ def _kind(value: Any) -> str:
     return "text" if isinstance(value, str) else "something else"
 
 
-def _literal(value: Any) -> Any:
+def python_literal(value: Any) -> Any:
+    """A text that is a Python literal as its value, as yacs takes it; anything else as it is."""
     if not isinstance(value, str) or len(value) > _LONGEST_LITERAL:
         return value
     try:

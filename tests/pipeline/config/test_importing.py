@@ -14,7 +14,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.config.__main__ import main
 from pipeline.config.import_tables import DEFAULTS
 from pipeline.config.importing import import_config
-from pipeline.config.original import _literal
+from pipeline.config.original import python_literal
 from tests.pipeline.config import originals
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -128,7 +128,7 @@ def test_every_key_of_the_original_is_carried_or_named(key, import_text, importe
     node = tree
     for section in sections:
         node = node.setdefault(section, {})
-    value = _literal(node.get(leaf, DEFAULTS[key]))
+    value = python_literal(node.get(leaf, DEFAULTS[key]))
     others = {"MODEL.BACKBONE.CONV_BODY": "R-101-FPN", "OUTPUT_DIR": "out"}
     node[leaf] = others.get(key, other_value(value))
     try:
