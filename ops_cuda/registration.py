@@ -219,20 +219,6 @@ def _roi_align_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return (gradients, None, *(None for _ in ctx.options))
 
 
-def _keep_taps(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, offsets, modulation, ctx.geometry = inputs
-    ctx.modulated = modulation is not None
-    ctx.save_for_backward(x, offsets, *([modulation] if ctx.modulated else []))
-
-
-def _deform_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    x, offsets, *modulation = ctx.saved_tensors
-    to_x, to_offsets, to_modulation = torch.ops.ops_cuda.deform_columns_backward(
-        gradient, x, offsets, modulation[0] if ctx.modulated else None, ctx.geometry
-    )
-    return to_x, to_offsets, to_modulation if ctx.modulated else None, None
-
-
 FAKES: dict[str, Callable[..., Any]] = {
     "nms": _nms,
     "batched_nms": _batched_nms,
@@ -290,7 +276,4 @@ def register() -> None:
         f"{NAMESPACE}::multiscale_roi_align",
         _roi_align_gradient,
         setup_context=_keep_for_gradient,
-    )
-    torch.library.register_autograd(
-        f"{NAMESPACE}::deform_columns", _deform_gradient, setup_context=_keep_taps
     )
