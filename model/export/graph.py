@@ -73,9 +73,7 @@ class InferenceGraph(nn.Module):
         image = F.pad(levels.permute(2, 0, 1)[None], (0, right, 0, bottom))
         return image.contiguous(memory_format=torch.channels_last)
 
-    def _propose(
-        self, features: Sequence[Tensor], size: ImageSize, canvas: ImageSize
-    ) -> Proposals:
+    def _propose(self, features: Sequence[Tensor], size: ImageSize, canvas: ImageSize) -> Proposals:
         rpn = self.detector.rpn
         judged = [rpn.head(feature) for feature in features]
         cells = [ImageSize(*feature.shape[2:]) for feature in features]

@@ -8,14 +8,10 @@ import torch
 
 from model.detector import Detector
 from model.export.graph import InferenceGraph
-from model.export.program import export_program
+from model.export.program import ExportError, export_program
 from model.structures import ImageSize
 
 INSTALL = "pip install 'maskrcnn-ray[export]'"
-
-
-class ExportError(Exception):
-    """What an export needs is not installed."""
 
 
 def export_onnx(detector: Detector, path: str | Path, size: ImageSize | None = None) -> None:
@@ -51,10 +47,14 @@ def export_onnx(detector: Detector, path: str | Path, size: ImageSize | None = N
         custom_translation_table=TRANSLATIONS,
         input_names=["pixels"],
         output_names=InferenceGraph(detector).outputs,
+        dynamic_shapes=None if size else {"pixels": {0: "height", 1: "width"}},  # their names
         verbose=False,
     )
-    model = written.model
-    model.metadata_props["maskrcnn_ray"] = json.dumps(description(detector))
+    if written is None:  # only from the older exporter
+        raise ExportError("torch.onnx.export gave no program")
+    for output in written.model.graph.outputs:
+        output.shape[0] = "detections"
+    written.model.metadata_props["maskrcnn_ray"] = json.dumps(description(detector))
     written.save(path, external_data=False)
 
 

@@ -29,11 +29,11 @@ def _grouped_nms(
 ) -> tuple[Tensor, Tensor]:
     groups, size = scores.shape
     group = torch.arange(groups, device=scores.device)[:, None].expand(groups, size)
-    survives = _OURS.surviving_boxes(
+    survives: Tensor = _OURS.surviving_boxes(
         boxes.flatten(0, 1), scores.flatten(), group.flatten(), iou_threshold
     )
     survives = survives.view(groups, size) & (scores > -torch.inf)
-    _, kept = _top_scores(torch.where(survives, scores, -torch.inf), max_kept)
+    kept = _top_scores(torch.where(survives, scores, -torch.inf), max_kept)[1]
     counts = survives.sum(1).clamp(max=max_kept)
     rank = torch.arange(kept.shape[1], device=kept.device)
     return torch.where(rank < counts[:, None], kept, 0), counts
@@ -51,7 +51,7 @@ def _pool_by_level(
 ) -> Tensor:
     """The rois of each level pooled by the same operator on that level alone."""
     if len(scales) == 1:
-        return NotImplemented  # stays as it is, for `_roi_align`
+        return NotImplemented  # type: ignore[no-any-return]  # stays, for `_roi_align`
     levels = pyramid_levels(rois, scales, canonical_side, canonical_level)
     members = [(levels == level).nonzero().squeeze(1) for level in range(len(scales))]
     shape = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)

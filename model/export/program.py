@@ -1,11 +1,17 @@
-"""The detector as a program of torch.export, which needs our operators but no other code of ours."""
+"""The detector as a program of torch.export, which needs our operators alone."""
 
 import torch
 from torch.export import Dim, ExportedProgram
 
+import ops_cuda
 from model.detector import Detector
 from model.export.graph import InferenceGraph
 from model.structures import ImageSize
+from ops_cuda import library
+
+
+class ExportError(Exception):
+    """What an export needs is not there."""
 
 
 def export_program(detector: Detector, size: ImageSize | None = None) -> ExportedProgram:
@@ -19,7 +25,12 @@ def export_program(detector: Detector, size: ImageSize | None = None) -> Exporte
         detector: Faster or Mask R-CNN on a feature pyramid; its weights are shared.
         size: of every picture that it will see, at network resolution; None for any size whose
             sides are longer than the coarsest level's stride, 64 pixels.
+
+    Raises:
+        ExportError: our operators are not compiled, and their twins cannot be traced.
     """
+    if not library.compiled_for("grouped_nms", detector.device):
+        raise ExportError(f"export needs the compiled operators; got {ops_cuda.backend()}")
     shortest = detector.fpn.strides[-1] + 1
     example = size or ImageSize(2 * shortest, 3 * shortest)
     pixels = torch.zeros(*example, 3, dtype=torch.uint8, device=detector.device)

@@ -69,10 +69,10 @@ class MaskHead(nn.Module):
 
     def _upsample_rows(self, rows: Tensor) -> Tensor:
         """Upsampling and ReLU of rows (R, P, C): each pixel's 2x2 successors, (R, 4 * P, C)."""
-        channels = rows.shape[2]
+        rois, pixels, channels = rows.shape
         weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * channels, channels)
         bias = self.upsample.bias.repeat(4)  # type: ignore[union-attr]
-        return F.relu_(F.linear(rows, weight, bias)).view(rows.shape[0], 4 * rows.shape[1], channels)
+        return F.relu_(F.linear(rows, weight, bias)).view(rois, 4 * pixels, channels)
 
 
 @torch.no_grad()
