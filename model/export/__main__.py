@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         detector = load_detector(options.source, options.config)
         _write(detector, options.to, size)
-        print(f"{options.to}: pictures of {size or 'any size'}")
+        sizes = f"{size.height} x {size.width} pixels" if size else "any size"
+        print(f"{options.to} is written, for pictures of {sizes}")
         return 0 if options.check is None else _check(detector, options.to, options.check, size)
     except (ExportError, WeightsError) as error:
         print(error, file=sys.stderr)
@@ -117,8 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--to", required=True, type=_known_kind, help="the file: .onnx, or .pt2 of torch.export"
     )
-    parser.add_argument("--height", type=int, help="of every picture; default: any")
-    parser.add_argument("--width", type=int, help="of every picture; default: any")
+    parser.add_argument("--height", type=_pixels, help="of every picture; default: any")
+    parser.add_argument("--width", type=_pixels, help="of every picture; default: any")
     parser.add_argument(
         "--check",
         nargs="*",
@@ -133,7 +134,15 @@ def _known_kind(name: str) -> Path:
     path = Path(name)
     if path.suffix not in (".onnx", ".pt2"):
         raise argparse.ArgumentTypeError(f"must end with .onnx or .pt2; got {name!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent} is no folder: make it first")
     return path
+
+
+def _pixels(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number of pixels; got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 
 from model.detector import Detector
 from model.export.graph import InferenceGraph
-from model.export.program import ExportError, export_program
+from model.export.program import ExportError, export_program, require_compiled_operators
 from model.structures import ImageSize
 
 INSTALL = "pip install 'maskrcnn-ray[export]'"
@@ -29,6 +29,9 @@ def export_onnx(detector: Detector, path: str | Path, size: ImageSize | None = N
     Raises:
         ExportError: onnx or onnxscript are not installed, or our operators are not compiled.
     """
+    if detector.device.type != "cpu":
+        detector = copy.deepcopy(detector).cpu()
+    require_compiled_operators(detector.device)
     try:
         # optional: the `export` extra brings onnx and onnxscript
         from model.export.onnx_operators import (  # noqa: PLC0415
@@ -38,8 +41,6 @@ def export_onnx(detector: Detector, path: str | Path, size: ImageSize | None = N
         )
     except ImportError as error:
         raise ExportError(f"ONNX export needs {error.name}: {INSTALL}") from error
-    if detector.device.type != "cpu":
-        detector = copy.deepcopy(detector).cpu()
     program = export_program(detector, size).run_decompositions(DECOMPOSITIONS)
     written = torch.onnx.export(
         program,
@@ -53,7 +54,8 @@ def export_onnx(detector: Detector, path: str | Path, size: ImageSize | None = N
     if written is None:  # only from the older exporter
         raise ExportError("torch.onnx.export gave no program")
     for output in written.model.graph.outputs:
-        output.shape[0] = "detections"
+        if output.shape is not None:
+            output.shape[0] = "detections"
     written.model.metadata_props["maskrcnn_ray"] = json.dumps(description(detector))
     written.save(path, external_data=False)
 

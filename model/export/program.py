@@ -29,8 +29,7 @@ def export_program(detector: Detector, size: ImageSize | None = None) -> Exporte
     Raises:
         ExportError: our operators are not compiled, and their twins cannot be traced.
     """
-    if not library.compiled_for("grouped_nms", detector.device):
-        raise ExportError(f"export needs the compiled operators; got {ops_cuda.backend()}")
+    require_compiled_operators(detector.device)
     shortest = detector.fpn.strides[-1] + 1
     example = size or ImageSize(2 * shortest, 3 * shortest)
     pixels = torch.zeros(*example, 3, dtype=torch.uint8, device=detector.device)
@@ -45,3 +44,9 @@ def export_program(detector: Detector, size: ImageSize | None = None) -> Exporte
             )
     finally:
         detector.train(training)
+
+
+def require_compiled_operators(device: torch.device) -> None:
+    """Raise ExportError unless our operators are compiled for ``device``."""
+    if not library.compiled_for("grouped_nms", device):
+        raise ExportError(f"export needs the compiled operators; got {ops_cuda.backend()}")

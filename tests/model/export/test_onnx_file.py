@@ -103,6 +103,11 @@ def test_a_missing_package_is_named_with_what_to_install(folder, monkeypatch, ca
     ("options", "message"),
     [
         (["--to", "model.onnx", "--height", "64"], "--height and --width together"),
+        (
+            ["--to", "model.onnx", "--height", "0", "--width", "9"],
+            "whole number of pixels; got '0'",
+        ),
+        (["--to", "absent/model.onnx"], "absent is no folder"),
         (["--to", "model.tflite"], "must end with .onnx or .pt2; got 'model.tflite'"),
     ],
 )

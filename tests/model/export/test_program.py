@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.export import ExportError, export_program
+from model.export import ExportError, export_onnx, export_program
 from model.export.__main__ import main
 from model.export.comparison import compare, compare_on
 from model.export.graph import InferenceGraph
@@ -97,3 +97,5 @@ def test_without_compiled_operators_export_says_so(spread_detector, monkeypatch)
     monkeypatch.setattr(library, "KERNELS", {})
     with pytest.raises(ExportError, match="compiled operators"):
         export_program(spread_detector)
+    with pytest.raises(ExportError, match="compiled operators"):
+        export_onnx(spread_detector, "never_written.onnx")
