@@ -69,10 +69,11 @@ class MaskHead(nn.Module):
 
     def _upsample_rows(self, rows: Tensor) -> Tensor:
         """Upsampling and ReLU of rows (R, P, C): each pixel's 2x2 successors, (R, 4 * P, C)."""
-        rois, pixels, channels = rows.shape
+        channels = rows.shape[2]
         weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * channels, channels)
         bias = self.upsample.bias.repeat(4)  # type: ignore[union-attr]
-        return F.relu_(F.linear(rows, weight, bias)).view(rois, 4 * pixels, channels)
+        hidden = F.relu_(F.linear(rows, weight, bias))
+        return hidden.view(rows.shape[0], 4 * rows.shape[1], channels)
 
 
 @torch.no_grad()
