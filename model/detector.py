@@ -127,7 +127,8 @@ class Detector(nn.Module):
             return to_detections(proposals_as_boxes(proposals), images)
         found = heads.detect(features, proposals, images.sizes)
         threshold = self.config.mask.threshold if self.config.mask else 0.5
-        masks, keypoints = heads.masks_of(features, found), heads.keypoints_of(features, found)
+        masks = heads.masks_of(features, found)
+        keypoints = heads.keypoints_of(features, found, images)
         return to_detections(found, images, masks, threshold, keypoints)
 
     def features(self, images: ImageBatch) -> list[Tensor]:

@@ -15,7 +15,13 @@ from model.box_coding import BoxCoder
 from model.config import BoxHeadConfig, ModelConfig
 from model.heads.box import BoxHead, box_losses
 from model.heads.conv_fc import ConvFcBoxHead
-from model.heads.keypoint import KeypointHead, find_keypoints, keypoint_loss, keypoint_targets
+from model.heads.keypoint import (
+    KeypointHead,
+    find_keypoints,
+    keypoint_loss,
+    keypoint_origins,
+    keypoint_targets,
+)
 from model.heads.mask import MaskHead, mask_loss, mask_targets
 from model.heads.res5 import Res5BoxHead
 from model.heads.training_rois import TrainingRois, choose_training_rois
@@ -108,7 +114,8 @@ class RoiHeads(nn.Module):
             losses["mask"] = self._mask_loss(masks, positive, images, targets)
         if self.keypoint is not None:
             heatmaps = self.keypoint(self.keypoint_pooler(features, positive.rois))
-            places = keypoint_targets(targets, positive, *heatmaps.shape[1:3])
+            origins = keypoint_origins(images, self.conventions)
+            places = keypoint_targets(targets, positive, *heatmaps.shape[1:3], origins)
             losses["keypoint"] = keypoint_loss(heatmaps, places)
         return losses
 
@@ -151,15 +158,20 @@ class RoiHeads(nn.Module):
         masks: Tensor = self.mask(shown, found.labels)
         return masks.sigmoid()
 
-    def keypoints_of(self, features: Sequence[Tensor], found: SelectedBoxes) -> Tensor | None:
+    def keypoints_of(
+        self, features: Sequence[Tensor], found: SelectedBoxes, images: ImageBatch
+    ) -> Tensor | None:
         """The keypoints of D boxes, (D, P, 3): x, y, logit; None without a keypoint head.
 
-        They are in the pixels of the padded batch.
+        They are continuous coordinates in the pixels of the padded batch.
         """
         if self.keypoint is None:
             return None
         heatmaps = self.keypoint(self.keypoint_pooler(features, found.rois))
-        return find_keypoints(heatmaps, found.rois[:, 1:])
+        keypoints = find_keypoints(heatmaps, found.rois[:, 1:])
+        origins = keypoint_origins(images, self.conventions)
+        keypoints[..., :2] += origins[found.rois[:, 0].long(), None]
+        return keypoints
 
     def _judge(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and deltas of R ROIs, for inference."""

@@ -46,6 +46,12 @@ class Conventions(Settings):
         "polygon",
         description="Mask targets drawn inside the ROI, or averages of a bitmap of the image.",
     )
+    keypoint_coordinates: Literal["continuous", "pixel_numbers"] = Field(
+        "continuous",
+        description="What the keypoint head learns: places where the middle of pixel 0 is 0.5 "
+        "(detectron2), or numbers of pixels of the image as it was, which are half a pixel less "
+        "(Detectron, maskrcnn-benchmark, torchvision).",
+    )
     legacy_geometry: bool = Field(
         False,
         description="Boxes include their last pixel, anchors are centred on (stride - 1) / 2 and "
@@ -61,5 +67,6 @@ TORCHVISION = Conventions(
     norm_epsilon=0.0,
     box_smooth_l1_beta=1 / 9,
     mask_targets="roi_align",
+    keypoint_coordinates="pixel_numbers",
 )
 """torchvision's ``maskrcnn_resnet50_fpn`` with its COCO weights (v1)."""

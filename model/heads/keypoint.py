@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import Conventions
 from model.convolution import convolve
 from model.heads.training_rois import TrainingRois
-from model.structures import LossTerm, Targets
+from model.structures import ImageBatch, LossTerm, Targets
 from model.truths import join_truths
 
 
@@ -71,9 +72,28 @@ class KeypointTargets(NamedTuple):
     is_meant: Tensor
 
 
+def keypoint_origins(images: ImageBatch, rules: Conventions) -> Tensor:
+    """Where keypoints that the head calls (0, 0) are, x and y in the pixels of the batch: (B, 2).
+
+    Args:
+        images: the batch; numbers of pixels are those of the images as they were.
+        rules: what the head learns.
+    """
+    device = images.pixels.device
+    if rules.keypoint_coordinates == "continuous":
+        return torch.zeros(len(images), 2, device=device)
+    sides = zip(images.sizes, images.original_sizes, strict=True)
+    halves = [(0.5 * now.width / was.width, 0.5 * now.height / was.height) for now, was in sides]
+    return torch.tensor(halves).to(device, non_blocking=True)
+
+
 @torch.no_grad()
 def keypoint_targets(
-    targets: Sequence[Targets], positive: TrainingRois, keypoints: int, side: int
+    targets: Sequence[Targets],
+    positive: TrainingRois,
+    keypoints: int,
+    side: int,
+    origins: Tensor | None = None,
 ) -> KeypointTargets:
     """The heatmap place of each labelled keypoint inside its ROI, hidden ones too.
 
@@ -83,6 +103,7 @@ def keypoint_targets(
             inside means nothing here and changes no loss.
         keypoints: P.
         side: M.
+        origins: (B, 2) float32, from :func:`keypoint_origins`; None is zero.
 
     Raises:
         ValueError: an image comes without keypoints, or with another number of them.
@@ -92,9 +113,12 @@ def keypoint_targets(
     # As in the joined truths, a last row of zeros serves images without objects.
     every = torch.cat([*points, torch.zeros(1, keypoints, 3, device=device)])
     first = join_truths(targets, device).first
-    own = every[positive.truths + first[positive.rois[:, 0].long()]]
+    images = positive.rois[:, 0].long()
+    own = every[positive.truths + first[images]]
     near, far = positive.rois[:, None, 1:3], positive.rois[:, None, 3:]
     xy = own[..., :2]
+    if origins is not None:
+        xy = xy - origins[images, None]
     # Empty slots have boxes without sides: what is no number lies inside nothing.
     cells = ((xy - near) * (side / (far - near))).floor()
     # A point on the right or lower border belongs to the last cell, not to one beyond.

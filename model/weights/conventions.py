@@ -60,6 +60,8 @@ def adapt_to_conventions(
     told = ["stride_in_1x1", *(_TOLD if whole else ())]
     if dilated and whole:
         told.append("dilate_first_block")
+    if "roi_heads.keypoint.upsample.weight" in result:
+        told.append("keypoint_coordinates")
     if "backbone.layer1.0.conv3.weight" not in result:
         told.remove("stride_in_1x1")
     for key in told:

@@ -1,19 +1,25 @@
-"""detectron2's Faster and Mask R-CNN on ResNet-FPN, and its ImageNet backbones.
+"""detectron2's Faster, Mask and Keypoint R-CNN, its RPN and RetinaNet, and ImageNet backbones.
 
-The background is its last class, and boxes and masks have no row for it: ours is class 0, and its
-rows there, which nothing reads, become zeros.
+On ResNet and ResNeXt with a pyramid, C4 or dilated C5. Its order of classes and anchors is not
+ours: see ``detectron2_rows``.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from model.config import Conventions, ModelConfig
-from model.weights.architecture import describe_detector, stated
-from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
+from model.config import BoxHeadConfig, Conventions, ModelConfig
+from model.weights.architecture import describe_detector, is_whole_detector, stated
+from model.weights.conversion import Conversion, StoredWeights, rename_tensors
+from model.weights.detectron2_names import UNBUILT, UNNEEDED, renames
+from model.weights.detectron2_rows import (
+    background_first,
+    identity_statistics,
+    is_group_normed,
+    ratios_outside,
+)
 from model.weights.legacy import refuse_unbuilt
 from model.weights.report import WeightsError
 
@@ -32,6 +38,7 @@ DETECTRON2 = Conventions(
     rpn_smooth_l1_beta=0.0,
     box_smooth_l1_beta=0.0,
     mask_targets="polygon",
+    keypoint_coordinates="continuous",
 )
 _AUTHOR_OF_RGB_BACKBONES = "torchvision"
 _RGB = {
@@ -40,66 +47,20 @@ _RGB = {
     "pixel_std": (58.395, 57.12, 57.375),
     "stride_in_1x1": False,
 }
-_TAIL = r"\.(weight|bias)"
-_NORM_LAYERS = {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3", "shortcut": "downsample.1"}
-
-
-def _block(match: re.Match[str]) -> str:
-    stage, block, layer, norm, kind = match.groups()
-    ours = _NORM_LAYERS[layer] if norm else layer.replace("shortcut", "downsample.0")
-    return f"backbone.layer{int(stage) - 1}.{block}.{ours}.{kind}"
-
-
-def _less(template: str, by: int) -> Replacement:
-    def name(match: re.Match[str]) -> str:
-        return template.format(int(match[1]) - by, match[2])
-
-    return name
-
-
-# A backbone by itself has its names without the prefix.
-_BODY = r"(?:backbone\.bottom_up\.)?"
-_RENAMES: tuple[tuple[str, Replacement], ...] = (
-    (_BODY + r"stem\.conv1\.norm\.(\w+)", r"backbone.bn1.\1"),
-    (_BODY + r"stem\.conv1\.weight", "backbone.conv1.weight"),
-    (_BODY + r"res([2-5])\.(\d+)\.(conv[123]|shortcut)(\.norm)?\.(\w+)", _block),
-    (r"backbone\.fpn_lateral(\d)" + _TAIL, _less("fpn.lateral.{}.{}", 2)),
-    (r"backbone\.fpn_output(\d)" + _TAIL, _less("fpn.output.{}.{}", 2)),
-    (r"proposal_generator\.rpn_head\.conv" + _TAIL, r"rpn.head.convs.0.\1"),
-    (r"proposal_generator\.rpn_head\.objectness_logits" + _TAIL, r"rpn.head.objectness.\1"),
-    (r"proposal_generator\.rpn_head\.anchor_deltas" + _TAIL, r"rpn.head.deltas.\1"),
-    (r"roi_heads\.box_head\.fc(\d)" + _TAIL, r"roi_heads.box.fc\1.\2"),
-    (r"roi_heads\.box_predictor\.cls_score" + _TAIL, r"roi_heads.box.class_logits.\1"),
-    (r"roi_heads\.box_predictor\.bbox_pred" + _TAIL, r"roi_heads.box.box_deltas.\1"),
-    (r"roi_heads\.mask_head\.mask_fcn(\d)" + _TAIL, _less("roi_heads.mask.convs.{}.{}", 1)),
-    (r"roi_heads\.mask_head\.deconv" + _TAIL, r"roi_heads.mask.upsample.\1"),
-    (r"roi_heads\.mask_head\.predictor" + _TAIL, r"roi_heads.mask.logits.\1"),
-)
-_UNNEEDED = (
-    (r"(proposal_generator\.)?anchor_generator\..*", "anchors follow from the config"),
-    (r"pixel_(mean|std)", "kept as a convention"),
-    (r"(stem\.fc|linear|fc1000)\.(weight|bias)", "ImageNet's classifier"),
-)
-_UNBUILT = {
-    "roi_heads.keypoint_head.": "Keypoint R-CNN",
-    "roi_heads.res5.": "a detector without a pyramid (C4)",
-    "roi_heads.box_head.conv": "a box head of convolutions",
-    "backbone.fpn_lateral2.norm": "a pyramid with norms",
-    "head.cls_subnet": "RetinaNet",
-    "roi_heads.box_head.0.": "Cascade R-CNN",
-    "conv2_offset": "a deformable convolution",
-    "panoptic": "panoptic segmentation",
-    "sem_seg_head.": "panoptic segmentation",
-}
+# Of the ImageNet backbones that are not the ResNet authors', in BGR.
+_STD_OF_OTHERS = (57.375, 57.12, 58.395)
+# Its configs for LVIS, v0.5 and v1, whose scores are low.
+_LVIS_CLASSES = (1230, 1203)
+_LVIS_BOX = {"score_threshold": 1e-4, "detections_per_image": 300}
 
 
 def is_detectron2(stored: StoredWeights) -> bool:
     """Whether these are weights of detectron2, or a backbone in its format."""
+    names = stored.tensors
     return any(
-        f"{prefix}stem.conv1.weight" in stored.tensors
-        and f"{prefix}res2.0.conv1.weight" in stored.tensors
-        for prefix in ("", "backbone.bottom_up.")
-    )
+        f"{prefix}stem.conv1.weight" in names and f"{prefix}res2.0.conv1.weight" in names
+        for prefix in ("", "backbone.", "backbone.bottom_up.")
+    ) or any(name.startswith(("proposal_generator.", "head.cls_subnet.")) for name in names)
 
 
 def convert_detectron2(stored: StoredWeights, config: ModelConfig) -> Conversion:
@@ -112,26 +73,41 @@ def convert_detectron2(stored: StoredWeights, config: ModelConfig) -> Conversion
     Raises:
         WeightsError: an architecture that we do not build.
     """
-    refuse_unbuilt(stored.tensors, _UNBUILT)
-    renamed = rename_tensors(stored.tensors, _RENAMES, _UNNEEDED)
-    conventions, assumed = _conventions(stored)
-    renamed.tensors.update(_background_first(renamed.tensors))
-    renamed.tensors.update(_identity_statistics(renamed.tensors, conventions.norm_epsilon))
-    # 1000 proposals per image in training, against Detectron's 2000.
-    proposals = {"post_nms_train": 1000} | stated(config.rpn)
-    base = config.model_copy(update={"rpn": config.rpn.model_copy(update=proposals)})
+    refuse_unbuilt(stored.tensors, UNBUILT)
+    renamed = rename_tensors(stored.tensors, renames(stored.tensors), UNNEEDED)
+    tensors = renamed.tensors
+    group_normed = is_group_normed(tensors, config)
+    conventions, assumed = _conventions(stored, tensors, group_normed)
+    tensors.update(background_first(tensors))
+    tensors.update(ratios_outside(tensors, config))
+    if not group_normed:
+        tensors.update(identity_statistics(tensors, conventions.norm_epsilon))
+    base, notes = _with_its_settings(tensors, config)
+    if "roi_heads.keypoint.upsample.weight" in tensors:
+        # Keypoints suffered from plain L1.
+        conventions = conventions.model_copy(update={"box_smooth_l1_beta": 0.5})
     conversion = describe_detector("detectron2", renamed, conventions, base)
-    return replace(conversion, assumed=assumed)
+    return replace(conversion, assumed=(*assumed, *notes))
 
 
-def _conventions(stored: StoredWeights) -> tuple[Conventions, tuple[str, ...]]:
+def _conventions(
+    stored: StoredWeights, tensors: Mapping[str, Tensor], group_normed: bool
+) -> tuple[Conventions, tuple[str, ...]]:
     """What the file says of its pixels, else what detectron2's configs say, and that we guessed."""
-    mean, std = stored.tensors.get("pixel_mean"), stored.tensors.get("pixel_std")
     if stored.author == _AUTHOR_OF_RGB_BACKBONES:
         return DETECTRON2.model_copy(update=_RGB), ()
+    mean, std = stored.tensors.get("pixel_mean"), stored.tensors.get("pixel_std")
+    middle = tensors.get("backbone.layer1.0.conv2.weight")
+    grouped = middle is not None and middle.ndim == 4 and middle.shape[0] != middle.shape[1]
+    trained = group_normed or any(name.endswith("num_batches_tracked") for name in tensors)
     if mean is None or std is None:
-        return DETECTRON2, (
-            "BGR pixels less (103.53, 116.28, 123.675), strides in the 1x1 convolutions: "
+        # The stride is in the 1x1 of the ResNet authors' backbones, and of no others.
+        rules: dict[str, Any] = {"stride_in_1x1": not (grouped or trained)}
+        if grouped:
+            rules["pixel_std"] = _STD_OF_OTHERS
+        place = "3x3" if grouped or trained else "1x1"
+        return DETECTRON2.model_copy(update=rules), (
+            f"BGR pixels less (103.53, 116.28, 123.675), strides in the {place} convolutions: "
             "detectron2's defaults; a model on torchvision's backbone has others, which config= "
             "can state",
         )
@@ -145,36 +121,39 @@ def _conventions(stored: StoredWeights) -> tuple[Conventions, tuple[str, ...]]:
         "pixel_mean": tuple(round(value, 4) for value in means),
         "pixel_std": tuple(round(value, 4) for value in stds),
         # The backbones with a deviation of 1 are those whose stride is in the 1x1.
-        "stride_in_1x1": stds == [1.0, 1.0, 1.0],
+        "stride_in_1x1": stds == [1.0, 1.0, 1.0] and not (grouped or trained),
     }
     return DETECTRON2.model_copy(update=pixels), (
         f"{pixels['pixel_order']} pixels and the stride's place, from pixel_mean and pixel_std",
     )
 
 
-def _background_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    result = {}
-    for kind in ("weight", "bias"):
-        name = f"roi_heads.box.class_logits.{kind}"
-        if name in tensors:
-            result[name] = tensors[name].roll(1, 0)
-        classes = len(tensors.get("roi_heads.box.class_logits.bias", ()))
-        for layer, rows in (("roi_heads.box.box_deltas", 4), ("roi_heads.mask.logits", 1)):
-            if f"{layer}.{kind}" in tensors:
-                objects = tensors[f"{layer}.{kind}"]
-                if len(objects) == rows and classes > 2:
-                    continue  # one for all classes, the background too
-                background = objects.new_zeros(rows, *objects.shape[1:])
-                result[f"{layer}.{kind}"] = torch.cat((background, objects))
-    return result
-
-
-def _identity_statistics(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:
-    """Statistics for norms without, which are affine maps: mean 0, variance 1 less the epsilon."""
-    result = {}
-    for name, weight in tensors.items():
-        match = re.fullmatch(r"(backbone\..*(?:bn\d|downsample\.1))\.weight", name)
-        if match and f"{match[1]}.running_var" not in tensors:
-            result[f"{match[1]}.running_mean"] = torch.zeros_like(weight)
-            result[f"{match[1]}.running_var"] = torch.full_like(weight, 1.0 - epsilon)
-    return result
+def _with_its_settings(
+    tensors: Mapping[str, Tensor], config: ModelConfig
+) -> tuple[ModelConfig, tuple[str, ...]]:
+    """``config`` with what detectron2's configs set for such a model, but for what it states."""
+    if not is_whole_detector(tensors):
+        return config, ()
+    has_pyramid = any(name.startswith("fpn.") for name in tensors)
+    alone = not any(name.startswith("roi_heads.") for name in tensors)
+    has_keypoints = "roi_heads.keypoint.upsample.weight" in tensors
+    notes: list[str] = []
+    update: dict[str, Any] = {}
+    # 1000 proposals per image in training, against Detectron's 2000.
+    proposals = {"post_nms_train": 1500 if has_keypoints else 1000}
+    if not has_pyramid:
+        proposals = {"pre_nms_train": 12000, "pre_nms_test": 12000 if alone else 6000}
+        if "backbone.layer4.0.conv1.weight" in tensors:
+            # Its only detectors without a pyramid that pool from res5 dilate it.
+            features = {"features": "dc5"} | stated(config.backbone)
+            update["backbone"] = config.backbone.model_copy(update=features)
+            notes.append("res5 is dilated, as in all of detectron2's models that pool from it")
+    if alone:
+        proposals["post_nms_test"] = 2000
+    update["rpn"] = config.rpn.model_copy(update=proposals | stated(config.rpn))
+    classes = len(tensors.get("roi_heads.box.class_logits.bias", ())) - 1
+    if classes in _LVIS_CLASSES:
+        box = config.box or BoxHeadConfig()
+        update["box"] = box.model_copy(update=_LVIS_BOX | stated(box))
+        notes.append(f"{classes} classes are LVIS's: scores from 0.0001 and 300 detections")
+    return config.model_copy(update=update), tuple(notes)

@@ -20,6 +20,7 @@ LEGACY = Conventions(
     rpn_smooth_l1_beta=1 / 9,
     box_smooth_l1_beta=1.0,
     mask_targets="polygon",
+    keypoint_coordinates="pixel_numbers",
     legacy_geometry=True,
 )
 

@@ -12,6 +12,7 @@ from model.config import ModelConfig
 from model.detector import Detector, build_detector
 from model.settings import check_settings, compose_yaml
 from model.weights.architecture import is_whole_detector
+from model.weights.backbone_architecture import RES5_OF_BOX_HEAD
 from model.weights.class_rows import ClassRows, is_class_layer, rows_by_name
 from model.weights.conventions import adapt_to_conventions, folded_norms_note
 from model.weights.conversion import Conversion
@@ -36,8 +37,8 @@ def load_detector(
 
     Args:
         source: a folder that ``save_detector`` wrote, or a file or its ``https://`` address: ours
-            (.safetensors, .pth), or Faster or Mask R-CNN on ResNet-FPN of torchvision,
-            detectron2, Detectron or maskrcnn-benchmark.
+            (.safetensors, .pth), or a detector of this family of torchvision, detectron2,
+            Detectron or maskrcnn-benchmark.
         config: a YAML file with a ``model`` part, or a ModelConfig. A folder brings its own, and
             foreign weights tell their architecture; then this may be None. What foreign weights
             do tell overrules it, but for the conventions that it states.
@@ -167,8 +168,9 @@ def _fill(
     source: str | Path,
     allow_mismatch: bool,
 ) -> LoadReport:
-    state: Mapping[str, Tensor] = {**conversion.tensors, **rows.tensors}
     own = detector.state_dict()
+    conversion = _res5_into_box_head(conversion, own)
+    state: Mapping[str, Tensor] = {**conversion.tensors, **rows.tensors}
     # A counter that only batch norm with momentum None reads.
     optional = {name for name in (*own, *state) if name.endswith("num_batches_tracked")}
     fitting = {n: t for n, t in state.items() if n in own and own[n].shape == t.shape}
@@ -194,6 +196,27 @@ def _fill(
         shapes={names.get(n, n): tuple(t.shape) for n, t in state.items()}
         | {n: tuple(t.shape) for n, t in own.items()},
         ecosystem=conversion.ecosystem,
+    )
+
+
+def _res5_into_box_head(conversion: Conversion, own: Mapping[str, Tensor]) -> Conversion:
+    """A backbone's res5 where the detector has it: in the box head, where it reads c4.
+
+    Args:
+        conversion: weights under our names.
+        own: the detector's.
+    """
+    backbone, box_head = "backbone.layer4.", f"{RES5_OF_BOX_HEAD}."
+    if not any(name.startswith(box_head) for name in own):
+        return conversion
+
+    def moved(name: str) -> str:
+        return box_head + name.removeprefix(backbone) if name.startswith(backbone) else name
+
+    return replace(
+        conversion,
+        tensors={moved(name): tensor for name, tensor in conversion.tensors.items()},
+        original_names={moved(ours): name for ours, name in conversion.original_names.items()},
     )
 
 

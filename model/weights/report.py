@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 # Parts that come or stay away as a whole, first match first: deforming convolutions begin as plain
 # ones, and res5 belongs to the backbone wherever it stands.
 _PARTS = (
-    ("deformable offsets", r"backbone\..*\.conv2_offset\..*"),
+    ("deformable offsets", r"(backbone|roi_heads\.box\.res5)\..*\.conv2_offset\..*"),
     ("backbone", r"(backbone|roi_heads\.box\.res5)\..*"),
     ("pyramid", r"fpn\..*"),
     ("proposal network", r"rpn\..*"),

@@ -93,6 +93,23 @@ def test_keypoints_lie_in_their_boxes_also_in_a_resized_picture(full_detector):
     assert found.keypoints[..., 1].max() > 96  # beyond the picture as the network saw it
 
 
+def test_pixel_numbers_become_places_half_a_pixel_further_in_the_picture(
+    tiny_config, keypoint_head
+):
+    picture = np.random.default_rng(0).integers(0, 256, (128, 96, 3), dtype=np.uint8)
+    found = []
+    for coordinates in ("continuous", "pixel_numbers"):
+        torch.manual_seed(0)
+        rules = {"keypoint_coordinates": coordinates}
+        config = tiny_config(mask=None, keypoint=keypoint_head, conventions=rules)
+        found += build_detector(config).predict([picture])
+    places, numbers = (one.keypoints for one in found)
+    assert len(places) > 0
+    half = torch.tensor([0.5, 0.5, 0.0])
+    # The picture was halved: as float32 goes, not to the last bit.
+    torch.testing.assert_close(numbers, places + half, rtol=0, atol=1e-4)
+
+
 def test_no_detections_have_no_keypoints(full_detector):
     with torch.no_grad():
         full_detector.roi_heads.box.class_logits.bias[0] = 50

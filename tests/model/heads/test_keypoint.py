@@ -7,15 +7,17 @@ import torch
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, keypoints_to_heatmap
 
+from model.config import Conventions
 from model.heads.keypoint import (
     KeypointHead,
     KeypointTargets,
     find_keypoints,
     keypoint_loss,
+    keypoint_origins,
     keypoint_targets,
 )
 from model.heads.training_rois import TrainingRois
-from model.structures import Targets
+from model.structures import ImageBatch, ImageSize, Targets
 
 SIDE = 56
 
@@ -226,3 +228,20 @@ def test_the_gpu_finds_the_same_places():
     boxes = random_boxes(8, 200)
     got = find_keypoints(heatmaps.cuda(), boxes.cuda()).cpu()
     torch.testing.assert_close(got, find_keypoints(heatmaps, boxes), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("coordinates", "halves"), [("continuous", 0.0), ("pixel_numbers", 1.0)])
+def test_pixel_numbers_are_half_a_pixel_of_the_image_as_it_was_less(coordinates, halves):
+    sizes, were = (ImageSize(64, 96), ImageSize(60, 30)), (ImageSize(32, 32), ImageSize(60, 60))
+    images = ImageBatch(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), sizes, were)
+    origins = keypoint_origins(images, Conventions(keypoint_coordinates=coordinates))
+    # Three times as wide and twice as high; half as wide and as high as it was.
+    assert origins.tolist() == [[1.5 * halves, 1.0 * halves], [0.25 * halves, 0.5 * halves]]
+
+
+def test_targets_are_counted_from_the_origins_of_their_image():
+    people = [persons([[10, 20, 2]]), persons([[10, 20, 2]])]
+    rois = rois_of([0, 1], [[0, 0, SIDE, SIDE]] * 2, [0, 0])
+    origins = torch.tensor([[0.0, 0.0], [1.5, 1.0]])
+    found = keypoint_targets(people, rois, 1, SIDE, origins)
+    assert found.places[:, 0].tolist() == [20 * SIDE + 10, 19 * SIDE + 8]

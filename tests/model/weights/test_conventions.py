@@ -73,6 +73,14 @@ def test_another_dilation_is_told_where_something_is_dilated():
         assert any("dilate_first_block = True" in note for note in notes) == dilated
 
 
+def test_other_keypoint_coordinates_are_told_where_there_are_keypoints():
+    for name in ("roi_heads.keypoint.upsample.weight", "roi_heads.mask.upsample.weight"):
+        tensors = {name: torch.ones(1)}
+        _, notes = adapt_to_conventions(tensors, TORCHVISION, Conventions(), True)
+        told = any("keypoint_coordinates = pixel_numbers" in note for note in notes)
+        assert told == ("keypoint" in name)
+
+
 def test_what_cannot_be_converted_is_told():
     bottleneck = {"backbone.layer1.0.conv3.weight": torch.ones(1)}
     _, of_backbone = adapt_to_conventions(bottleneck, LEGACY, Conventions(), whole=False)

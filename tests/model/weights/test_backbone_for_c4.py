@@ -1,0 +1,119 @@
+"""A plain backbone starts a detector whose box head is res5."""
+
+import pickle
+
+import pytest
+import torch
+import torchvision
+
+from model import build_detector, save_detector
+from model.weights import WeightsError, load_weights
+
+C4 = {"depth": 50, "norm": "frozen_bn", "features": "c4", "frozen_stages": 0}
+
+
+@pytest.fixture
+def c4(tiny_config):
+    def build(**changes):
+        backbone = C4 | {"width": 8} | changes
+        return build_detector(tiny_config(backbone=backbone, mask=None, box={"pool_side": 14}))
+
+    return build
+
+
+def detectron2_names(shapes, draw):
+    """R-50.pkl in detectron2's format."""
+    names = {1: "conv1", 2: "conv2", 3: "conv3", 0: "shortcut"}
+    arrays = {"stem.conv1.weight": draw(shapes["stem",])}
+    norms = {"stem.conv1.norm": shapes["stem",][0]}
+    for (kind, *place), shape in shapes.items():
+        if kind == "block":
+            stage, block, layer = place
+            name = f"res{stage}.{block}.{names[layer]}"
+            arrays[f"{name}.weight"] = draw(shape)
+            norms[f"{name}.norm"] = shape[0]
+    for name, channels in norms.items():
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            arrays[f"{name}.{part}"] = draw((channels,))
+    return arrays, "res5.{}.{}.weight", ("shortcut", "conv1", "conv2", "conv3")
+
+
+def detectron_names(shapes, draw):
+    """R-50.pkl with the names of Caffe2's blobs, as most of detectron2's models start from."""
+    names = {1: "branch2a", 2: "branch2b", 3: "branch2c", 0: "branch1"}
+    arrays = {"conv1_w": draw(shapes["stem",])}
+    norms = {"res_conv1_bn": shapes["stem",][0]}
+    for (kind, *place), shape in shapes.items():
+        if kind == "block":
+            stage, block, layer = place
+            name = f"res{stage}_{block}_{names[layer]}"
+            arrays[f"{name}_w"] = draw(shape)
+            norms[f"{name}_bn"] = shape[0]
+    for name, channels in norms.items():
+        arrays[f"{name}_s"], arrays[f"{name}_b"] = draw((channels,)), draw((channels,))
+    return arrays, "res5_{}_{}_w", ("branch1", "branch2a", "branch2b", "branch2c")
+
+
+@pytest.mark.parametrize("written", [detectron2_names, detectron_names], ids=["d2", "caffe2"])
+def test_res5_of_r50_fills_the_box_head(c4, narrow_shapes, random_weights, tmp_path, written):
+    arrays, name, layers = written(narrow_shapes, random_weights)
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Caffe2"}))
+    detector = c4()
+    report = load_weights(detector, path)
+    assert not report.dropped
+    res5 = detector.roi_heads.box.res5
+    assert {n for n in report.loaded if "res5" in n} == {
+        f"roi_heads.box.res5.{n}" for n in res5.state_dict() if "tracked" not in n
+    }
+    for block, number in ((res5[0], 0), (res5[2], 2)):
+        ours = [block.downsample[0]] if number == 0 else []
+        ours += [block.conv1, block.conv2, block.conv3]
+        for layer, theirs in zip(reversed(ours), reversed(layers), strict=False):
+            wanted = torch.from_numpy(arrays[name.format(number, theirs)])
+            assert layer.weight.equal(wanted)
+    assert report.original_names["roi_heads.box.res5.1.conv2.weight"] == name.format(1, layers[2])
+
+
+def test_torchvision_s_resnet50_fills_it_too(c4, tmp_path):
+    classifier = torchvision.models.resnet50(weights=None)
+    torch.save(classifier.state_dict(), tmp_path / "resnet50.pth")
+    detector = c4(width=64)
+    report = load_weights(detector, tmp_path / "resnet50.pth")
+    assert not report.dropped
+    for name, tensor in detector.roi_heads.box.res5.state_dict().items():
+        assert tensor.equal(classifier.layer4.state_dict()[name])
+    assert detector.backbone.layer3[5].conv3.weight.equal(classifier.layer3[5].conv3.weight)
+    missing = {name for name in report.initialised if "res5" in name or name[:8] == "backbone"}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("features", ["c4", "fpn"])
+def test_offsets_of_deformable_convolutions_stay_zero(
+    c4, narrow_shapes, random_weights, tmp_path, features
+):
+    arrays, _, _ = detectron2_names(narrow_shapes, random_weights)
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Caffe2"}))
+    detector = c4(features=features, deformable="v2")
+    report = load_weights(detector, path)
+    offsets = {name for name in detector.state_dict() if "conv2_offset" in name}
+    assert offsets and offsets <= set(report.initialised)
+    assert ("roi_heads.box.res5.0.conv2_offset.weight" in offsets) == (features == "c4")
+    assert not any(detector.state_dict()[name].any() for name in offsets)
+
+
+def test_res5_of_a_box_head_is_no_backbone_s(c4, tmp_path):
+    save_detector(c4(), tmp_path)
+    pyramid = c4(features="fpn")
+    with pytest.raises(WeightsError, match=r"backbone\.layer4\.0\.conv1\.weight is not filled"):
+        load_weights(pyramid, tmp_path, allow_unused=["roi_heads.*"])
+
+
+def test_a_backbone_without_its_last_block_is_an_error(c4, narrow_shapes, random_weights, tmp_path):
+    arrays, _, _ = detectron2_names(narrow_shapes, random_weights)
+    arrays = {name: a for name, a in arrays.items() if not name.startswith("res5.2.")}
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Caffe2"}))
+    with pytest.raises(WeightsError, match=r"roi_heads\.box\.res5\.2\.conv1\.weight is not filled"):
+        load_weights(c4(), path)

@@ -1,0 +1,272 @@
+"""Every kind of model of detectron2's zoo fills a detector that computes what it did there."""
+
+import functools
+
+import pytest
+import torch
+
+from model import ModelConfig
+from model.structures import ImageBatch, ImageSize
+from model.weights import WeightsError
+from model.weights.loading import read_detector
+from tests.model.weights import detectron2_layers as theirs
+from tests.model.weights.detectron2_zoo import HEAD, HIDDEN, PYRAMID, STEM, ZOO, weights_of
+
+RATIOS = [0.5, 1.0, 2.0]
+# One of each kind of backbone and pyramid.
+BODIES = {
+    (m.depth, m.features, m.norm, m.groups, m.deform, m.one_stage): name for name, m in ZOO.items()
+}.values()
+CANVAS = ImageSize(32, 64)
+# fp32 sums in another order, through as many as 100 layers.
+CLOSE = {"rtol": 1e-3, "atol": 1e-3}
+
+
+@functools.cache
+def weights(name):
+    return weights_of(ZOO[name])
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """Function: name -> detector and report, read once."""
+
+    @functools.cache
+    def load(name):
+        path = tmp_path_factory.mktemp("zoo") / "model_final.pth"
+        torch.save({"model": weights(name)}, path)
+        detector, report = read_detector(path)
+        return detector.eval(), report
+
+    return load
+
+
+def with_(part):
+    return pytest.mark.parametrize("name", [name for name in ZOO if part(ZOO[name])])
+
+
+def pooled(detector, rois, side):
+    channels = detector.rpn.head.convs[0].in_channels
+    return torch.randn(rois, channels, side, side, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_nothing_is_left_over(loaded, name):
+    report = loaded(name)[1]
+    assert report.unexplained() == []
+    assert not report.unneeded
+    unread = [n for n in weights(name) if n.endswith("num_batches_tracked")]
+    assert len(report.loaded) >= len(weights(name)) - len(unread)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_architecture_is_inferred(loaded, name):
+    model, config = ZOO[name], loaded(name)[0].config
+    assert config.num_classes == (model.classes if model.rois or model.one_stage else 1)
+    backbone = config.backbone
+    assert (backbone.depth, backbone.width, backbone.groups) == (model.depth, STEM, model.groups)
+    assert backbone.features == model.features
+    norms = {"gn": "group_norm", "syncbn": "batch_norm"}
+    assert backbone.norm == norms.get(model.norm, "frozen_bn")
+    assert backbone.deformable == {0: "none", 18: "v1", 27: "v2"}[model.deform]
+    assert config.fpn.norm == norms.get(model.norm, "none")
+    assert config.rpn.layers == model.rpn_layers
+    heads = (config.box, config.mask, config.keypoint, config.retinanet)
+    wanted = (model.rois, model.masks, model.keypoints > 0, model.one_stage)
+    assert tuple(head is not None for head in heads) == wanted
+    if model.features == "fpn":
+        assert config.fpn.channels == PYRAMID
+    if model.rois and model.features != "c4":
+        box = config.box
+        assert (box.conv_layers, box.fc_layers) == (model.convs, 1 if model.convs else 2)
+        assert (box.hidden, box.pool_side) == (HIDDEN, 7)
+        assert box.norm == (norms.get(model.norm, "none") if model.convs else "none")
+    if model.masks:
+        assert config.mask.norm == norms.get(model.norm, "none")
+        assert (config.mask.layers, config.mask.channels) == (
+            0 if model.features == "c4" else 4,
+            HEAD,
+        )
+        assert config.mask.class_agnostic == config.box.class_agnostic == model.agnostic
+    if model.one_stage:
+        assert (config.retinanet.p6_from, config.retinanet.smooth_l1_beta) == ("c5", 0)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_every_feature_map_is_the_same(loaded, name):
+    generator = torch.Generator().manual_seed(2)
+    picture = torch.randint(0, 256, (1, 3, *CANVAS), generator=generator, dtype=torch.uint8)
+    expected = theirs.backbone(weights(name), ZOO[name], picture.float())
+    with torch.inference_mode():
+        found = loaded(name)[0].features(ImageBatch(picture, (CANVAS,), (CANVAS,)))
+    assert len(found) == (5 if ZOO[name].features == "fpn" else 1)
+    for own, other in zip(found, expected, strict=True):
+        scale = other.std()
+        assert scale > 0.01
+        torch.testing.assert_close(own / scale, other / scale, **CLOSE)
+
+
+def cells_and_their_anchors(sizes, height, width, stride):
+    """detectron2's anchors (H, W, A, 4), in its order."""
+    of_a_cell = torch.tensor(list(theirs.anchors_of_a_cell(sizes, RATIOS)))
+    boxes = torch.empty(height, width, len(of_a_cell), 4)
+    for row in range(height):
+        for column in range(width):
+            boxes[row, column] = of_a_cell + stride * torch.tensor([column, row, column, row])
+    return boxes
+
+
+def same_anchor(ours, other):
+    """For each of their anchors (N, 4) the number of ours; every anchor occurs once."""
+    distance, index = torch.cdist(other, ours, p=1).min(dim=1)
+    assert distance.max() < 1e-3
+    assert index.unique().numel() == len(ours) == len(other)
+    return index
+
+
+@with_(lambda model: not model.one_stage)
+def test_an_anchor_has_its_own_objectness_and_deltas(loaded, name):
+    model, detector = ZOO[name], loaded(name)[0]
+    level = 2 if model.features == "fpn" else 0
+    sizes = [128.0] if level else [32.0, 64.0, 128.0, 256.0, 512.0]
+    height, width = 2, 3
+    feature = pooled(detector, 1, 3)[:, :, :height]
+    cells = [ImageSize(height, width)] * (5 if level else 1)
+    grid = detector.rpn.anchors(cells, CANVAS)[level]
+    boxes = cells_and_their_anchors(sizes, height, width, 16)
+    index = same_anchor(grid, boxes.flatten(0, 2))
+    with torch.inference_mode():
+        logits, deltas = detector.rpn.head(feature)
+    scores, moves = theirs.proposal_head(weights(name), model, feature)
+    anchors = len(scores[0])
+    torch.testing.assert_close(logits[0, index], scores[0].permute(1, 2, 0).flatten(), **CLOSE)
+    moves = moves[0].reshape(anchors, 4, height, width).permute(2, 3, 0, 1).reshape(-1, 4)
+    torch.testing.assert_close(deltas[0, index], moves, **CLOSE)
+    assert scores[0, :, 0, 0].unique().numel() == anchors
+
+
+@with_(lambda model: model.one_stage)
+def test_an_anchor_of_retinanet_has_its_own_classes_and_deltas(loaded, name):
+    detector, classes = loaded(name)[0], ZOO[name].classes
+    feature = torch.randn(1, PYRAMID, 2, 3, generator=torch.Generator().manual_seed(1))
+    grid = detector.retinanet.anchors([ImageSize(2, 3)] * 5, CANVAS)[1]
+    sizes = [64.0, 64 * 2 ** (1 / 3), 64 * 2 ** (2 / 3)]
+    boxes = cells_and_their_anchors(sizes, 2, 3, 16)
+    index = same_anchor(grid, boxes.flatten(0, 2))
+    with torch.inference_mode():
+        logits, deltas = detector.retinanet(feature)
+    scores, moves = theirs.one_stage_head(weights(name), feature)
+    for found, other, rows in ((logits, scores, classes), (deltas, moves, 4)):
+        expected = other[0].reshape(9, rows, 2, 3).permute(2, 3, 0, 1).reshape(-1, rows)
+        torch.testing.assert_close(found[0, index], expected, **CLOSE)
+
+
+@with_(lambda model: model.rois)
+def test_classes_and_boxes_of_a_roi_are_the_same(loaded, name):
+    model, detector = ZOO[name], loaded(name)[0]
+    x = pooled(detector, 3, 14 if model.features == "c4" else 7)
+    scores, boxes = theirs.box_head(weights(name), model, x)
+    with torch.inference_mode():
+        logits, deltas = detector.roi_heads.box(x)
+    torch.testing.assert_close(logits[:, 0], scores[:, -1], **CLOSE)
+    torch.testing.assert_close(logits[:, 1:], scores[:, :-1], **CLOSE)
+    own = deltas if model.agnostic else deltas[:, 1:]
+    torch.testing.assert_close(own, boxes.view(3, -1, 4), **CLOSE)
+
+
+@with_(lambda model: model.masks)
+def test_the_mask_of_a_class_is_the_same(loaded, name):
+    model, detector = ZOO[name], loaded(name)[0]
+    x = pooled(detector, 2, 14)
+    masks = theirs.mask_head(weights(name), model, x)
+    heads = detector.roi_heads
+    with torch.inference_mode():
+        shown = heads.box.describe(x) if heads.shares_maps else x
+        found = heads.mask(shown, torch.tensor([1, model.classes]))
+    last = 0 if model.agnostic else model.classes - 1
+    torch.testing.assert_close(found, torch.stack([masks[0, 0], masks[1, last]]), **CLOSE)
+
+
+@with_(lambda model: model.keypoints)
+def test_the_heatmaps_are_the_same(loaded, name):
+    detector = loaded(name)[0]
+    x = pooled(detector, 2, 14)
+    with torch.inference_mode():
+        found = detector.roi_heads.keypoint(x)
+    torch.testing.assert_close(found, theirs.keypoint_head(weights(name), x), **CLOSE)
+
+
+def test_each_kind_has_its_configs_settings(loaded):
+    def settings(name):
+        rpn = loaded(name)[0].config.rpn
+        return rpn.pre_nms_train, rpn.pre_nms_test, rpn.post_nms_train, rpn.post_nms_test
+
+    assert settings("mask R50 FPN") == (2000, 1000, 1000, 1000)
+    assert settings("keypoint R50 FPN") == (2000, 1000, 1500, 1000)
+    assert settings("mask R50 DC5") == settings("VOC") == (12000, 6000, 2000, 1000)
+    assert settings("RPN R50 FPN") == (2000, 1000, 1000, 2000)
+    assert settings("RPN R50 C4") == (12000, 12000, 2000, 2000)
+    rules = loaded("keypoint R50 FPN")[0].config.conventions
+    assert (rules.box_smooth_l1_beta, rules.keypoint_coordinates) == (0.5, "continuous")
+    detector = loaded("keypoint R50 FPN")[0]
+    assert [category.name for category in detector.categories] == ["person"]
+    box = loaded("LVIS")[0].config.box
+    assert (box.score_threshold, box.detections_per_image) == (1e-4, 300)
+
+
+def test_what_is_guessed_is_said(loaded):
+    assert any("res5 is dilated" in note for note in loaded("mask R50 DC5")[1].notes)
+    assert any("LVIS" in note for note in loaded("LVIS")[1].notes)
+    for name, place in (("mask R50 GN", "3x3"), ("mask R50 DC5", "1x1"), ("VOC", "1x1")):
+        assert any(f"strides in the {place}" in note for note in loaded(name)[1].notes)
+
+
+def test_what_a_config_states_stays(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"model": weights("mask R50 DC5")}, path)
+    stated = {"backbone": {"features": "c5"}, "rpn": {"pre_nms_test": 99}}
+    config = read_detector(path, ModelConfig.model_validate(stated))[0].config
+    assert (config.backbone.features, config.rpn.pre_nms_test) == ("c5", 99)
+    assert config.rpn.pre_nms_train == 12000
+
+
+def one(name):
+    return {name: torch.ones(3)}
+
+
+def without(part):
+    return lambda all_weights: {n: t for n, t in all_weights.items() if part not in n}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda w: w | one("roi_heads.box_head.0.fc1.weight"), "Cascade R-CNN"),
+        (lambda w: w | one("sem_seg_head.p2.0.weight"), "panoptic"),
+        (lambda w: w | one("roi_heads.mask_head.point_head.fc1.weight"), "PointRend"),
+        (lambda w: w | one("head.cls_subnet.1.weight"), "RetinaNet with norms"),
+        (lambda w: w | one("backbone.bottom_up.s1.b1.f.a.weight"), "RegNet"),
+        (without("backbone.bottom_up"), "no ResNet"),
+        (without("proposal_generator"), r"no region proposal network \(Fast R-CNN"),
+        (without("fpn_output"), "no feature pyramid"),
+        (
+            lambda w: w | {"proposal_generator.rpn_head.anchor_deltas.weight": torch.ones(15, 32)},
+            "15 deltas of 3 anchors: .* rotated",
+        ),
+        (
+            lambda w: (
+                w
+                | {
+                    "proposal_generator.rpn_head.objectness_logits.weight": torch.ones(4, 32),
+                    "proposal_generator.rpn_head.anchor_deltas.weight": torch.ones(16, 32),
+                }
+            ),
+            r"4 anchors per cell .* set model\.rpn\.anchor_ratios",
+        ),
+    ],
+)
+def test_what_we_do_not_build_is_refused_by_name(tmp_path, change, named):
+    path = tmp_path / "model.pth"
+    torch.save({"model": change(weights("mask R50 FPN"))}, path)
+    with pytest.raises(WeightsError, match=named):
+        read_detector(path)
