@@ -5,9 +5,10 @@ import functools
 import pytest
 import torch
 
-from model import ModelConfig
+from model import ModelConfig, load_detector
 from model.structures import ImageBatch, ImageSize
 from model.weights import WeightsError
+from model.weights.__main__ import main
 from model.weights.loading import read_detector
 from tests.model.weights import detectron2_layers as theirs
 from tests.model.weights.detectron2_zoo import HEAD, HIDDEN, PYRAMID, STEM, ZOO, weights_of
@@ -219,6 +220,24 @@ def test_what_is_guessed_is_said(loaded):
     assert any("LVIS" in note for note in loaded("LVIS")[1].notes)
     for name, place in (("mask R50 GN", "3x3"), ("mask R50 DC5", "1x1"), ("VOC", "1x1")):
         assert any(f"strides in the {place}" in note for note in loaded(name)[1].notes)
+
+
+def test_a_trained_norm_s_stride_is_not_in_the_1x1_whatever_the_pixels_deviation(tmp_path):
+    pixels = {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]), "pixel_std": torch.ones(3)}
+    for name, in_1x1 in (("mask R50 GN", False), ("mask R50 SyncBN", False), ("VOC", True)):
+        torch.save({"model": weights(name) | pixels}, tmp_path / "model.pth")
+        rules = read_detector(tmp_path / "model.pth")[0].config.conventions
+        assert (rules.stride_in_1x1, rules.pixel_order) == (in_1x1, "bgr")
+
+
+@pytest.mark.parametrize("name", ["mask R50 C4", "keypoint R50 FPN", "RetinaNet R50"])
+def test_the_command_converts_it(loaded, tmp_path, name):
+    torch.save({"model": weights(name)}, tmp_path / "model.pth")
+    assert main(["convert", str(tmp_path / "model.pth"), "--to", str(tmp_path / "ours")]) == 0
+    ours, expected = load_detector(tmp_path / "ours"), loaded(name)[0]
+    assert ours.config == expected.config
+    for own, tensor in ours.state_dict().items():
+        assert tensor.equal(expected.state_dict()[own])
 
 
 def test_what_a_config_states_stays(tmp_path):
