@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from model.box_geometry import anchors_from_stride
 from model.structures import ImageSize
 
 # A batch's anchors are some MB, and few shapes of batches are met again and again.
@@ -18,12 +19,15 @@ MOST_GRIDS_REMEMBERED = 8
 class AnchorGrid(nn.Module):
     """One anchor size per level and every ratio at each cell; cell (0, 0) is centred on pixel 0.
 
+    Detectron's, ``from_stride``, are centred on half a stride.
+
     Args:
         sizes: square root of the anchors' area, one per level, pixels.
         ratios: height over width.
         strides: pixels between neighbouring cells of each level.
         rounded: round the anchors around the origin to whole pixels (torchvision).
         stride_from_canvas: take canvas // cells as the stride instead (torchvision).
+        from_stride: anchors of :func:`model.box_geometry.anchors_from_stride`.
 
     Source: Ren et al. 2015, section 3.1.1; Lin et al. 2017, section 4.1.
     """
@@ -37,6 +41,7 @@ class AnchorGrid(nn.Module):
         strides: Sequence[int],
         rounded: bool = False,
         stride_from_canvas: bool = False,
+        from_stride: bool = False,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
@@ -46,6 +51,9 @@ class AnchorGrid(nn.Module):
         shape = torch.stack((1 / heights_per_size, heights_per_size), dim=1)  # (A, 2) width, height
         half = shape * torch.tensor(sizes, dtype=torch.float32)[:, None, None] / 2
         boxes = torch.cat((-half, half), dim=2)  # (L, A, 4)
+        if from_stride:
+            levels = zip(sizes, self.strides, strict=True)
+            boxes = torch.stack([anchors_from_stride([s], ratios, stride) for s, stride in levels])
         self.register_buffer("around_origin", boxes.round() if rounded else boxes, persistent=False)
 
     @property

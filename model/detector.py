@@ -15,6 +15,7 @@ import ops_cuda
 from model.anchors import AnchorGrid
 from model.backbones.fpn import FeaturePyramid
 from model.backbones.resnet import ResNet
+from model.box_geometry import BoxGeometry
 from model.config import ModelConfig
 from model.detections import Detections
 from model.postprocess import proposals_as_boxes, to_detections
@@ -56,8 +57,12 @@ class Detector(nn.Module):
             strides=FeaturePyramid.strides,
             rounded=rules.round_anchors,
             stride_from_canvas=rules.anchor_stride == "grid",
+            from_stride=rules.legacy_geometry,
         )
-        self.rpn = RegionProposalNetwork(channels, anchors, config.rpn, rules.rpn_smooth_l1_beta)
+        self.geometry = BoxGeometry(rules.legacy_geometry)
+        self.rpn = RegionProposalNetwork(
+            channels, anchors, config.rpn, rules.rpn_smooth_l1_beta, self.geometry
+        )
         self.roi_heads: RoiHeads | None = None
         if config.box is not None:
             self.roi_heads = RoiHeads(config, config.box, channels)
@@ -95,10 +100,12 @@ class Detector(nn.Module):
                 losses |= heads.losses(features, proposals, images, targets)
             return losses  # type: ignore[no-any-return]
         if heads is None:
-            return to_detections(proposals_as_boxes(proposals), images)
+            return to_detections(proposals_as_boxes(proposals), images, geometry=self.geometry)
         found = heads.detect(features, proposals, images.sizes)
         threshold = self.config.mask.threshold if self.config.mask else 0.5
-        return to_detections(found, images, heads.masks_of(features, found), threshold)
+        masks, rule = heads.masks_of(features, found), self.config.conventions.mask_paste
+        paste = self.geometry.mask_paste(rule)
+        return to_detections(found, images, masks, threshold, self.geometry, paste)
 
     def features(self, images: ImageBatch) -> list[Tensor]:
         """The maps that proposals and heads read: P2..P6, (B, C, H_l, W_l), finest first."""

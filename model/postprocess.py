@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from model.box_coding import BoxCoder
-from model.boxes import clip_boxes, image_limits, scale_boxes, sides_at_least
+from model.box_geometry import CONTINUOUS, BoxGeometry, MaskPaste
+from model.boxes import image_limits, sides_at_least
 from model.config import BoxHeadConfig
 from model.detections import Detections
 from model.structures import ImageBatch, ImageSize, Proposals
@@ -45,6 +46,7 @@ def select_boxes(
     coder: BoxCoder,
     sizes: Sequence[ImageSize],
     settings: BoxHeadConfig,
+    geometry: BoxGeometry = CONTINUOUS,
 ) -> SelectedBoxes:
     """Keep confident boxes that no better box of their class overlaps.
 
@@ -56,6 +58,7 @@ def select_boxes(
         coder: of the deltas.
         sizes: content size of each image in the batch.
         settings: thresholds and the number of detections.
+        geometry: of the boxes.
 
     Source: Girshick 2015, section 4; thresholds of Detectron.
     """
@@ -66,7 +69,7 @@ def select_boxes(
     image = rois[roi, 0].long()
     # Only confident pairs of ROI and class are decoded: a few hundred of R x K.
     boxes = coder.decode(deltas[roi, label], rois[roi, 1:])
-    boxes = clip_boxes(boxes, image_limits(sizes, rois.device)[image])
+    boxes = geometry.clip(boxes, image_limits(sizes, rois.device)[image])
     large = sides_at_least(boxes, THINNEST_DETECTION)
     kept_scores = torch.where(large, scores[roi, label], -torch.inf)
     kept, counts = keep_best_per_image(
@@ -109,6 +112,8 @@ def to_detections(
     images: ImageBatch,
     masks: Tensor | None = None,
     mask_threshold: float = 0.5,
+    geometry: BoxGeometry = CONTINUOUS,
+    mask_paste: MaskPaste = "padded",
 ) -> list[Detections]:
     """What was found, image by image, in the pixels of the images as they were.
 
@@ -117,16 +122,19 @@ def to_detections(
         images: the batch.
         masks: (D, M, M) float32 in [0, 1], or None.
         mask_threshold: probability at which a pixel counts as object.
+        geometry: of the boxes.
+        mask_paste: how masks come to the image.
     """
     absent: list[Tensor | None] = [None] * len(images)
     return [
         Detections(
-            boxes=scale_boxes(boxes, size, original),
+            boxes=geometry.scale(boxes, size, original),
             scores=scores,
             labels=labels,
             masks=mask,
             image_size=original,
             mask_threshold=mask_threshold,
+            mask_paste=mask_paste,
         )
         for boxes, scores, labels, mask, size, original in zip(
             torch.split(found.rois[:, 1:], found.counts),

@@ -5,11 +5,13 @@ Source: He et al. 2017, section 3.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from model.box_coding import BoxCoder
+from model.box_geometry import BoxGeometry
 from model.config import BoxHeadConfig, ModelConfig
 from model.heads.box import BoxHead, box_losses
 from model.heads.mask import MaskHead, mask_loss, mask_targets
@@ -34,14 +36,14 @@ class RoiHeads(nn.Module):
         rules = config.conventions
         self.settings = box
         self.conventions = rules
-        self.box_pooler = RoiPooler(box.pool_side, rules.roi_sampling_ratio, rules.roi_aligned)
+        self.geometry = BoxGeometry(rules.legacy_geometry)
+        sampling = (rules.roi_sampling_ratio, rules.roi_aligned, self.geometry.last_pixel)
+        self.box_pooler = RoiPooler(box.pool_side, *sampling)
         self.box_coder = BoxCoder(box.delta_weights)
         self.box = BoxHead(channels, box.pool_side, box.hidden, config.num_classes)
         self.mask: MaskHead | None = None
         if config.mask is not None:
-            self.mask_pooler = RoiPooler(
-                config.mask.pool_side, rules.roi_sampling_ratio, rules.roi_aligned
-            )
+            self.mask_pooler = RoiPooler(config.mask.pool_side, *sampling)
             self.mask = MaskHead(
                 channels, config.mask.channels, config.mask.layers, config.num_classes
             )
@@ -88,7 +90,8 @@ class RoiHeads(nn.Module):
     ) -> LossTerm:
         masks = head(self.mask_pooler(features, positive.rois), positive.labels)
         rule = self.conventions.mask_targets
-        wanted = mask_targets(targets, positive, masks.shape[-1], rule, images.sizes)
+        drawn = replace(positive, rois=self.geometry.sampled(positive.rois))
+        wanted = mask_targets(targets, drawn, masks.shape[-1], rule, images.sizes)
         return mask_loss(masks, wanted, positive.is_meant)
 
     def detect(
@@ -106,7 +109,9 @@ class RoiHeads(nn.Module):
             # To judge rows without a proposal costs less than to wait for a GPU to say which.
             rois, present = rois[present], present[present]
         logits, deltas = self.box(self.box_pooler(features, rois))
-        return select_boxes(logits, deltas, rois, present, self.box_coder, sizes, self.settings)
+        return select_boxes(
+            logits, deltas, rois, present, self.box_coder, sizes, self.settings, self.geometry
+        )
 
     def masks_of(self, features: Sequence[Tensor], found: SelectedBoxes) -> Tensor | None:
         """The masks inside D boxes, (D, M, M) float32 in [0, 1]; None without a mask head."""

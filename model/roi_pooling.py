@@ -22,11 +22,13 @@ class RoiPooler:
         side: output cells per axis.
         sampling_ratio: samples per cell and axis; 0 adapts to the ROI.
         aligned: shift by half a pixel, so that cell centres fall where they belong.
+        trim: pixels of the image that x2 and y2 move in, once the level is chosen.
     """
 
     side: int
     sampling_ratio: int = 2
     aligned: bool = True
+    trim: float = 0.0
 
     def __call__(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Pool R ROIs.
@@ -45,4 +47,5 @@ class RoiPooler:
             self.side,
             self.sampling_ratio,
             self.aligned,
+            trim=self.trim,
         )

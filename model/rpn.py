@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.anchors import AnchorGrid
 from model.box_coding import LARGEST_LOG_SCALE, BoxCoder
+from model.box_geometry import CONTINUOUS, BoxGeometry
 from model.boxes import image_limits
 from model.config import RpnConfig
 from model.convolution import convolve
@@ -85,10 +86,16 @@ class RegionProposalNetwork(nn.Module):
         anchors: the grid of anchors.
         settings: thresholds and numbers of samples and proposals.
         smooth_l1_beta: of the box loss.
+        geometry: of the boxes.
     """
 
     def __init__(
-        self, channels: int, anchors: AnchorGrid, settings: RpnConfig, smooth_l1_beta: float
+        self,
+        channels: int,
+        anchors: AnchorGrid,
+        settings: RpnConfig,
+        smooth_l1_beta: float,
+        geometry: BoxGeometry = CONTINUOUS,
     ) -> None:
         super().__init__()
         self.head = RpnHead(channels, anchors.per_cell)
@@ -96,6 +103,7 @@ class RegionProposalNetwork(nn.Module):
         self.coder = BoxCoder()
         self.settings = settings
         self.smooth_l1_beta = smooth_l1_beta
+        self.geometry = geometry
 
     def forward(
         self,
@@ -123,7 +131,8 @@ class RegionProposalNetwork(nn.Module):
         deltas = [level[1] for level in judged]
         cells = [ImageSize(*feature.shape[-2:]) for feature in features]
         anchors = self.anchors(cells, ImageSize(*images.pixels.shape[-2:]))
-        proposals = self._propose(logits, deltas, anchors, images.sizes, targets is not None)
+        limits = image_limits(images.sizes, images.pixels.device)
+        proposals = self._propose(logits, deltas, anchors, limits, targets is not None)
         if targets is None:
             return proposals, {}
 
@@ -132,14 +141,16 @@ class RegionProposalNetwork(nn.Module):
                 return self.head.judge_sampled(features, chosen)
             return gather_from_levels(logits, chosen), gather_from_levels(deltas, chosen)
 
+        tiled = torch.cat(anchors)
         losses = rpn_losses(
             judge,
-            torch.cat(anchors),
+            tiled,
             join_truths(targets, images.pixels.device),
             images.sampling_seeds,
             self.settings,
             self.coder,
             self.smooth_l1_beta,
+            self.geometry.inside(tiled, limits),
         )
         return proposals, losses
 
@@ -149,7 +160,7 @@ class RegionProposalNetwork(nn.Module):
         logits: Sequence[Tensor],
         deltas: Sequence[Tensor],
         anchors: Sequence[Tensor],
-        sizes: Sequence[ImageSize],
+        limits: Tensor,
         training: bool,
     ) -> Proposals:
         """The best boxes of each level of each image that no better one of it overlaps."""
@@ -158,11 +169,15 @@ class RegionProposalNetwork(nn.Module):
             logits,
             deltas,
             anchors,
-            image_limits(sizes, logits[0].device),
+            limits,
             pre_nms=settings.pre_nms_train if training else settings.pre_nms_test,
             post_nms=settings.post_nms_train if training else settings.post_nms_test,
             iou_threshold=settings.nms_iou,
             min_side=max(settings.min_box_side, THINNEST_PROPOSAL),
             largest_log_scale=LARGEST_LOG_SCALE,
+            kept_side=self.geometry.last_pixel,
         )
-        return Proposals(boxes, counts, scores)
+        proposals = Proposals(boxes, counts, scores)
+        if training and len(logits) > 1:
+            return self.geometry.training_proposals(proposals, settings.post_nms_train)
+        return proposals

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from model.box_geometry import CONTINUOUS, BoxGeometry
 from model.preprocess import canvas_size
 from model.structures import ImageSize
 from pipeline.stream.arrived_row import ArrivedRow
@@ -26,6 +28,8 @@ class Recipe:
         flip_probability: of a horizontal flip.
         size_divisor: padded sizes are multiples of this.
         with_masks: whether targets carry masks.
+        rounding: of the sides of resized images; see ``model.preprocess.resized_size``.
+        geometry: of the boxes.
     """
 
     short_sides: tuple[int, ...]
@@ -33,6 +37,8 @@ class Recipe:
     flip_probability: float
     size_divisor: int
     with_masks: bool
+    rounding: Literal["nearest", "down"] = "nearest"
+    geometry: BoxGeometry = CONTINUOUS
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,8 @@ def _augmentation(plan: ShardPlan, recipe: Recipe, epoch: int, image: int) -> Au
         recipe.long_side,
         recipe.flip_probability,
         _random(plan, epoch, image, _AUGMENTATION),
+        recipe.rounding,
+        recipe.geometry,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Self
 
 import pyarrow as pa
 
+from model.box_geometry import BoxGeometry
 from model.settings import ConfigError
 from pipeline.config import RunConfig
 from pipeline.ingest.manifest import Manifest, read_manifest
@@ -112,6 +113,8 @@ class TrainingStream(Iterator[StreamBatch]):
             flip_probability=config.data.flip_probability,
             size_divisor=config.model.input.size_divisor,
             with_masks=config.model.mask is not None,
+            rounding=config.model.conventions.resize_rounding,
+            geometry=BoxGeometry(config.model.conventions.legacy_geometry),
         )
         self._micro_batch = len(walk.places) // config.train.accumulate
         self._ahead = max(config.data.lookahead_batches, config.data.decode_threads)

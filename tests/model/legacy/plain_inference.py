@@ -1,0 +1,146 @@
+"""Inference step by step, as slow and plain as it can be written, in float64 and with loops.
+
+Only layers are the detector's own: what happens to boxes and masks between them is worked out
+here, by the rules of a library that a ``Form`` holds. Boxes are that library's own.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torchvision
+
+from model.structures import ImageBatch, ImageSize
+
+
+@dataclass(frozen=True)
+class Form:
+    """A library's rules.
+
+    Args:
+        resized: (height, width, short side, long side) to the size of the network's image.
+        anchors: (size, ratios, stride) to the boxes of cell (0, 0).
+        sides: width and height of a box.
+        from_centre: (centre x, centre y, width, height) to a box.
+        last: largest coordinate of a side of so many pixels.
+        align: how torchvision's roi_align pools.
+        paste: (mask, box, height, width) to a bitmap.
+    """
+
+    resized: Callable
+    anchors: Callable
+    sides: Callable
+    from_centre: Callable
+    last: Callable
+    align: dict
+    paste: Callable
+
+
+def decode(form, box, deltas):
+    width, height = form.sides(box)
+    dx, dy, dw, dh = (float(each) for each in deltas)
+    dw, dh = (min(each, math.log(1000 / 16)) for each in (dw, dh))
+    return form.from_centre(
+        box[0] + 0.5 * width + dx * width,
+        box[1] + 0.5 * height + dy * height,
+        width * math.exp(dw),
+        height * math.exp(dh),
+    )
+
+
+def clip(form, box, size):
+    limits = (form.last(size.width), form.last(size.height)) * 2
+    return [min(max(each, 0.0), limit) for each, limit in zip(box, limits, strict=True)]
+
+
+def overlap(form, one, other):
+    shared = [max(one[0], other[0]), max(one[1], other[1])]
+    shared += [min(one[2], other[2]), min(one[3], other[3])]
+    width, height = (max(0.0, side) for side in form.sides(shared))
+    areas = [math.prod(form.sides(box)) for box in (one, other)]
+    return width * height / (sum(areas) - width * height)
+
+
+def suppress(form, boxes, scores, threshold):
+    """Indices of the boxes that no better one overlaps by more, best first."""
+    kept = []
+    for index in np.argsort(-np.asarray(scores), kind="stable"):
+        if all(overlap(form, boxes[index], boxes[other]) <= threshold for other in kept):
+            kept.append(int(index))
+    return kept
+
+
+def propose(form, detector, maps, size):
+    """The best proposals of an image."""
+    settings, found = detector.config.rpn, []
+    for level, feature in enumerate(maps):
+        logits, deltas = (each[0].numpy() for each in detector.rpn.head(feature))
+        stride = 4 * 2**level
+        base = form.anchors(settings.anchor_sizes[level], settings.anchor_ratios, stride)
+        rows, columns = feature.shape[2:]
+        tiled = [
+            [x1 + stride * column, y1 + stride * row, x2 + stride * column, y2 + stride * row]
+            for row in range(rows)
+            for column in range(columns)
+            for x1, y1, x2, y2 in base
+        ]
+        best = np.argsort(-logits, kind="stable")[: settings.pre_nms_test]
+        boxes = [clip(form, decode(form, tiled[i], deltas[i]), size) for i in best]
+        large = [i for i, box in enumerate(boxes) if min(form.sides(box)) > 0]
+        boxes, scores = [boxes[i] for i in large], [logits[best[i]] for i in large]
+        kept = suppress(form, boxes, scores, settings.nms_iou)[: settings.post_nms_test]
+        found += [(scores[i], boxes[i]) for i in kept]
+    found.sort(key=lambda pair: -pair[0])
+    return [box for _, box in found[: settings.post_nms_test]]
+
+
+def pool(form, maps, boxes, side):
+    """Features of each box, from the level that its size asks for."""
+    pooled = []
+    for box in boxes:
+        level = math.floor(4 + math.log2(math.sqrt(math.prod(form.sides(box))) / 224 + 1e-8))
+        level = min(max(level, 2), 5)
+        roi = torch.tensor([[0.0, *box]])
+        pooled.append(
+            torchvision.ops.roi_align(maps[level - 2], roi, side, 1 / 2**level, **form.align)
+        )
+    return torch.cat(pooled)
+
+
+def classify(form, detector, maps, proposals, size):
+    """Score, label and box of every object, best first."""
+    settings, found = detector.config.box, []
+    logits, deltas = detector.roi_heads.box(pool(form, maps, proposals, settings.pool_side))
+    scores = logits.softmax(dim=1).numpy()
+    deltas = deltas.numpy().astype(np.float64) / np.array(settings.delta_weights)
+    for label in range(1, scores.shape[1]):
+        sure = np.flatnonzero(scores[:, label] > settings.score_threshold)
+        boxes = [clip(form, decode(form, proposals[i], deltas[i, label]), size) for i in sure]
+        kept = suppress(form, boxes, scores[sure, label], settings.nms_iou)
+        found += [(float(scores[sure[i], label]), label, boxes[i]) for i in kept]
+    return sorted(found, key=lambda each: -each[0])[: settings.detections_per_image]
+
+
+@torch.inference_mode()
+def find_objects(form, detector, picture):
+    """What is in a picture (h, w, 3) uint8.
+
+    Returns:
+        Scores, labels, boxes as x y w h, and bitmaps (N, h, w), in the picture's own pixels.
+    """
+    original, rule = ImageSize(*picture.shape[:2]), detector.config.input
+    size = ImageSize(*form.resized(*original, rule.short_side, rule.long_side))
+    canvas = ImageSize(*(-(-side // 32) * 32 for side in size))
+    pixels = detector.normalise([torch.from_numpy(picture)], [size], canvas)
+    maps = detector.features(ImageBatch(pixels, (size,), (original,)))
+    found = classify(form, detector, maps, propose(form, detector, maps, size), size)
+    scores, labels, boxes = zip(*found, strict=True)
+    pooled = pool(form, maps, boxes, detector.config.mask.pool_side)
+    masks = detector.roi_heads.mask(pooled, torch.tensor(labels)).sigmoid()
+    scale = (original.width / size.width, original.height / size.height) * 2
+    boxes = [[c * s for c, s in zip(box, scale, strict=True)] for box in boxes]
+    bitmaps = [form.paste(m, box, *original) for m, box in zip(masks, boxes, strict=True)]
+    extents = [[*box[:2], *form.sides(box)] for box in boxes]
+    return torch.tensor(scores), list(labels), torch.tensor(extents), torch.stack(bitmaps)
