@@ -72,37 +72,53 @@ def suppress(form, boxes, scores, threshold):
     return kept
 
 
-def propose(form, detector, maps, size):
-    """The best proposals of an image."""
-    settings, found = detector.config.rpn, []
+def tile(form, settings, maps):
+    """The anchors of each level, row by row."""
+    levels = []
     for level, feature in enumerate(maps):
-        logits, deltas = (each[0].numpy() for each in detector.rpn.head(feature))
         stride = 4 * 2**level
         base = form.anchors(settings.anchor_sizes[level], settings.anchor_ratios, stride)
-        rows, columns = feature.shape[2:]
-        tiled = [
-            [x1 + stride * column, y1 + stride * row, x2 + stride * column, y2 + stride * row]
-            for row in range(rows)
-            for column in range(columns)
-            for x1, y1, x2, y2 in base
-        ]
-        best = np.argsort(-logits, kind="stable")[: settings.pre_nms_test]
-        boxes = [clip(form, decode(form, tiled[i], deltas[i]), size) for i in best]
+        levels.append(
+            [
+                [x1 + stride * column, y1 + stride * row, x2 + stride * column, y2 + stride * row]
+                for row in range(feature.shape[2])
+                for column in range(feature.shape[3])
+                for x1, y1, x2, y2 in base
+            ]
+        )
+    return levels
+
+
+def best_of_levels(form, detector, maps, image, size, pre_nms, post_nms):
+    """Score and box of the anchors of an image that no better one of their level overlaps."""
+    settings, found = detector.config.rpn, []
+    for anchors, feature in zip(tile(form, settings, maps), maps, strict=True):
+        logits, deltas = (each[image].detach().numpy() for each in detector.rpn.head(feature))
+        best = np.argsort(-logits, kind="stable")[:pre_nms]
+        boxes = [clip(form, decode(form, anchors[i], deltas[i]), size) for i in best]
         large = [i for i, box in enumerate(boxes) if min(form.sides(box)) > 0]
         boxes, scores = [boxes[i] for i in large], [logits[best[i]] for i in large]
-        kept = suppress(form, boxes, scores, settings.nms_iou)[: settings.post_nms_test]
-        found += [(scores[i], boxes[i]) for i in kept]
-    found.sort(key=lambda pair: -pair[0])
-    return [box for _, box in found[: settings.post_nms_test]]
+        found += [
+            (scores[i], boxes[i])
+            for i in suppress(form, boxes, scores, settings.nms_iou)[:post_nms]
+        ]
+    return sorted(found, key=lambda pair: -pair[0])
 
 
-def pool(form, maps, boxes, side):
-    """Features of each box, from the level that its size asks for."""
+def propose(form, detector, maps, size):
+    """The best proposals of the one image."""
+    pre_nms, post_nms = detector.config.rpn.pre_nms_test, detector.config.rpn.post_nms_test
+    best = best_of_levels(form, detector, maps, 0, size, pre_nms, post_nms)
+    return [box for _, box in best[:post_nms]]
+
+
+def pool(form, maps, boxes, side, image=0):
+    """Features of each box of an image, from the level that its size asks for."""
     pooled = []
     for box in boxes:
         level = math.floor(4 + math.log2(math.sqrt(math.prod(form.sides(box))) / 224 + 1e-8))
         level = min(max(level, 2), 5)
-        roi = torch.tensor([[0.0, *box]])
+        roi = torch.tensor([[float(image), *box]])
         pooled.append(
             torchvision.ops.roi_align(maps[level - 2], roi, side, 1 / 2**level, **form.align)
         )
