@@ -47,7 +47,7 @@ class BoxGeometry:
         return _far_corner_moved(scale_boxes(self.sampled(boxes), old, new), self.last_pixel)
 
     def sampled(self, boxes: Tensor) -> Tensor:
-        """Boxes, or ROIs (..., 5), as features are pooled and masks drawn in them."""
+        """Boxes, or ROIs (..., 5), as features are pooled, masks and keypoints placed in them."""
         return _far_corner_moved(boxes, -self.last_pixel)
 
     def inside(self, anchors: Tensor, limits: Tensor) -> Tensor | None:
@@ -117,4 +117,6 @@ def anchors_from_stride(sizes: Sequence[float], ratios: Sequence[float], stride:
 
 
 def _far_corner_moved(boxes: Tensor, pixels: float) -> Tensor:
+    if pixels == 0:
+        return boxes
     return torch.cat((boxes[..., :-2], boxes[..., -2:] + pixels), dim=-1)

@@ -1,4 +1,4 @@
-"""Box geometry: limits, clipping, scaling.
+"""Box geometry: limits, clipping, scaling, of points too.
 
 Shapes: B images, N boxes. Boxes are x1 y1 x2 y2 in continuous absolute pixels.
 """
@@ -39,7 +39,11 @@ def sides_at_least(boxes: Tensor, side: float) -> Tensor:
 
 def scale_boxes(boxes: Tensor, old: ImageSize, new: ImageSize) -> Tensor:
     """Boxes (N, 4) of an image resized from ``old`` to ``new``."""
+    return scale_points(boxes.view(-1, 2, 2), old, new).flatten(1)
+
+
+def scale_points(points: Tensor, old: ImageSize, new: ImageSize) -> Tensor:
+    """Points (..., 2), x y, of an image resized from ``old`` to ``new``."""
     # Numbers, not a tensor of them, which would have to be copied to the device.
-    x, y = boxes.view(-1, 2, 2).unbind(-1)
-    scaled = (x * (new.width / old.width), y * (new.height / old.height))
-    return torch.stack(scaled, dim=-1).flatten(1)
+    x, y = points.unbind(-1)
+    return torch.stack((x * (new.width / old.width), y * (new.height / old.height)), dim=-1)

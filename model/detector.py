@@ -26,7 +26,7 @@ from model.structures import Category, ImageBatch, ImageSize, LossTerm, Targets
 
 
 class Detector(nn.Module):
-    """Mask R-CNN; Faster R-CNN where ``config.mask`` is None, a proposal network without ``box``.
+    """Mask R-CNN, Keypoint R-CNN or both; without either Faster R-CNN, without ``box`` an RPN.
 
     Args:
         config: every setting.
@@ -82,10 +82,10 @@ class Detector(nn.Module):
             targets: the objects of each image, on the same device.
 
         Returns:
-            With targets the losses rpn_objectness, rpn_box, box_class, box_regression and mask, as
-            far as there are heads for them, to which every trainable parameter is attached,
-            whatever the targets hold; without, the detections of each image in its original
-            pixels. A proposal network alone finds objects of class 1.
+            With targets the losses rpn_objectness, rpn_box, box_class, box_regression, mask and
+            keypoint, as far as there are heads for them, to which every trainable parameter is
+            attached, whatever the targets hold; without, the detections of each image in its
+            original pixels. A proposal network alone finds objects of class 1.
 
         Raises:
             ValueError: as many targets, or seeds, as images are needed, and are not given.
@@ -103,9 +103,9 @@ class Detector(nn.Module):
             return to_detections(proposals_as_boxes(proposals), images, geometry=self.geometry)
         found = heads.detect(features, proposals, images.sizes)
         threshold = self.config.mask.threshold if self.config.mask else 0.5
-        masks, rule = heads.masks_of(features, found), self.config.conventions.mask_paste
-        paste = self.geometry.mask_paste(rule)
-        return to_detections(found, images, masks, threshold, self.geometry, paste)
+        masks, keypoints = heads.masks_of(features, found), heads.keypoints_of(features, found)
+        paste = self.geometry.mask_paste(self.config.conventions.mask_paste)
+        return to_detections(found, images, masks, threshold, keypoints, self.geometry, paste)
 
     def features(self, images: ImageBatch) -> list[Tensor]:
         """The maps that proposals and heads read: P2..P6, (B, C, H_l, W_l), finest first."""

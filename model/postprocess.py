@@ -1,6 +1,7 @@
 """From class scores and box deltas to the boxes worth keeping.
 
-Shapes: B images, R ROIs of the batch, K classes (0 is the background), D detections of the batch.
+Shapes: B images, R ROIs of the batch, K classes (0 is the background), D detections of the batch,
+P keypoints of an object.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from model.box_coding import BoxCoder
 from model.box_geometry import CONTINUOUS, BoxGeometry, MaskPaste
-from model.boxes import image_limits, sides_at_least
+from model.boxes import image_limits, scale_points, sides_at_least
 from model.config import BoxHeadConfig
 from model.detections import Detections
 from model.structures import ImageBatch, ImageSize, Proposals
@@ -112,6 +113,7 @@ def to_detections(
     images: ImageBatch,
     masks: Tensor | None = None,
     mask_threshold: float = 0.5,
+    keypoints: Tensor | None = None,
     geometry: BoxGeometry = CONTINUOUS,
     mask_paste: MaskPaste = "padded",
 ) -> list[Detections]:
@@ -122,6 +124,7 @@ def to_detections(
         images: the batch.
         masks: (D, M, M) float32 in [0, 1], or None.
         mask_threshold: probability at which a pixel counts as object.
+        keypoints: (D, P, 3) float32: x, y in the pixels of the padded batch, score; or None.
         geometry: of the boxes.
         mask_paste: how masks come to the image.
     """
@@ -134,15 +137,22 @@ def to_detections(
             masks=mask,
             image_size=original,
             mask_threshold=mask_threshold,
+            keypoints=None if points is None else _scale_keypoints(points, size, original),
             mask_paste=mask_paste,
         )
-        for boxes, scores, labels, mask, size, original in zip(
+        for boxes, scores, labels, mask, points, size, original in zip(
             torch.split(found.rois[:, 1:], found.counts),
             torch.split(found.scores, found.counts),
             torch.split(found.labels, found.counts),
             absent if masks is None else torch.split(masks, found.counts),
+            absent if keypoints is None else torch.split(keypoints, found.counts),
             images.sizes,
             images.original_sizes,
             strict=True,
         )
     ]
+
+
+def _scale_keypoints(keypoints: Tensor, old: ImageSize, new: ImageSize) -> Tensor:
+    """Keypoints (N, P, 3) of an image resized from ``old`` to ``new``; scores stay."""
+    return torch.cat((scale_points(keypoints[..., :2], old, new), keypoints[..., 2:]), dim=-1)

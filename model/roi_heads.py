@@ -1,7 +1,8 @@
-"""What is computed per region of interest: its class and box, its mask.
+"""What is computed per region of interest: its class and box, its mask, its keypoints.
 
-Shapes: B images, R ROIs of the batch, D detections of the batch, M mask side.
-Source: He et al. 2017, section 3.
+Shapes: B images, R ROIs of the batch, D detections of the batch, M mask side,
+P keypoints of an object.
+Source: He et al. 2017, sections 3 and 5.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from model.box_coding import BoxCoder
 from model.box_geometry import BoxGeometry
 from model.config import BoxHeadConfig, ModelConfig
 from model.heads.box import BoxHead, box_losses
+from model.heads.keypoint import KeypointHead, find_keypoints, keypoint_loss, keypoint_targets
 from model.heads.mask import MaskHead, mask_loss, mask_targets
 from model.heads.training_rois import TrainingRois, choose_training_rois
 from model.postprocess import SelectedBoxes, select_boxes
@@ -37,15 +39,23 @@ class RoiHeads(nn.Module):
         self.settings = box
         self.conventions = rules
         self.geometry = BoxGeometry(rules.legacy_geometry)
-        sampling = (rules.roi_sampling_ratio, rules.roi_aligned, self.geometry.last_pixel)
-        self.box_pooler = RoiPooler(box.pool_side, *sampling)
+        self.box_pooler = _pooler(config, box.pool_side)
         self.box_coder = BoxCoder(box.delta_weights)
         self.box = BoxHead(channels, box.pool_side, box.hidden, config.num_classes)
         self.mask: MaskHead | None = None
         if config.mask is not None:
-            self.mask_pooler = RoiPooler(config.mask.pool_side, *sampling)
+            self.mask_pooler = _pooler(config, config.mask.pool_side)
             self.mask = MaskHead(
                 channels, config.mask.channels, config.mask.layers, config.num_classes
+            )
+        self.keypoint: KeypointHead | None = None
+        if config.keypoint is not None:
+            self.keypoint_pooler = _pooler(config, config.keypoint.pool_side)
+            self.keypoint = KeypointHead(
+                channels,
+                config.keypoint.channels,
+                config.keypoint.layers,
+                len(config.keypoint.names),
             )
 
     def losses(
@@ -64,7 +74,8 @@ class RoiHeads(nn.Module):
             targets: the objects of each image.
 
         Returns:
-            box_class, box_regression, and mask where there is a mask head.
+            box_class, box_regression, mask where there is a mask head and keypoint where there is
+            a keypoint head.
         """
         device = images.pixels.device
         truths = join_truths(targets, device)
@@ -76,23 +87,27 @@ class RoiHeads(nn.Module):
         beta = self.conventions.box_smooth_l1_beta
         losses = box_losses(logits, deltas, chosen, self.box_coder, beta)
         positive = chosen.positive()
+        # What is pooled from a ROI, and drawn in it, may end before the ROI does.
+        drawn = replace(positive, rois=self.geometry.sampled(positive.rois))
         if self.mask is not None:
-            losses["mask"] = self._mask_loss(self.mask, features, positive, images, targets)
+            masks = self.mask(self.mask_pooler(features, positive.rois), positive.labels)
+            losses["mask"] = self._mask_loss(masks, drawn, images, targets)
+        if self.keypoint is not None:
+            heatmaps = self.keypoint(self.keypoint_pooler(features, positive.rois))
+            places = keypoint_targets(targets, drawn, *heatmaps.shape[1:3])
+            losses["keypoint"] = keypoint_loss(heatmaps, places)
         return losses
 
     def _mask_loss(
         self,
-        head: MaskHead,
-        features: Sequence[Tensor],
-        positive: TrainingRois,
+        masks: Tensor,
+        drawn: TrainingRois,
         images: ImageBatch,
         targets: Sequence[Targets],
     ) -> LossTerm:
-        masks = head(self.mask_pooler(features, positive.rois), positive.labels)
         rule = self.conventions.mask_targets
-        drawn = replace(positive, rois=self.geometry.sampled(positive.rois))
         wanted = mask_targets(targets, drawn, masks.shape[-1], rule, images.sizes)
-        return mask_loss(masks, wanted, positive.is_meant)
+        return mask_loss(masks, wanted, drawn.is_meant)
 
     def detect(
         self, features: Sequence[Tensor], proposals: Proposals, sizes: Sequence[ImageSize]
@@ -119,6 +134,22 @@ class RoiHeads(nn.Module):
             return None
         masks: Tensor = self.mask(self.mask_pooler(features, found.rois), found.labels)
         return masks.sigmoid()
+
+    def keypoints_of(self, features: Sequence[Tensor], found: SelectedBoxes) -> Tensor | None:
+        """The keypoints of D boxes, (D, P, 3): x, y, logit; None without a keypoint head.
+
+        They are in the pixels of the padded batch.
+        """
+        if self.keypoint is None:
+            return None
+        heatmaps = self.keypoint(self.keypoint_pooler(features, found.rois))
+        return find_keypoints(heatmaps, self.geometry.sampled(found.rois[:, 1:]))
+
+
+def _pooler(config: ModelConfig, side: int) -> RoiPooler:
+    rules = config.conventions
+    trim = BoxGeometry(rules.legacy_geometry).last_pixel
+    return RoiPooler(side, rules.roi_sampling_ratio, rules.roi_aligned, trim=trim)
 
 
 def _waiting_is_free(device: torch.device) -> bool:

@@ -201,7 +201,8 @@ def _describe_problem(cls: type[BaseModel], error: ErrorDetails) -> str:
 
 def _nearest_key(cls: type[BaseModel], loc: tuple[int | str, ...]) -> str | None:
     """The valid key most like the unknown one: beside it, else anywhere with a like name."""
-    *parents, unknown = (str(part) for part in loc)
+    # Without the places in lists, which the keys of a tree do not have.
+    *parents, unknown = (part for part in loc if isinstance(part, str))
     keys = [row.key for row in describe_settings(cls)]
     depth = len(parents)
     beside = {

@@ -163,6 +163,29 @@ def _compress_rle(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     return counts.new_empty(characters, dtype=torch.uint8), torch.empty_like(offsets)
 
 
+def _deform_columns(
+    x: Tensor, offsets: Tensor, modulation: Tensor | None, geometry: Sequence[int]
+) -> Tensor:
+    size, taps = offsets.shape[2:], geometry[0] * geometry[1]
+    return x.new_empty(len(x), *size, taps, x.shape[1])
+
+
+def _deform_columns_backward(
+    gradient: Tensor,
+    x: Tensor,
+    offsets: Tensor,
+    modulation: Tensor | None,
+    geometry: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.empty_like(x, memory_format=torch.channels_last),
+        torch.empty_like(offsets, memory_format=torch.contiguous_format),
+        offsets.new_empty(0)
+        if modulation is None
+        else torch.empty_like(modulation, memory_format=torch.contiguous_format),
+    )
+
+
 def _resize_image(pixels: Tensor, height: int, width: int) -> Tensor:
     return pixels.new_empty(height, width, 3)
 
@@ -215,6 +238,8 @@ FAKES: dict[str, Callable[..., Any]] = {
     "paste_masks": _paste_masks,
     "encode_roi_masks_rle": _encode_roi_masks_rle,
     "compress_rle": _compress_rle,
+    "deform_columns": _deform_columns,
+    "deform_columns_backward": _deform_columns_backward,
     "resize_image": _resize_image,
     "preprocess": _preprocess,
     "pack_conv3x3": _pack_conv3x3,

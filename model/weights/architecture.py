@@ -8,8 +8,9 @@ from torch import Tensor
 from model.backbones.resnet import BLOCKS
 from model.config import BackboneConfig, BoxHeadConfig, Conventions, MaskHeadConfig, ModelConfig
 from model.settings import Settings
-from model.weights.classes import coco_categories
+from model.weights.classes import known_categories
 from model.weights.conversion import Conversion, RenamedTensors
+from model.weights.keypoint_architecture import infer_keypoint_head
 from model.weights.report import WeightsError
 
 
@@ -32,11 +33,9 @@ def describe_detector(
     Raises:
         WeightsError: an architecture that we do not build.
     """
-    chosen, categories = None, coco_categories()
+    chosen = None
     if is_whole_detector(renamed.tensors):
         chosen = infer_architecture(renamed.tensors, config, conventions)
-    # As many classes as COCO's are COCO's; of others nobody knows the names.
-    known = chosen is not None and chosen.num_classes == len(categories)
     return Conversion(
         ecosystem=ecosystem,
         tensors=renamed.tensors,
@@ -44,7 +43,7 @@ def describe_detector(
         unneeded=renamed.unneeded,
         conventions=conventions,
         config=chosen,
-        categories=categories if known else (),
+        categories=() if chosen is None else known_categories(chosen),
     )
 
 
@@ -90,6 +89,7 @@ def infer_architecture(
             "fpn": config.fpn.model_copy(update={"channels": fpn_channels}),
             "box": (config.box or BoxHeadConfig()).model_copy(update=box),
             "mask": _mask(tensors, config.mask),
+            "keypoint": infer_keypoint_head(tensors, config.keypoint),
         }
     )
 

@@ -1,7 +1,9 @@
 """COCO's classes as other ecosystems number them."""
 
+from collections.abc import Sequence
 from itertools import count
 
+from model.config import KeypointHeadConfig, ModelConfig
 from model.structures import Category
 
 # Ids that the annotations of 2014 and later leave out.
@@ -32,3 +34,15 @@ def sparse_coco_categories() -> list[Category]:
     """The 90 COCO ids that torchvision's detectors were trained on, unused ones ("N/A") too."""
     unused = [Category(number, "N/A") for number in _UNUSED_IDS]
     return sorted([*coco_categories(), *unused])
+
+
+def known_categories(config: ModelConfig) -> Sequence[Category]:
+    """The classes of a published detector, or none where nobody knows their names.
+
+    As many as COCO's are COCO's; one that has the keypoints of COCO's persons is person.
+    """
+    coco, keypoint = coco_categories(), config.keypoint
+    if config.num_classes == len(coco):
+        return coco
+    has_persons = keypoint is not None and keypoint.names == KeypointHeadConfig().names
+    return coco[:1] if has_persons and config.num_classes == 1 else ()

@@ -1,11 +1,9 @@
 """Weights into detectors: whole ones, and parts of them for fine-tuning."""
 
-import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,26 +15,20 @@ from model.weights.architecture import is_whole_detector
 from model.weights.class_rows import ClassRows, is_class_layer, rows_by_name
 from model.weights.conventions import adapt_to_conventions, folded_norms_note
 from model.weights.conversion import Conversion
+from model.weights.inference_settings import with_inference_settings
 from model.weights.report import LoadReport, WeightsError
 from model.weights.sources import read_source
 
 _LOG = logging.getLogger(__name__)
-
-# Where each inference setting lies in ModelConfig.
-_INFERENCE_SETTINGS = {
-    "short_side": ("input", "short_side"),
-    "long_side": ("input", "long_side"),
-    "score_threshold": ("box", "score_threshold"),
-    "nms_iou": ("box", "nms_iou"),
-    "detections_per_image": ("box", "detections_per_image"),
-    "mask_threshold": ("mask", "threshold"),
-}
 
 
 def load_detector(
     source: str | Path,
     config: str | Path | ModelConfig | None = None,
     device: str | torch.device = "cpu",
+    *,
+    allow_missing: Sequence[str] = (),
+    allow_unused: Sequence[str] = (),
     **overrides: float,
 ) -> Detector:
     """A trained detector, ready to predict.
@@ -49,11 +41,16 @@ def load_detector(
             foreign weights tell their architecture; then this may be None. What foreign weights
             do tell overrules it, but for the conventions that it states.
         device: where the detector shall be.
-        overrides: inference settings by name: short_side, long_side, score_threshold, nms_iou,
-            detections_per_image, mask_threshold.
+        allow_missing: patterns (``roi_heads.mask.*``) of the detector's tensors that may stay at
+            initialisation.
+        allow_unused: patterns of the file's tensors that may stay unused.
+        overrides: inference settings by name: short_side, long_side, proposals,
+            proposals_per_level, proposal_nms_iou, score_threshold, nms_iou, detections_per_image,
+            mask_threshold.
 
     Raises:
-        WeightsError: the file is absent, damaged, incomplete or does not fit the config.
+        WeightsError: the file is absent, damaged or does not fit the config, or a tensor of either
+            side is left over.
         TypeError: an override has no such name.
         ConfigError: the YAML file, or an override's value, is not valid.
     """
@@ -61,8 +58,10 @@ def load_detector(
     _LOG.info("%s: %s", source, replace(report, notes=()))
     for note in report.notes:
         _LOG.warning("%s: %s", source, note)
-    if report.initialised:
-        raise WeightsError(f"{source} does not fill the detector: {report}")
+    if left_over := report.unexplained(allow_missing, allow_unused):
+        raise WeightsError(
+            f"{source} does not fill the detector: {_shortened(left_over)}; {report}"
+        )
     return detector.to(device).eval()
 
 
@@ -92,12 +91,18 @@ def read_detector(
     categories = conversion.categories
     if len(categories) != chosen.num_classes:
         categories = ()
-    detector = build_detector(_override(chosen, overrides), categories)
+    detector = build_detector(with_inference_settings(chosen, overrides), categories)
     report = _fill(detector, conversion, ClassRows({}), source, allow_mismatch=False)
     return detector, replace(report, notes=(*conversion.assumed, *conversion.not_honoured))
 
 
-def load_weights(detector: Detector, source: str | Path, allow_mismatch: bool = True) -> LoadReport:
+def load_weights(
+    detector: Detector,
+    source: str | Path,
+    allow_mismatch: bool = True,
+    allow_missing: Sequence[str] = (),
+    allow_unused: Sequence[str] = (),
+) -> LoadReport:
     """Start a detector from given weights, as far as they fit.
 
     The detector keeps its own conventions; pixel order, mean, deviation and epsilon of the weights
@@ -110,12 +115,17 @@ def load_weights(detector: Detector, source: str | Path, allow_mismatch: bool = 
             timm, Detectron or detectron2.
         allow_mismatch: leave layers whose shape depends on the classes at initialisation where the
             file has other classes; else that is an error, as it always is for other layers.
+        allow_missing: patterns (``fpn.*``) of the detector's tensors that may stay at
+            initialisation though the file has others of the same part.
+        allow_unused: patterns of the file's tensors that may stay unused though the detector has
+            others of the same part.
 
     Returns:
         What was loaded, and what was not.
 
     Raises:
-        WeightsError: the file cannot be read, holds nothing for this detector, or does not fit.
+        WeightsError: the file cannot be read, holds nothing for this detector, does not fit, or a
+            part (backbone, pyramid, a head) of either fills the other's only in part.
     """
     conversion = read_source(source)
     norm = detector.config.backbone.norm
@@ -134,6 +144,11 @@ def load_weights(detector: Detector, source: str | Path, allow_mismatch: bool = 
             conversion.tensors, detector.state_dict(), conversion.categories, detector.categories
         )
     report = _fill(detector, conversion, rows, source, allow_mismatch)
+    if left_over := report.unexplained(allow_missing, allow_unused, parts_may_differ=True):
+        raise WeightsError(
+            f"{source} fits this detector only in part: {_shortened(left_over)}. Allow it by name: "
+            "allow_missing, allow_unused"
+        )
     _LOG.info("%s: %s", source, report)
     for note in notes:
         _LOG.warning("%s: %s", source, note)
@@ -166,9 +181,9 @@ def _fill(
         loaded=tuple(fitting),
         initialised=tuple(n for n in own if n not in state and n not in optional),
         mismatched=tuple(described.values()),
-        dropped=tuple(names.get(n, n) for n in state if n not in own and n not in optional),
+        dropped=tuple(n for n in state if n not in own and n not in optional),
         unneeded=conversion.unneeded,
-        original_names={n: names[n] for n in fitting if n in names},
+        original_names={n: names[n] for n in state if n in names},
         kept_classes=rows.kept,
         fresh_classes=rows.fresh,
         shapes={names.get(n, n): tuple(t.shape) for n, t in state.items()}
@@ -184,20 +199,8 @@ def _read_config(config: str | Path | ModelConfig | None) -> ModelConfig | None:
     return checked
 
 
-def _override(config: ModelConfig, overrides: Mapping[str, float]) -> ModelConfig:
-    tree: dict[str, Any] = config.model_dump()
-    for name, value in overrides.items():
-        if name not in _INFERENCE_SETTINGS:
-            near = difflib.get_close_matches(name, _INFERENCE_SETTINGS, n=1)
-            known = ", ".join(_INFERENCE_SETTINGS)
-            hint = f"did you mean {near[0]}?" if near else f"there are {known}"
-            raise TypeError(f"load_detector has no setting {name!r}; {hint}")
-        part, key = _INFERENCE_SETTINGS[name]
-        if tree[part] is None:
-            raise TypeError(f"{name} was given, but this detector has no {part} head")
-        tree[part][key] = value
-    checked: ModelConfig = check_settings(ModelConfig, tree)
-    return checked
+def _shortened(lines: Sequence[str]) -> str:
+    return "; ".join(lines[:8]) + (f" and {len(lines) - 8} more" if len(lines) > 8 else "")
 
 
 def _report_difference(given: ModelConfig | None, chosen: ModelConfig, source: str | Path) -> None:

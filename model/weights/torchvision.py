@@ -1,4 +1,4 @@
-"""torchvision's Faster and Mask R-CNN on ResNet-FPN, and plain ResNets, also timm's."""
+"""torchvision's Faster, Mask and Keypoint R-CNN on ResNet-FPN, and plain ResNets, also timm's."""
 
 import re
 from collections.abc import Mapping
@@ -17,6 +17,11 @@ def _old_mask_layer(match: re.Match[str]) -> str:
     return f"roi_heads.mask.convs.{int(match[1]) - 1}.{match[2]}"
 
 
+def _keypoint_layer(match: re.Match[str]) -> str:
+    # ReLUs are counted along
+    return f"roi_heads.keypoint.convs.{int(match[1]) // 2}.{match[2]}"
+
+
 # Older files name the layers of FPN, RPN and mask head without the ".0" of later ones.
 _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"backbone\.body\.(.*)", r"backbone.\1"),
@@ -33,6 +38,11 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.(\w+)", _old_mask_layer),
     (r"roi_heads\.mask_predictor\.conv5_mask\.(\w+)", r"roi_heads.mask.upsample.\1"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(\w+)", r"roi_heads.mask.logits.\1"),
+    (r"roi_heads\.keypoint_head\.(\d+)\.(\w+)", _keypoint_layer),
+    (
+        r"roi_heads\.keypoint_predictor\.kps_score_lowres\.(\w+)",
+        r"roi_heads.keypoint.upsample.\1",
+    ),
 )
 _BACKBONE_RENAMES = ((r"((?:conv1|bn1|layer[1-4]\.\d+)\..*)", r"backbone.\1"),)
 _BACKBONE_UNNEEDED = ((r"fc\.(weight|bias)", "ImageNet's classifier"),)
@@ -63,8 +73,8 @@ def convert_torchvision(stored: StoredWeights, config: ModelConfig) -> Conversio
     if "roi_heads.box_head.fc6.weight" not in stored.tensors:
         raise WeightsError(
             "torchvision weights without roi_heads.box_head.fc6: only the detectors with two fully "
-            "connected layers (fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn) are supported, "
-            "not their v2"
+            "connected layers (fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn, "
+            "keypointrcnn_resnet50_fpn) are supported, not their v2"
         )
     renamed = rename_tensors(stored.tensors, _RENAMES)
     # v1 weights were made when FrozenBatchNorm2d added no epsilon; BatchNorm2d always did.
@@ -73,7 +83,7 @@ def convert_torchvision(stored: StoredWeights, config: ModelConfig) -> Conversio
     conversion = describe_detector("torchvision", renamed, conventions, config)
     sparse = sparse_coco_categories()
     known = conversion.config is not None and conversion.config.num_classes == len(sparse)
-    return replace(conversion, categories=sparse if known else ())
+    return replace(conversion, categories=sparse) if known else conversion
 
 
 def convert_torchvision_backbone(stored: StoredWeights, config: ModelConfig) -> Conversion:

@@ -43,6 +43,12 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold, "
       "bool grid=False) -> (Tensor, Tensor)");
   library.def("compress_rle(Tensor counts, Tensor offsets) -> (Tensor, Tensor)");
+  // Taps of a deformable convolution; geometry: kernel, stride, padding, dilation, rows first.
+  library.def(
+      "deform_columns(Tensor x, Tensor offsets, Tensor? modulation, int[] geometry) -> Tensor");
+  library.def(
+      "deform_columns_backward(Tensor gradient, Tensor x, Tensor offsets, Tensor? modulation, "
+      "int[] geometry) -> (Tensor, Tensor, Tensor)");
   library.def("resize_image(Tensor pixels, int height, int width) -> Tensor");
   library.def(
       "preprocess(Tensor[] images, int[] heights, int[] widths, int canvas_height, "

@@ -36,8 +36,8 @@ class Metrics:
     """What an evaluation found.
 
     Args:
-        values: ``{kind}/{number}`` for every kind and each of ``NUMBERS``; -1 where the data set
-            holds no object to measure, as pycocotools has it.
+        values: ``{kind}/{number}`` for every kind and each of ``NUMBERS``, and what else the data
+            set is measured by; -1 where it holds no object to measure, as pycocotools has it.
         per_class: one row per category, in the data set's order.
         images: images evaluated.
         failed_images: images that could not be read and count as empty.
@@ -71,17 +71,8 @@ def coco_metrics(
     values: dict[str, float] = {}
     per_class: dict[int, dict[str, float]] = {c["id"]: {} for c in ground_truth["categories"]}
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = _index(
-            # pycocotools takes an annotation number 0 for "not matched": count from 1.
-            {
-                **ground_truth,
-                "annotations": [
-                    {**annotation, "id": number}
-                    for number, annotation in enumerate(ground_truth["annotations"], start=1)
-                ],
-            }
-        )
         for kind in kinds:
+            truth = _index(_annotations_for(kind, ground_truth))
             judged = COCOeval(truth, _detections(ground_truth, results, kind), iouType=kind)
             judged.evaluate()
             judged.accumulate()
@@ -105,6 +96,22 @@ def coco_metrics(
         ),
         images=len(ground_truth["images"]),
     )
+
+
+def _annotations_for(kind: str, ground_truth: Mapping[str, Any]) -> dict[str, Any]:
+    """The ground truth as pycocotools can take it.
+
+    It takes an annotation number 0 for "not matched", so they count from 1. Masks cannot be
+    compared with an object that has none: where it stands, they are neither right nor wrong.
+    """
+    annotations = []
+    for number, annotation in enumerate(ground_truth["annotations"], start=1):
+        changed = {**annotation, "id": number}
+        if kind == "segm" and not annotation.get("segmentation"):
+            x, y, w, h = annotation["bbox"]
+            changed |= {"iscrowd": 1, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
+        annotations.append(changed)
+    return {**ground_truth, "annotations": annotations}
 
 
 def _check_ids(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:

@@ -11,7 +11,8 @@ from mlflow.entities import Dataset, DatasetInput, Metric
 
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.evaluate.coco_metrics import ClassMetrics, Metrics, coco_metrics
+from pipeline.evaluate.coco_metrics import ClassMetrics, Metrics
+from pipeline.evaluate.measure import measure_results
 from pipeline.evaluate.pictures import draw_comparisons
 from pipeline.evaluate.predictions import metric_kinds
 from pipeline.evaluate.report import EvaluationReport
@@ -21,7 +22,6 @@ from pipeline.infer.piece_worker import PredictionJob
 from pipeline.infer.prediction_rows import PredictedRow, coco_results, read_predictions
 from pipeline.infer.prediction_run import PieceOutcome, predict_pieces
 from pipeline.infer.predictor import ModelFiles
-from pipeline.ingest.coco import coco_ground_truth
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.splits import split_shards_url
 from pipeline.track.mlflow_run import TrackedRun, open_run, tracking_uri
@@ -39,7 +39,8 @@ class EvaluationResult:
     """What an evaluation found and where it is kept.
 
     Args:
-        metrics: ``bbox/AP`` ... and, of a detector with masks, ``segm/AP`` ...
+        metrics: ``bbox/AP`` ... and, of a detector with masks, ``segm/AP`` ...; on
+            VOC also ``voc/AP50``.
         per_class: one row per category.
         images: images evaluated, with the unreadable ones.
         failed_images: unreadable images, counted as empty.
@@ -147,8 +148,8 @@ def _measure(
     ]
     failures = [f"{row.file_name}: {row.error}" for row in rows if row.error is not None]
     has_masks = any(row.masks_rle is not None for row in rows)
-    metrics = coco_metrics(
-        coco_ground_truth(shards_url),
+    metrics = measure_results(
+        shards_url,
         [result for row in rows for result in coco_results(row)],
         metric_kinds(has_masks),
     )

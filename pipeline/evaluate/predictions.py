@@ -7,11 +7,11 @@ from typing import Any
 import torch.distributed as dist
 
 from model import Detector
-from pipeline.evaluate.coco_metrics import Metrics, coco_metrics
+from pipeline.evaluate.coco_metrics import Metrics
+from pipeline.evaluate.measure import measure_results
 from pipeline.infer.inputs import InputImage
 from pipeline.infer.prediction_rows import coco_results, row_of
 from pipeline.infer.predictor import predict_images
-from pipeline.ingest.coco import coco_ground_truth
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shard_row import ShardRow, read_row_group, rows_from_arrow
 
@@ -81,8 +81,8 @@ def validate(
     if rank != 0:
         return None
     whole = [one for one in shares if one is not None]
-    metrics = coco_metrics(
-        coco_ground_truth(shards_url),
+    metrics = measure_results(
+        shards_url,
         [result for one in whole for result in one.results],
         metric_kinds(detector.config.mask is not None),
     )

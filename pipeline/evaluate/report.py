@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from pipeline.evaluate.coco_metrics import NUMBERS, ClassMetrics, Metrics
+from pipeline.evaluate.voc_metrics import NUMBER as VOC_NUMBER
 
 KIND_NAMES = {"bbox": "Boxes", "segm": "Masks"}
 
@@ -44,6 +45,7 @@ class EvaluationReport:
             f"{self.metrics.images} images of `{self.shards}` (data `{self.dataset_digest[:12]}`), "
             f"weights `{self.weights}` (model `{self.model_digest[:12]}`).",
             _numbers_table(self.metrics, kinds),
+            *_voc_line(self.metrics),
             "## Classes",
             _class_table(self.metrics.per_class, kinds),
         ]
@@ -67,9 +69,18 @@ def _numbers_table(metrics: Metrics, kinds: Sequence[str]) -> str:
     return "\n".join([head, *rows])
 
 
+def _voc_line(metrics: Metrics) -> list[str]:
+    if VOC_NUMBER not in metrics.values:
+        return []
+    return [f"VOC's mean AP of boxes at IoU 0.5: {_percent(metrics.values[VOC_NUMBER])}"]
+
+
 def _class_table(per_class: Sequence[ClassMetrics], kinds: Sequence[str]) -> str:
     columns = [f"{kind}/{number}" for kind in kinds for number in ("AP", "AP50")]
     titles = [f"{KIND_NAMES[kind]} {number}" for kind in kinds for number in ("AP", "AP50")]
+    if any(VOC_NUMBER in row.values for row in per_class):
+        columns.append(VOC_NUMBER)
+        titles.append("VOC AP50")
     head = f"| class | objects | {' | '.join(titles)} |\n|---|---:|{'---:|' * len(titles)}"
     rows = [
         f"| {row.name} | {row.objects} | "

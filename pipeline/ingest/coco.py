@@ -2,58 +2,67 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from model.structures import Category, ImageSize
+from pipeline import storage
+from pipeline.ingest.listing import ImageRecord, Listing
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shard_row import ShardRow, read_rows
 from pipeline.ingest.validate import Reject
 from pipeline.storage import StorageError
 
 
-@dataclass(frozen=True)
-class ImageRecord:
-    """One annotated image as its data set lists it, not yet opened.
+def read_coco(annotations_url: str, images_url: str, image_ids_url: str | None = None) -> Listing:
+    """What a COCO instances file lists.
 
     Args:
-        image_id: the data set's number.
-        file_name: relative to the folder of images.
-        size: as annotated.
-        annotations: COCO annotation dicts, as they came.
+        annotations_url: COCO instances JSON.
+        images_url: folder its file names are relative to.
+        image_ids_url: list of the ids to keep, JSON or text; the other images are not listed.
+
+    Raises:
+        StorageError: a file is missing, or not what it should be.
     """
-
-    image_id: int
-    file_name: str
-    size: ImageSize
-    annotations: tuple[dict[str, Any], ...]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What an annotation file lists.
-
-    Args:
-        categories: in order of their id; label i is ``categories[i - 1]``.
-        images: the usable image records.
-        rejects: records that cannot belong to any image.
-        images_listed: image records in the file.
-        annotations_listed: annotation records in the file.
-    """
-
-    categories: tuple[Category, ...]
-    images: tuple[ImageRecord, ...]
-    rejects: tuple[Reject, ...]
-    images_listed: int
-    annotations_listed: int
+    data = storage.read_bytes(annotations_url)
+    if image_ids_url is None:
+        return list_coco(data, annotations_url, images_url)
+    only = _read_image_ids(image_ids_url)
+    listing = list_coco(data, annotations_url, images_url, frozenset(only))
+    found = {image.image_id for image in listing.images}
+    found |= {reject.image_id for reject in listing.rejects if reject.image_id is not None}
+    if strange := sorted(set(only) - found):
+        raise StorageError(
+            f"{image_ids_url}: {len(strange)} of {len(only)} ids are not in {annotations_url}, "
+            f"such as {strange[:5]}"
+        )
+    return listing
 
 
-def list_coco(data: bytes, url: str) -> Listing:
+def _read_image_ids(url: str) -> list[int]:
+    """A JSON list of integers, or integers with white space between them."""
+    text = storage.read_bytes(url)
+    try:
+        ids = json.loads(text) if text.lstrip().startswith(b"[") else list(map(int, text.split()))
+    except ValueError:
+        ids = None
+    if not ids or not all(type(number) is int for number in ids):
+        raise StorageError(
+            f"{url}: not a list of image ids; write a JSON list of integers, or one a line"
+        )
+    return ids
+
+
+def list_coco(
+    data: bytes, url: str, images_url: str, only: frozenset[int] | None = None
+) -> Listing:
     """Group the records of a COCO instances file by image.
 
     Args:
         data: the JSON text.
         url: where it came from, for error texts.
+        images_url: folder its file names are relative to.
+        only: the image ids to keep; None keeps all.
 
     Raises:
         StorageError: not JSON, or without images, annotations or categories.
@@ -69,6 +78,8 @@ def list_coco(data: bytes, url: str) -> Listing:
         ) from error
     if len({category.id for category in categories}) != len(categories) or not categories:
         raise StorageError(f"{url}: categories must have unique ids, and there must be some")
+    if only is not None:
+        images, annotations = _restrict(images, annotations, only)
     rejects: list[Reject] = []
     by_image: dict[int, list[dict[str, Any]]] = {}
     records: dict[int, Mapping[str, Any]] = {}
@@ -88,6 +99,8 @@ def list_coco(data: bytes, url: str) -> Listing:
         else:
             rejects.append(reject)
     return Listing(
+        url,
+        data if only is None else data + json.dumps(sorted(only)).encode(),
         tuple(categories),
         tuple(
             ImageRecord(
@@ -95,12 +108,33 @@ def list_coco(data: bytes, url: str) -> Listing:
                 image["file_name"],
                 ImageSize(int(image["height"]), int(image["width"])),
                 tuple(by_image[image_id]),
+                images_url,
             )
             for image_id, image in records.items()
         ),
         tuple(rejects),
         len(images),
         len(annotations),
+    )
+
+
+def _restrict(
+    images: list[Any], annotations: list[Any], only: frozenset[int]
+) -> tuple[list[Any], list[Any]]:
+    """The records of some images; malformed ones stay, to be named."""
+    left_out = {
+        image["id"]
+        for image in images
+        if isinstance(image, dict) and type(image.get("id")) is int and image["id"] not in only
+    }
+
+    def stays(record: Any, key: str) -> bool:
+        number = record.get(key) if isinstance(record, dict) else None
+        return type(number) is not int or number not in left_out
+
+    return (
+        [image for image in images if stays(image, "id")],
+        [annotation for annotation in annotations if stays(annotation, "image_id")],
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,6 +12,9 @@ from pipeline.storage import MissingFileError, StorageError, join, read_bytes, w
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
+
+Protocol = Literal["coco", "voc_11_points", "voc_area"]
+"""How a data set is measured: by COCO's numbers alone, or also by VOC's, before 2010 or since."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Manifest:
             + crowd + annotations_quarantined``; also ``images_without_objects``, ``clipped``
             (boxes cut at the image's border) and ``without_mask``.
         reasons: why records were quarantined, with how many of each.
+        protocol: how the data set is measured beside COCO's numbers.
     """
 
     version: int
@@ -53,6 +58,7 @@ class Manifest:
     source_digest: str
     counts: dict[str, int]
     reasons: dict[str, int]
+    protocol: Protocol = "coco"
 
     @property
     def rows(self) -> int:
@@ -63,6 +69,8 @@ class Manifest:
     def digest(self) -> str:
         """SHA-256 (hex) of the content: categories and shards."""
         digest = hashlib.sha256(f"{self.version} {list(self.categories)}".encode())
+        if self.protocol != "coco":
+            digest.update(self.protocol.encode())
         for file in self.files:
             digest.update(f"{file.name} {file.sha256}".encode())
         return digest.hexdigest()

@@ -5,7 +5,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from model.structures import ImageSize
 from pipeline import storage
-from pipeline.ingest.coco import ImageRecord
+from pipeline.ingest.listing import ImageRecord
 from pipeline.ingest.manifest import ShardFile
 from pipeline.ingest.shard_file import SCHEMA
 from pipeline.ingest.validate import (
@@ -38,7 +38,6 @@ class ShardTask:
     Args:
         name: file name of the shard.
         shards_url: folder it goes to.
-        images_url: folder of the images.
         images: what goes in, in order.
         labels: category id -> label 1..K.
         rows_per_group: images per row group.
@@ -47,7 +46,6 @@ class ShardTask:
 
     name: str
     shards_url: str
-    images_url: str
     images: tuple[ImageRecord, ...]
     labels: dict[int, int]
     rows_per_group: int
@@ -103,8 +101,13 @@ def _row_groups(
             group: list[dict[str, Any]] = []
             for first in range(0, len(images), task.rows_per_group):
                 chunk = images[first : first + task.rows_per_group]
-                contents = readers.map(lambda image: _read_image(task.images_url, image), chunk)
-                for image, content in zip(chunk, contents, strict=True):
+                contents = readers.map(_read_image, chunk)
+                for listed, (image, content, refused) in zip(chunk, contents, strict=True):
+                    counts["annotations_quarantined"] += len(refused)
+                    # A file of masks may hold some of objects that are not listed.
+                    found = len(image.annotations) + len(refused)
+                    counts["annotations_listed"] += found - len(listed.annotations)
+                    rejects += refused
                     row = _judge_row(image, content, task.labels, counts, rejects)
                     group += [] if row is None else [row]
                 if len(group) >= task.rows_per_group:
@@ -114,15 +117,23 @@ def _row_groups(
                 yield group
 
 
-def _read_image(images_url: str, image: ImageRecord) -> bytes | Reject:
-    """The image's bytes, or why there are none that can be used."""
-    url = storage.join(images_url, image.file_name)
+def _read_image(image: ImageRecord) -> tuple[ImageRecord, bytes | Reject, tuple[Reject, ...]]:
+    """The image with all its annotations; its bytes, or why they cannot be used; bad masks."""
+    url = storage.join(image.images_url, image.file_name)
     try:
         data = storage.read_bytes(url)
     except storage.MissingFileError:
-        return Reject("image", *_names(image), None, "missing image file", url)
+        return image, Reject("image", *_names(image), None, "missing image file", url), ()
     problem = judge_image(data, image.size)
-    return data if problem is None else Reject("image", *_names(image), None, *problem)
+    if problem is not None:
+        return image, Reject("image", *_names(image), None, *problem), ()
+    if image.mask_files is None:
+        return image, data, ()
+    try:
+        annotations, refused = image.mask_files.complete(image)
+    except AnnotationError as error:
+        return image, Reject("image", *_names(image), None, error.reason, error.detail), ()
+    return replace(image, annotations=annotations), data, refused
 
 
 def _names(image: ImageRecord) -> tuple[str, int]:

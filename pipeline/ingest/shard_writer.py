@@ -17,7 +17,8 @@ import ray
 from pydantic import TypeAdapter
 
 from pipeline import storage
-from pipeline.ingest.coco import Listing, list_coco
+from pipeline.ingest.coco import read_coco
+from pipeline.ingest.listing import Listing
 from pipeline.ingest.manifest import (
     MANIFEST_NAME,
     QUARANTINE_NAME,
@@ -57,9 +58,6 @@ def write_shards(
 ) -> Manifest:
     """Write the shards of one COCO split; shards of the same sources are left as they stand.
 
-    With Ray running, shards are written by its tasks, a few at a time; otherwise one by one here.
-    The annotation file is held in memory once, the images of each running task by row group.
-
     Args:
         annotations_url: COCO instances JSON.
         images_url: folder its file names are relative to.
@@ -70,9 +68,28 @@ def write_shards(
     Raises:
         StorageError: a location cannot be read or written, or no image at all is good.
     """
-    data = storage.read_bytes(annotations_url)
-    listing = list_coco(data, annotations_url)
-    source = _source_digest(data, listing, images_url, rows_per_shard, rows_per_group)
+    listing = read_coco(annotations_url, images_url)
+    return write_listed(listing, shards_url, rows_per_shard, rows_per_group)
+
+
+def write_listed(
+    listing: Listing, shards_url: str, rows_per_shard: int, rows_per_group: int
+) -> Manifest:
+    """Write the shards of what a data set lists; those of the same sources are left as they stand.
+
+    With Ray running, shards are written by its tasks, a few at a time; otherwise one by one here.
+    The listing is held in memory once, the images of each running task by row group.
+
+    Args:
+        listing: images and annotations.
+        shards_url: folder for shards, ``manifest.json`` and ``quarantine.jsonl``.
+        rows_per_shard: images per file.
+        rows_per_group: images per row group, the unit of reading.
+
+    Raises:
+        StorageError: a location cannot be read or written, or no image at all is good.
+    """
+    source = _source_digest(listing, rows_per_shard, rows_per_group)
     standing = _standing_manifest(shards_url, source)
     if standing is not None:
         logger.info("%s stands: %s", shards_url, standing.summary())
@@ -84,15 +101,14 @@ def write_shards(
         # Of another source, whose shards bore the same names.
         if not url.startswith(parts_url):
             storage.delete(url)
-    tasks = list(
-        _plan_tasks(listing, images_url, shards_url, parts_url, rows_per_shard, rows_per_group)
-    )
+    tasks = list(_plan_tasks(listing, shards_url, parts_url, rows_per_shard, rows_per_group))
     reports = _run(tasks)
     manifest = _gather(listing, source, reports)
     if not manifest.files:
         raise storage.StorageError(
-            f"{annotations_url}: none of {len(listing.images)} images below {images_url} is good "
-            f"({manifest.reasons}); is the folder right?"
+            f"{listing.name}: none of {len(listing.images)} images below "
+            f"{', '.join(_image_folders(listing)) or 'it'} is good ({manifest.reasons}); is the "
+            "folder right?"
         )
     rejects = [*listing.rejects, *(reject for report in reports for reject in report.rejects)]
     lines = (json.dumps(asdict(reject)) + "\n" for reject in rejects)
@@ -104,19 +120,28 @@ def write_shards(
     return manifest
 
 
-def _source_digest(
-    data: bytes, listing: Listing, images_url: str, rows_per_shard: int, rows_per_group: int
-) -> str:
+def _source_digest(listing: Listing, rows_per_shard: int, rows_per_group: int) -> str:
     """Of the annotations, the images' names and sizes in bytes, and how they are laid out."""
     sizes = {
-        url[len(images_url) :].strip("/"): size
-        for url, size in storage.list_sizes(images_url).items()
+        (folder, url[len(folder) :].strip("/")): size
+        for folder in _image_folders(listing)
+        for url, size in storage.list_sizes(folder).items()
     }
-    listed = sorted((image.file_name, sizes.get(image.file_name)) for image in listing.images)
+    listed = [
+        (image.file_name, sizes.get((image.images_url, image.file_name)))
+        for image in listing.images
+    ]
+    listed.sort(key=lambda pair: (pair[0], -1 if pair[1] is None else pair[1]))
     layout = [SCHEMA_VERSION, _SHUFFLE_SEED, rows_per_shard, rows_per_group]
-    digest = hashlib.sha256(data)
-    digest.update(json.dumps([layout, listed]).encode())
+    digest = hashlib.sha256(listing.fingerprint)
+    # COCO's protocol goes without saying: shards from before there were others stand.
+    protocol = [] if listing.protocol == "coco" else [listing.protocol]
+    digest.update(json.dumps([layout, listed, *protocol]).encode())
     return digest.hexdigest()
+
+
+def _image_folders(listing: Listing) -> list[str]:
+    return list(dict.fromkeys(image.images_url for image in listing.images))
 
 
 def _standing_manifest(shards_url: str, source: str) -> Manifest | None:
@@ -136,7 +161,6 @@ def _standing_manifest(shards_url: str, source: str) -> Manifest | None:
 
 def _plan_tasks(
     listing: Listing,
-    images_url: str,
     shards_url: str,
     parts_url: str,
     rows_per_shard: int,
@@ -149,7 +173,6 @@ def _plan_tasks(
         yield ShardTask(
             name=name,
             shards_url=shards_url,
-            images_url=images_url,
             images=tuple(listing.images[i] for i in order[first : first + rows_per_shard]),
             labels=labels,
             rows_per_group=rows_per_group,
@@ -208,6 +231,7 @@ def _gather(listing: Listing, source: str, reports: Iterable[ShardReport]) -> Ma
         source_digest=source,
         counts=dict(counts),
         reasons=_reasons(rejects),
+        protocol=listing.protocol,
     )
 
 

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline import storage
-from pipeline.config import RunConfig, SplitConfig
+from pipeline.config import RunConfig
+from pipeline.ingest.coco import read_coco
+from pipeline.ingest.listing import Listing
 from pipeline.ingest.manifest import Manifest, read_manifest
 from pipeline.ingest.shapes import draw_shapes_dataset
-from pipeline.ingest.shard_writer import write_shards
+from pipeline.ingest.shard_writer import write_listed
+from pipeline.ingest.sources import read_source
 from pipeline.urls import local_path
 
 Split = Literal["train", "val"]
@@ -31,10 +34,10 @@ def prepare_split(config: RunConfig, split: Split) -> Manifest:
     shards_url = split_shards_url(config, split)
     if config.data.source == "shapes":
         return _prepare_shapes(config, split, shards_url)
-    source = config.data.train if split == "train" else config.data.val
-    if source is None:
+    parts = config.data.parts(split)
+    if not parts:
         return read_manifest(shards_url)
-    return _write(config, source, shards_url)
+    return _write(config, read_source(config.data.source, parts), shards_url)
 
 
 def _prepare_shapes(config: RunConfig, split: Split, shards_url: str) -> Manifest:
@@ -53,18 +56,11 @@ def _prepare_shapes(config: RunConfig, split: Split, shards_url: str) -> Manifes
         with tempfile.TemporaryDirectory(prefix="shapes-") as scratch:
             draw_shapes_dataset(Path(scratch), images, shapes.side, shapes.max_objects, seed)
             storage.upload_folder(Path(scratch), drawn_url)
-    source = SplitConfig(
-        annotations=storage.join(drawn_url, "annotations.json"),
-        images=storage.join(drawn_url, "images"),
+    listing = read_coco(
+        storage.join(drawn_url, "annotations.json"), storage.join(drawn_url, "images")
     )
-    return _write(config, source, shards_url)
+    return _write(config, listing, shards_url)
 
 
-def _write(config: RunConfig, source: SplitConfig, shards_url: str) -> Manifest:
-    return write_shards(
-        source.annotations,
-        source.images,
-        shards_url,
-        config.data.rows_per_shard,
-        config.data.rows_per_group,
-    )
+def _write(config: RunConfig, listing: Listing, shards_url: str) -> Manifest:
+    return write_listed(listing, shards_url, config.data.rows_per_shard, config.data.rows_per_group)

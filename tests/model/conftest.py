@@ -1,5 +1,7 @@
 """A detector small enough to run in a test, and scenes for it; fixtures that give functions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,6 +49,14 @@ def _squares(boxes, labels):
     )
 
 
+def _posed(target):
+    """The target with three keypoints per object: visible, hidden in its middle, not labelled."""
+    corner, sides = target.boxes[:, None, :2], (target.boxes[:, 2:] - target.boxes[:, :2])[:, None]
+    places = corner + sides * torch.tensor([[0.25, 0.25], [0.5, 0.5], [0.75, 0.25]])
+    seen = torch.tensor([2.0, 1.0, 0.0])[None, :, None].expand(len(target), -1, -1)
+    return replace(target, keypoints=torch.cat((places, seen), dim=2))
+
+
 def _picture_of(target, height=64, width=64):
     """(H, W, 3) uint8: each object in its class's colour on grey."""
     picture = torch.full((height, width, 3), 90, dtype=torch.uint8)
@@ -73,6 +83,24 @@ def scenes():
 def detector():
     torch.manual_seed(0)
     return build_detector(_tiny_config())
+
+
+@pytest.fixture
+def posed():
+    return _posed
+
+
+@pytest.fixture
+def keypoint_head():
+    """Settings of a keypoint head for posed targets."""
+    return {"names": ("left", "middle", "right"), "channels": 16, "layers": 2}
+
+
+@pytest.fixture
+def full_detector(keypoint_head):
+    """With a mask head and a keypoint head."""
+    torch.manual_seed(0)
+    return build_detector(_tiny_config(keypoint=keypoint_head))
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ import torch
 
 import ops_cuda
 from tests.ops_cuda.scenes import (
+    DEFORM_GEOMETRY,
     SCALES,
+    deformed_map,
     judged_anchors,
     pictures,
     pyramid,
@@ -50,6 +52,12 @@ def examples():
         "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5, True),
         "encode_roi_masks_rle": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5, True),
         "compress_rle": (torch.tensor([9, 2, 9, 0, 20]), torch.tensor([0, 3, 5])),
+        "deform_columns": (*deformed_map(), DEFORM_GEOMETRY),
+        "deform_columns_backward": (
+            torch.rand(2, 5, 4, 9, 6),
+            *deformed_map(),
+            DEFORM_GEOMETRY,
+        ),
         "resize_image": (pictures()[0], 20, 50),
         "preprocess": (
             pictures(),

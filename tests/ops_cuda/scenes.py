@@ -142,3 +142,16 @@ def pictures(seed=7):
         torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8) for size in sizes
     ]
     return [drawn[0], drawn[1][5:55, 3:83], drawn[2]]
+
+
+# kernel, stride, padding and dilation of `deformed_map`'s convolution, rows before columns
+DEFORM_GEOMETRY = [3, 3, 2, 2, 2, 1, 2, 1]
+
+
+def deformed_map(groups=2, seed=0, dtype=torch.float32):
+    """A map (2, 6, 9, 8), offsets and modulation of taps of which some lie far outside."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, 6, 9, 8, generator=generator, dtype=dtype)
+    offsets = 3 * torch.randn(2, 18 * groups, 5, 4, generator=generator, dtype=dtype)
+    modulation = torch.rand(2, 9 * groups, 5, 4, generator=generator, dtype=dtype)
+    return x.contiguous(memory_format=torch.channels_last), offsets, modulation

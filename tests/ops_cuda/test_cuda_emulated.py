@@ -7,7 +7,9 @@ import ops_cuda
 from tests.ops_cuda.emulation.build import build_emulation
 from tests.ops_cuda.examples import candidates
 from tests.ops_cuda.scenes import (
+    DEFORM_GEOMETRY,
     SCALES,
+    deformed_map,
     match_scene,
     pictures,
     pyramid,
@@ -258,3 +260,24 @@ def test_more_pictures_than_one_launch_takes(gpu):
 def test_resized_pictures_agree_in_every_bit(gpu, size):
     for picture in pictures():
         assert gpu.resize_image(picture, *size).equal(CPU.resize_image(picture, *size))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("modulated", [True, False])
+def test_deformed_taps_and_their_gradients_are_alike(gpu, dtype, modulated):
+    x, offsets, modulation = deformed_map(dtype=torch.float64)
+    offsets[0, 0, 0, 0], offsets[1, 3, 2, 1] = float("nan"), 1e30
+    x, exact = x.to(dtype), torch.float64 if dtype == torch.float64 else torch.float32
+    rest = (offsets.to(exact), modulation.to(exact) if modulated else None, DEFORM_GEOMETRY)
+    columns = gpu.deform_columns(x, *rest)
+    # The same products in the same order; of bfloat16 rounded at the end.
+    tolerance = {"rtol": 1e-2 if dtype == torch.bfloat16 else 1e-6, "atol": 1e-6}
+    expected = CPU.deform_columns(x.to(exact), *rest)
+    torch.testing.assert_close(columns, expected.to(dtype), **tolerance)
+    gradient = torch.rand(columns.shape, dtype=torch.float64).to(dtype)
+    found = gpu.deform_columns_backward(gradient, x, *rest)
+    expected = CPU.deform_columns_backward(gradient.to(exact), x.to(exact), *rest)
+    for ours, theirs in zip(found, expected, strict=True):
+        # Sums of up to nine products in another order.
+        close = {"rtol": 1e-2 if dtype == torch.bfloat16 else 1e-5, "atol": 1e-5}
+        torch.testing.assert_close(ours, theirs.to(ours.dtype), **close)

@@ -72,4 +72,36 @@ MULTIVERSION void spread_to_pixels(
   spread_to_pixels_body(gradient, offsets, weights, pixels, channels, map);
 }
 
+template <typename T>
+SHARED_INLINE void dot_pixels_body(
+    const T* gradient, const T* map, const int64_t* offsets, int64_t pixels, int64_t channels,
+    T* sums) {
+  using V = typename Lanes<T>::type;
+  constexpr int64_t lanes = sizeof(V) / sizeof(T);
+  for (int64_t i = 0; i < pixels; ++i) {
+    const T* row = map + offsets[i];
+    V parts = {};
+    int64_t c = 0;
+    for (; c + lanes <= channels; c += lanes) {
+      parts += *reinterpret_cast<const V*>(gradient + c) * *reinterpret_cast<const V*>(row + c);
+    }
+    T sum = 0;
+    for (int64_t lane = 0; lane < lanes; ++lane) sum += parts[lane];
+    for (; c < channels; ++c) sum += gradient[c] * row[c];
+    sums[i] = sum;
+  }
+}
+
+MULTIVERSION void dot_pixels(
+    const float* gradient, const float* map, const int64_t* offsets, int64_t pixels,
+    int64_t channels, float* sums) {
+  dot_pixels_body(gradient, map, offsets, pixels, channels, sums);
+}
+
+MULTIVERSION void dot_pixels(
+    const double* gradient, const double* map, const int64_t* offsets, int64_t pixels,
+    int64_t channels, double* sums) {
+  dot_pixels_body(gradient, map, offsets, pixels, channels, sums);
+}
+
 }  // namespace ops_cuda::cpu

@@ -1,4 +1,4 @@
-// The inner loops of ROI align: weighted sums over pixels, each a row of channels.
+// The inner loops of ROI align and of deformable convolution: weighted sums over pixels, each a row of channels.
 
 #pragma once
 
@@ -21,5 +21,13 @@ void spread_to_pixels(
 void spread_to_pixels(
     const double* gradient, const int64_t* offsets, const double* weights, int64_t pixels,
     int64_t channels, double* map);
+
+// sums[i] = sum over c of gradient[c] * map[offsets[i] + c], in an order that no machine changes
+void dot_pixels(
+    const float* gradient, const float* map, const int64_t* offsets, int64_t pixels,
+    int64_t channels, float* sums);
+void dot_pixels(
+    const double* gradient, const double* map, const int64_t* offsets, int64_t pixels,
+    int64_t channels, double* sums);
 
 }  // namespace ops_cuda::cpu

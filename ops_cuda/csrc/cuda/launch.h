@@ -32,4 +32,13 @@ inline unsigned int blocks_for(int64_t items, int64_t per_block) {
       std::clamp<int64_t>((items + per_block - 1) / per_block, 1, 1 << 20));
 }
 
+// The sum over the lanes of a full warp, given to all of them.
+template <typename T>
+__device__ T warp_sum(T value) {
+  for (int distance = 16; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, distance);
+  }
+  return value;
+}
+
 }  // namespace ops_cuda::gpu

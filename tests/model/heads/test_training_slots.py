@@ -8,6 +8,7 @@ from model import roi_heads as roi_heads_module
 from model.box_coding import BoxCoder
 from model.config import BoxHeadConfig, RpnConfig
 from model.heads.box import box_losses
+from model.heads.keypoint import keypoint_loss, keypoint_targets
 from model.heads.mask import mask_loss
 from model.heads.training_rois import add_objects, choose_training_rois
 from model.rpn_loss import gather_from_levels, rpn_losses
@@ -40,13 +41,14 @@ def losses_and_gradients(detector, batch, targets):
 
 @pytest.mark.parametrize("empty", [0, 1])
 def test_slots_lose_what_compacted_rois_lose(
-    detector, scenes, squares, batch_of, monkeypatch, empty
+    full_detector, scenes, squares, posed, batch_of, monkeypatch, empty
 ):
-    targets = [squares([], [])] * empty + scenes
+    targets = [posed(target) for target in [squares([], [])] * empty + scenes]
     batch = batch_of(targets)
-    expected, gradients = losses_and_gradients(detector, batch, targets)
+    expected, gradients = losses_and_gradients(full_detector, batch, targets)
+    assert expected["keypoint"].count > 0
     monkeypatch.setattr(roi_heads_module, "_waiting_is_free", lambda device: False)
-    found, slot_gradients = losses_and_gradients(detector, batch, targets)
+    found, slot_gradients = losses_and_gradients(full_detector, batch, targets)
     for name, term in found.items():
         # The same numbers summed in another order, fp32.
         torch.testing.assert_close(term.total, expected[name].total, rtol=1e-5, atol=1e-6)
@@ -89,8 +91,8 @@ def test_the_choice_does_not_depend_on_the_rows_of_the_batch(scenes):
     assert alone[1].equal(beside[1])
 
 
-def test_nothing_waits_between_proposals_and_losses(scenes, squares):
-    targets = [*scenes, squares([], [])]
+def test_nothing_waits_between_proposals_and_losses(scenes, squares, posed):
+    targets = [posed(target) for target in (*scenes, squares([], []))]
     settings = BoxHeadConfig(samples_per_image=16)
     truths, proposals = join_truths(targets, CPU), proposals_of([20, 9, 2], rows=20)
     coder, generator = BoxCoder(), torch.Generator().manual_seed(0)
@@ -98,6 +100,7 @@ def test_nothing_waits_between_proposals_and_losses(scenes, squares):
     deltas = [torch.randn(3, size, 4, generator=generator) for size in (300, 40)]
     anchors = proposals_of([340], rows=340).boxes[0]
     leaves = [*levels, *deltas, torch.randn(48, 4), torch.randn(48, 4, 4), torch.randn(12, 7, 7)]
+    leaves.insert(0, torch.randn(12, 3, 8, 8))
     for leaf in leaves:
         leaf.requires_grad_()
     rpn = RpnConfig()
@@ -111,6 +114,8 @@ def test_nothing_waits_between_proposals_and_losses(scenes, squares):
         positive = slots.positive()
         terms |= box_losses(leaves[-3], leaves[-2], slots, coder, 1.0)
         terms["mask"] = mask_loss(leaves[-1], torch.zeros(12, 7, 7), positive.is_meant)
+        places = keypoint_targets(targets, positive, 3, 8)
+        terms["keypoint"] = keypoint_loss(leaves[0], places)
         sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
     assert slots.rois.shape == (48, 5)
     assert positive.rois.shape == (12, 5)
@@ -131,10 +136,12 @@ def test_levels_are_read_as_if_they_were_one():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_learning_side_of_a_step_does_not_wait_for_the_gpu(detector, scenes, batch_of):
+def test_the_learning_side_of_a_step_does_not_wait_for_the_gpu(
+    full_detector, scenes, posed, batch_of
+):
     device = torch.device("cuda")
-    detector, batch = detector.to(device), batch_of(scenes).to(device)
-    targets = [target.to(device) for target in scenes]
+    detector, batch = full_detector.to(device), batch_of(scenes).to(device)
+    targets = [posed(target).to(device) for target in scenes]
     features = detector.features(batch)
     detector(batch, targets)  # first runs load kernels
     proposals, _ = detector.rpn(features, batch, targets)

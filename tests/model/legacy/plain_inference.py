@@ -139,12 +139,28 @@ def classify(form, detector, maps, proposals, size):
     return sorted(found, key=lambda each: -each[0])[: settings.detections_per_image]
 
 
+def place_keypoints(form, detector, maps, boxes):
+    """x and y of each box's keypoints: the best place of a heatmap resized to whole pixels."""
+    found, side = [], detector.config.keypoint.pool_side
+    for box in boxes:
+        width, height = max(box[2] - box[0], 1), max(box[3] - box[1], 1)
+        pixels = math.ceil(height), math.ceil(width)
+        heatmaps = detector.roi_heads.keypoint(pool(form, maps, [box], side))
+        heatmaps = torch.nn.functional.interpolate(heatmaps, pixels, mode="bicubic")[0]
+        for heatmap in heatmaps:
+            row, column = divmod(int(heatmap.argmax()), pixels[1])
+            x = box[0] + (column + 0.5) * width / pixels[1]
+            found.append([x, box[1] + (row + 0.5) * height / pixels[0]])
+    return torch.tensor(found).view(len(boxes), -1, 2)
+
+
 @torch.inference_mode()
 def find_objects(form, detector, picture):
     """What is in a picture (h, w, 3) uint8.
 
     Returns:
-        Scores, labels, boxes as x y w h, and bitmaps (N, h, w), in the picture's own pixels.
+        Scores, labels, boxes as x y w h, bitmaps (N, h, w) and keypoints (N, P, 2), in the
+        picture's own pixels.
     """
     original, rule = ImageSize(*picture.shape[:2]), detector.config.input
     size = ImageSize(*form.resized(*original, rule.short_side, rule.long_side))
@@ -155,8 +171,10 @@ def find_objects(form, detector, picture):
     scores, labels, boxes = zip(*found, strict=True)
     pooled = pool(form, maps, boxes, detector.config.mask.pool_side)
     masks = detector.roi_heads.mask(pooled, torch.tensor(labels)).sigmoid()
+    points = place_keypoints(form, detector, maps, boxes)
     scale = (original.width / size.width, original.height / size.height) * 2
     boxes = [[c * s for c, s in zip(box, scale, strict=True)] for box in boxes]
     bitmaps = [form.paste(m, box, *original) for m, box in zip(masks, boxes, strict=True)]
     extents = [[*box[:2], *form.sides(box)] for box in boxes]
-    return torch.tensor(scores), list(labels), torch.tensor(extents), torch.stack(bitmaps)
+    points *= torch.tensor(scale[:2])
+    return torch.tensor(scores), list(labels), torch.tensor(extents), torch.stack(bitmaps), points

@@ -85,10 +85,21 @@ def drawn(polygon, box, side):
     return torch.from_numpy(coco_masks.decode(runs)[..., 0]).float()
 
 
-def head_losses(detector, maps, proposals, objects, labels, outlines):
-    """Classes, boxes and masks."""
+def cell_of(point, box, side):
+    """Place of a point (x, y) in the heatmap of a box, None outside of it."""
+    column, row = (
+        side - 1 if at == far else math.floor((at - near) * side / (far - near))
+        for at, near, far in zip(point, box[:2], box[2:], strict=True)
+    )
+    inside = 0 <= column < side and 0 <= row < side
+    return row * side + column if inside else None
+
+
+def head_losses(detector, maps, proposals, objects, labels, outlines, points):
+    """Classes, boxes, masks and keypoints."""
     heads, settings = detector.roi_heads, detector.config.box
-    terms, weights = {"class": [], "box": 0.0, "mask": []}, torch.tensor(settings.delta_weights)
+    terms = {"class": [], "box": 0.0, "mask": [], "keypoint": []}
+    weights = torch.tensor(settings.delta_weights)
     for image, rois in enumerate(proposals):
         logits, deltas = heads.box(pool(FORM, maps, rois, settings.pool_side, image))
         for index, roi in enumerate(rois):
@@ -104,5 +115,13 @@ def head_losses(detector, maps, proposals, objects, labels, outlines):
             mask = heads.mask(pooled, torch.tensor([label]))[0]
             target = drawn(outlines[image][truth], roi, mask.shape[-1])
             terms["mask"].append(F.binary_cross_entropy_with_logits(mask, target))
+            pooled = pool(FORM, maps, [roi], detector.config.keypoint.pool_side, image)
+            for heatmap, point in zip(heads.keypoint(pooled)[0], points[image][truth], strict=True):
+                cell = cell_of(point, roi, heatmap.shape[-1])
+                if cell is not None:
+                    logits_of_cells = heatmap.flatten()[None]
+                    surprise = F.cross_entropy(logits_of_cells, torch.tensor([cell]))
+                    terms["keypoint"].append(surprise)
     count = len(terms["class"])
-    return sum(terms["class"]) / count, terms["box"] / count, torch.stack(terms["mask"]).mean()
+    means = [torch.stack(terms[name]).mean() for name in ("class", "mask", "keypoint")]
+    return means[0], terms["box"] / count, *means[1:]

@@ -44,6 +44,7 @@ def detector_with(tiny_config):
                 "post_nms_test": 60,
             },
             box={"hidden": 64, "detections_per_image": 40},
+            keypoint={"names": ("head", "tail"), "channels": 16, "layers": 2},
         )
         detector = build_detector(config).eval()
         head, box = detector.rpn.head, detector.roi_heads.box
@@ -81,12 +82,15 @@ def test_detections_are_those_of_the_library_that_the_conventions_are_of(
     detector = detector_with(conventions)
     seen = []
     for picture, found in zip(pictures, detector.predict(pictures, batch_size=1), strict=True):
-        scores, labels, boxes, bitmaps = find_objects(form, detector, picture)
+        scores, labels, boxes, bitmaps, points = find_objects(form, detector, picture)
         assert found.labels.tolist() == labels
         seen += labels
         # float32 against float64, through coordinates of some hundred pixels
         torch.testing.assert_close(found.scores, scores, atol=1e-3, rtol=0)
         assert largest_difference(found, boxes) < 0.05
+        # All but a place or two: the best two of a heatmap may be equal but for rounding.
+        strays = (found.keypoints[..., :2] - points).abs().amax(dim=2) > 0.05
+        assert strays.sum() <= 2
         ours, theirs = found.bitmaps().bool().flatten(1), bitmaps.flatten(1)
         # A pixel may lie within float rounding of the threshold.
         assert ((ours ^ theirs).sum(1) <= (0.01 * theirs.sum(1)).clamp(min=1)).all()
@@ -97,7 +101,7 @@ def test_detections_are_those_of_the_library_that_the_conventions_are_of(
 def test_without_the_geometry_the_detections_are_others(detector_with, pictures):
     """What the parity above can see: pixels, classes, masks."""
     detector = detector_with(MASKRCNN_BENCHMARK)
-    _, labels, boxes, _ = find_objects(forms.MASKRCNN_BENCHMARK, detector, pictures[0])
+    _, labels, boxes, _, _ = find_objects(forms.MASKRCNN_BENCHMARK, detector, pictures[0])
     changed = MASKRCNN_BENCHMARK.model_copy(update={"legacy_geometry": False})
     (found,) = detector_with(changed).predict(pictures[:1])
     assert found.labels.tolist() != labels or largest_difference(found, boxes) > 0.5

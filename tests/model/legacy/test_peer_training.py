@@ -28,6 +28,7 @@ def detector(tiny_config):
             "samples_per_image": EVERYTHING,
         },
         box={"hidden": 64, "samples_per_image": EVERYTHING},
+        keypoint={"names": ("head", "tail"), "channels": 16, "layers": 2},
     )
     detector = build_detector(config).train()
     with torch.no_grad():
@@ -53,6 +54,12 @@ def outline(box):
     return [[x1, y1 + 7.3], [x1 + 9.6, y1], [x2, y1 + 4.1], [x2 - 6.2, y2]]
 
 
+def points(box):
+    """One in the midst of its box, one on its last pixel."""
+    x1, y1, x2, y2 = box
+    return [[0.3 * x1 + 0.7 * x2, 0.6 * y1 + 0.4 * y2], [x2, y2]]
+
+
 def targets_of(boxes, labels):
     outlines = torch.tensor([outline(box) for box in boxes])
     starts = torch.arange(len(boxes) + 1)
@@ -60,6 +67,7 @@ def targets_of(boxes, labels):
         torch.tensor(boxes) + torch.tensor([0, 0, 1, 1]),
         torch.tensor(labels),
         PolygonMasks(outlines.flatten(0, 1), 4 * starts, starts),
+        torch.tensor([[[*point, 2.0] for point in points(box)] for box in boxes]),
     )
 
 
@@ -77,8 +85,9 @@ def test_the_losses_are_those_of_the_library_that_the_conventions_are_of(detecto
         )
         proposals = training_proposals(detector, maps, OBJECTS, SIZES)
         outlines = [[outline(box) for box in boxes] for boxes in OBJECTS]
-        losses = head_losses(detector, maps, proposals, OBJECTS, LABELS, outlines)
-        expected |= zip(("box_class", "box_regression", "mask"), losses, strict=True)
+        places = [[points(box) for box in boxes] for boxes in OBJECTS]
+        losses = head_losses(detector, maps, proposals, OBJECTS, LABELS, outlines, places)
+        expected |= zip(("box_class", "box_regression", "mask", "keypoint"), losses, strict=True)
     # Both images share 70 proposals, unequally; three are the objects.
     assert sum(map(len, proposals)) == 73 and len(proposals[0]) != 37
     assert terms.keys() == expected.keys()

@@ -28,7 +28,7 @@ def test_converted_weights_are_the_same_detector(theirs, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "roi_heads.box_head.fc6.weight" in said
     assert "(1024, 12544)" in said
-    direct, converted = load_detector(theirs), load_detector(out)
+    direct, converted = load_detector(theirs, allow_unused=["secret"]), load_detector(out)
     assert converted.config == direct.config
     for name, tensor in direct.state_dict().items():
         assert tensor.equal(converted.state_dict()[name])

@@ -127,6 +127,37 @@ def test_a_part_of_the_weights_is_not_a_trained_detector(saved, tmp_path):
         load_detector(tmp_path / "part.pth", detector.config)
 
 
+def test_what_no_one_explains_is_an_error_unless_allowed_by_name(saved, tmp_path):
+    detector, _ = saved
+    state = detector.state_dict()
+    odd = {"stray": torch.zeros(2), **state}
+    torch.save(odd, tmp_path / "odd.pth")
+    for load in (
+        lambda **k: load_detector(tmp_path / "odd.pth", detector.config, **k),
+        lambda **k: load_weights(detector, tmp_path / "odd.pth", **k),
+    ):
+        with pytest.raises(WeightsError, match="stray is not used"):
+            load()
+        load(allow_unused=["str*"])
+    del odd["stray"], odd["fpn.output.0.bias"]
+    torch.save(odd, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=r"fpn\.output\.0\.bias is not filled"):
+        load_weights(detector, tmp_path / "odd.pth")
+    report = load_weights(detector, tmp_path / "odd.pth", allow_missing=["fpn.output.*"])
+    assert report.initialised == ("fpn.output.0.bias",)
+
+
+def test_training_may_begin_with_a_head_more_or_less(saved, tiny_config):
+    detector, folder = saved
+    boxes_only = build_detector(tiny_config(mask=None), CATEGORIES)
+    report = load_weights(boxes_only, folder)
+    assert all(name.startswith("roi_heads.mask.") for name in report.dropped) and report.dropped
+    proposals_only = build_detector(tiny_config(mask=None, box=None), CATEGORIES)
+    load_weights(proposals_only, folder)
+    for name, tensor in proposals_only.state_dict().items():
+        assert tensor.equal(detector.state_dict()[name])
+
+
 def test_fine_tuning_other_classes_leaves_their_layers_at_initialisation(saved, tiny_config):
     pretrained, folder = saved
     other = build_detector(tiny_config(num_classes=5))

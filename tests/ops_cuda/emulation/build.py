@@ -26,7 +26,8 @@ def as_host_code(source: str) -> str:
     code = code.replace("(ops_cuda, CUDA,", "(ops_emulated, CPU,")
     code = code.replace("STABLE_TORCH_LIBRARY(ops_cuda,", "STABLE_TORCH_LIBRARY(ops_emulated,")
     code = re.sub(r'#include "\.\./', f'#include "{CSRC}/', code)
-    return f"#define EMULATE_BARRIERS {int('__syncthreads' in code)}\n{code}"
+    meets = "__syncthreads" in code or "warp_sum" in code
+    return f"#define EMULATE_BARRIERS {int(meets)}\n{code}"
 
 
 def build_emulation(folder: Path) -> Path:

@@ -81,6 +81,18 @@ inline unsigned int blocks_for(int64_t items, int64_t per_block) {
   return std::clamp<int64_t>((items + per_block - 1) / per_block, 1, 50);
 }
 
+// Warps are the rows of a block; all its threads must come along.
+template <typename T>
+T warp_sum(T value) {
+  static T values[1024];
+  values[threadIdx.y * 32 + threadIdx.x] = value;
+  __syncthreads();
+  T sum = 0;
+  for (int lane = 0; lane < 32; ++lane) sum += values[threadIdx.y * 32 + lane];
+  __syncthreads();
+  return sum;
+}
+
 }  // namespace ops_cuda::gpu
 
 // kernel<<<grid, block, shared, stream>>>(arguments...)

@@ -27,7 +27,9 @@ def bright_triangle(as_runs):
     runs = encode_bitmaps(BitmapMasks(torch.from_numpy(bitmap)[None]))
     masks = runs if as_runs else polygons
     box = torch.tensor([[12.0, 6.0, 40.0, 34.0]])
-    return TrainingSample(pixels, Targets(box, torch.tensor([1]), masks, image_id=5), ImageSize(40, 60))
+    return TrainingSample(
+        pixels, Targets(box, torch.tensor([1]), masks, image_id=5), ImageSize(40, 60)
+    )
 
 
 def mask_on_image(masks, size):

@@ -1,0 +1,49 @@
+"""Settings of inference that can be given by name, without a file."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from model.config import ModelConfig
+from model.settings import check_settings
+
+# Where each inference setting lies in ModelConfig; what "box" has, RetinaNet's head has too.
+_INFERENCE_SETTINGS = {
+    "short_side": ("input", "short_side"),
+    "long_side": ("input", "long_side"),
+    "proposals": ("rpn", "post_nms_test"),
+    "proposals_per_level": ("rpn", "pre_nms_test"),
+    "proposal_nms_iou": ("rpn", "nms_iou"),
+    "score_threshold": ("box", "score_threshold"),
+    "nms_iou": ("box", "nms_iou"),
+    "detections_per_image": ("box", "detections_per_image"),
+    "mask_threshold": ("mask", "threshold"),
+}
+
+
+def with_inference_settings(config: ModelConfig, overrides: Mapping[str, float]) -> ModelConfig:
+    """The config with inference settings by name.
+
+    Args:
+        config: of a detector.
+        overrides: names as in ``load_detector`` and their values.
+
+    Raises:
+        TypeError: there is no such setting, or no such head.
+        ConfigError: a value is out of range.
+    """
+    tree: dict[str, Any] = config.model_dump()
+    for name, value in overrides.items():
+        if name not in _INFERENCE_SETTINGS:
+            near = difflib.get_close_matches(name, _INFERENCE_SETTINGS, n=1)
+            known = ", ".join(_INFERENCE_SETTINGS)
+            hint = f"did you mean {near[0]}?" if near else f"there are {known}"
+            raise TypeError(f"load_detector has no setting {name!r}; {hint}")
+        part, key = _INFERENCE_SETTINGS[name]
+        if part == "box" and config.retinanet is not None:
+            part = "retinanet"
+        if tree[part] is None:
+            raise TypeError(f"{name} was given, but this detector has no {part} head")
+        tree[part][key] = value
+    checked: ModelConfig = check_settings(ModelConfig, tree)
+    return checked

@@ -1,0 +1,34 @@
+"""RunConfig: everything a job can be told, as one frozen tree, read from YAML and ``key=value``.
+
+One file describes one model on one data set; every job (shards, training, sweep, evaluation,
+registration, inference) reads the part it needs, and each part has a file here. All locations are
+URLs (``pipeline/urls.py``).
+"""
+
+from pipeline.config.data import DataConfig, ShapesConfig, SplitConfig
+from pipeline.config.evaluate import EvaluateConfig
+from pipeline.config.infer import InferConfig
+from pipeline.config.loading import config_digest, digest_of, load_config, to_yaml
+from pipeline.config.run import RunConfig
+from pipeline.config.sweep import SearchDimension, SweepConfig
+from pipeline.config.track import TrackConfig
+from pipeline.config.train import OptimizerConfig, ScheduleConfig, TrainConfig
+
+__all__ = [
+    "DataConfig",
+    "EvaluateConfig",
+    "InferConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "SearchDimension",
+    "ShapesConfig",
+    "SplitConfig",
+    "SweepConfig",
+    "TrackConfig",
+    "TrainConfig",
+    "config_digest",
+    "digest_of",
+    "load_config",
+    "to_yaml",
+]

@@ -1,0 +1,58 @@
+"""A config file and its overrides become a RunConfig, and a RunConfig becomes YAML or a digest."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from model.settings import (
+    ConfigError,
+    Settings,
+    apply_overrides,
+    check_settings,
+    compose_yaml,
+)
+from pipeline.config.run import RunConfig
+from pipeline.urls import is_relative
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a config file, set ``key=value`` overrides, check everything.
+
+    Relative locations, in the file and in overrides, count from the current folder.
+
+    Raises:
+        ConfigError: every bad key at once; or ``output`` is relative inside a Ray job.
+    """
+    tree = apply_overrides(compose_yaml(path), overrides)
+    here = Path.cwd()
+    output = tree.get("output", RunConfig.model_fields["output"].default)
+    # Ray runs a job in a temporary copy of the working directory, named after its package.
+    in_job_copy = any(part.startswith("_ray_pkg_") for part in here.parts)
+    if in_job_copy and isinstance(output, str) and is_relative(output):
+        raise ConfigError(
+            [
+                f"output: {output!r} is relative and this Ray job runs in a temporary folder, so "
+                "the results would be lost; give an absolute path or a URL (output=s3://...)"
+            ]
+        )
+    return check_settings(RunConfig, tree, context={"folder": here})
+
+
+def to_yaml(config: Settings) -> str:
+    """The whole tree as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def config_digest(settings: Settings) -> str:
+    """SHA-256 (hex) of the settings: equal for equal settings, however written."""
+    return digest_of(settings.model_dump(mode="json"))
+
+
+def digest_of(document: Any) -> str:
+    """SHA-256 (hex) of a document's canonical JSON."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

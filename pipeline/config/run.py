@@ -1,0 +1,28 @@
+"""RunConfig: the root of the tree."""
+
+from pydantic import Field
+
+from model.config import ModelConfig
+from model.settings import NonNegative, Settings
+from pipeline.config.data import DataConfig
+from pipeline.config.evaluate import EvaluateConfig
+from pipeline.config.infer import InferConfig
+from pipeline.config.sweep import SweepConfig
+from pipeline.config.track import TrackConfig
+from pipeline.config.train import TrainConfig
+from pipeline.urls import Location
+
+
+class RunConfig(Settings):
+    """Everything a job can be told."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Run name.")
+    output: Location = Field("runs/run", description="URL of the folder for everything written.")
+    seed: NonNegative = Field(0, description="Seed of data order, augmentation and sampling.")
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    track: TrackConfig = TrackConfig()
+    infer: InferConfig = InferConfig()
+    sweep: SweepConfig = SweepConfig()

@@ -1,0 +1,131 @@
+"""A detector of torchvision and ours with the same weights, and pictures for both.
+
+Shapes: H W of one picture.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
+
+from model import Detector, load_detector
+from model.config import ModelConfig
+from model.preprocess import resize_image, resized_size
+from model.structures import ImageSize
+
+SHORT_SIDE, LONG_SIDE = 160, 256
+DETECTIONS = 40
+# Everything is sampled, so that neither library chooses at random.
+EVERYTHING = 1_000_000
+
+
+def two_pictures() -> list[Tensor]:
+    """Two (H, W, 3) uint8 pictures, resized to what both transforms leave alone."""
+    folder = os.environ.get("COCO_TINY")
+    if folder is None:
+        originals = [_synthetic(seed, 200, 260 if seed else 150) for seed in range(2)]
+    else:
+        originals = [_decode(Path(folder), number) for number in range(2)]
+    return [
+        resize_image(p, resized_size(ImageSize(*p.shape[:2]), SHORT_SIDE, LONG_SIDE))
+        for p in originals
+    ]
+
+
+def _decode(folder: Path, number: int) -> Tensor:
+    split = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
+    path = folder / "val2017" / split["images"][number]["file_name"]
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB")))
+
+
+def _synthetic(seed: int, height: int, width: int) -> Tensor:
+    coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
+    return (smooth[0].clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def build_theirs(kind: type[FasterRCNN], classes: int, **options: object) -> FasterRCNN:
+    """torchvision's R50-FPN with random weights, spread so that scores and boxes differ."""
+    torch.manual_seed(1)
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+    )
+    model = kind(
+        backbone,
+        num_classes=classes + 1,
+        min_size=SHORT_SIDE,
+        max_size=LONG_SIDE,
+        rpn_pre_nms_top_n_train=200,
+        rpn_post_nms_top_n_train=60,
+        rpn_pre_nms_top_n_test=200,
+        rpn_post_nms_top_n_test=60,
+        rpn_batch_size_per_image=EVERYTHING,
+        box_batch_size_per_image=EVERYTHING,
+        box_score_thresh=0.05,
+        box_detections_per_img=DETECTIONS,
+        **options,
+    )
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, FrozenBatchNorm2d):
+                module.eps = 0.0
+                channels = len(module.weight)
+                module.running_mean += 0.1 * torch.randn(channels, generator=generator)
+                module.running_var *= 0.5 + torch.rand(channels, generator=generator)
+                # The last norm of a block small, so that depth does not blow activations up.
+                module.weight.fill_(0.3 if name.endswith("bn3") else 1.0)
+        _spread(model, generator)
+    return model
+
+
+def _spread(model: FasterRCNN, generator: torch.Generator) -> None:
+    head, predictor = model.rpn.head, model.roi_heads.box_predictor
+    for weight, scale in (
+        (head.conv[0][0].weight, 2.0),
+        (head.cls_logits.weight, 20.0),
+        (head.bbox_pred.weight, 5.0),
+        (predictor.cls_score.weight, 24.0),
+    ):
+        weight *= scale
+    # Hidden units are positive: without their common part, proposals differ in their class.
+    predictor.cls_score.weight -= predictor.cls_score.weight.mean(dim=1, keepdim=True)
+    bias = predictor.cls_score.bias
+    bias.copy_(0.3 * torch.randn(bias.shape, generator=generator))
+
+
+def build_ours(theirs: FasterRCNN, folder: Path) -> Detector:
+    """Ours with their weights and settings."""
+    torch.save(theirs.state_dict(), folder / "theirs.pth")
+    config = ModelConfig.model_validate(
+        {
+            "input": {"short_side": SHORT_SIDE, "long_side": LONG_SIDE},
+            "backbone": {"frozen_stages": 2},
+            "rpn": {
+                "pre_nms_train": 200,
+                "post_nms_train": 60,
+                "pre_nms_test": 200,
+                "post_nms_test": 60,
+                "samples_per_image": EVERYTHING,
+            },
+            "box": {"samples_per_image": EVERYTHING, "detections_per_image": DETECTIONS},
+        }
+    )
+    return load_detector(folder / "theirs.pth", config)
+
+
+def gradient_norm(model: torch.nn.Module, prefix: str) -> Tensor:
+    """The norm over all parameters whose names begin so."""
+    norms = [
+        parameter.grad.norm()
+        for name, parameter in model.named_parameters()
+        if name.startswith(prefix) and parameter.grad is not None
+    ]
+    return torch.stack(norms).norm() if norms else torch.zeros(())
