@@ -1,6 +1,6 @@
-"""Anchors: the boxes the region proposal network starts from, tiled over every pyramid level.
+"""Anchors: the boxes that the network's boxes start from, tiled over every level of feature maps.
 
-Shapes: L levels, A anchors per cell, H W cells of a level.
+Shapes: L levels, S sizes and R ratios of a level, A = R * S anchors per cell, H W cells of a level.
 """
 
 from collections import OrderedDict
@@ -17,12 +17,15 @@ MOST_GRIDS_REMEMBERED = 8
 
 
 class AnchorGrid(nn.Module):
-    """One anchor size per level and every ratio at each cell; cell (0, 0) is centred on pixel 0.
+    """Every size of a level in every ratio at each cell; cell (0, 0) is centred on pixel 0.
+
+    The anchors of a cell are ordered by ratio, those of one ratio by size: (r0, s0), (r0, s1) ..
+    (r1, s0). So do maskrcnn-benchmark and torchvision; detectron2 orders by size first.
 
     Detectron's, ``from_stride``, are centred on half a stride.
 
     Args:
-        sizes: square root of the anchors' area, one per level, pixels.
+        sizes: square root of the anchors' area, pixels: of each level one, or S.
         ratios: height over width.
         strides: pixels between neighbouring cells of each level.
         rounded: round the anchors around the origin to whole pixels (torchvision).
@@ -36,7 +39,7 @@ class AnchorGrid(nn.Module):
 
     def __init__(
         self,
-        sizes: Sequence[float],
+        sizes: Sequence[float] | Sequence[Sequence[float]],
         ratios: Sequence[float],
         strides: Sequence[int],
         rounded: bool = False,
@@ -47,13 +50,13 @@ class AnchorGrid(nn.Module):
         self.strides = tuple(strides)
         self._remembered: OrderedDict[tuple[object, ...], tuple[Tensor, ...]] = OrderedDict()
         self.stride_from_canvas = stride_from_canvas
-        heights_per_size = torch.tensor(ratios, dtype=torch.float32).sqrt()
-        shape = torch.stack((1 / heights_per_size, heights_per_size), dim=1)  # (A, 2) width, height
-        half = shape * torch.tensor(sizes, dtype=torch.float32)[:, None, None] / 2
-        boxes = torch.cat((-half, half), dim=2)  # (L, A, 4)
+        per_level = torch.tensor(sizes, dtype=torch.float32).reshape(len(sizes), -1)
+        boxes = _anchors_around_origin(per_level, torch.tensor(ratios, dtype=torch.float32))
         if from_stride:
-            levels = zip(sizes, self.strides, strict=True)
-            boxes = torch.stack([anchors_from_stride([s], ratios, stride) for s, stride in levels])
+            levels = zip(per_level.tolist(), self.strides, strict=True)
+            boxes = torch.stack(
+                [anchors_from_stride(own, ratios, stride) for own, stride in levels]
+            )
         self.register_buffer("around_origin", boxes.round() if rounded else boxes, persistent=False)
 
     @property
@@ -69,7 +72,7 @@ class AnchorGrid(nn.Module):
             canvas: height and width of the padded batch, pixels.
 
         Returns:
-            Per level (H * W * A, 4) float32, row by row, the ratios of a cell together; shared
+            Per level (H * W * A, 4) float32, row by row, the anchors of a cell together; shared
             between calls, not to be changed.
         """
         place = self.around_origin
@@ -101,3 +104,11 @@ class AnchorGrid(nn.Module):
         y, x = torch.meshgrid(y, x, indexing="ij")
         centres = torch.stack((x, y, x, y), dim=-1)[:, :, None]  # (H, W, 1, 4)
         return (centres + self.around_origin[level]).reshape(-1, 4)
+
+
+def _anchors_around_origin(sizes: Tensor, ratios: Tensor) -> Tensor:
+    """One cell's anchors, (L, R * S, 4), of sizes (L, S) and ratios (R,)."""
+    heights = ratios.sqrt()
+    shape = torch.stack((1 / heights, heights), dim=1)  # (R, 2) width and height of size 1
+    half = shape[:, None] * sizes[:, None, :, None] / 2  # (L, R, S, 2)
+    return torch.cat((-half, half), dim=3).flatten(1, 2)

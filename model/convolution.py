@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbones.norm import convolve_and_normalise, is_fixed, scale_and_shift
+from model.backbones.norm import convolve_and_normalise, fold_norm, is_fixed
 from model.derived_weights import derived
 from ops_cuda import conv3x3_relu, pack_conv3x3
 
@@ -98,11 +98,8 @@ def _fold(layer: nn.Conv2d, norm: nn.Module | None) -> _Folded:
 
 
 def _make_folded(layer: nn.Conv2d, norm: nn.Module | None) -> _Folded:
-    weight, bias = layer.weight.detach(), layer.bias
-    if norm is not None:
-        scale, shift = scale_and_shift(norm)  # type: ignore[arg-type]
-        weight, bias = weight * scale[:, None, None, None], shift
-    weight = weight.contiguous(memory_format=torch.channels_last)
+    weight, bias = (layer.weight, layer.bias) if norm is None else fold_norm(layer, norm)
+    weight = weight.detach().contiguous(memory_format=torch.channels_last)
     unit = (layer.stride, layer.padding, layer.dilation, layer.groups) == ((1, 1),) * 3 + (1,)
     packed = pack_conv3x3(weight) if unit and layer.kernel_size == (3, 3) else None
     return _Folded(weight, bias, packed)

@@ -5,6 +5,7 @@ Source: He et al. 2017, figure 1; Lin et al. 2017.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +15,15 @@ from torch import Tensor, nn
 import ops_cuda
 from model.anchors import AnchorGrid
 from model.backbones.fpn import FeaturePyramid
-from model.backbones.resnet import ResNet
+from model.backbones.resnet import ResNet, ResNetStages
 from model.box_geometry import BoxGeometry
 from model.config import ModelConfig
 from model.detections import Detections
 from model.postprocess import proposals_as_boxes, to_detections
 from model.prediction import predict
+from model.retinanet import RetinaNet, octave_sizes
 from model.roi_heads import RoiHeads
+from model.roi_pooling import POOLED_STRIDES
 from model.rpn import RegionProposalNetwork
 from model.structures import Category, ImageBatch, ImageSize, LossTerm, Targets
 
@@ -28,10 +31,14 @@ from model.structures import Category, ImageBatch, ImageSize, LossTerm, Targets
 class Detector(nn.Module):
     """Mask R-CNN, Keypoint R-CNN or both; without either Faster R-CNN, without ``box`` an RPN.
 
+    RetinaNet where ``config.retinanet`` is given: then there is no ``rpn``.
+
     Args:
         config: every setting.
         categories: the K classes; label i is ``categories[i - 1]``.
     """
+
+    rpn: RegionProposalNetwork
 
     def __init__(self, config: ModelConfig, categories: Sequence[Category]) -> None:
         super().__init__()
@@ -41,29 +48,46 @@ class Detector(nn.Module):
             )
         self.config = config
         self.categories = tuple(categories)
-        rules, channels = config.conventions, config.fpn.channels
+        rules, features = config.conventions, config.backbone.features
         self.backbone = ResNet(
-            depth=config.backbone.depth,
-            norm=config.backbone.norm,
-            eps=rules.norm_epsilon,
-            width=config.backbone.width,
+            ResNetStages.of(config.backbone, rules),
             frozen_stages=config.backbone.frozen_stages,
-            stride_in_1x1=rules.stride_in_1x1,
+            last_stage=4 if features == "c4" else 5,
         )
-        self.fpn = FeaturePyramid(self.backbone.channels, channels)
-        anchors = AnchorGrid(
-            sizes=config.rpn.anchor_sizes,
-            ratios=config.rpn.anchor_ratios,
-            strides=FeaturePyramid.strides,
+        one_stage = config.retinanet
+        # Without a pyramid all anchors stand on the one map that is read.
+        self.fpn: FeaturePyramid | None = None
+        channels, strides = self.backbone.channels[-1], POOLED_STRIDES[features]
+        sizes: Sequence[float] | Sequence[Sequence[float]] = [config.rpn.anchor_sizes]
+        if features == "fpn":
+            channels = config.fpn.channels
+            self.fpn = FeaturePyramid(
+                self.backbone.channels,
+                channels,
+                top=one_stage.p6_from if one_stage else "subsampled",
+                norm=config.fpn.norm,
+            )
+            sizes, strides = config.rpn.anchor_sizes, self.fpn.strides
+        grid = partial(
+            AnchorGrid,
+            strides=strides,
             rounded=rules.round_anchors,
             stride_from_canvas=rules.anchor_stride == "grid",
             from_stride=rules.legacy_geometry,
         )
         self.geometry = BoxGeometry(rules.legacy_geometry)
-        self.rpn = RegionProposalNetwork(
-            channels, anchors, config.rpn, rules.rpn_smooth_l1_beta, self.geometry
-        )
         self.roi_heads: RoiHeads | None = None
+        self.retinanet: RetinaNet | None = None
+        if one_stage is not None:
+            sizes = octave_sizes(one_stage, whole_pixels=rules.round_anchors)
+            anchors = grid(sizes, one_stage.anchor_ratios)
+            self.retinanet = RetinaNet(
+                channels, config.num_classes, anchors, one_stage, self.geometry
+            )
+        else:
+            anchors = grid(sizes, config.rpn.anchor_ratios)
+            beta = rules.rpn_smooth_l1_beta
+            self.rpn = RegionProposalNetwork(channels, anchors, config.rpn, beta, self.geometry)
         if config.box is not None:
             self.roi_heads = RoiHeads(config, config.box, channels)
 
@@ -83,9 +107,10 @@ class Detector(nn.Module):
 
         Returns:
             With targets the losses rpn_objectness, rpn_box, box_class, box_regression, mask and
-            keypoint, as far as there are heads for them, to which every trainable parameter is
-            attached, whatever the targets hold; without, the detections of each image in its
-            original pixels. A proposal network alone finds objects of class 1.
+            keypoint, as far as there are heads for them, or retinanet_class and retinanet_box, to
+            which every trainable parameter is attached, whatever the targets hold; without, the
+            detections of each image in its original pixels. A proposal network alone finds objects
+            of class 1.
 
         Raises:
             ValueError: as many targets, or seeds, as images are needed, and are not given.
@@ -93,6 +118,11 @@ class Detector(nn.Module):
         if targets is not None:
             _check_training_batch(images, targets)
         features = self.features(images)
+        if self.retinanet is not None:
+            if targets is not None:
+                return self.retinanet.losses(features, images, targets)
+            found = self.retinanet.detect(features, images)
+            return to_detections(found, images, geometry=self.geometry)
         proposals, losses = self.rpn(features, images, targets)
         heads = self.roi_heads
         if targets is not None:
@@ -108,9 +138,12 @@ class Detector(nn.Module):
         return to_detections(found, images, masks, threshold, keypoints, self.geometry, paste)
 
     def features(self, images: ImageBatch) -> list[Tensor]:
-        """The maps that proposals and heads read: P2..P6, (B, C, H_l, W_l), finest first."""
-        maps: list[Tensor] = self.fpn(self.backbone(self._network_input(images)))
-        return maps
+        """The maps that proposals and heads read, (B, C, H_l, W_l), finest first.
+
+        P2..P6, or P3..P7 of RetinaNet, or of a detector without a pyramid C4 or C5 alone.
+        """
+        maps: list[Tensor] = self.backbone(self._network_input(images))
+        return maps[-1:] if self.fpn is None else self.fpn(maps)
 
     def predict(
         self, images: Sequence[npt.NDArray[np.uint8]], batch_size: int = 4

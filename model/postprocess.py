@@ -53,7 +53,7 @@ def select_boxes(
 
     Args:
         logits: (R, K + 1) float32.
-        deltas: (R, K + 1, 4) float32.
+        deltas: (R, K + 1, 4) float32, or (R, 1, 4) of all classes.
         rois: (R, 5) float32: image index and proposal.
         present: (R,) bool, which rows are proposals.
         coder: of the deltas.
@@ -69,23 +69,51 @@ def select_boxes(
     label = label + 1
     image = rois[roi, 0].long()
     # Only confident pairs of ROI and class are decoded: a few hundred of R x K.
-    boxes = coder.decode(deltas[roi, label], rois[roi, 1:])
-    boxes = geometry.clip(boxes, image_limits(sizes, rois.device)[image])
-    large = sides_at_least(boxes, THINNEST_DETECTION)
-    kept_scores = torch.where(large, scores[roi, label], -torch.inf)
-    kept, counts = keep_best_per_image(
+    boxes = coder.decode(deltas.expand(-1, logits.shape[1], -1)[roi, label], rois[roi, 1:])
+    return keep_best_boxes(
         boxes,
-        kept_scores,
+        scores[roi, label],
         image,
         label,
-        len(sizes),
+        sizes,
         settings.nms_iou,
         settings.detections_per_image,
+        geometry,
+    )
+
+
+def keep_best_boxes(
+    boxes: Tensor,
+    scores: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    sizes: Sequence[ImageSize],
+    nms_iou: float,
+    limit: int,
+    geometry: BoxGeometry = CONTINUOUS,
+) -> SelectedBoxes:
+    """Cut boxes to their images and keep those that no better one of their class overlaps.
+
+    Args:
+        boxes: (N, 4) float32, pixels of the padded batch.
+        scores: (N,) float32.
+        images: (N,) int64, the image of each.
+        labels: (N,) int64, 1..K.
+        sizes: content size of each image in the batch.
+        nms_iou: overlap at which the better box suppresses the other.
+        limit: boxes kept per image, at most.
+        geometry: of the boxes.
+    """
+    boxes = geometry.clip(boxes, image_limits(sizes, boxes.device)[images])
+    large = sides_at_least(boxes, THINNEST_DETECTION)
+    kept_scores = torch.where(large, scores, -torch.inf)
+    kept, counts = keep_best_per_image(
+        boxes, kept_scores, images, labels, len(sizes), nms_iou, limit
     )
     return SelectedBoxes(
-        rois=torch.cat((image[kept, None].to(boxes.dtype), boxes[kept]), dim=1),
+        rois=torch.cat((images[kept, None].to(boxes.dtype), boxes[kept]), dim=1),
         scores=kept_scores[kept],
-        labels=label[kept],
+        labels=labels[kept],
         counts=counts,
     )
 

@@ -11,17 +11,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from model.backbones.resnet import ResNetStages
 from model.box_coding import BoxCoder
 from model.box_geometry import BoxGeometry
 from model.config import BoxHeadConfig, ModelConfig
 from model.heads.box import BoxHead, box_losses
+from model.heads.conv_fc import ConvFcBoxHead
 from model.heads.keypoint import KeypointHead, find_keypoints, keypoint_loss, keypoint_targets
 from model.heads.mask import MaskHead, mask_loss, mask_targets
+from model.heads.res5 import Res5BoxHead
 from model.heads.training_rois import TrainingRois, choose_training_rois
 from model.postprocess import SelectedBoxes, select_boxes
-from model.roi_pooling import RoiPooler
+from model.roi_pooling import POOLED_STRIDES, RoiPooler
 from model.structures import ImageBatch, ImageSize, LossTerm, Proposals, Targets
 from model.truths import join_truths
+
+ROIS_AT_ONCE = 512
 
 
 class RoiHeads(nn.Module):
@@ -41,12 +46,19 @@ class RoiHeads(nn.Module):
         self.geometry = BoxGeometry(rules.legacy_geometry)
         self.box_pooler = _pooler(config, box.pool_side)
         self.box_coder = BoxCoder(box.delta_weights)
-        self.box = BoxHead(channels, box.pool_side, box.hidden, config.num_classes)
+        self.box = _box_head(config, box, channels)
+        # With c4 the mask head reads what the box head's res5 made of an ROI.
+        self.shares_maps = isinstance(self.box, Res5BoxHead)
         self.mask: MaskHead | None = None
         if config.mask is not None:
             self.mask_pooler = _pooler(config, config.mask.pool_side)
             self.mask = MaskHead(
-                channels, config.mask.channels, config.mask.layers, config.num_classes
+                2 * channels if self.shares_maps else channels,
+                config.mask.channels,
+                0 if self.shares_maps else config.mask.layers,
+                config.num_classes,
+                config.mask.norm,
+                config.mask.class_agnostic,
             )
         self.keypoint: KeypointHead | None = None
         if config.keypoint is not None:
@@ -57,6 +69,8 @@ class RoiHeads(nn.Module):
                 config.keypoint.layers,
                 len(config.keypoint.names),
             )
+        # Slots that mean nothing would count in the statistics of a batch norm.
+        self.averages_rois = any(isinstance(part, nn.BatchNorm2d) for part in self.modules())
 
     def losses(
         self,
@@ -80,17 +94,22 @@ class RoiHeads(nn.Module):
         device = images.pixels.device
         truths = join_truths(targets, device)
         chosen = choose_training_rois(proposals, truths, images.sampling_seeds, self.settings)
-        if _waiting_is_free(device):
+        if _waiting_is_free(device) or self.averages_rois:
             chosen = chosen.compact()
-        pooled = self.box_pooler(features, chosen.rois)
-        logits, deltas = self.box(pooled)
+        described = self.box.describe(self.box_pooler(features, chosen.rois))
+        logits, deltas = self.box.predict(described)
         beta = self.conventions.box_smooth_l1_beta
         losses = box_losses(logits, deltas, chosen, self.box_coder, beta)
         positive = chosen.positive()
         # What is pooled from a ROI, and drawn in it, may end before the ROI does.
         drawn = replace(positive, rois=self.geometry.sampled(positive.rois))
         if self.mask is not None:
-            masks = self.mask(self.mask_pooler(features, positive.rois), positive.labels)
+            shown = (
+                described[chosen.positive_slots]
+                if self.shares_maps
+                else self.mask_pooler(features, positive.rois)
+            )
+            masks = self.mask(shown, positive.labels)
             losses["mask"] = self._mask_loss(masks, drawn, images, targets)
         if self.keypoint is not None:
             heatmaps = self.keypoint(self.keypoint_pooler(features, positive.rois))
@@ -123,7 +142,7 @@ class RoiHeads(nn.Module):
         if _waiting_is_free(rois.device):
             # To judge rows without a proposal costs less than to wait for a GPU to say which.
             rois, present = rois[present], present[present]
-        logits, deltas = self.box(self.box_pooler(features, rois))
+        logits, deltas = self._judge(features, rois)
         return select_boxes(
             logits, deltas, rois, present, self.box_coder, sizes, self.settings, self.geometry
         )
@@ -132,7 +151,11 @@ class RoiHeads(nn.Module):
         """The masks inside D boxes, (D, M, M) float32 in [0, 1]; None without a mask head."""
         if self.mask is None:
             return None
-        masks: Tensor = self.mask(self.mask_pooler(features, found.rois), found.labels)
+        if self.shares_maps:
+            shown = self.box.describe(self.box_pooler(features, found.rois))
+        else:
+            shown = self.mask_pooler(features, found.rois)
+        masks: Tensor = self.mask(shown, found.labels)
         return masks.sigmoid()
 
     def keypoints_of(self, features: Sequence[Tensor], found: SelectedBoxes) -> Tensor | None:
@@ -145,11 +168,45 @@ class RoiHeads(nn.Module):
         heatmaps = self.keypoint(self.keypoint_pooler(features, found.rois))
         return find_keypoints(heatmaps, self.geometry.sampled(found.rois[:, 1:]))
 
+    def _judge(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and deltas of R ROIs, for inference."""
+        if not self.shares_maps or torch.compiler.is_compiling():
+            judged: tuple[Tensor, Tensor] = self.box(self.box_pooler(features, rois))
+            return judged
+        # res5 keeps a MB of maps per ROI: all ROIs of a batch at once would be several GB.
+        parts = [
+            self.box(self.box_pooler(features, few)) for few in torch.split(rois, ROIS_AT_ONCE)
+        ]
+        logits, deltas = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(deltas)
+
 
 def _pooler(config: ModelConfig, side: int) -> RoiPooler:
     rules = config.conventions
+    strides = POOLED_STRIDES[config.backbone.features]
     trim = BoxGeometry(rules.legacy_geometry).last_pixel
-    return RoiPooler(side, rules.roi_sampling_ratio, rules.roi_aligned, trim=trim)
+    return RoiPooler(side, rules.roi_sampling_ratio, rules.roi_aligned, strides, trim)
+
+
+def _box_head(config: ModelConfig, box: BoxHeadConfig, channels: int) -> BoxHead:
+    if config.backbone.features == "c4":
+        return Res5BoxHead(
+            ResNetStages.of(config.backbone, config.conventions),
+            config.num_classes,
+            frozen=config.backbone.frozen_stages >= 5,
+            class_agnostic=box.class_agnostic,
+        )
+    return ConvFcBoxHead(
+        channels,
+        box.pool_side,
+        config.num_classes,
+        box.hidden,
+        box.fc_layers,
+        box.conv_layers,
+        box.conv_channels,
+        box.norm,
+        box.class_agnostic,
+    )
 
 
 def _waiting_is_free(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""ROI align over the pyramid: one call for all levels.
+"""ROI align over the pyramid, one call for all levels, or over a single map.
 
 Source: He et al. 2017, section 3; level by size, Lin et al. 2017, equation 1.
 """
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ops_cuda import multiscale_roi_align
 
-# P2..P5; P6 serves proposals only.
-POOLED_STRIDES = (4, 8, 16, 32)
+# Of the maps that ``BackboneConfig.features`` names, pixels. P6 serves proposals only.
+POOLED_STRIDES = {"fpn": (4, 8, 16, 32), "c4": (16,), "c5": (32,), "dc5": (16,)}
 
 
 @dataclass(frozen=True)
@@ -22,28 +22,30 @@ class RoiPooler:
         side: output cells per axis.
         sampling_ratio: samples per cell and axis; 0 adapts to the ROI.
         aligned: shift by half a pixel, so that cell centres fall where they belong.
+        strides: of the maps that are read, the first of those given, pixels.
         trim: pixels of the image that x2 and y2 move in, once the level is chosen.
     """
 
     side: int
     sampling_ratio: int = 2
     aligned: bool = True
+    strides: tuple[int, ...] = POOLED_STRIDES["fpn"]
     trim: float = 0.0
 
     def __call__(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Pool R ROIs.
 
         Args:
-            features: P2..P6, (B, C, H_l, W_l).
+            features: P2..P6, or one map, (B, C, H_l, W_l).
             rois: (R, 5) float32: image index, x1, y1, x2, y2 in pixels of the padded batch.
 
         Returns:
             (R, C, side, side).
         """
         return multiscale_roi_align(
-            features[: len(POOLED_STRIDES)],
+            features[: len(self.strides)],
             rois,
-            [1 / stride for stride in POOLED_STRIDES],
+            [1 / stride for stride in self.strides],
             self.side,
             self.sampling_ratio,
             self.aligned,

@@ -27,11 +27,19 @@ THINNEST_PROPOSAL = 1e-3
 
 
 class RpnHead(nn.Module):
-    """A 3x3 convolution and two 1x1 siblings, shared by all levels."""
+    """3x3 convolutions and two 1x1 siblings, shared by all levels.
 
-    def __init__(self, channels: int, anchors_per_cell: int) -> None:
+    Args:
+        channels: of every level.
+        anchors_per_cell: of the grid of anchors.
+        layers: number of 3x3 convolutions.
+    """
+
+    def __init__(self, channels: int, anchors_per_cell: int, layers: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(layers)
+        )
         self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
         self.deltas = nn.Conv2d(channels, 4 * anchors_per_cell, 1)
         for name, parameter in self.named_parameters():
@@ -47,16 +55,20 @@ class RpnHead(nn.Module):
             feature: (B, C, H, W).
 
         Returns:
-            Objectness logits (B, A_l) and box deltas (B, A_l, 4), float32, A_l = H * W * ratios,
-            in the order of :class:`AnchorGrid`.
+            Objectness logits (B, A_l) and box deltas (B, A_l, 4), float32, A_l = H * W anchors
+            per cell, in the order of :class:`AnchorGrid`.
         """
-        hidden = convolve(feature, self.conv, relu=True)
+        hidden = feature
+        for conv in self.convs:
+            hidden = convolve(hidden, conv, relu=True)  # type: ignore[arg-type]
         logits = convolve(hidden, self.objectness).permute(0, 2, 3, 1).flatten(1)
         deltas = convolve(hidden, self.deltas).permute(0, 2, 3, 1).reshape(*logits.shape, 4)
         return logits.float(), deltas.float()
 
     def judge_sampled(self, features: Sequence[Tensor], anchors: Tensor) -> tuple[Tensor, Tensor]:
         """Judge a few anchors as :meth:`forward` would, without a gradient through all others.
+
+        Only for a head of one 3x3 convolution: a second one would read its neighbours' results.
 
         Args:
             features: per level (B, C, H_l, W_l).
@@ -67,8 +79,9 @@ class RpnHead(nn.Module):
         """
         per_cell = self.objectness.out_channels
         patches = gather_patches(features, anchors // per_cell)
-        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
-        hidden = F.relu(F.linear(patches, weight, self.conv.bias))
+        (conv,) = self.convs
+        weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # type: ignore[operator]
+        hidden = F.relu(F.linear(patches, weight, conv.bias))  # type: ignore[arg-type]
         logits = F.linear(hidden, self.objectness.weight.flatten(1), self.objectness.bias)
         deltas = F.linear(hidden, self.deltas.weight.flatten(1), self.deltas.bias)
         nth = (anchors % per_cell)[..., None]
@@ -82,7 +95,7 @@ class RegionProposalNetwork(nn.Module):
     """Head, choice of proposals, and loss.
 
     Args:
-        channels: of every pyramid level.
+        channels: of every level.
         anchors: the grid of anchors.
         settings: thresholds and numbers of samples and proposals.
         smooth_l1_beta: of the box loss.
@@ -98,7 +111,7 @@ class RegionProposalNetwork(nn.Module):
         geometry: BoxGeometry = CONTINUOUS,
     ) -> None:
         super().__init__()
-        self.head = RpnHead(channels, anchors.per_cell)
+        self.head = RpnHead(channels, anchors.per_cell, settings.layers)
         self.anchors = anchors
         self.coder = BoxCoder()
         self.settings = settings
@@ -114,7 +127,7 @@ class RegionProposalNetwork(nn.Module):
         """Propose boxes, and learn from targets where given.
 
         Args:
-            features: P2..P6, (B, C, H_l, W_l).
+            features: P2..P6, or the one map of a backbone without a pyramid, (B, C, H_l, W_l).
             images: the batch that they show.
             targets: per image, for training.
 
@@ -124,7 +137,11 @@ class RegionProposalNetwork(nn.Module):
         """
         # Only the sampled anchors learn. Where they are few, all are judged without a gradient,
         # the sampled ones once more with it: the backward pass of all costs as two forwards.
-        few = targets is not None and patches_save_work(features, self.settings.samples_per_image)
+        few = (
+            targets is not None
+            and len(self.head.convs) == 1
+            and patches_save_work(features, self.settings.samples_per_image)
+        )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not few):
             judged = [self.head(feature) for feature in features]
         logits = [level[0] for level in judged]

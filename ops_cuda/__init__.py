@@ -1,6 +1,7 @@
 """Compiled operators of the detector, for CPU and CUDA, each with a pure-torch twin."""
 
 from ops_cuda.conv import conv3x3_relu, pack_conv3x3
+from ops_cuda.deform_conv import deform_conv2d
 from ops_cuda.grouped_nms import grouped_nms
 from ops_cuda.library import backend
 from ops_cuda.match_boxes import IGNORED, NEGATIVE, POSITIVE, match_boxes
@@ -22,6 +23,7 @@ __all__ = [
     "compress_rle",
     "conv3x3_relu",
     "decode_proposals",
+    "deform_conv2d",
     "encode_roi_masks_rle",
     "grouped_nms",
     "match_boxes",

@@ -1,6 +1,6 @@
-"""Objects drawn on a picture: box, translucent mask, name and score.
+"""Objects drawn on a picture: box, translucent mask, keypoints, name and score.
 
-Letters: H W pixels, R objects.
+Letters: H W pixels, R objects, P keypoints.
 """
 
 import colorsys
@@ -16,7 +16,13 @@ from model import Detections
 SHORTEST_SIDE = 480  # pixels; smaller pictures are enlarged so that captions can be read
 MASK_OPACITY = 0.45
 CAPTION_PIXELS = 14
+POINT_RADIUS = 3  # pixels
+LEAST_DRAWN_LOGIT = 2.0  # of a keypoint (Detectron's visualisation)
 GOLDEN_RATIO_PART = 0.618033988749895
+
+
+Skeleton = Sequence[tuple[int, int]]
+"""Links between keypoints, as pairs of their indices."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,17 @@ class DrawnObject:
         caption: what to write at its corner.
         colour_key: equal keys get equal colours, neighbouring keys distinct ones.
         bitmap: (H, W) 0/1 on the picture's canvas, or None.
+        keypoints: (P, 3) x, y in pixels of the picture and visibility: 0 is not drawn, 1 (hidden)
+            is white, 2 has the object's colour; or None.
+        skeleton: links to draw where both ends are.
     """
 
     box: tuple[float, float, float, float]
     caption: str
     colour_key: int
     bitmap: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
+    skeleton: Skeleton = ()
 
 
 def draw_objects(image: np.ndarray, objects: Sequence[DrawnObject]) -> np.ndarray:
@@ -63,30 +74,54 @@ def draw_objects(image: np.ndarray, objects: Sequence[DrawnObject]) -> np.ndarra
         x1, y1, x2, y2 = (side * zoom for side in drawn.box)
         ink = colour(drawn.colour_key)
         pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=ink, width=2)
+        if drawn.keypoints is not None:
+            _draw_keypoints(pen, drawn.keypoints, drawn.skeleton, zoom, ink)
         _write_caption(pen, drawn.caption, (x1, y1), picture.size, ink, font)
     return np.asarray(picture)
 
 
+def found_keypoints(points: Sequence[Sequence[float]]) -> np.ndarray:
+    """(P, 3) of `DrawnObject` from a detection's x, y and logits; unsure points are not drawn."""
+    drawn = np.array(points, dtype=np.float64).reshape(-1, 3)
+    drawn[:, 2] = np.where(drawn[:, 2] >= LEAST_DRAWN_LOGIT, 2, 0)
+    return drawn
+
+
 def draw_detections(
-    image: np.ndarray, detections: Detections, names: Sequence[str], least_score: float = 0.0
+    image: np.ndarray,
+    detections: Detections,
+    names: Sequence[str],
+    least_score: float = 0.0,
+    skeleton: Skeleton = (),
 ) -> np.ndarray:
     """Draw what a detector found, the most certain on top.
 
     Args:
         image: (H, W, 3) uint8 RGB, the picture the detections belong to.
-        detections: boxes and masks in the picture's own pixels; labels 1..K.
+        detections: boxes, masks and keypoints in the picture's own pixels; labels 1..K.
         names: the K class names.
         least_score: less certain detections are left out.
+        skeleton: links between the keypoints.
 
     Returns:
         (H', W', 3) uint8 RGB, as ``draw_objects``.
     """
     kept = detections.above(least_score).to("cpu")
     bitmaps = kept.bitmaps().numpy() if kept.masks is not None else [None] * len(kept)
+    points = (
+        [found_keypoints(each) for each in kept.keypoints.tolist()]
+        if kept.keypoints is not None
+        else [None] * len(kept)
+    )
     objects = [
-        DrawnObject(tuple(box), f"{names[label - 1]} {score:.2f}", label, bitmap)
-        for box, label, score, bitmap in zip(
-            kept.boxes.tolist(), kept.labels.tolist(), kept.scores.tolist(), bitmaps, strict=True
+        DrawnObject(tuple(box), f"{names[label - 1]} {score:.2f}", label, bitmap, places, skeleton)
+        for box, label, score, bitmap, places in zip(
+            kept.boxes.tolist(),
+            kept.labels.tolist(),
+            kept.scores.tolist(),
+            bitmaps,
+            points,
+            strict=True,
         )
     ]
     order = np.argsort(kept.scores.numpy(), kind="stable")
@@ -120,6 +155,25 @@ def colour(key: int) -> tuple[int, int, int]:
     hue = (key * GOLDEN_RATIO_PART) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _draw_keypoints(
+    pen: ImageDraw.ImageDraw,
+    keypoints: np.ndarray,
+    skeleton: Skeleton,
+    zoom: int,
+    ink: tuple[int, int, int],
+) -> None:
+    places = (keypoints[:, :2] * zoom).tolist()
+    visibility = keypoints[:, 2].tolist()
+    for first, second in skeleton:
+        if visibility[first] and visibility[second]:
+            pen.line((*places[first], *places[second]), fill=ink, width=2)
+    for (x, y), seen in zip(places, visibility, strict=True):
+        if seen:
+            # The rim tells a point from a link and a mask of its colour.
+            around = (x - POINT_RADIUS, y - POINT_RADIUS, x + POINT_RADIUS, y + POINT_RADIUS)
+            pen.ellipse(around, fill="white" if seen == 1 else ink, outline="black")
 
 
 def _write_caption(

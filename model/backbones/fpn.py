@@ -1,32 +1,59 @@
 """The feature pyramid: coarse, meaningful maps flow down into fine ones.
 
-Source: Lin et al. 2017, section 3; P6 by subsampling P5, section 4.1 footnote.
+Source: Lin et al. 2017, section 3; P6 by subsampling P5, section 4.1 footnote. P3..P7: Lin et al.
+2017, "Focal loss for dense object detection", section 4.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.backbones.norm import make_norms
 from model.convolution import convolve, infers_on_cpu
 
 
 class FeaturePyramid(nn.Module):
-    """C2..C5 to P2..P6, all of ``channels``."""
+    """C2..C5 to P2..P6, or C3..C5 to P3..P7, all of ``channels``.
 
-    strides = (4, 8, 16, 32, 64)
+    Args:
+        in_channels: of C2..C5.
+        channels: of every level.
+        top: what stands above P5: "subsampled" P5 as P6; or P6 convolved from "c5" or "p5" and P7
+            from P6, and then there is no P2.
+        norm: after each convolution but those of P6 and P7: none, frozen_bn, batch_norm or
+            group_norm.
+    """
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int = 256,
+        top: Literal["subsampled", "c5", "p5"] = "subsampled",
+        norm: str = "none",
+    ) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        self.top = top
+        self.strides = (4, 8, 16, 32, 64) if top == "subsampled" else (8, 16, 32, 64, 128)
+        above: list[nn.Conv2d] = []
+        if top != "subsampled":
+            below = in_channels[-1] if top == "c5" else channels
+            self.p6 = nn.Conv2d(below, channels, 3, stride=2, padding=1)
+            self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+            above = [self.p6, self.p7]
+            in_channels = in_channels[1:]
+        bias = norm == "none"
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1, bias=bias) for c in in_channels)
         self.output = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels
+            nn.Conv2d(channels, channels, 3, padding=1, bias=bias) for _ in in_channels
         )
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.kaiming_uniform_(parameter, a=1)
+        self.lateral_norms = make_norms(norm, channels, len(in_channels))
+        self.output_norms = make_norms(norm, channels, len(in_channels))
+        for layer in (*self.lateral, *self.output, *above):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Merge from the top.
@@ -35,19 +62,27 @@ class FeaturePyramid(nn.Module):
             features: C2..C5, (B, C_i, H_i, W_i), finest first.
 
         Returns:
-            P2..P6, (B, channels, H_i, W_i); P6 has every second cell of P5.
+            P2..P6 or P3..P7, (B, channels, H_i, W_i).
         """
         merged: list[Tensor] = []
-        for feature, lateral in zip(reversed(features), reversed(self.lateral), strict=True):
-            level = convolve(feature, lateral)  # type: ignore[arg-type]
+        read = features[-len(self.lateral) :]
+        for index in reversed(range(len(self.lateral))):
+            level = _normalised(read[index], self.lateral, self.lateral_norms, index)
             if merged:
                 level = _add_upsampled(level, merged[-1])
             merged.append(level)
         pyramid = [
-            convolve(level, output)  # type: ignore[arg-type]
-            for level, output in zip(reversed(merged), self.output, strict=True)
+            _normalised(level, self.output, self.output_norms, index)
+            for index, level in enumerate(reversed(merged))
         ]
-        return [*pyramid, F.max_pool2d(pyramid[-1], 1, stride=2)]
+        if self.top == "subsampled":
+            return [*pyramid, F.max_pool2d(pyramid[-1], 1, stride=2)]
+        p6 = convolve(features[-1] if self.top == "c5" else pyramid[-1], self.p6)
+        return [*pyramid, p6, convolve(F.relu(p6), self.p7)]
+
+
+def _normalised(x: Tensor, layers: nn.ModuleList, norms: nn.ModuleList, index: int) -> Tensor:
+    return convolve(x, layers[index], norms[index] if norms else None)  # type: ignore[arg-type]
 
 
 def _add_upsampled(level: Tensor, coarse: Tensor) -> Tensor:

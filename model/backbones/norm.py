@@ -1,10 +1,13 @@
-"""Normalisation layers of the backbone, and convolutions that swallow them where they can."""
+"""Normalisation layers, and convolutions that swallow them where they can."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# Of the norms in pyramid and heads: no source has another; the backbone's is a convention.
+HEAD_EPSILON = 1e-5
 
 
 class FrozenBatchNorm(nn.Module):
@@ -33,7 +36,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 def make_norm(kind: str, channels: int, eps: float) -> nn.Module:
-    """The layer that ``BackboneConfig.norm`` names."""
+    """The layer that a ``norm`` setting names, other than none."""
     match kind:
         case "frozen_bn":
             return FrozenBatchNorm(channels, eps)
@@ -43,6 +46,16 @@ def make_norm(kind: str, channels: int, eps: float) -> nn.Module:
             # 32 groups as in Wu & He 2018, fewer where narrow models do not divide by it.
             return nn.GroupNorm(math.gcd(32, channels), channels, eps)
     raise ValueError(f"norm must be frozen_bn, batch_norm or group_norm; got {kind!r}")
+
+
+def make_norms(kind: str, channels: int, count: int) -> nn.ModuleList:
+    """A norm for each of ``count`` layers of the pyramid or a head; empty where ``kind`` is none.
+
+    Their convolutions have no bias then, as torchvision's, detectron2's and maskrcnn-benchmark's
+    have none.
+    """
+    wanted = 0 if kind == "none" else count
+    return nn.ModuleList(make_norm(kind, channels, HEAD_EPSILON) for _ in range(wanted))
 
 
 def is_fixed(norm: nn.Module) -> bool:
@@ -61,15 +74,30 @@ def scale_and_shift(norm: FrozenBatchNorm | nn.BatchNorm2d) -> tuple[Tensor, Ten
     return scale, norm.bias - mean * scale
 
 
+def fold_norm(layer: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that does what ``layer`` and its fixed norm do."""
+    scale, shift = scale_and_shift(norm)  # type: ignore[arg-type]
+    if layer.bias is not None:
+        shift = shift + layer.bias * scale
+    return layer.weight * scale[:, None, None, None], shift
+
+
 def convolve_and_normalise(x: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
     """``norm(convolution(x))``, in one pass where the norm is a fixed affine map.
 
     Then the map goes into the convolution's weights: two passes over the activations less, in
     training too, since gradients reach the weights through the product.
     """
-    if not is_fixed(norm):
+    if not is_fixed(norm) or convolution.padding_mode != "zeros":
         result: Tensor = norm(convolution(x))
         return result
-    scale, shift = scale_and_shift(norm)  # type: ignore[arg-type]
-    weight = convolution.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, shift, convolution.stride, convolution.padding)
+    weight, bias = fold_norm(convolution, norm)
+    return F.conv2d(
+        x,
+        weight,
+        bias,
+        convolution.stride,
+        convolution.padding,
+        convolution.dilation,
+        convolution.groups,
+    )

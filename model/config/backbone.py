@@ -53,6 +53,18 @@ class BackboneConfig(Settings):
         (3, 4, 5), description="Stages whose 3x3 convolutions deform."
     )
 
+    @model_validator(mode="after")
+    def _bottlenecks_where_needed(self) -> "BackboneConfig":
+        wanted = {
+            "groups": self.groups > 1,
+            "deformable": self.deformable != "none",
+            "features = dc5": self.features == "dc5",
+        }
+        given = [name for name, is_given in wanted.items() if is_given]
+        if given and self.depth < 50:
+            raise ValueError(f"{' and '.join(given)} need a depth of 50 or more; got {self.depth}")
+        return self
+
 
 class FpnConfig(Settings):
     """The feature pyramid (Lin et al. 2017); read with ``backbone.features = fpn``."""

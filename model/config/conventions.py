@@ -20,6 +20,11 @@ class Conventions(Settings):
     stride_in_1x1: bool = Field(
         False, description="Bottleneck stride in the 1x1 convolution (Detectron R-50/101)."
     )
+    dilate_first_block: bool = Field(
+        False,
+        description="dc5: the first 3x3 convolution of res5 is dilated as the others are "
+        "(detectron2); False: it is not (torchvision).",
+    )
     norm_epsilon: float = Field(1e-5, ge=0.0, description="Epsilon of the backbone's norm layers.")
     round_anchors: bool = Field(
         False, description="Round the base anchors to whole pixels, as torchvision does."

@@ -3,18 +3,8 @@
 from pydantic import Field, model_validator
 
 from model.config.backbone import OptionalNorm
+from model.keypoint_names import COCO_PERSON_KEYPOINTS
 from model.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
-
-COCO_KEYPOINTS = (
-    "nose",
-    *(
-        f"{side}_{part}"
-        for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee")
-        for side in ("left", "right")
-    ),
-    "left_ankle",
-    "right_ankle",
-)
 
 
 class BoxHeadConfig(Settings):
@@ -63,7 +53,7 @@ class KeypointHeadConfig(Settings):
     """Keypoint branch (He et al. 2017, section 5)."""
 
     names: tuple[str, ...] = Field(
-        COCO_KEYPOINTS,
+        COCO_PERSON_KEYPOINTS,
         description="Keypoints in the data's order; left_x and right_x change places in a flip.",
     )
     channels: Positive = Field(512, description="Channels of its convolutions.")

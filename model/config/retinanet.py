@@ -28,6 +28,11 @@ class RetinaNetConfig(Settings):
     delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = Field(
         (1.0, 1.0, 1.0, 1.0), description="Scale of the dx, dy, dw, dh regression targets."
     )
+    box_loss: Literal["smooth_l1", "giou"] = Field(
+        "smooth_l1",
+        description="Distance of the deltas, or generalized IoU of the boxes (Rezatofighi et al. "
+        "2019; torchvision's v2).",
+    )
     smooth_l1_beta: float = Field(0.0, ge=0.0, description="Box loss; 0 is plain L1.")
     box_loss_weight: PositiveFloat = Field(1.0, description="Factor of the box loss.")
     score_threshold: Fraction = Field(0.05, description="Detections below this are dropped.")

@@ -1,7 +1,7 @@
 """The box head: what each proposal shows, and where exactly its box is.
 
-Shapes: R ROIs of the whole batch, K classes (0 is the background), S pooled side.
-Source: Girshick 2015, section 2.3; two fully connected layers, Lin et al. 2017, section 4.2.
+Shapes: R ROIs of the whole batch, K classes (0 is the background), F numbers that describe an ROI.
+Source: Girshick 2015, section 2.3.
 """
 
 import torch
@@ -9,60 +9,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.box_coding import BoxCoder
-from model.convolution import infers_on_cpu
-from model.derived_weights import derived
 from model.heads.training_rois import TrainingRois
 from model.structures import LossTerm
 
 
 class BoxHead(nn.Module):
-    """Two hidden layers, then a score per class and a box per class.
+    """A score per class, and a box per class or one for all, from a description of the ROI.
+
+    What describes it is the subclass's: ``ConvFcBoxHead`` or ``Res5BoxHead``.
 
     Args:
-        channels: of the pooled features.
-        pool_side: S.
-        hidden: width of the hidden layers.
+        width: F.
         num_classes: K, without the background.
+        class_agnostic: one box for all classes.
     """
 
-    def __init__(self, channels: int, pool_side: int, hidden: int, num_classes: int) -> None:
+    def __init__(self, width: int, num_classes: int, class_agnostic: bool = False) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels * pool_side**2, hidden)
-        self.fc2 = nn.Linear(hidden, hidden)
-        self.class_logits = nn.Linear(hidden, num_classes + 1)
-        self.box_deltas = nn.Linear(hidden, 4 * (num_classes + 1))
-        for layer in (self.fc1, self.fc2):
-            nn.init.kaiming_uniform_(layer.weight, a=1)
+        self.boxes = 1 if class_agnostic else num_classes + 1
+        self.class_logits = nn.Linear(width, num_classes + 1)
+        self.box_deltas = nn.Linear(width, 4 * self.boxes)
         nn.init.normal_(self.class_logits.weight, std=0.01)
         nn.init.normal_(self.box_deltas.weight, std=0.001)
-        for layer in (self.fc1, self.fc2, self.class_logits, self.box_deltas):
+        for layer in (self.class_logits, self.box_deltas):
             nn.init.zeros_(layer.bias)
 
-    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+    def describe(self, pooled: Tensor) -> Tensor:
+        """What R ROIs show, from their pooled features (R, C, S, S)."""
+        raise NotImplementedError
+
+    def predict(self, described: Tensor) -> tuple[Tensor, Tensor]:
         """Judge R ROIs.
 
         Args:
-            pooled: (R, C, S, S).
+            described: (R, F), from :meth:`describe`.
 
         Returns:
-            Class logits (R, K + 1) and box deltas (R, K + 1, 4), float32.
+            Class logits (R, K + 1) and box deltas (R, K + 1, 4), or (R, 1, 4) of all classes;
+            float32.
         """
-        # Pooled features have channels innermost. To reorder the weights is cheaper than to
-        # reorder them, whose order in memory torchvision's weights expect otherwise.
-        rows = pooled.permute(0, 2, 3, 1).flatten(1)
-        hidden = F.relu_(F.linear(rows, self._channels_innermost(pooled), self.fc1.bias))
-        hidden = F.relu_(self.fc2(hidden))
-        logits = self.class_logits(hidden).float()
-        return logits, self.box_deltas(hidden).float().view(*logits.shape, 4)
+        deltas: Tensor = self.box_deltas(described).float()
+        return self.class_logits(described).float(), deltas.view(len(deltas), self.boxes, 4)
 
-    def _channels_innermost(self, pooled: Tensor) -> Tensor:
-        """The first layer's weight in the pooled features' order; in inference kept on the CPU."""
-        shape, weight = pooled.shape[1:], self.fc1.weight
-
-        def reorder() -> Tensor:
-            return weight.view(-1, *shape).permute(0, 2, 3, 1).flatten(1)
-
-        return derived(self.fc1, [weight], shape, reorder) if infers_on_cpu(pooled) else reorder()
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`predict` of what :meth:`describe` makes of pooled features (R, C, S, S)."""
+        return self.predict(self.describe(pooled))
 
 
 def box_losses(
@@ -72,7 +63,7 @@ def box_losses(
 
     Args:
         logits: (R, K + 1) float32.
-        deltas: (R, K + 1, 4) float32.
+        deltas: (R, K + 1, 4) float32, or (R, 1, 4) of all classes.
         chosen: the R ROIs.
         coder: of the box deltas.
         smooth_l1_beta: where the box loss turns from square to linear; 0 is plain L1.
@@ -83,7 +74,8 @@ def box_losses(
     surprise = F.cross_entropy(logits, chosen.labels, reduction="none")
     positive = chosen.positive()
     own_class = positive.labels[:, None, None].expand(-1, 1, 4)
-    predicted = deltas[chosen.positive_slots].gather(1, own_class).squeeze(1)
+    of_each_class = deltas[chosen.positive_slots].expand(-1, logits.shape[1], -1)
+    predicted = of_each_class.gather(1, own_class).squeeze(1)
     # Empty slots have boxes without sides, whose deltas are no numbers.
     wanted = torch.where(
         positive.is_meant[:, None], coder.encode(positive.truth_boxes, positive.rois[:, 1:]), 0.0

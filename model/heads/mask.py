@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.backbones.norm import make_norms
 from model.batch_masks import draw_masks, join_masks
-from model.convolution import convolve
+from model.heads.convolutions import convolve_in_turn, make_convolutions
 from model.heads.training_rois import TrainingRois
 from model.structures import BitmapMasks, ImageSize, InstanceMasks, LossTerm, Targets
 from model.truths import join_truths
@@ -22,26 +23,35 @@ from ops_cuda import multiscale_roi_align
 class MaskHead(nn.Module):
     """Convolutions, an upsampling by two, and a mask per class, of which only one is computed.
 
+    Without convolutions it reads what res5 made of each ROI, which are convolutions enough.
+
     Args:
         in_channels: of the pooled features.
         channels: of the convolutions.
         layers: number of 3x3 convolutions.
         num_classes: K, without the background.
+        norm: after each 3x3 convolution: none, frozen_bn, batch_norm or group_norm.
+        class_agnostic: one mask for all classes.
     """
 
-    def __init__(self, in_channels: int, channels: int, layers: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        layers: int,
+        num_classes: int,
+        norm: str = "none",
+        class_agnostic: bool = False,
+    ) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Conv2d(in_channels if layer == 0 else channels, channels, 3, padding=1)
-            for layer in range(layers)
-        )
-        self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
-        self.logits = nn.Conv2d(channels, num_classes + 1, 1)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
+        self.class_agnostic = class_agnostic
+        self.convs = make_convolutions(in_channels, channels, layers, bias=norm == "none")
+        self.norms = make_norms(norm, channels, layers)
+        self.upsample = nn.ConvTranspose2d(channels if layers else in_channels, channels, 2, 2)
+        self.logits = nn.Conv2d(channels, 1 if class_agnostic else num_classes + 1, 1)
+        for layer in (self.upsample, self.logits):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
         """Mask logits of each ROI's own class.
@@ -53,24 +63,23 @@ class MaskHead(nn.Module):
         Returns:
             (R, M, M) float32.
         """
-        x = pooled
-        for conv in self.convs:
-            x = convolve(x, conv, relu=True)  # type: ignore[arg-type]
+        x = convolve_in_turn(pooled, self.convs, self.norms)
         # From here on every operation concerns one pixel, so pixels stay in rows: an upsampling
         # whose kernel is its stride is a matrix product, and only the masks need rearranging.
         pixels = self._upsample_rows(x.permute(0, 2, 3, 1).flatten(1, 2))
         # The last 1x1 convolution for one class per ROI: a K-th of the work, and no K masks kept.
-        weight = self.logits.weight.flatten(1)[labels].unsqueeze(2)  # (R, C, 1)
+        rows = torch.zeros_like(labels) if self.class_agnostic else labels
+        weight = self.logits.weight.flatten(1)[rows].unsqueeze(2)  # (R, C, 1)
         masks = torch.bmm(pixels, weight.to(pixels.dtype)).squeeze(2).float()
-        masks = masks + self.logits.bias[labels, None]  # type: ignore[index]
+        masks = masks + self.logits.bias[rows, None]  # type: ignore[index]
         side = x.shape[-1]
         quads = masks.view(len(x), side, side, 2, 2)
         return quads.transpose(2, 3).reshape(len(x), 2 * side, 2 * side)
 
     def _upsample_rows(self, rows: Tensor) -> Tensor:
-        """Upsampling and ReLU of rows (R, P, C): each pixel's 2x2 successors, (R, 4 * P, C)."""
-        channels = rows.shape[2]
-        weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * channels, channels)
+        """Upsampling and ReLU of rows (R, P, C'): each pixel's 2x2 successors, (R, 4 * P, C)."""
+        inputs, channels = self.upsample.weight.shape[:2]
+        weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * channels, inputs)
         bias = self.upsample.bias.repeat(4)  # type: ignore[union-attr]
         return F.relu_(F.linear(rows, weight, bias)).view(len(rows), 4 * rows.shape[1], channels)
 

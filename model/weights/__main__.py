@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from model.config import ModelConfig
 from model.settings import ConfigError, check_settings, compose_yaml
-from model.weights.architecture import infer_backbone
+from model.weights.backbone_architecture import infer_backbone
 from model.weights.files import save_detector
 from model.weights.loading import read_detector
 from model.weights.report import WeightsError

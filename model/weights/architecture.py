@@ -1,22 +1,28 @@
 """The detector that weights under our names fill, read from their names and shapes."""
 
-import math
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from model.backbones.resnet import BLOCKS
-from model.config import BackboneConfig, BoxHeadConfig, Conventions, MaskHeadConfig, ModelConfig
+from model.config import BoxHeadConfig, Conventions, FpnConfig, ModelConfig
 from model.settings import Settings
+from model.weights.backbone_architecture import (
+    count_layers,
+    infer_backbone,
+    infer_features,
+    infer_norm,
+)
 from model.weights.classes import known_categories
 from model.weights.conversion import Conversion, RenamedTensors
+from model.weights.head_architecture import infer_box_head, infer_mask_head
 from model.weights.keypoint_architecture import infer_keypoint_head
 from model.weights.report import WeightsError
+from model.weights.retinanet_architecture import infer_retinanet, is_retinanet
 
 
 def is_whole_detector(tensors: Mapping[str, Tensor]) -> bool:
     """Whether there is more than a backbone."""
-    return any(name.startswith(("roi_heads.box.", "rpn.head.")) for name in tensors)
+    return any(name.startswith(("roi_heads.box.", "rpn.head.", "retinanet.")) for name in tensors)
 
 
 def describe_detector(
@@ -62,85 +68,70 @@ def infer_architecture(
     Raises:
         WeightsError: an architecture that we do not build.
     """
-    for name, what in (
+    features = infer_features(tensors, config.backbone)
+    _require(
+        tensors,
         ("backbone.conv1.weight", "a ResNet"),
-        ("fpn.output.0.weight", "a feature pyramid (a C4 or C5 model?)"),
-        ("roi_heads.box.fc1.weight", "a box head of two fully connected layers"),
-        ("roi_heads.box.class_logits.weight", "a class predictor"),
-        ("roi_heads.box.box_deltas.weight", "a box predictor"),
-    ):
-        if name not in tensors:
-            raise WeightsError(f"these weights have no {what}: nothing becomes {name}")
-    fc1 = tensors["roi_heads.box.fc1.weight"]
-    fpn_channels = tensors["fpn.output.0.weight"].shape[0]
-    classes = tensors["roi_heads.box.class_logits.weight"].shape[0]
-    _check_class_rows(tensors, classes)
-    # A norm that counts its batches was trained along.
-    trained_norm = any(name.endswith("num_batches_tracked") for name in tensors)
-    backbone = infer_backbone(tensors, config.backbone).model_copy(
-        update={"norm": "batch_norm" if trained_norm else "frozen_bn"}
+        *([("fpn.output.0.weight", "a feature pyramid")] if features == "fpn" else []),
     )
-    box = {"hidden": fc1.shape[0], "pool_side": math.isqrt(fc1.shape[1] // fpn_channels)}
+    backbone = {"features": features, "norm": infer_norm(tensors, "backbone.bn1")}
+    chosen = infer_backbone(tensors, config.backbone).model_copy(update=backbone)
+    if chosen.groups > 1:
+        # A ResNeXt strides in its 3x3 convolutions, whatever the ResNets of its maker do.
+        conventions = conventions.model_copy(update={"stride_in_1x1": False})
+    heads = _one_stage if is_retinanet(tensors) else _two_stages
     return config.model_copy(
         update={
-            "num_classes": classes - 1,
             "conventions": conventions.model_copy(update=stated(config.conventions)),
-            "backbone": backbone,
-            "fpn": config.fpn.model_copy(update={"channels": fpn_channels}),
-            "box": (config.box or BoxHeadConfig()).model_copy(update=box),
-            "mask": _mask(tensors, config.mask),
-            "keypoint": infer_keypoint_head(tensors, config.keypoint),
+            "backbone": chosen,
+            "fpn": _fpn(tensors, config.fpn),
+            **heads(tensors, config, features),
         }
     )
 
 
-def infer_backbone(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> BackboneConfig:
-    """``backbone`` with the depth and width of these weights, under our names.
+def _one_stage(
+    tensors: Mapping[str, Tensor], config: ModelConfig, features: str
+) -> dict[str, object]:
+    classes, retinanet = infer_retinanet(tensors, config.retinanet)
+    none = {"box": None, "mask": None, "keypoint": None}
+    return {"num_classes": classes, "retinanet": retinanet, **none}
 
-    Raises:
-        WeightsError: a backbone that we do not build.
-    """
-    width = tensors["backbone.conv1.weight"].shape[0]
-    return backbone.model_copy(update={"depth": _depth(tensors), "width": width})
+
+def _two_stages(
+    tensors: Mapping[str, Tensor], config: ModelConfig, features: str
+) -> dict[str, object]:
+    _require(
+        tensors,
+        ("rpn.head.convs.0.weight", "a region proposal network"),
+        ("roi_heads.box.class_logits.weight", "a class predictor"),
+        ("roi_heads.box.box_deltas.weight", "a box predictor"),
+    )
+    layers = count_layers(tensors, "rpn.head.convs.{}.weight")
+    return {
+        "num_classes": tensors["roi_heads.box.class_logits.weight"].shape[0] - 1,
+        "rpn": config.rpn.model_copy(update={"layers": layers}),
+        "box": infer_box_head(tensors, config.box or BoxHeadConfig(), features),
+        "mask": infer_mask_head(tensors, config.mask),
+        "keypoint": infer_keypoint_head(tensors, config.keypoint),
+        "retinanet": None,
+    }
+
+
+def _require(tensors: Mapping[str, Tensor], *parts: tuple[str, str]) -> None:
+    for name, what in parts:
+        if name not in tensors:
+            raise WeightsError(f"these weights have no {what}: nothing becomes {name}")
+
+
+def _fpn(tensors: Mapping[str, Tensor], fpn: FpnConfig) -> FpnConfig:
+    output = tensors.get("fpn.output.0.weight")
+    if output is None:
+        return fpn
+    norm = infer_norm(tensors, "fpn.output_norms.0")
+    return fpn.model_copy(update={"channels": output.shape[0], "norm": norm})
 
 
 def stated(settings: Settings) -> dict[str, object]:
     """The settings that were given, not left at their defaults."""
     return {name: getattr(settings, name) for name in settings.model_fields_set}
-
-
-def _check_class_rows(tensors: Mapping[str, Tensor], classes: int) -> None:
-    """Boxes and masks must be predicted for each class by itself."""
-    for name, rows in (
-        ("roi_heads.box.box_deltas.weight", 4 * classes),
-        ("roi_heads.mask.logits.weight", classes),
-    ):
-        if name in tensors and tensors[name].shape[0] != rows:
-            raise WeightsError(
-                f"{name} has {tensors[name].shape[0]} rows for {classes - 1} classes, not {rows}: "
-                "class-agnostic heads are not built yet"
-            )
-
-
-def _mask(tensors: Mapping[str, Tensor], mask: MaskHeadConfig | None) -> MaskHeadConfig | None:
-    upsample = tensors.get("roi_heads.mask.upsample.weight")
-    if upsample is None:
-        return None
-    layers = sum(f"roi_heads.mask.convs.{layer}.weight" in tensors for layer in range(32))
-    update = {"channels": upsample.shape[1], "layers": layers, "pool_side": 14}
-    return (mask or MaskHeadConfig()).model_copy(update=update)
-
-
-def _depth(tensors: Mapping[str, Tensor]) -> int:
-    blocks = tuple(
-        len({name.split(".")[2] for name in tensors if name.startswith(f"backbone.layer{s}.")})
-        for s in range(1, 5)
-    )
-    bottleneck = "backbone.layer1.0.conv3.weight" in tensors
-    middle = tensors.get("backbone.layer1.0.conv2.weight")
-    if middle is not None and middle.shape[0] != middle.shape[1]:
-        raise WeightsError("a ResNeXt (its 3x3 convolutions have groups) is not built yet")
-    for depth, known in BLOCKS.items():
-        if known == blocks and (depth >= 50) == bottleneck:
-            return depth
-    raise WeightsError(f"a ResNet with {blocks} blocks per stage is none of {sorted(BLOCKS)}")

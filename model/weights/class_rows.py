@@ -1,6 +1,6 @@
 """A trained head for other classes: what has the same name keeps its weights.
 
-Shapes: K classes of the detector; row 0 is the background's.
+Shapes: K classes of the detector; row 0 is the background's, which RetinaNet has none of.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,8 @@ CLASS_LAYERS = {
     "roi_heads.box.box_deltas": 4,
     "roi_heads.mask.logits": 1,
 }
+# RetinaNet's: a row for each anchor of a cell and class, the classes of an anchor together.
+ANCHOR_LAYER = "retinanet.class_logits"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class ClassRows:
 
 def is_class_layer(name: str) -> bool:
     """Whether the tensor's shape depends on the classes."""
-    return name.rpartition(".")[0] in CLASS_LAYERS
+    return name.rpartition(".")[0] in (*CLASS_LAYERS, ANCHOR_LAYER)
 
 
 def rows_by_name(
@@ -76,12 +78,36 @@ def rows_by_name(
             to, origin = (torch.tensor(labels) for labels in zip(*pairs, strict=True))
             placed[to] = source.reshape(-1, rows, *source.shape[1:])[origin].to(placed)
             result[name] = placed.view(target.shape)
+    result |= _rows_of_anchors(tensors, own, pairs[1:], len(theirs), len(ours))
     kept = {label for label, _ in pairs[1:]}
     return ClassRows(
         result,
         kept=tuple(c.name for label, c in enumerate(ours, start=1) if label in kept),
         fresh=tuple(c.name for label, c in enumerate(ours, start=1) if label not in kept),
     )
+
+
+def _rows_of_anchors(
+    tensors: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    pairs: Sequence[tuple[int, int]],
+    theirs: int,
+    ours: int,
+) -> dict[str, Tensor]:
+    """RetinaNet's class layer with the rows of ``pairs``, our label and the file's, in place."""
+    result = {}
+    for name in (f"{ANCHOR_LAYER}.weight", f"{ANCHOR_LAYER}.bias"):
+        source, target = tensors.get(name), own.get(name)
+        if source is None or target is None or source.shape[1:] != target.shape[1:]:
+            continue
+        if len(source) * ours != len(target) * theirs:
+            continue  # other anchors
+        placed = target.clone(memory_format=torch.contiguous_format)
+        to, origin = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+        rows = source.reshape(-1, theirs, *source.shape[1:])[:, origin - 1]
+        placed.view(-1, ours, *target.shape[1:])[:, to - 1] = rows.to(placed)
+        result[name] = placed
+    return result
 
 
 def _names(categories: Sequence[Category]) -> list[str]:

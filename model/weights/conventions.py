@@ -4,6 +4,7 @@ What is arithmetic in the first layers - pixel order, mean, deviation, epsilon -
 the rest one can only be told.
 """
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -20,11 +21,16 @@ _TOLD = (
     "legacy_geometry",
 )
 _STEM = "backbone.conv1.weight"
+_BACKBONE_VARIANCE = r"(backbone|roi_heads\.box\.res5)\..*\.running_var"
 _STEM_MEAN = "backbone.bn1.running_mean"
 
 
 def adapt_to_conventions(
-    tensors: Mapping[str, Tensor], theirs: Conventions, ours: Conventions, whole: bool
+    tensors: Mapping[str, Tensor],
+    theirs: Conventions,
+    ours: Conventions,
+    whole: bool,
+    dilated: bool = False,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Convert weights from their conventions to the detector's.
 
@@ -33,6 +39,7 @@ def adapt_to_conventions(
         theirs: what the weights take for granted.
         ours: what the detector does.
         whole: there are weights of RPN and heads too.
+        dilated: the detector dilates res5.
 
     Returns:
         The tensors, and in words what was converted and what differs still.
@@ -46,10 +53,13 @@ def adapt_to_conventions(
             f"{theirs.pixel_std}"
         )
     if theirs.norm_epsilon != ours.norm_epsilon:
-        for name in [name for name in result if name.endswith(".running_var")]:
+        # Pyramid and heads have an epsilon of their own, always the same.
+        for name in [name for name in result if re.fullmatch(_BACKBONE_VARIANCE, name)]:
             result[name] = result[name].float() + (theirs.norm_epsilon - ours.norm_epsilon)
         notes.append(f"converted from the epsilon {theirs.norm_epsilon:g}")
     told = ["stride_in_1x1", *(_TOLD if whole else ())]
+    if dilated and whole:
+        told.append("dilate_first_block")
     if "backbone.layer1.0.conv3.weight" not in result:
         told.remove("stride_in_1x1")
     for key in told:

@@ -15,7 +15,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.weights.architecture import describe_detector
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
-from model.weights.legacy import LEGACY, refuse_unbuilt
+from model.weights.legacy import LEGACY, one_box_for_all, refuse_unbuilt
 
 _BRANCHES = {"1": "downsample.0", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
 _NORMS = {"1": "downsample.1", "2a": "bn1", "2b": "bn2", "2c": "bn3"}
@@ -56,7 +56,7 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"fpn_inner_res([2-5])_\d+_sum(?:_lateral)?_([wb])", _level("lateral")),
     (r"fpn_res([2-5])_\d+_sum_([wb])", _level("output")),
     # Defined for level 2 and shared by all.
-    (r"conv_rpn_fpn2_([wb])", _layer("rpn.head.conv")),
+    (r"conv_rpn_fpn2_([wb])", _layer("rpn.head.convs.0")),
     (r"rpn_cls_logits_fpn2_([wb])", _layer("rpn.head.objectness")),
     (r"rpn_bbox_pred_fpn2_([wb])", _layer("rpn.head.deltas")),
     (r"fc6_([wb])", _layer("roi_heads.box.fc1")),
@@ -104,6 +104,7 @@ def convert_detectron(stored: StoredWeights, config: ModelConfig) -> Conversion:
     """
     refuse_unbuilt(stored.tensors, _UNBUILT)
     renamed = rename_tensors(stored.tensors, _RENAMES, _UNNEEDED)
+    renamed.tensors.update(one_box_for_all(renamed.tensors))
     renamed.tensors.update(_identity_statistics(renamed.tensors))
     conversion = describe_detector("Detectron", renamed, LEGACY, config)
     return replace(conversion, not_honoured=_NOT_HONOURED) if conversion.config else conversion

@@ -28,6 +28,7 @@ DETECTRON2 = Conventions(
     anchor_stride="level",
     roi_aligned=True,
     roi_sampling_ratio=0,
+    dilate_first_block=True,
     rpn_smooth_l1_beta=0.0,
     box_smooth_l1_beta=0.0,
     mask_targets="polygon",
@@ -65,7 +66,7 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (_BODY + r"res([2-5])\.(\d+)\.(conv[123]|shortcut)(\.norm)?\.(\w+)", _block),
     (r"backbone\.fpn_lateral(\d)" + _TAIL, _less("fpn.lateral.{}.{}", 2)),
     (r"backbone\.fpn_output(\d)" + _TAIL, _less("fpn.output.{}.{}", 2)),
-    (r"proposal_generator\.rpn_head\.conv" + _TAIL, r"rpn.head.conv.\1"),
+    (r"proposal_generator\.rpn_head\.conv" + _TAIL, r"rpn.head.convs.0.\1"),
     (r"proposal_generator\.rpn_head\.objectness_logits" + _TAIL, r"rpn.head.objectness.\1"),
     (r"proposal_generator\.rpn_head\.anchor_deltas" + _TAIL, r"rpn.head.deltas.\1"),
     (r"roi_heads\.box_head\.fc(\d)" + _TAIL, r"roi_heads.box.fc\1.\2"),
@@ -158,9 +159,12 @@ def _background_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = f"roi_heads.box.class_logits.{kind}"
         if name in tensors:
             result[name] = tensors[name].roll(1, 0)
+        classes = len(tensors.get("roi_heads.box.class_logits.bias", ()))
         for layer, rows in (("roi_heads.box.box_deltas", 4), ("roi_heads.mask.logits", 1)):
             if f"{layer}.{kind}" in tensors:
                 objects = tensors[f"{layer}.{kind}"]
+                if len(objects) == rows and classes > 2:
+                    continue  # one for all classes, the background too
                 background = objects.new_zeros(rows, *objects.shape[1:])
                 result[f"{layer}.{kind}"] = torch.cat((background, objects))
     return result

@@ -42,6 +42,8 @@ def with_inference_settings(config: ModelConfig, overrides: Mapping[str, float])
         part, key = _INFERENCE_SETTINGS[name]
         if part == "box" and config.retinanet is not None:
             part = "retinanet"
+        if part == "rpn" and config.retinanet is not None:
+            raise TypeError(f"{name} was given, but RetinaNet has no proposals")
         if tree[part] is None:
             raise TypeError(f"{name} was given, but this detector has no {part} head")
         tree[part][key] = value

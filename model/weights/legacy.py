@@ -26,6 +26,22 @@ LEGACY = Conventions(
 )
 
 
+def one_box_for_all(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rows of class-agnostic boxes, where there are such: none for the background.
+
+    Args:
+        tensors: under our names; a box of the background and one of all classes.
+    """
+    names = [f"roi_heads.box.box_deltas.{kind}" for kind in ("weight", "bias")]
+    classes = len(tensors.get("roi_heads.box.class_logits.bias", ()))
+    # With one class nothing tells: it is a box per class, whose numbers are the same.
+    return {
+        name: tensors[name][4:]
+        for name in names
+        if name in tensors and len(tensors[name]) == 8 and classes > 2
+    }
+
+
 def refuse_unbuilt(tensors: Mapping[str, Tensor], unbuilt: Mapping[str, str]) -> None:
     """Refuse weights of a model that we do not build.
 

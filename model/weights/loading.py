@@ -136,6 +136,7 @@ def load_weights(
             conversion.conventions,
             detector.config.conventions,
             is_whole_detector(conversion.tensors),
+            dilated=detector.config.backbone.features == "dc5",
         )
         conversion, notes = replace(conversion, tensors=tensors), (*notes, *adapted)
     rows = ClassRows({})

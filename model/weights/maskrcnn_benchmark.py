@@ -8,7 +8,7 @@ import re
 from model.config import ModelConfig
 from model.weights.architecture import describe_detector
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
-from model.weights.legacy import LEGACY, refuse_unbuilt
+from model.weights.legacy import LEGACY, one_box_for_all, refuse_unbuilt
 
 MASKRCNN_BENCHMARK = LEGACY.model_copy(update={"resize_rounding": "down"})
 _TAIL = r"\.(weight|bias)"
@@ -26,6 +26,7 @@ _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"backbone\.body\.(layer\d\..*)", r"backbone.\1"),
     (r"backbone\.fpn\.fpn_inner(\d)" + _TAIL, _one_less("fpn.lateral.{}.{}")),
     (r"backbone\.fpn\.fpn_layer(\d)" + _TAIL, _one_less("fpn.output.{}.{}")),
+    (r"rpn\.head\.conv" + _TAIL, r"rpn.head.convs.0.\1"),
     (r"rpn\.head\.cls_logits" + _TAIL, r"rpn.head.objectness.\1"),
     (r"rpn\.head\.bbox_pred" + _TAIL, r"rpn.head.deltas.\1"),
     (r"roi_heads\.box\.feature_extractor\.fc6" + _TAIL, r"roi_heads.box.fc1.\1"),
@@ -69,4 +70,5 @@ def convert_maskrcnn_benchmark(stored: StoredWeights, config: ModelConfig) -> Co
         unbuilt["backbone.body.stem.bn1."] = "GroupNorm in the pyramid and the heads"
     refuse_unbuilt(stored.tensors, unbuilt)
     renamed = rename_tensors(stored.tensors, _RENAMES, _UNNEEDED)
+    renamed.tensors.update(one_box_for_all(renamed.tensors))
     return describe_detector("maskrcnn-benchmark", renamed, MASKRCNN_BENCHMARK, config)

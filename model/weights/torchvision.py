@@ -1,4 +1,7 @@
-"""torchvision's Faster, Mask and Keypoint R-CNN on ResNet-FPN, and plain ResNets, also timm's."""
+"""torchvision's Faster, Mask and Keypoint R-CNN, its RetinaNet, and plain ResNets, also timm's.
+
+A convolution and its norm are ".0" and ".1" of one module there.
+"""
 
 import re
 from collections.abc import Mapping
@@ -10,11 +13,26 @@ from model.config import TORCHVISION, Conventions, ModelConfig
 from model.weights.architecture import describe_detector
 from model.weights.classes import sparse_coco_categories
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
-from model.weights.report import WeightsError
+from model.weights.torchvision_retinanet import (
+    RETINANET_RENAMES,
+    is_torchvision_retinanet,
+    with_their_box_loss,
+    without_background,
+)
 
 
 def _old_mask_layer(match: re.Match[str]) -> str:
     return f"roi_heads.mask.convs.{int(match[1]) - 1}.{match[2]}"
+
+
+def _fpn_layer(match: re.Match[str]) -> str:
+    part = {"inner": "lateral", "layer": "output"}[match[1]]
+    return f"fpn.{part}{'_norms' if match[3] == '1' else ''}.{match[2]}.{match[4]}"
+
+
+def _head_layer(match: re.Match[str]) -> str:
+    layers = "norms" if match[3] == "1" else "convs"
+    return f"roi_heads.{match[1]}.{layers}.{match[2]}.{match[4]}"
 
 
 def _keypoint_layer(match: re.Match[str]) -> str:
@@ -25,16 +43,18 @@ def _keypoint_layer(match: re.Match[str]) -> str:
 # Older files name the layers of FPN, RPN and mask head without the ".0" of later ones.
 _RENAMES: tuple[tuple[str, Replacement], ...] = (
     (r"backbone\.body\.(.*)", r"backbone.\1"),
-    (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(\w+)", r"fpn.lateral.\1.\2"),
-    (r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(\w+)", r"fpn.output.\1.\2"),
-    (r"rpn\.head\.conv(?:\.0\.0)?\.(\w+)", r"rpn.head.conv.\1"),
+    (r"backbone\.fpn\.(inner|layer)_blocks\.(\d)(?:\.([01]))?\.(\w+)", _fpn_layer),
+    (r"rpn\.head\.conv\.(\d+)\.0\.(\w+)", r"rpn.head.convs.\1.\2"),
+    (r"rpn\.head\.conv\.(\w+)", r"rpn.head.convs.0.\1"),
     (r"rpn\.head\.cls_logits\.(\w+)", r"rpn.head.objectness.\1"),
     (r"rpn\.head\.bbox_pred\.(\w+)", r"rpn.head.deltas.\1"),
     (r"roi_heads\.box_head\.fc6\.(\w+)", r"roi_heads.box.fc1.\1"),
     (r"roi_heads\.box_head\.fc7\.(\w+)", r"roi_heads.box.fc2.\1"),
     (r"roi_heads\.box_predictor\.cls_score\.(\w+)", r"roi_heads.box.class_logits.\1"),
     (r"roi_heads\.box_predictor\.bbox_pred\.(\w+)", r"roi_heads.box.box_deltas.\1"),
-    (r"roi_heads\.mask_head\.(\d)\.0\.(\w+)", r"roi_heads.mask.convs.\1.\2"),
+    (r"roi_heads\.(mask|box)_head\.(\d)\.([01])\.(\w+)", _head_layer),
+    # After four convolutions and what flattens their maps.
+    (r"roi_heads\.box_head\.5\.(\w+)", r"roi_heads.box.fc1.\1"),
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.(\w+)", _old_mask_layer),
     (r"roi_heads\.mask_predictor\.conv5_mask\.(\w+)", r"roi_heads.mask.upsample.\1"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(\w+)", r"roi_heads.mask.logits.\1"),
@@ -68,19 +88,15 @@ def convert_torchvision(stored: StoredWeights, config: ModelConfig) -> Conversio
         config: what the weights cannot tell.
 
     Raises:
-        WeightsError: an architecture that we do not build, such as the v2 heads.
+        WeightsError: an architecture that we do not build.
     """
-    if "roi_heads.box_head.fc6.weight" not in stored.tensors:
-        raise WeightsError(
-            "torchvision weights without roi_heads.box_head.fc6: only the detectors with two fully "
-            "connected layers (fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn, "
-            "keypointrcnn_resnet50_fpn) are supported, not their v2"
-        )
-    renamed = rename_tensors(stored.tensors, _RENAMES)
+    renamed = rename_tensors(stored.tensors, (*_RENAMES, *RETINANET_RENAMES))
+    if is_torchvision_retinanet(stored.tensors):
+        renamed = without_background(renamed)
     # v1 weights were made when FrozenBatchNorm2d added no epsilon; BatchNorm2d always did.
     trained_norm = "backbone.body.bn1.num_batches_tracked" in stored.tensors
     conventions = TORCHVISION.model_copy(update={"norm_epsilon": 1e-5} if trained_norm else {})
-    conversion = describe_detector("torchvision", renamed, conventions, config)
+    conversion = with_their_box_loss(describe_detector("torchvision", renamed, conventions, config))
     sparse = sparse_coco_categories()
     known = conversion.config is not None and conversion.config.num_classes == len(sparse)
     return replace(conversion, categories=sparse) if known else conversion

@@ -5,6 +5,7 @@ Arguments are taken as valid: the public wrappers have checked them. Boxes are x
 """
 
 from ops_cuda.reference.conv import conv3x3_relu, pack_conv3x3
+from ops_cuda.reference.deform_conv import deform_conv2d
 from ops_cuda.reference.grouped_nms import grouped_nms
 from ops_cuda.reference.match_boxes import match_boxes
 from ops_cuda.reference.nms import batched_nms, nms, surviving_boxes
@@ -21,6 +22,7 @@ __all__ = [
     "compress_rle",
     "conv3x3_relu",
     "decode_proposals",
+    "deform_conv2d",
     "encode_roi_masks_rle",
     "grouped_nms",
     "match_boxes",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from model.settings import Fraction, Positive, Settings
+from model.settings import Fraction, NonNegative, Positive, Settings
 from pipeline.urls import Location
 
 Source = Literal["shapes", "coco", "voc", "cityscapes"]
@@ -26,6 +26,10 @@ class ShapesConfig(Settings):
     val_images: Positive = Field(100, description="Images in the validation split.")
     side: Positive = Field(128, description="Width and height, pixels.")
     max_objects: Positive = Field(5, description="Objects per image, at most.")
+    keypoints: bool = Field(
+        False,
+        description="Annotate each shape's outermost points: top, left_side, right_side, bottom.",
+    )
 
 
 class SplitConfig(Settings):
@@ -117,6 +121,11 @@ class DataConfig(Settings):
         (), description="Short sides to draw from in training; empty: model.input.short_side."
     )
     flip_probability: Fraction = Field(0.5, description="Chance of a horizontal flip.")
+    min_keypoints: NonNegative = Field(
+        0,
+        description="Images with fewer labelled keypoints are left out of training (Detectron: "
+        "10); 0 keeps all.",
+    )
     decode_threads: Positive = Field(2, description="Decoding threads per worker.")
     lookahead_batches: Positive = Field(3, description="Batches decoded before they are needed.")
 

@@ -14,5 +14,6 @@ class TrackConfig(Settings):
     experiment: str = Field("maskrcnn-ray", description="MLflow experiment.")
     model_name: str = Field("maskrcnn-ray", description="Registered model.")
     champion_metric: str = Field(
-        "segm/AP", description="Metric that decides promotion; higher is better."
+        "segm/AP",
+        description="Metric that decides promotion (bbox/AP, keypoints/AP); higher is better.",
     )

@@ -14,11 +14,22 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from model.keypoint_names import COCO_PERSON_KEYPOINTS
+
 NUMBERS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
 )
 """COCO's twelve, in the order of ``COCOeval.stats``."""
+
+KEYPOINT_NUMBERS = (
+    *("AP", "AP50", "AP75", "APm", "APl"),
+    *("AR", "AR50", "AR75", "ARm", "ARl"),
+)
+"""COCO's ten of keypoints, whose overlap is object keypoint similarity (OKS)."""
+
+UNIFORM_SIGMA = 0.05
+"""For points that COCO measured no spread of; its own are .025 (eyes) to .107 (hips)."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +52,19 @@ class Metrics:
         per_class: one row per category, in the data set's order.
         images: images evaluated.
         failed_images: images that could not be read and count as empty.
+        notes: what to know about the numbers.
     """
 
     values: dict[str, float]
     per_class: tuple[ClassMetrics, ...] = field(default=())
     images: int = 0
     failed_images: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def numbers_of(kind: str) -> tuple[str, ...]:
+    """What is measured of "bbox", "segm" or "keypoints"."""
+    return KEYPOINT_NUMBERS if kind == "keypoints" else NUMBERS
 
 
 def coco_metrics(
@@ -57,29 +75,37 @@ def coco_metrics(
     """Compare detections with the ground truth.
 
     Args:
-        ground_truth: COCO instances format: images, annotations, categories.
+        ground_truth: COCO instances format: images, annotations, categories; keypoints in
+            annotations and categories where "keypoints" is asked for.
         results: COCO results format: image_id, category_id, bbox (x y w h), score, segmentation
-            (RLE) where "segm" is asked for. May be empty. Neither argument is changed.
-        kinds: which overlaps to measure, "bbox" or "segm".
+            (RLE) where "segm" and keypoints (x y score ...) where "keypoints" is asked for. May be
+            empty. Neither argument is changed.
+        kinds: which overlaps to measure, "bbox", "segm" or "keypoints".
 
     Raises:
-        ValueError: a result names an image or category that the ground truth does not have.
+        ValueError: a result names an image or category that the ground truth does not have, or
+            has another number of keypoints.
 
     Source: Lin et al. 2014, "Microsoft COCO"; pycocotools.cocoeval.
     """
     _check_ids(ground_truth, results)
+    names = keypoint_names(ground_truth)
+    if "keypoints" in kinds:
+        _check_keypoints(names, results)
     values: dict[str, float] = {}
     per_class: dict[int, dict[str, float]] = {c["id"]: {} for c in ground_truth["categories"]}
     with contextlib.redirect_stdout(io.StringIO()):
         for kind in kinds:
             truth = _index(_annotations_for(kind, ground_truth))
             judged = COCOeval(truth, _detections(ground_truth, results, kind), iouType=kind)
+            if kind == "keypoints":
+                judged.params.kpt_oks_sigmas = _oks_sigmas(judged.params.kpt_oks_sigmas, names)
             judged.evaluate()
             judged.accumulate()
             judged.summarize()
             values |= {
                 f"{kind}/{number}": float(value)
-                for number, value in zip(NUMBERS, judged.stats, strict=True)
+                for number, value in zip(numbers_of(kind), judged.stats, strict=True)
             }
             for category_id, row in _class_values(judged, kind).items():
                 per_class[category_id] |= row
@@ -95,7 +121,41 @@ def coco_metrics(
             for c in ground_truth["categories"]
         ),
         images=len(ground_truth["images"]),
+        notes=_notes(names) if "keypoints" in kinds else (),
     )
+
+
+def keypoint_names(ground_truth: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keypoints that the categories name; empty where they name none."""
+    named = (c["keypoints"] for c in ground_truth["categories"] if c.get("keypoints"))
+    return tuple(next(named, ()))
+
+
+def _oks_sigmas(of_coco: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """How far annotators spread at each point, relative to the object's size."""
+    if tuple(names) == COCO_PERSON_KEYPOINTS:
+        return of_coco
+    return np.full(len(names), UNIFORM_SIGMA)
+
+
+def _notes(names: Sequence[str]) -> tuple[str, ...]:
+    if tuple(names) == COCO_PERSON_KEYPOINTS:
+        return ()
+    return (
+        f"The keypoints are not COCO's 17 of a person: OKS takes a sigma of {UNIFORM_SIGMA} for "
+        "each, so these numbers compare with each other, not with published ones.",
+    )
+
+
+def _check_keypoints(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> None:
+    if not names:
+        raise ValueError("the ground truth's categories name no keypoints, so none can be measured")
+    counts = {len(result["keypoints"]) // 3 for result in results} - {len(names)}
+    if counts:
+        raise ValueError(
+            f"the ground truth has {len(names)} keypoints, the results have {sorted(counts)}. "
+            "A detector of another data set?"
+        )
 
 
 def _annotations_for(kind: str, ground_truth: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,11 +200,9 @@ def _detections(
     if not results:  # loadRes looks at the first result
         return _index({**ground_truth, "annotations": []})
     images_and_categories = _index({**ground_truth, "annotations": []})
-    if kind == "bbox":
-        kept: tuple[str, ...] = ("image_id", "category_id", "score", "bbox")
-    else:
-        # Without the box, so that the size ranges go by the area of the mask.
-        kept = ("image_id", "category_id", "score", "segmentation")
+    # Without the box beside a mask or keypoints, so that the size ranges go by their own area.
+    measured = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}[kind]
+    kept = ("image_id", "category_id", "score", measured)
     return images_and_categories.loadRes([{key: result[key] for key in kept} for result in results])
 
 

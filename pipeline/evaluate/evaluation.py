@@ -39,8 +39,8 @@ class EvaluationResult:
     """What an evaluation found and where it is kept.
 
     Args:
-        metrics: ``bbox/AP`` ... and, of a detector with masks, ``segm/AP`` ...; on
-            VOC also ``voc/AP50``.
+        metrics: ``bbox/AP`` ... and ``segm/AP`` ..., ``keypoints/AP`` ... of a detector with them;
+            on VOC also ``voc/AP50``.
         per_class: one row per category.
         images: images evaluated, with the unreadable ones.
         failed_images: unreadable images, counted as empty.
@@ -100,7 +100,7 @@ def run_evaluation(
         metrics, failures = _measure(shards_url, predictions, outcomes)
         pictures = draw_comparisons(
             pieces,
-            manifest.categories,
+            manifest,
             predictions,
             storage.join(folder, "pictures"),
             config.evaluate.pictures,
@@ -148,10 +148,11 @@ def _measure(
     ]
     failures = [f"{row.file_name}: {row.error}" for row in rows if row.error is not None]
     has_masks = any(row.masks_rle is not None for row in rows)
+    found_keypoints = next((row.keypoint_names for row in rows if row.keypoint_names), None)
     metrics = measure_results(
         shards_url,
         [result for row in rows for result in coco_results(row)],
-        metric_kinds(has_masks),
+        metric_kinds(read_manifest(shards_url).keypoints, has_masks, found_keypoints),
     )
     return replace(metrics, images=len(rows), failed_images=len(failures)), failures
 

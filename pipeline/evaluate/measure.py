@@ -18,7 +18,7 @@ def measure_results(
     Args:
         shards_url: the annotated images.
         results: COCO results format.
-        kinds: which overlaps COCO's numbers measure, "bbox" or "segm".
+        kinds: which overlaps COCO's numbers measure, "bbox", "segm" or "keypoints".
 
     Raises:
         ValueError: a result names an image or category that the data set does not have.

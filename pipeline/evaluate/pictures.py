@@ -6,18 +6,18 @@ from itertools import islice
 import numpy as np
 from pycocotools import mask as rle_codec
 
-from model import Category
 from pipeline import storage
 from pipeline.draw import DrawnObject, draw_objects, encode_png, side_by_side
 from pipeline.infer.inputs import InputPiece
 from pipeline.infer.ledger import output_url
 from pipeline.infer.pictures import LEAST_DRAWN_SCORE, picture_name, predicted_objects
 from pipeline.infer.prediction_rows import read_predictions
+from pipeline.ingest.manifest import Manifest
 from pipeline.ingest.shard_row import ShardRow, read_rows
 from pipeline.stream.decode import decode_image
 
 
-def true_objects(row: ShardRow, categories: Sequence[Category]) -> list[DrawnObject]:
+def true_objects(row: ShardRow, manifest: Manifest) -> list[DrawnObject]:
     """What to draw of a row's annotations; crowd regions say so."""
     objects = []
     for n, (label, box) in enumerate(zip(row.labels.tolist(), row.boxes.tolist(), strict=True)):
@@ -25,9 +25,11 @@ def true_objects(row: ShardRow, categories: Sequence[Category]) -> list[DrawnObj
         objects.append(
             DrawnObject(
                 box=(box[0], box[1], box[2], box[3]),
-                caption=categories[label - 1].name + crowd,
+                caption=manifest.categories[label - 1].name + crowd,
                 colour_key=label,
                 bitmap=_bitmap(row, n),
+                keypoints=None if row.keypoints is None else row.keypoints[n],
+                skeleton=manifest.keypoints.skeleton if manifest.keypoints else (),
             )
         )
     return objects
@@ -35,7 +37,7 @@ def true_objects(row: ShardRow, categories: Sequence[Category]) -> list[DrawnObj
 
 def draw_comparisons(
     pieces: Sequence[InputPiece],
-    categories: Sequence[Category],
+    manifest: Manifest,
     predictions: str,
     folder: str,
     count: int,
@@ -44,7 +46,7 @@ def draw_comparisons(
 
     Args:
         pieces: the shards.
-        categories: of the shards; label i is ``categories[i - 1]``.
+        manifest: of the shards.
         predictions: URL of the folder of prediction files.
         folder: URL to write ``NN_name.png`` under.
         count: pictures at most.
@@ -53,6 +55,7 @@ def draw_comparisons(
         URLs of the pictures.
     """
     urls: list[str] = []
+    skeleton = manifest.keypoints.skeleton if manifest.keypoints else ()
     rows = (
         pair
         for piece in pieces
@@ -66,8 +69,8 @@ def draw_comparisons(
         pixels = decode_image(truth.image_bytes)
         picture = side_by_side(
             [
-                draw_objects(pixels, true_objects(truth, categories)),
-                draw_objects(pixels, predicted_objects(predicted, LEAST_DRAWN_SCORE)),
+                draw_objects(pixels, true_objects(truth, manifest)),
+                draw_objects(pixels, predicted_objects(predicted, LEAST_DRAWN_SCORE, skeleton)),
             ],
             ["ground truth", f"predictions from score {LEAST_DRAWN_SCORE}"],
         )

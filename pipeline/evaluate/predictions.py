@@ -1,6 +1,7 @@
 """Predictions on annotated rows, as COCO results, and the validation of a detector in training."""
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +13,11 @@ from pipeline.evaluate.measure import measure_results
 from pipeline.infer.inputs import InputImage
 from pipeline.infer.prediction_rows import coco_results, row_of
 from pipeline.infer.predictor import predict_images
+from pipeline.ingest.keypoint_set import KeypointSet
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shard_row import ShardRow, read_row_group, rows_from_arrow
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class RowPredictions:
     """What a detector found in some rows.
 
     Args:
-        results: COCO results: image_id, category_id, bbox (x y w h), score, segmentation (RLE).
+        results: COCO results: image_id, category_id, bbox (x y w h), score, and of a detector that
+            finds them segmentation (RLE) and keypoints.
         images: rows predicted, with the unreadable ones.
         failures: ``file name: reason`` of each unreadable image; it counts as empty.
     """
@@ -47,13 +52,35 @@ def predict_rows(detector: Detector, rows: Iterable[ShardRow], batch: int) -> Ro
         count += 1
         if prediction.error is not None:
             failures.append(f"{prediction.image.file_name}: {prediction.error}")
-        results += coco_results(row_of(prediction, detector.categories, least_score=0.0))
+        results += coco_results(row_of(prediction, detector, least_score=0.0))
     return RowPredictions(results, count, failures)
 
 
-def metric_kinds(has_masks: bool) -> tuple[str, ...]:
-    """What to measure of a detector."""
-    return ("bbox", "segm") if has_masks else ("bbox",)
+def metric_kinds(
+    of_data: KeypointSet | None, has_masks: bool, found_keypoints: Sequence[str] | None
+) -> tuple[str, ...]:
+    """What to measure of a detector.
+
+    Args:
+        of_data: the data set's keypoints; one without has none to compare with.
+        has_masks: whether the detector finds masks.
+        found_keypoints: names of the keypoints that it finds; None where it finds none.
+
+    Raises:
+        ValueError: the data set has other keypoints than the detector.
+    """
+    kinds = ("bbox", "segm") if has_masks else ("bbox",)
+    if found_keypoints is None:
+        return kinds
+    if of_data is None:
+        logger.warning("the data set has no keypoints: those of the detector are not measured")
+        return kinds
+    if of_data.names != tuple(found_keypoints):
+        raise ValueError(
+            f"the detector finds the keypoints {', '.join(found_keypoints)}; the data set has "
+            f"{', '.join(of_data.names)}. Another data set, or another order?"
+        )
+    return (*kinds, "keypoints")
 
 
 def validate(
@@ -81,10 +108,15 @@ def validate(
     if rank != 0:
         return None
     whole = [one for one in shares if one is not None]
+    heads = detector.config
     metrics = measure_results(
         shards_url,
         [result for one in whole for result in one.results],
-        metric_kinds(detector.config.mask is not None),
+        metric_kinds(
+            read_manifest(shards_url).keypoints,
+            has_masks=heads.mask is not None,
+            found_keypoints=heads.keypoint.names if heads.keypoint else None,
+        ),
     )
     return replace(
         metrics,

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from pipeline.evaluate.coco_metrics import NUMBERS, ClassMetrics, Metrics
+from pipeline.evaluate.coco_metrics import ClassMetrics, Metrics, numbers_of
 from pipeline.evaluate.voc_metrics import NUMBER as VOC_NUMBER
 
-KIND_NAMES = {"bbox": "Boxes", "segm": "Masks"}
+KIND_NAMES = {"bbox": "Boxes", "segm": "Masks", "keypoints": "Keypoints"}
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class EvaluationReport:
             f"# Evaluation of {self.name}",
             f"{self.metrics.images} images of `{self.shards}` (data `{self.dataset_digest[:12]}`), "
             f"weights `{self.weights}` (model `{self.model_digest[:12]}`).",
-            _numbers_table(self.metrics, kinds),
+            *_numbers_tables(self.metrics, kinds),
             *_voc_line(self.metrics),
+            *self.metrics.notes,
             "## Classes",
             _class_table(self.metrics.per_class, kinds),
         ]
@@ -58,15 +59,17 @@ class EvaluationReport:
         return "\n\n".join(parts) + "\n"
 
 
-def _numbers_table(metrics: Metrics, kinds: Sequence[str]) -> str:
-    head = f"| | {' | '.join(NUMBERS)} |\n|---|{'---:|' * len(NUMBERS)}"
-    rows = [
-        f"| {KIND_NAMES[kind]} | "
-        + " | ".join(_percent(metrics.values[f"{kind}/{number}"]) for number in NUMBERS)
-        + " |"
-        for kind in kinds
+def _numbers_tables(metrics: Metrics, kinds: Sequence[str]) -> list[str]:
+    """A table for the kinds that share their numbers."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for kind in kinds:
+        numbers = numbers_of(kind)
+        cells = (_percent(metrics.values[f"{kind}/{number}"]) for number in numbers)
+        rows.setdefault(numbers, []).append(f"| {KIND_NAMES[kind]} | {' | '.join(cells)} |")
+    return [
+        "\n".join([f"| | {' | '.join(numbers)} |", f"|---|{'---:|' * len(numbers)}", *of_them])
+        for numbers, of_them in rows.items()
     ]
-    return "\n".join([head, *rows])
 
 
 def _voc_line(metrics: Metrics) -> list[str]:

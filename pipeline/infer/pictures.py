@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from pycocotools import mask as rle_codec
 
+from model.keypoint_names import skeleton_of
 from pipeline import storage
-from pipeline.draw import DrawnObject, draw_objects, encode_png
+from pipeline.draw import DrawnObject, Skeleton, draw_objects, encode_png, found_keypoints
 from pipeline.infer.inputs import InputPiece, read_images
 from pipeline.infer.ledger import output_url
 from pipeline.infer.prediction_rows import PredictedRow, read_predictions
@@ -17,14 +18,25 @@ from pipeline.stream.decode import decode_image
 LEAST_DRAWN_SCORE = 0.5
 
 
-def predicted_objects(row: PredictedRow, least_score: float) -> list[DrawnObject]:
-    """What to draw of a row, the most certain last and so on top."""
+def predicted_objects(
+    row: PredictedRow, least_score: float, skeleton: Skeleton | None = None
+) -> list[DrawnObject]:
+    """What to draw of a row, the most certain last and so on top.
+
+    Args:
+        row: one image's detections.
+        least_score: less certain ones are left out.
+        skeleton: links between the keypoints; by default those that their names are known for.
+    """
+    links = skeleton_of(row.keypoint_names or ()) if skeleton is None else skeleton
     return [
         DrawnObject(
             box=(row.boxes[n][0], row.boxes[n][1], row.boxes[n][2], row.boxes[n][3]),
             caption=f"{row.category_names[n]} {row.scores[n]:.2f}",
             colour_key=row.labels[n],
             bitmap=None if row.masks_rle is None else rle_codec.decode(row.masks_rle[n]),
+            keypoints=None if row.keypoints is None else found_keypoints(row.keypoints[n]),
+            skeleton=links,
         )
         for n in sorted(range(len(row.scores)), key=lambda n: row.scores[n])
         if row.scores[n] >= least_score

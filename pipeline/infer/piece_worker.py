@@ -66,7 +66,7 @@ def predict_piece(
         CountMismatchError: the piece did not give as many images as it was said to have.
     """
     rows = [
-        row_of(prediction, detector.categories, job.least_score)
+        row_of(prediction, detector, job.least_score)
         for prediction in predict_images(detector, read_images(piece), job.batch)
     ]
     if len(rows) != piece.images:

@@ -1,20 +1,21 @@
 """Detections as rows of a Parquet file, and back.
 
-Shapes: R detections.
+Shapes: R detections, P keypoints.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model import Category
+from model import Detector
 from pipeline import storage
 from pipeline.infer.predictor import ImagePrediction
+from pipeline.ingest.keypoint_set import coco_keypoints
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 
@@ -37,6 +38,10 @@ SCHEMA = pa.schema(
             pa.list_(_RLE),
         ),
         ("error", pa.string()),
+        # Per detection P times x, y (pixels of the image) and a score, a logit; null, as the P
+        # names, from a detector without keypoints.
+        ("keypoints", pa.list_(pa.list_(pa.list_(pa.float32(), 3)))),
+        ("keypoint_names", pa.list_(pa.string())),
     ]
 )
 
@@ -56,12 +61,18 @@ class PredictedRow:
     category_names: list[str]
     masks_rle: list[dict[str, Any]] | None
     error: str | None
+    keypoints: list[list[list[float]]] | None = None
+    keypoint_names: list[str] | None = None
 
 
-def row_of(
-    prediction: ImagePrediction, categories: Sequence[Category], least_score: float
-) -> PredictedRow:
-    """The row of one image; detections below ``least_score`` are left out."""
+def row_of(prediction: ImagePrediction, detector: Detector, least_score: float) -> PredictedRow:
+    """The row of one image; detections below ``least_score`` are left out.
+
+    Args:
+        prediction: what the detector found.
+        detector: names the categories and the keypoints.
+        least_score: in [0, 1].
+    """
     image, found = prediction.image, prediction.detections
     if found is None:
         error = prediction.error or "no prediction"
@@ -70,7 +81,8 @@ def row_of(
         )
     kept = found.above(least_score)
     labels = kept.labels.tolist()
-    named = [categories[label - 1] for label in labels]
+    named = [detector.categories[label - 1] for label in labels]
+    head = detector.config.keypoint
     return PredictedRow(
         image_id=image.image_id,
         file_name=image.file_name,
@@ -83,6 +95,8 @@ def row_of(
         category_names=[category.name for category in named],
         masks_rle=None if kept.masks is None else kept.rle(),
         error=None,
+        keypoints=None if kept.keypoints is None else kept.keypoints.tolist(),
+        keypoint_names=None if kept.keypoints is None or head is None else list(head.names),
     )
 
 
@@ -118,5 +132,8 @@ def coco_results(row: PredictedRow) -> list[dict[str, Any]]:
         }
         if row.masks_rle is not None:
             result["segmentation"] = row.masks_rle[n]
+        if row.keypoints is not None:
+            # Every found point counts as visible, as in the results that COCO's server takes.
+            result["keypoints"] = coco_keypoints([x, y, 1] for x, y, _ in row.keypoints[n])
         results.append(result)
     return results

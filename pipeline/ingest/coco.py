@@ -6,8 +6,9 @@ from typing import Any
 
 from model.structures import Category, ImageSize
 from pipeline import storage
+from pipeline.ingest.keypoint_set import coco_category_keypoints, coco_keypoints, list_keypoints
 from pipeline.ingest.listing import ImageRecord, Listing
-from pipeline.ingest.manifest import read_manifest
+from pipeline.ingest.manifest import Manifest, read_manifest
 from pipeline.ingest.shard_row import ShardRow, read_rows
 from pipeline.ingest.validate import Reject
 from pipeline.storage import StorageError
@@ -71,6 +72,7 @@ def list_coco(
         document = json.loads(data)
         images, annotations = document["images"], document["annotations"]
         categories = sorted(Category(int(c["id"]), str(c["name"])) for c in document["categories"])
+        keypoints = list_keypoints(document["categories"])
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
             f"{url}: not a COCO instances file ({type(error).__name__}: {error}); it needs the "
@@ -115,6 +117,7 @@ def list_coco(
         tuple(rejects),
         len(images),
         len(annotations),
+        keypoints=keypoints,
     )
 
 
@@ -179,7 +182,10 @@ def coco_ground_truth(shards_url: str) -> dict[str, Any]:
     manifest = read_manifest(shards_url)
     document: dict[str, Any] = {
         "info": {"description": manifest.digest},
-        "categories": [category._asdict() for category in manifest.categories],
+        "categories": [
+            category._asdict() | coco_category_keypoints(manifest.keypoints, category.id)
+            for category in manifest.categories
+        ],
         "images": [],
         "annotations": [],
     }
@@ -199,17 +205,24 @@ def coco_ground_truth(shards_url: str) -> dict[str, Any]:
         )
         for index in range(len(row.labels)):
             number = len(document["annotations"]) + 1
-            annotation = _annotation(row, index, manifest.categories)
+            annotation = _annotation(row, index, manifest)
             document["annotations"].append({"id": number, **annotation})
     return document
 
 
-def _annotation(row: ShardRow, index: int, categories: tuple[Category, ...]) -> dict[str, Any]:
+def _annotation(row: ShardRow, index: int, manifest: Manifest) -> dict[str, Any]:
     x1, y1, x2, y2 = row.boxes[index].tolist()
     counts = row.rle[index]
+    pointed: dict[str, Any] = {}
+    if manifest.keypoints is not None and row.keypoints is not None:
+        points = row.keypoints[index]
+        pointed = {
+            "keypoints": coco_keypoints(points.tolist()),
+            "num_keypoints": int((points[:, 2] > 0).sum()),
+        }
     return {
         "image_id": row.image_id,
-        "category_id": categories[int(row.labels[index]) - 1].id,
+        "category_id": manifest.categories[int(row.labels[index]) - 1].id,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": float(row.area[index]),
         "iscrowd": int(row.iscrowd[index]),
@@ -218,4 +231,5 @@ def _annotation(row: ShardRow, index: int, categories: tuple[Category, ...]) -> 
             if counts is None
             else {"size": list(row.size), "counts": counts}
         ),
+        **pointed,
     }

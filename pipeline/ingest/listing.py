@@ -9,6 +9,7 @@ from typing import Any
 
 from model.structures import Category, ImageSize
 from pipeline import storage
+from pipeline.ingest.keypoint_set import KeypointSet, combine_keypoints
 from pipeline.ingest.manifest import Protocol
 from pipeline.ingest.validate import Reject
 
@@ -65,6 +66,7 @@ class Listing:
         images_listed: image records in the annotations.
         annotations_listed: annotation records in them.
         protocol: how the data set is measured beside COCO's numbers.
+        keypoints: the points that the categories name; None where they name none.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Listing:
     images_listed: int
     annotations_listed: int
     protocol: Protocol = "coco"
+    keypoints: KeypointSet | None = None
 
 
 def combine_listings(listings: Sequence[Listing]) -> Listing:
@@ -106,6 +109,7 @@ def combine_listings(listings: Sequence[Listing]) -> Listing:
         annotations_listed=sum(listing.annotations_listed for listing in listings),
         # Of mixed years VOC's later rule, which is the last in order.
         protocol=max(listing.protocol for listing in listings),
+        keypoints=combine_keypoints([listing.keypoints for listing in listings]),
     )
 
 

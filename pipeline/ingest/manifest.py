@@ -7,9 +7,11 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from model.structures import Category, ImageSize
+from pipeline.ingest.keypoint_set import KeypointSet
 from pipeline.storage import MissingFileError, StorageError, join, read_bytes, write_bytes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # those of 1 have no keypoints
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 
@@ -27,6 +29,8 @@ class ShardFile:
         sha256: of the file, hex.
         row_groups: rows of each row group.
         sizes: original size of each image, in row order.
+        labelled_points: labelled keypoints of each image, in row order; empty where the data set
+            names none.
     """
 
     name: str
@@ -34,6 +38,7 @@ class ShardFile:
     sha256: str
     row_groups: tuple[int, ...]
     sizes: tuple[ImageSize, ...]
+    labelled_points: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,13 @@ class Manifest:
         source_digest: SHA-256 of what they were made from; equal sources are not read again.
         counts: ``images_listed = images + images_quarantined`` and ``annotations_listed = objects
             + crowd + annotations_quarantined``; also ``images_without_objects``, ``clipped``
-            (boxes cut at the image's border) and ``without_mask``.
+            (boxes cut at the image's border), ``without_mask``, ``with_keypoints`` (objects with
+            a labelled one), ``points_outside`` (keypoints labelled outside their image, which
+            count as not labelled) and ``keypoints_unnamed`` (annotations whose keypoints are left
+            out, for want of one list of names).
         reasons: why records were quarantined, with how many of each.
         protocol: how the data set is measured beside COCO's numbers.
+        keypoints: the points that the objects have; None where the categories name none.
     """
 
     version: int
@@ -59,6 +68,7 @@ class Manifest:
     counts: dict[str, int]
     reasons: dict[str, int]
     protocol: Protocol = "coco"
+    keypoints: KeypointSet | None = None
 
     @property
     def rows(self) -> int:
@@ -67,8 +77,10 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the content: categories and shards."""
+        """SHA-256 (hex) of the content: categories, keypoint names and shards."""
         digest = hashlib.sha256(f"{self.version} {list(self.categories)}".encode())
+        if self.keypoints is not None:
+            digest.update(repr(self.keypoints).encode())
         if self.protocol != "coco":
             digest.update(self.protocol.encode())
         for file in self.files:
@@ -87,6 +99,15 @@ class Manifest:
             line += f"; left out: {', '.join(reasons)}"
         if count["clipped"]:
             line += f"; {count['clipped']} boxes clipped at the image's border"
+        if self.keypoints is not None:
+            line += (
+                f"; {count['with_keypoints']} objects with some of "
+                f"{len(self.keypoints.names)} keypoints"
+            )
+        if count.get("points_outside"):
+            line += f"; {count['points_outside']} keypoints outside their image left out"
+        if count.get("keypoints_unnamed"):
+            line += f"; keypoints of {count['keypoints_unnamed']} annotations left out, unnamed"
         return line
 
 
@@ -111,10 +132,10 @@ def read_manifest(shards_url: str) -> Manifest:
             f"{url}: not a manifest ({problem['loc']}: {problem['msg']}); delete it and run "
             "workflows/prepare_shards.py"
         ) from None
-    if manifest.version != SCHEMA_VERSION:
+    if manifest.version not in READABLE_VERSIONS:
         raise StorageError(
-            f"{url}: schema version {manifest.version}, this program reads {SCHEMA_VERSION}; "
-            "write the shards again"
+            f"{url}: schema version {manifest.version}, this program reads "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}; write the shards again"
         )
     return manifest
 

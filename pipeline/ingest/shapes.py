@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from pipeline.ingest.keypoint_set import KeypointSet, coco_category_keypoints, coco_keypoints
+from pipeline.ingest.shape_keypoints import SHAPE_KEYPOINTS, SHAPE_SKELETON, outermost_points
 from pipeline.storage import write_bytes
 
 CLASSES = ("circle", "square", "triangle", "star", "cross")
@@ -23,6 +25,7 @@ _CONTRAST = 80.0  # least distance of an object's colour from the ground's, of 4
 _SUPERSAMPLE = 4
 _TRIES = 40
 _JPEG_QUALITY = 92
+_KEYPOINTS = KeypointSet(SHAPE_KEYPOINTS, SHAPE_SKELETON, tuple(range(1, len(CLASSES) + 1)))
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +44,7 @@ class Shape:
 
 
 def draw_shapes_dataset(
-    folder: Path, images: int, side: int, max_objects: int, seed: int
+    folder: Path, images: int, side: int, max_objects: int, seed: int, keypoints: bool = False
 ) -> tuple[Path, Path]:
     """Draw pictures with annotations, the same for the same arguments.
 
@@ -51,18 +54,24 @@ def draw_shapes_dataset(
         side: width and height, pixels.
         max_objects: 1 up to this many objects per image.
         seed: of everything random.
+        keypoints: whether to annotate the outermost points of each shape.
 
     Returns:
         The COCO instances file and the folder of JPEG files.
     """
     annotations_path, images_folder = folder / "annotations.json", folder / "images"
     recipe = {"images": images, "side": side, "max_objects": max_objects, "seed": seed}
+    if keypoints:
+        recipe["keypoints"] = True
     if annotations_path.exists() and json.loads(annotations_path.read_text())["info"] == recipe:
         return annotations_path, images_folder
     images_folder.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {
         "info": recipe,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)],
+        "categories": [
+            {"id": i, "name": name, **coco_category_keypoints(_KEYPOINTS if keypoints else None, i)}
+            for i, name in enumerate(CLASSES, 1)
+        ],
         "images": [],
         "annotations": [],
     }
@@ -75,9 +84,10 @@ def draw_shapes_dataset(
         document["images"].append(
             {"id": image_id, "file_name": name, "height": side, "width": side}
         )
-        for shape in shapes:
+        points = _keypoints(shapes, side) if keypoints else [{}] * len(shapes)
+        for shape, pointed in zip(shapes, points, strict=True):
             number = len(document["annotations"]) + 1
-            document["annotations"].append(_annotation(number, image_id, shape))
+            document["annotations"].append(_annotation(number, image_id, shape) | pointed)
     write_bytes(str(annotations_path), json.dumps(document).encode())
     return annotations_path, images_folder
 
@@ -193,3 +203,16 @@ def _annotation(number: int, image_id: int, shape: Shape) -> dict[str, Any]:
         "area": area,
         "iscrowd": 0,
     }
+
+
+def _keypoints(shapes: Sequence[Shape], side: int) -> list[dict[str, Any]]:
+    """What each shape's annotation says of its keypoints."""
+    outlines = [shape.outline for shape in shapes]
+    covers = [_coverage(outline, side) > 0.5 for outline in outlines]
+    return [
+        {
+            "keypoints": [round(value, 2) for value in coco_keypoints(points.tolist())],
+            "num_keypoints": len(points),
+        }
+        for points in outermost_points(outlines, covers)
+    ]

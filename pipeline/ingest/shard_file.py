@@ -24,6 +24,8 @@ SCHEMA = pa.schema(
         ("iscrowd", pa.list_(pa.bool_())),
         ("area", pa.list_(pa.float64())),
         ("annotation_id", pa.list_(pa.int64())),
+        # Per object flat x y visibility x y visibility ...; null where the data set names none.
+        ("keypoints", pa.list_(pa.list_(pa.float64()))),
     ]
 )
 """Columns of a shard. Numbers are float64, so that COCO's decimals come back as they were."""
@@ -36,7 +38,17 @@ def read_row_group(shards_url: str, file: str, group: int, with_images: bool = T
         OSError: the shard is missing or unreadable.
     """
     with open_shard(shards_url, file) as shard:
-        return shard.read_row_group(group, columns=columns_to_read(with_images))
+        return read_group_of(shard, group, with_images)
+
+
+def read_group_of(shard: pq.ParquetFile, group: int, with_images: bool = True) -> pa.Table:
+    """One row group of an open shard; columns of a newer schema than the shard's are null."""
+    columns = columns_to_read(with_images)
+    table = shard.read_row_group(group, columns=columns)
+    if "keypoints" not in table.column_names:  # schema version 1
+        nothing = pa.nulls(table.num_rows, SCHEMA.field("keypoints").type)
+        table = table.append_column("keypoints", nothing)
+    return table
 
 
 def open_shard(shards_url: str, file: str) -> pq.ParquetFile:

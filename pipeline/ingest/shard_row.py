@@ -1,6 +1,6 @@
 """One image with its objects, as a row of a Parquet shard.
 
-Shapes: N objects, P polygons, V vertices.
+Shapes: N objects, P polygons or keypoints, V vertices.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.structures import ImageSize
-from pipeline.ingest.shard_file import columns_to_read, open_shard, read_row_group
+from pipeline.ingest.shard_file import open_shard, read_group_of, read_row_group
 
 __all__ = ["ShardRow", "read_row_group", "read_rows", "rows_from_arrow"]
 
@@ -38,6 +38,8 @@ class ShardRow:
         iscrowd: (N,) bool.
         area: (N,) square pixels, as annotated.
         annotation_id: (N,).
+        keypoints: (N, P, 3) x, y and visibility, 0 not labelled, 1 hidden, 2 visible; None where
+            the data set names none.
     """
 
     image_bytes: bytes
@@ -53,6 +55,7 @@ class ShardRow:
     iscrowd: NDArray[np.bool_]
     area: Floats
     annotation_id: Integers
+    keypoints: Floats | None = None
 
     def polygons(self, index: int) -> list[Floats]:
         """The (n, 2) polygons of one object."""
@@ -88,7 +91,17 @@ def _row(columns: Mapping[str, Any], index: int) -> ShardRow:
         iscrowd=_numbers(value["iscrowd"].values),
         area=_numbers(value["area"].values),
         annotation_id=_numbers(value["annotation_id"].values),
+        keypoints=_keypoints(value["keypoints"]),
     )
+
+
+def _keypoints(by_object: pa.ListScalar) -> Floats | None:
+    if by_object.values is None:
+        return None
+    objects = len(by_object.values)
+    flat: Floats = _numbers(by_object.values.flatten())
+    # Of an image without objects nobody knows P.
+    return flat.reshape(objects, -1, 3) if objects else np.zeros((0, 0, 3))
 
 
 def _numbers(array: pa.Array) -> NDArray[Any]:
@@ -111,5 +124,4 @@ def read_rows(shards_url: str, file: str, with_images: bool = True) -> Iterator[
     """
     with open_shard(shards_url, file) as shard:
         for group in range(shard.num_row_groups):
-            table = shard.read_row_group(group, columns=columns_to_read(with_images))
-            yield from rows_from_arrow(table)
+            yield from rows_from_arrow(read_group_of(shard, group, with_images))

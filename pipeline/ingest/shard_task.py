@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +42,7 @@ class ShardTask:
         labels: category id -> label 1..K.
         rows_per_group: images per row group.
         report_url: where the finished shard is remembered.
+        keypoint_count: keypoints that the data set names; 0 where it names none.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ShardTask:
     labels: dict[int, int]
     rows_per_group: int
     report_url: str
+    keypoint_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def write_shard(task: ShardTask) -> ShardReport:
     rejects: list[Reject] = []
     sizes: list[ImageSize] = []
     groups: list[int] = []
+    labelled: list[int] = []
     with tempfile.TemporaryDirectory(prefix="shard-") as scratch:
         path = Path(scratch) / task.name
         with pq.ParquetWriter(path, SCHEMA, **_PARQUET) as writer:
@@ -81,12 +84,13 @@ def write_shard(task: ShardTask) -> ShardReport:
                 writer.write_table(table, row_group_size=len(group))
                 groups.append(len(group))
                 sizes += [ImageSize(row["height"], row["width"]) for row in group]
+                labelled += [_labelled_points(row) for row in group if task.keypoint_count]
         if not sizes:
             return ShardReport(None, dict(counts), tuple(rejects))
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         storage.put_file(path, storage.join(task.shards_url, task.name))
-    file = ShardFile(task.name, len(sizes), sha256, tuple(groups), tuple(sizes))
+    file = ShardFile(task.name, len(sizes), sha256, tuple(groups), tuple(sizes), tuple(labelled))
     return ShardReport(file, dict(counts), tuple(rejects))
 
 
@@ -108,7 +112,7 @@ def _row_groups(
                     found = len(image.annotations) + len(refused)
                     counts["annotations_listed"] += found - len(listed.annotations)
                     rejects += refused
-                    row = _judge_row(image, content, task.labels, counts, rejects)
+                    row = _judge_row(image, content, task, counts, rejects)
                     group += [] if row is None else [row]
                 if len(group) >= task.rows_per_group:
                     yield group[: task.rows_per_group]
@@ -143,7 +147,7 @@ def _names(image: ImageRecord) -> tuple[str, int]:
 def _judge_row(
     image: ImageRecord,
     content: bytes | Reject,
-    labels: dict[int, int],
+    task: ShardTask,
     counts: Counter[str],
     rejects: list[Reject],
 ) -> dict[str, Any] | None:
@@ -160,7 +164,7 @@ def _judge_row(
     objects: list[ObjectRecord] = []
     for annotation in image.annotations:
         try:
-            judged = judge_annotation(annotation, image.size, labels)
+            judged = judge_annotation(annotation, image.size, task.labels, task.keypoint_count)
         except AnnotationError as error:
             counts["annotations_quarantined"] += 1
             names = (*_names(image), annotation["id"])
@@ -169,18 +173,42 @@ def _judge_row(
         objects.append(judged)
         counts["crowd" if judged.iscrowd else "objects"] += 1
         counts["without_mask"] += not (judged.has_mask or judged.iscrowd)
-        if judged.overshoot:
-            counts["clipped"] += 1
-            detail = f"it overshot the image by {judged.overshoot:.2f} px"
+        counts["with_keypoints"] += judged.labelled_points > 0 and not judged.iscrowd
+        for reason, detail in _mended(judged, annotation, task.keypoint_count, counts):
             names = (*_names(image), judged.annotation_id)
-            rejects.append(Reject("annotation", *names, "box clipped", detail, mended=True))
+            rejects.append(Reject("annotation", *names, reason, detail, mended=True))
     counts["images"] += 1
     counts["images_without_objects"] += not any(not each.iscrowd for each in objects)
-    return _arrow_row(image, content, objects)
+    return _arrow_row(image, content, objects, task.keypoint_count > 0)
+
+
+def _mended(
+    judged: ObjectRecord, annotation: Mapping[str, Any], keypoint_count: int, counts: Counter[str]
+) -> Iterator[tuple[str, str]]:
+    """What of a good annotation was changed or left out: reason and detail of each, counted."""
+    if judged.overshoot:
+        counts["clipped"] += 1
+        yield "box clipped", f"it overshot the image by {judged.overshoot:.2f} px"
+    if judged.points_outside:
+        counts["points_outside"] += judged.points_outside
+        yield "keypoints outside the image", f"{judged.points_outside}, now not labelled"
+    if annotation.get("keypoints") and not keypoint_count:
+        counts["keypoints_unnamed"] += 1
+        yield "keypoints without names", "the categories give no one list of names for them"
+
+
+def _labelled_points(row: Mapping[str, Any]) -> int:
+    """The labelled keypoints of a row's objects, crowd regions left out."""
+    return sum(
+        visibility > 0
+        for points, iscrowd in zip(row["keypoints"], row["iscrowd"], strict=True)
+        for visibility in points[2::3]
+        if not iscrowd
+    )
 
 
 def _arrow_row(
-    image: ImageRecord, content: bytes, objects: Sequence[ObjectRecord]
+    image: ImageRecord, content: bytes, objects: Sequence[ObjectRecord], with_keypoints: bool
 ) -> dict[str, Any]:
     return {
         "image_bytes": content,
@@ -195,4 +223,5 @@ def _arrow_row(
         "iscrowd": [each.iscrowd for each in objects],
         "area": [each.area for each in objects],
         "annotation_id": [each.annotation_id for each in objects],
+        "keypoints": [each.keypoints for each in objects] if with_keypoints else None,
     }

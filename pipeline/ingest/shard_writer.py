@@ -46,6 +46,9 @@ _COUNTED = (
     "annotations_quarantined",
     "clipped",
     "without_mask",
+    "with_keypoints",
+    "points_outside",
+    "keypoints_unnamed",
 )
 
 
@@ -132,7 +135,9 @@ def _source_digest(listing: Listing, rows_per_shard: int, rows_per_group: int) -
         for image in listing.images
     ]
     listed.sort(key=lambda pair: (pair[0], -1 if pair[1] is None else pair[1]))
-    layout = [SCHEMA_VERSION, _SHUFFLE_SEED, rows_per_shard, rows_per_group]
+    # Shards of version 1 lack nothing where there are no keypoints: those that stand need not go.
+    version = 1 if listing.keypoints is None else SCHEMA_VERSION
+    layout = [version, _SHUFFLE_SEED, rows_per_shard, rows_per_group]
     digest = hashlib.sha256(listing.fingerprint)
     # COCO's protocol goes without saying: shards from before there were others stand.
     protocol = [] if listing.protocol == "coco" else [listing.protocol]
@@ -167,6 +172,7 @@ def _plan_tasks(
     rows_per_group: int,
 ) -> Iterator[ShardTask]:
     labels = {category.id: label for label, category in enumerate(listing.categories, 1)}
+    keypoint_count = 0 if listing.keypoints is None else len(listing.keypoints.names)
     order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(listing.images)).tolist()
     for number, first in enumerate(range(0, len(order), rows_per_shard)):
         name = f"shard-{number:05d}.parquet"
@@ -177,6 +183,7 @@ def _plan_tasks(
             labels=labels,
             rows_per_group=rows_per_group,
             report_url=storage.join(parts_url, f"{name}.json"),
+            keypoint_count=keypoint_count,
         )
 
 
@@ -232,6 +239,7 @@ def _gather(listing: Listing, source: str, reports: Iterable[ShardReport]) -> Ma
         counts=dict(counts),
         reasons=_reasons(rejects),
         protocol=listing.protocol,
+        keypoints=listing.keypoints,
     )
 
 

@@ -48,13 +48,14 @@ def _prepare_shapes(config: RunConfig, split: Split, shards_url: str) -> Manifes
         if split == "train"
         else (shapes.val_images, 2 * config.seed + 1)
     )
+    recipe = (images, shapes.side, shapes.max_objects, seed, shapes.keypoints)
     drawn_url = storage.join(config.output, "shapes", split)
     local = local_path(drawn_url)
     if local is not None:
-        draw_shapes_dataset(local, images, shapes.side, shapes.max_objects, seed)
+        draw_shapes_dataset(local, *recipe)
     else:
         with tempfile.TemporaryDirectory(prefix="shapes-") as scratch:
-            draw_shapes_dataset(Path(scratch), images, shapes.side, shapes.max_objects, seed)
+            draw_shapes_dataset(Path(scratch), *recipe)
             storage.upload_folder(Path(scratch), drawn_url)
     listing = read_coco(
         storage.join(drawn_url, "annotations.json"), storage.join(drawn_url, "images")

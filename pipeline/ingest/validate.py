@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pycocotools.mask as coco_masks
 
 from model.structures import ImageSize
+from pipeline.ingest.keypoint_set import PIXEL_CENTRE
 from pipeline.stream.decode import DecodeError, decode_image
 
 _CLIP_TOLERANCE = 0.01
@@ -35,7 +36,11 @@ class Reject:
 
 @dataclass(frozen=True)
 class ObjectRecord:
-    """One good annotation: box x1 y1 x2 y2 inside the image, mask as polygons or as RLE counts."""
+    """One good annotation: box x1 y1 x2 y2 inside the image, mask as polygons or as RLE counts.
+
+    ``keypoints`` is flat x y visibility, in the same pixels as the box; empty where the data set
+    names none. ``points_outside`` of them were labelled outside the image and are labelled no more.
+    """
 
     annotation_id: int
     label: int
@@ -45,6 +50,13 @@ class ObjectRecord:
     iscrowd: bool
     area: float
     overshoot: float = 0.0
+    keypoints: tuple[float, ...] = ()
+    points_outside: int = 0
+
+    @property
+    def labelled_points(self) -> int:
+        """How many keypoints are labelled, hidden or visible."""
+        return sum(visibility > 0 for visibility in self.keypoints[2::3])
 
     @property
     def has_mask(self) -> bool:
@@ -62,7 +74,10 @@ class AnnotationError(ValueError):
 
 
 def judge_annotation(
-    annotation: Mapping[str, Any], size: ImageSize, labels: Mapping[int, int]
+    annotation: Mapping[str, Any],
+    size: ImageSize,
+    labels: Mapping[int, int],
+    keypoint_count: int = 0,
 ) -> ObjectRecord:
     """Check one COCO annotation and clip its box to the image.
 
@@ -70,6 +85,8 @@ def judge_annotation(
         annotation: with ``id``, ``category_id``, ``bbox`` (x y w h), ``segmentation``, ...
         size: of its image.
         labels: category id -> label 1..K.
+        keypoint_count: keypoints that the data set names; an annotation without any has none
+            labelled.
 
     Raises:
         AnnotationError: it has to be quarantined.
@@ -97,6 +114,7 @@ def judge_annotation(
         raise AnnotationError("box outside its image", f"bbox {box}, image {size[1]}x{size[0]}")
     overshoot = max(abs(a - b) for a, b in zip((x, y, x + width, y + height), clipped, strict=True))
     polygons, rle = _judge_mask(annotation.get("segmentation"), size)
+    keypoints, points_outside = _judge_keypoints(annotation.get("keypoints"), size, keypoint_count)
     return ObjectRecord(
         annotation_id=annotation["id"],
         label=labels[category],
@@ -106,6 +124,8 @@ def judge_annotation(
         iscrowd=iscrowd,
         area=area,
         overshoot=overshoot if overshoot > _CLIP_TOLERANCE else 0.0,
+        keypoints=keypoints,
+        points_outside=points_outside,
     )
 
 
@@ -145,6 +165,32 @@ def _judge_rle(segmentation: Mapping[str, Any], size: ImageSize) -> str:
             raise
         raise AnnotationError("bad run-length mask", str(error)) from None
     return str(counts)
+
+
+def _judge_keypoints(given: Any, size: ImageSize, count: int) -> tuple[tuple[float, ...], int]:
+    """The points, flat, and how many were labelled outside the image and are not any more."""
+    if not given or not count:
+        return (0.0,) * (3 * count), 0
+    try:
+        numbers = [float(v) for v in given]
+    except (TypeError, ValueError):
+        raise AnnotationError("bad keypoints", "not a list of numbers") from None
+    if len(numbers) != 3 * count:
+        detail = f"{len(numbers)} numbers for {count} keypoints of 3 each"
+        raise AnnotationError("bad keypoints", detail)
+    if not all(map(math.isfinite, numbers)):
+        raise AnnotationError("non-finite coordinates", "in the keypoints")
+    kept: list[float] = []
+    outside = 0
+    for x, y, visibility in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True):
+        if visibility not in (0, 1, 2):
+            raise AnnotationError("bad keypoints", f"a visibility of {visibility:g}, not 0, 1 or 2")
+        # COCO counts pixels, others their corners: either's border still belongs to the image.
+        inside = -PIXEL_CENTRE <= x <= size.width and -PIXEL_CENTRE <= y <= size.height
+        outside += visibility > 0 and not inside
+        labelled = visibility > 0 and inside
+        kept += [x + PIXEL_CENTRE, y + PIXEL_CENTRE, visibility] if labelled else [0.0, 0.0, 0.0]
+    return tuple(kept), outside
 
 
 def judge_image(data: bytes, size: ImageSize) -> tuple[str, str] | None:

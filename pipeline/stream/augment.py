@@ -1,6 +1,6 @@
 """One training image: resized to a drawn short side and perhaps flipped, with its objects.
 
-Shapes: h w pixels of the image, N objects, P polygons, V vertices.
+Shapes: h w pixels of the image, N objects, P polygons or keypoints, V vertices.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class TrainingSample:
 
     Args:
         pixels: (h, w, 3) uint8 RGB.
-        targets: boxes, labels and masks.
+        targets: boxes, labels, masks and keypoints.
         original_size: before resizing.
     """
 
@@ -49,6 +49,10 @@ class Augmentation:
     size: ImageSize
     flip: bool
     geometry: BoxGeometry = CONTINUOUS
+
+    def mirrored(self, x: Tensor) -> Tensor:
+        """Where outlines and keypoints at x are after the flip: where the boxes' corners are."""
+        return self.size.width - self.geometry.last_pixel - x
 
 
 def draw_augmentation(
@@ -77,8 +81,16 @@ def draw_augmentation(
     return Augmentation(size, flip, geometry)
 
 
-def augment(sample: TrainingSample, augmentation: Augmentation) -> TrainingSample:
-    """The sample resized and flipped: pixels, boxes and masks alike."""
+def augment(
+    sample: TrainingSample, augmentation: Augmentation, keypoint_flip: Sequence[int] = ()
+) -> TrainingSample:
+    """The sample resized and flipped: pixels, boxes, masks and keypoints alike.
+
+    Args:
+        sample: not changed.
+        augmentation: what to do.
+        keypoint_flip: where each keypoint comes from in a flip (`model.keypoint_names.flip_order`).
+    """
     height, width = sample.pixels.shape[:2]
     size, flip = augmentation.size, augmentation.flip
     scale = torch.tensor([size.width / width, size.height / height], dtype=torch.float32)
@@ -91,7 +103,22 @@ def augment(sample: TrainingSample, augmentation: Augmentation) -> TrainingSampl
     masks = sample.targets.masks
     if masks is not None:
         masks = _augment_masks(masks, augmentation, scale)
-    return replace(sample, pixels=pixels, targets=replace(sample.targets, boxes=boxes, masks=masks))
+    keypoints = sample.targets.keypoints
+    if keypoints is not None:
+        keypoints = _augment_keypoints(keypoints, augmentation, scale, keypoint_flip)
+    targets = replace(sample.targets, boxes=boxes, masks=masks, keypoints=keypoints)
+    return replace(sample, pixels=pixels, targets=targets)
+
+
+def _augment_keypoints(
+    keypoints: Tensor, augmentation: Augmentation, scale: Tensor, order: Sequence[int]
+) -> Tensor:
+    """Points that are not labelled stay 0, 0, 0."""
+    places, visibility = keypoints[..., :2] * scale, keypoints[..., 2:]
+    if augmentation.flip:
+        mirrored = torch.stack([augmentation.mirrored(places[..., 0]), places[..., 1]], -1)
+        places, visibility = mirrored[:, order], visibility[:, order]
+    return torch.cat([places * (visibility > 0), visibility], -1)
 
 
 def _augment_masks(
@@ -118,9 +145,7 @@ def _augment_polygons(
 ) -> PolygonMasks:
     vertices = masks.vertices * scale
     if augmentation.flip:
-        # Outlines keep their place among the coordinates of boxes.
-        mirrored = augmentation.size.width - augmentation.geometry.last_pixel - vertices[:, 0]
-        vertices = torch.stack([mirrored, vertices[:, 1]], 1)
+        vertices = torch.stack([augmentation.mirrored(vertices[:, 0]), vertices[:, 1]], 1)
     return replace(masks, vertices=vertices)
 
 

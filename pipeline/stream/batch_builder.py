@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from model.box_geometry import CONTINUOUS, BoxGeometry
+from model.keypoint_names import flip_order
 from model.preprocess import canvas_size
 from model.structures import ImageSize
 from pipeline.stream.arrived_row import ArrivedRow
@@ -28,6 +29,7 @@ class Recipe:
         flip_probability: of a horizontal flip.
         size_divisor: padded sizes are multiples of this.
         with_masks: whether targets carry masks.
+        keypoint_names: of the keypoints that targets carry; None: they carry none.
         rounding: of the sides of resized images; see ``model.preprocess.resized_size``.
         geometry: of the boxes.
     """
@@ -37,8 +39,14 @@ class Recipe:
     flip_probability: float
     size_divisor: int
     with_masks: bool
+    keypoint_names: tuple[str, ...] | None = None
     rounding: Literal["nearest", "down"] = "nearest"
     geometry: BoxGeometry = CONTINUOUS
+
+    @property
+    def keypoint_count(self) -> int | None:
+        """Keypoints of an object, None where targets carry none."""
+        return None if self.keypoint_names is None else len(self.keypoint_names)
 
 
 @dataclass(frozen=True)
@@ -82,26 +90,30 @@ def build_batch(
     """
     epoch, images = images_of_step(plan, step)
     augmentations = [_augmentation(plan, recipe, epoch, image) for image in images.tolist()]
+    # Only where something flips: names without counterparts may train without flips.
+    flips = any(each.flip for each in augmentations)
+    keypoint_flip = flip_order(recipe.keypoint_names or ()) if flips else ()
     samples, seeds, bad_rows = [], [], []
     for arrived in rows:
         image = int(images[arrived.place])
         augmentation = augmentations[arrived.place]
         try:
-            sample = _sample(arrived, recipe.with_masks)
+            sample = _sample(arrived, recipe)
         except DecodeError as error:
             bad_rows.append(BadRow(*locate_image(plan, image), step, str(error)))
-            sample = blank_sample(ImageSize(*plan.sizes[image].tolist()), recipe.with_masks)
-        samples.append(augment(sample, augmentation))
+            size = ImageSize(*plan.sizes[image].tolist())
+            sample = blank_sample(size, recipe.with_masks, recipe.keypoint_count)
+        samples.append(augment(sample, augmentation, keypoint_flip))
         seeds.append(int(_random(plan, epoch, image, _SAMPLING).integers(2**62)))
     canvas = canvas_size([each.size for each in augmentations], recipe.size_divisor)
     batch = collate(samples, seeds, canvas, recipe.size_divisor, step)
     return BuiltBatch(batch, tuple(bad_rows))
 
 
-def _sample(arrived: ArrivedRow, with_masks: bool) -> TrainingSample:
+def _sample(arrived: ArrivedRow, recipe: Recipe) -> TrainingSample:
     if arrived.row is None:
         raise DecodeError(arrived.problem)
-    return sample_from_row(arrived.row, with_masks)
+    return sample_from_row(arrived.row, recipe.with_masks, recipe.keypoint_count)
 
 
 def _augmentation(plan: ShardPlan, recipe: Recipe, epoch: int, image: int) -> Augmentation:

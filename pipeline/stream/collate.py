@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model.batch_masks import unmoved
 from model.preprocess import pad_batch
@@ -38,8 +39,15 @@ class StreamBatch:
     step: int
 
 
-def sample_from_row(row: ShardRow, with_masks: bool) -> TrainingSample:
+def sample_from_row(
+    row: ShardRow, with_masks: bool, keypoint_count: int | None = None
+) -> TrainingSample:
     """Decode a row; crowd regions are left out.
+
+    Args:
+        row: as it was read.
+        with_masks: whether the targets get masks.
+        keypoint_count: keypoints of an object, as the data set has them; None: no keypoints.
 
     Raises:
         DecodeError: the image is damaged or has another size than the row says; a run-length mask
@@ -53,6 +61,7 @@ def sample_from_row(row: ShardRow, with_masks: bool) -> TrainingSample:
         boxes=torch.from_numpy(row.boxes[kept].astype(np.float32)),
         labels=torch.from_numpy(row.labels[kept]),
         masks=_masks(row, kept) if with_masks else None,
+        keypoints=None if keypoint_count is None else _keypoints(row, kept, keypoint_count),
         image_id=row.image_id,
     )
     # simplejpeg's arrays are writable, Pillow's are not, and torch wants them so.
@@ -60,13 +69,25 @@ def sample_from_row(row: ShardRow, with_masks: bool) -> TrainingSample:
     return TrainingSample(torch.from_numpy(writable), targets, row.size)
 
 
-def blank_sample(size: ImageSize, with_masks: bool) -> TrainingSample:
+def blank_sample(
+    size: ImageSize, with_masks: bool, keypoint_count: int | None = None
+) -> TrainingSample:
     """A grey image without objects: stands in for one that cannot be read."""
     masks = PolygonMasks(torch.zeros(0, 2), *(torch.zeros(1, dtype=torch.int64) for _ in "po"))
     targets = Targets(
-        torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), masks if with_masks else None
+        torch.zeros(0, 4),
+        torch.zeros(0, dtype=torch.int64),
+        masks if with_masks else None,
+        None if keypoint_count is None else torch.zeros(0, keypoint_count, 3),
     )
     return TrainingSample(torch.full((*size, 3), 128, dtype=torch.uint8), targets, size)
+
+
+def _keypoints(row: ShardRow, kept: np.ndarray, count: int) -> Tensor:
+    """(N, P, 3) of the kept objects; a row without objects does not know P."""
+    if row.keypoints is None or not len(kept):
+        return torch.zeros(len(kept), count, 3)
+    return torch.from_numpy(row.keypoints[kept].astype(np.float32))
 
 
 def _masks(row: ShardRow, kept: np.ndarray) -> InstanceMasks:

@@ -10,7 +10,7 @@ so that a batch wastes little padding. The sequence of either orientation is cut
 row groups one after the other, each once. What is left of both orientations makes mixed batches,
 and the last few images (fewer than G) wait for another epoch, where the shuffle leaves out others.
 
-Shapes: N images, Q row groups, T steps of an epoch, G images of a global batch.
+Shapes: N images of the shards, Q row groups, T steps of an epoch, G images of a global batch.
 """
 
 import functools
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # it knows torch, and the processes that only read do without
-    from pipeline.ingest.manifest import Manifest
+    from pipeline.ingest.manifest import Manifest, ShardFile
 
 Integers = NDArray[np.int64]
 
@@ -37,6 +37,7 @@ class ShardPlan:
         group_number: (Q,) number of the row group inside its file.
         group_start: (Q + 1,) number of each group's first image; images count through all files.
         sizes: (N, 2) original height and width.
+        wanted: (N,) bool, the images to train on.
         global_batch: images per step, G.
         seed: of the shuffles.
     """
@@ -46,18 +47,20 @@ class ShardPlan:
     group_number: Integers
     group_start: Integers
     sizes: Integers
+    wanted: NDArray[np.bool_]
     global_batch: int
     seed: int
 
     @property
     def images(self) -> int:
-        """N."""
-        return len(self.sizes)
+        """How many images are trained on; N, or fewer where some are left out."""
+        return int(self.wanted.sum())
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
         """T, the same for every epoch; a data set smaller than a batch has one step."""
-        upright = int((self.sizes[:, 0] > self.sizes[:, 1]).sum())
+        heights, widths = self.sizes[self.wanted].T
+        upright = int((heights > widths).sum())
         whole_u, rest_u = divmod(upright, self.global_batch)
         whole_o, rest_o = divmod(self.images - upright, self.global_batch)
         return max(1, whole_u + whole_o + (rest_u + rest_o) // self.global_batch)
@@ -79,11 +82,19 @@ class Read(NamedTuple):
     slots: tuple[tuple[int, int], ...]
 
 
-def plan_shards(manifest: "Manifest", global_batch: int, seed: int) -> ShardPlan:
+def plan_shards(
+    manifest: "Manifest", global_batch: int, seed: int, min_keypoints: int = 0
+) -> ShardPlan:
     """The plan of a data set.
 
+    Args:
+        manifest: of the shards.
+        global_batch: images per step.
+        seed: of the shuffles.
+        min_keypoints: images with fewer labelled keypoints are left out.
+
     Raises:
-        ValueError: there is no image.
+        ValueError: there is no image, or none with so many keypoints.
     """
     groups = [
         (index, number, rows)
@@ -94,15 +105,26 @@ def plan_shards(manifest: "Manifest", global_batch: int, seed: int) -> ShardPlan
         raise ValueError("the shards hold no image; nothing can be trained on")
     file_of, number_of, rows_of = np.array(groups, dtype=np.int64).T
     sizes = [size for file in manifest.files for size in file.sizes]
+    wanted = np.ones(len(sizes), dtype=bool)
+    if min_keypoints:
+        labelled = [points for file in manifest.files for points in _labelled_points(file)]
+        wanted = np.array(labelled) >= min_keypoints
+    if not wanted.any():
+        raise ValueError(f"no image has {min_keypoints} labelled keypoints; nothing to train on")
     return ShardPlan(
         files=tuple(file.name for file in manifest.files),
         group_file=file_of,
         group_number=number_of,
         group_start=np.concatenate([[0], np.cumsum(rows_of)]),
         sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        wanted=wanted,
         global_batch=global_batch,
         seed=seed,
     )
+
+
+def _labelled_points(file: "ShardFile") -> tuple[int, ...]:
+    return file.labelled_points or (0,) * file.rows
 
 
 def images_of_step(plan: ShardPlan, step: int) -> tuple[int, Integers]:
@@ -129,6 +151,7 @@ def _epoch(plan: ShardPlan, epoch: int) -> tuple[Integers, Integers]:
             for group in rng.permutation(len(plan.group_file))
         ]
     )
+    order = order[plan.wanted[order]]
     size = plan.global_batch
     if plan.images < size:
         return np.resize(order, (1, size)), np.array([2])

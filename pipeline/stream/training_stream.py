@@ -10,13 +10,13 @@ from typing import Self
 import pyarrow as pa
 
 from model.box_geometry import BoxGeometry
-from model.settings import ConfigError
 from pipeline.config import RunConfig
 from pipeline.ingest.manifest import Manifest, read_manifest
 from pipeline.stream.arrived_row import ArrivedRow, arrived_rows
 from pipeline.stream.batch_builder import BadRow, BuiltBatch, Recipe, build_batch
 from pipeline.stream.collate import StreamBatch
-from pipeline.stream.shard_plan import places_of_rank, plan_shards
+from pipeline.stream.data_fit import check_fit, flips_keep_every_name
+from pipeline.stream.shard_plan import ShardPlan, places_of_rank, plan_shards
 from pipeline.stream.shard_reader import Walk, read_here, read_with_ray
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def open_stream(
         total_steps: end of the run.
 
     Raises:
-        ConfigError: the data set's classes or masks do not fit the model.
+        ConfigError: the data set's classes, masks or keypoints do not fit the model.
         StorageError: there is no manifest.
     """
     walk = _walk(config, shards_url, rank, world_size, range(start_step, total_steps))
@@ -73,27 +73,26 @@ def open_local_stream(
 
 def _walk(config: RunConfig, shards_url: str, rank: int, world_size: int, run: range) -> Walk:
     manifest = read_manifest(shards_url)
-    _check_fit(config, manifest, shards_url)
-    plan = plan_shards(manifest, config.train.global_batch, config.seed)
+    check_fit(config, manifest, shards_url)
+    plan = plan_shards(manifest, config.train.global_batch, config.seed, config.data.min_keypoints)
+    if rank == 0:
+        _say_what_is_special(config, plan, manifest)
     return Walk(shards_url, plan, places_of_rank(plan, rank, world_size), run)
 
 
-def _check_fit(config: RunConfig, manifest: Manifest, shards_url: str) -> None:
-    problems = []
-    classes = len(manifest.categories)
-    if config.model.num_classes != classes:
-        problems.append(
-            f"model.num_classes: {shards_url} has {classes} categories; "
-            f"got {config.model.num_classes}"
+def _say_what_is_special(config: RunConfig, plan: ShardPlan, manifest: Manifest) -> None:
+    if plan.images < manifest.rows:
+        logger.info(
+            "%d of %d images have fewer than %d labelled keypoints and are left out",
+            manifest.rows - plan.images,
+            manifest.rows,
+            config.data.min_keypoints,
         )
-    without = manifest.counts.get("without_mask", 0)
-    if config.model.mask is not None and without:
-        problems.append(
-            f"model.mask: {without} objects of {shards_url} have no mask; model.mask=null trains "
-            "boxes only"
+    if flips_keep_every_name(config):
+        logger.warning(
+            "no keypoint is called left_... or right_...: a flipped image keeps every name. If "
+            "some are mirror images of each other, set data.flip_probability=0"
         )
-    if problems:
-        raise ConfigError(problems)
 
 
 class TrainingStream(Iterator[StreamBatch]):
@@ -113,6 +112,7 @@ class TrainingStream(Iterator[StreamBatch]):
             flip_probability=config.data.flip_probability,
             size_divisor=config.model.input.size_divisor,
             with_masks=config.model.mask is not None,
+            keypoint_names=config.model.keypoint.names if config.model.keypoint else None,
             rounding=config.model.conventions.resize_rounding,
             geometry=BoxGeometry(config.model.conventions.legacy_geometry),
         )

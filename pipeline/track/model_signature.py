@@ -24,6 +24,8 @@ SIGNATURE = ModelSignature(
                 ),
                 "masks",
             ),
+            ColSpec(Array(Array(Array(DataType.double))), "keypoints"),
+            ColSpec(Array(DataType.string), "keypoint_names"),
         ]
     ),
     params=ParamSchema([ParamSpec("score_threshold", DataType.double, 0.0)]),

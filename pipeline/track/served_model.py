@@ -38,7 +38,9 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
         Returns:
             Columns ``boxes`` (x1 y1 x2 y2, pixels of the image), ``scores``, ``labels`` (1..K),
             ``category_ids`` and ``category_names`` of the training data, ``masks`` (COCO RLE,
-            empty for a detector without masks); one list per image in each.
+            empty for a detector without masks), ``keypoints`` (x, y in pixels of the image and a
+            score each, empty for a detector without) and their ``keypoint_names``; one list per
+            image in each.
         """
         images = [decode_image(encoded) for encoded in model_input["image"]]
         least_score = float((params or {}).get("score_threshold", 0.0))
@@ -48,6 +50,7 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
     def _row(self, detections: Detections) -> dict[str, Any]:
         labels = detections.labels.tolist()
         categories = [self.detector.categories[label - 1] for label in labels]
+        points, head = detections.keypoints, self.detector.config.keypoint
         return {
             "boxes": detections.boxes.tolist(),
             "scores": detections.scores.tolist(),
@@ -55,6 +58,8 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
             "category_ids": [category.id for category in categories],
             "category_names": [category.name for category in categories],
             "masks": [] if detections.masks is None else detections.rle(),
+            "keypoints": [] if points is None else points.tolist(),
+            "keypoint_names": [] if points is None or head is None else list(head.names),
         }
 
 

@@ -20,6 +20,7 @@ from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig
 from pipeline.ingest.manifest import MANIFEST_NAME, Manifest, read_manifest
 from pipeline.ingest.splits import split_shards_url
+from pipeline.stream.data_fit import check_fit, check_measurable
 from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run, tracking_uri
 from pipeline.train.failures import TrainingError, training_error
 from pipeline.train.run_record import (
@@ -67,13 +68,14 @@ def run_training(
 
     Raises:
         TrainingError: the training failed; the text is the failing worker's own message.
+        ConfigError: the shards' masks or keypoints are not what the model learns from.
         RunMismatchError: the output holds a run that these settings cannot continue.
         FileNotFoundError: there are no training shards.
     """
     config = config.model_copy(update={"train": scale_recipe(config.train)})
     shards = split_shards_url(config, "train")
     manifest = read_manifest(shards)
-    _check_classes(config, manifest)
+    _check_data(config, manifest, shards)
     record_url = storage.join(config.output, RAY_RUN_NAME, "run.json")
     recorded = recorded_run(record_url)
     present = _present_record(config, manifest, recorded)
@@ -106,13 +108,18 @@ def _present_record(config: RunConfig, manifest: Manifest, recorded: RunRecord |
     )
 
 
-def _check_classes(config: RunConfig, manifest: Manifest) -> None:
+def _check_data(config: RunConfig, manifest: Manifest, shards: str) -> None:
+    """Before anything starts: what the workers would refuse, and the last validation could not."""
     there = len(manifest.categories)
     if config.model.num_classes != there:
         raise TrainingError(
             f"model.num_classes is {config.model.num_classes}, but the training shards have "
             f"{there} categories; set model.num_classes={there}"
         )
+    check_fit(config, manifest, shards)
+    val_shards = split_shards_url(config, "val")
+    if storage.exists(storage.join(val_shards, MANIFEST_NAME)):
+        check_measurable(config, read_manifest(val_shards), val_shards)
 
 
 def _fit(

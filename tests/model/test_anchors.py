@@ -25,6 +25,30 @@ def test_torchvision_s_conventions_give_torchvision_s_anchors(canvas):
     assert torch.equal(ours, theirs[0])
 
 
+def test_several_sizes_stand_in_torchvision_s_order():
+    sizes = [[size, size * 1.25, size * 1.6] for size in SIZES]
+    grid = AnchorGrid(sizes, RATIOS, STRIDES, rounded=True, stride_from_canvas=True)
+    canvas = ImageSize(256, 320)
+    theirs = AnchorGenerator(tuple(map(tuple, sizes)), (RATIOS,) * 5)(
+        ImageList(torch.zeros(1, 3, *canvas), [tuple(canvas)]),
+        [torch.zeros(1, 1, *size) for size in cells_of(canvas)],
+    )
+    assert grid.per_cell == 9
+    assert torch.equal(torch.cat(grid(cells_of(canvas), canvas)), theirs[0])
+
+
+def test_one_level_can_have_all_sizes():
+    grid = AnchorGrid([SIZES], RATIOS, [16])
+    (anchors,) = grid([ImageSize(2, 3)], ImageSize(32, 48))
+    sides = (anchors[:, 2:] - anchors[:, :2]).view(6, 3, 5, 2)  # cell, ratio, size
+    torch.testing.assert_close(
+        sides.prod(-1).sqrt(), torch.tensor(SIZES, dtype=torch.float32).expand(6, 3, 5)
+    )
+    torch.testing.assert_close(
+        sides[..., 1] / sides[..., 0], torch.tensor(RATIOS)[:, None].expand(6, 3, 5)
+    )
+
+
 def test_anchors_keep_their_area_and_ratio_and_lie_a_stride_apart():
     grid = AnchorGrid(SIZES, RATIOS, STRIDES)
     for level, anchors in enumerate(grid(cells_of(ImageSize(128, 192)), ImageSize(128, 192))):

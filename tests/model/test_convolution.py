@@ -72,13 +72,22 @@ def test_norms_that_depend_on_their_input_are_not_folded(norm):
     [
         {"groups": 4},
         {"dilation": 2, "padding": 2},
+        {"groups": 2, "dilation": 2, "padding": 2, "stride": 2},
         {"padding": "same"},
         {"padding": 1, "padding_mode": "reflect"},
         {"padding": (1, 0)},
     ],
 )
-def test_unusual_convolutions_are_right_too(settings):
-    assert error(maps(), nn.Conv2d(8, 12, 3, **settings)) < TOLERANCE
+@pytest.mark.parametrize("norm", [None, FrozenBatchNorm, nn.BatchNorm2d])
+@pytest.mark.parametrize("bias", [False, True])
+def test_unusual_convolutions_are_right_too(settings, norm, bias):
+    layer = nn.Conv2d(8, 12, 3, bias=bias, **settings)
+    norm = norm and norm_layer(norm, 12)
+    assert error(maps(), layer, norm) < TOLERANCE
+    wanted = expected(maps(), copy.deepcopy(layer), copy.deepcopy(norm))
+    # with gradients, where the norm goes into the weights at every call
+    found = convolve(maps(), layer, norm)
+    assert (found - wanted).abs().max() / wanted.abs().max() < TOLERANCE
 
 
 def test_an_older_torch_without_fused_convolutions_gives_the_same(monkeypatch):

@@ -5,22 +5,37 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection import (
+    FasterRCNN,
+    MaskRCNN,
+    fasterrcnn_resnet50_fpn_v2,
+    maskrcnn_resnet50_fpn_v2,
+)
 
 from model.preprocess import pad_batch
 from model.structures import BitmapMasks, ImageSize, Targets
-from tests.model.torchvision_twins import build_ours, build_theirs, gradient_norm, two_pictures
+from tests.model.torchvision_twins import (
+    build_ours,
+    build_theirs,
+    gradient_norm,
+    keep_statistics,
+    two_pictures,
+)
 
 CLASSES = 12
+# The second versions have norms in pyramid and heads, two convolutions in the RPN, and four before
+# one fully connected layer in the box head.
+KINDS = {
+    "mask_rcnn": MaskRCNN,
+    "faster_rcnn": FasterRCNN,
+    "mask_rcnn_v2": maskrcnn_resnet50_fpn_v2,
+    "faster_rcnn_v2": fasterrcnn_resnet50_fpn_v2,
+}
 
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Tensor]:
     return two_pictures()
-
-
-def _theirs(with_masks: bool) -> FasterRCNN:
-    return build_theirs(MaskRCNN if with_masks else FasterRCNN, CLASSES)
 
 
 def _targets(pictures: list[Tensor]) -> list[dict[str, Tensor]]:
@@ -47,11 +62,11 @@ def _targets(pictures: list[Tensor]) -> list[dict[str, Tensor]]:
     return targets
 
 
-@pytest.mark.parametrize("with_masks", [True, False], ids=["mask_rcnn", "faster_rcnn"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_same_weights_give_the_same_detections(
-    pictures: list[Tensor], tmp_path: Path, with_masks: bool
+    pictures: list[Tensor], tmp_path: Path, kind: str
 ) -> None:
-    theirs = _theirs(with_masks).eval()
+    theirs = build_theirs(KINDS[kind], CLASSES).eval()
     detector = build_ours(theirs, tmp_path)
     with torch.inference_mode():
         expected = theirs([picture.permute(2, 0, 1) / 255 for picture in pictures])
@@ -64,19 +79,22 @@ def test_the_same_weights_give_the_same_detections(
         assert one.labels.tolist() == reference["labels"].tolist()
         torch.testing.assert_close(one.boxes, reference["boxes"], atol=0.01, rtol=0)
         torch.testing.assert_close(one.scores, reference["scores"], atol=1e-4, rtol=0)
-        if with_masks:
+        if kind.startswith("mask"):
             wanted = (reference["masks"][:, 0] > 0.5).flatten(1)
             got = one.bitmaps().bool().flatten(1)
             shared, either = (wanted & got).sum(1), (wanted | got).sum(1)
             assert ((shared > 0.99 * either) | (either == 0)).all()
 
 
-@pytest.mark.parametrize("with_masks", [True, False], ids=["mask_rcnn", "faster_rcnn"])
+@pytest.mark.parametrize("kind", ["mask_rcnn", "faster_rcnn", "mask_rcnn_v2"])
 def test_the_same_weights_and_samples_give_the_same_losses_and_gradients(
-    pictures: list[Tensor], tmp_path: Path, with_masks: bool
+    pictures: list[Tensor], tmp_path: Path, kind: str
 ) -> None:
-    theirs = _theirs(with_masks).train()
+    theirs = build_theirs(KINDS[kind], CLASSES).train()
     detector = build_ours(theirs, tmp_path).train()
+    # Of the statistics of a batch every last bit would count.
+    keep_statistics(theirs)
+    keep_statistics(detector)
     theirs.roi_heads.fg_bg_sampler.positive_fraction = 0.25
     objects = _targets(pictures)
     losses = theirs(

@@ -5,6 +5,7 @@ Shapes: H W of one picture.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,22 @@ def _synthetic(seed: int, height: int, width: int) -> Tensor:
     return (smooth[0].clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).contiguous()
 
 
-def build_theirs(kind: type[FasterRCNN], classes: int, **options: object) -> FasterRCNN:
-    """torchvision's R50-FPN with random weights, spread so that scores and boxes differ."""
+def build_theirs(kind: Callable[..., FasterRCNN], classes: int, **options: object) -> FasterRCNN:
+    """torchvision's R50-FPN with random weights, spread so that scores and boxes differ.
+
+    Args:
+        kind: a class of detectors, or a function that builds one of its own kind (v2).
+        classes: without the background.
+        options: of the detector.
+    """
     torch.manual_seed(1)
-    backbone = resnet_fpn_backbone(
-        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
-    )
+    if isinstance(kind, type):
+        options["backbone"] = resnet_fpn_backbone(
+            backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+        )
+    else:
+        options |= {"weights": None, "weights_backbone": None}
     model = kind(
-        backbone,
         num_classes=classes + 1,
         min_size=SHORT_SIDE,
         max_size=LONG_SIDE,
@@ -77,6 +86,7 @@ def build_theirs(kind: type[FasterRCNN], classes: int, **options: object) -> Fas
         for name, module in model.named_modules():
             if isinstance(module, FrozenBatchNorm2d):
                 module.eps = 0.0
+            if isinstance(module, (FrozenBatchNorm2d, torch.nn.BatchNorm2d)):
                 channels = len(module.weight)
                 module.running_mean += 0.1 * torch.randn(channels, generator=generator)
                 module.running_var *= 0.5 + torch.rand(channels, generator=generator)
@@ -89,10 +99,11 @@ def build_theirs(kind: type[FasterRCNN], classes: int, **options: object) -> Fas
 def _spread(model: FasterRCNN, generator: torch.Generator) -> None:
     head, predictor = model.rpn.head, model.roi_heads.box_predictor
     for weight, scale in (
-        (head.conv[0][0].weight, 2.0),
+        *((conv[0].weight, 2.0) for conv in head.conv),
         (head.cls_logits.weight, 20.0),
         (head.bbox_pred.weight, 5.0),
-        (predictor.cls_score.weight, 24.0),
+        # Averages of convolutions vary less from one proposal to the next.
+        (predictor.cls_score.weight, 96.0 if len(head.conv) > 1 else 24.0),
     ):
         weight *= scale
     # Hidden units are positive: without their common part, proposals differ in their class.
@@ -107,7 +118,7 @@ def build_ours(theirs: FasterRCNN, folder: Path) -> Detector:
     config = ModelConfig.model_validate(
         {
             "input": {"short_side": SHORT_SIDE, "long_side": LONG_SIDE},
-            "backbone": {"frozen_stages": 2},
+            "backbone": {"frozen_stages": 0 if trains_norms(theirs) else 2},
             "rpn": {
                 "pre_nms_train": 200,
                 "post_nms_train": 60,
@@ -119,6 +130,18 @@ def build_ours(theirs: FasterRCNN, folder: Path) -> Detector:
         }
     )
     return load_detector(folder / "theirs.pth", config)
+
+
+def trains_norms(model: torch.nn.Module) -> bool:
+    """Whether some norms are not frozen."""
+    return any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+def keep_statistics(model: torch.nn.Module) -> None:
+    """Let norms use the statistics that they have, while the rest of the model trains."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
 
 
 def gradient_norm(model: torch.nn.Module, prefix: str) -> Tensor:

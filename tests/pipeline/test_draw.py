@@ -1,6 +1,7 @@
 """Drawn objects are where they are said to be, in the colour of their class."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from pipeline.draw import (
     draw_detections,
     draw_objects,
     encode_png,
+    found_keypoints,
     side_by_side,
 )
 
@@ -34,6 +36,32 @@ def test_a_box_changes_its_outline_and_a_mask_its_inside():
     assert not touched[260:440, 110:390].any()
     assert not touched[:100].any()
     assert (GREY == 128).all()
+
+
+def test_keypoints_are_dots_and_links_join_those_that_are_there():
+    points = np.array([[100.0, 100, 2], [300, 100, 1], [300, 300, 0], [100, 300, 2]])
+    skeleton = ((0, 1), (1, 2), (0, 3))
+    boxed = DrawnObject((20.0, 20.0, 30.0, 30.0), "", 3)
+    bare = draw_objects(GREY, [boxed])
+    drawn = draw_objects(GREY, [replace(boxed, keypoints=points, skeleton=skeleton)])
+    assert (drawn[100, 100] == colour(3)).all() and (drawn[300, 100] == colour(3)).all()
+    assert (drawn[100, 300] == 255).all()  # hidden
+    assert (drawn[100, 110:290] == colour(3)).all() and (drawn[110:290, 100] == colour(3)).all()
+    touched = changed(bare, drawn)
+    assert not touched[110:, 110:].any()
+    assert touched[97:104, 97:104].sum() > 30
+
+
+def test_keypoints_that_a_detector_is_unsure_of_are_not_drawn():
+    points = torch.tensor([[[100.0, 100.0, 8.0], [300.0, 100.0, 1.0]]])
+    box, label, score = torch.tensor([[20.0, 20.0, 30.0, 30.0]]), torch.tensor([2]), torch.ones(1)
+    found = Detections(box, score, label, None, ImageSize(500, 600), keypoints=points)
+    drawn = draw_detections(GREY, found, ["cat", "dog"], skeleton=((0, 1),))
+    without = draw_detections(GREY, replace(found, keypoints=None), ["cat", "dog"])
+    touched = changed(drawn, without)
+    assert touched[97:104, 97:104].any()
+    assert not touched[:, 110:].any()
+    assert found_keypoints(points[0].tolist()).tolist() == [[100, 100, 2], [300, 100, 0]]
 
 
 def test_a_small_picture_is_enlarged_with_its_objects():

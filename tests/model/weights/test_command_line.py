@@ -43,7 +43,7 @@ def test_inspect_prints_every_tensor_s_fate(tmp_path, capsys):
     assert words["conv1.weight"].split()[:2] == ["loaded", "backbone.conv1.weight"]
     assert any(line.startswith("not needed") and "fc.weight" in line for line in lines)
     assert any(
-        line.startswith("left at initialisation") and "rpn.head.conv.weight" in line
+        line.startswith("left at initialisation") and "rpn.head.convs.0.weight" in line
         for line in lines
     )
     assert "renamed: " in lines[-1]

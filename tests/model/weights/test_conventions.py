@@ -58,6 +58,21 @@ def test_an_epsilon_moves_into_the_variance():
     assert "0.001" in notes[0]
 
 
+def test_norms_of_pyramid_and_heads_have_an_epsilon_of_their_own():
+    names = ("fpn.output_norms.0", "roi_heads.box.norms.0", "roi_heads.box.res5.0.bn1")
+    tensors = {f"{name}.running_var": torch.ones(2) for name in names}
+    theirs, ours = Conventions(norm_epsilon=1e-3), Conventions()
+    adapted, _ = adapt_to_conventions(tensors, theirs, ours, whole=True)
+    changed = [name for name in names if not adapted[f"{name}.running_var"].equal(torch.ones(2))]
+    assert changed == ["roi_heads.box.res5.0.bn1"]
+
+
+def test_another_dilation_is_told_where_something_is_dilated():
+    for dilated in (True, False):
+        _, notes = adapt_to_conventions({}, DETECTRON2, Conventions(), True, dilated)
+        assert any("dilate_first_block = True" in note for note in notes) == dilated
+
+
 def test_what_cannot_be_converted_is_told():
     bottleneck = {"backbone.layer1.0.conv3.weight": torch.ones(1)}
     _, of_backbone = adapt_to_conventions(bottleneck, LEGACY, Conventions(), whole=False)

@@ -111,7 +111,7 @@ def test_the_pyramid_and_the_rpn_stand_in_their_places(blobs, write):
         assert detector.fpn.lateral[level].weight.equal(tensor(blobs[f"{inner}_w"]))
         assert detector.fpn.output[level].bias.equal(tensor(blobs[f"fpn_res{stage}_{last}_sum_b"]))
     head = detector.rpn.head
-    assert head.conv.weight.equal(tensor(blobs["conv_rpn_fpn2_w"]))
+    assert head.convs[0].weight.equal(tensor(blobs["conv_rpn_fpn2_w"]))
     assert head.objectness.bias.equal(tensor(blobs["rpn_cls_logits_fpn2_b"]))
     assert head.deltas.weight.equal(tensor(blobs["rpn_bbox_pred_fpn2_w"]))
 
@@ -181,16 +181,34 @@ def test_an_imagenet_backbone_is_loaded_without_its_classifier(blobs, tmp_path):
         load_detector(path)
 
 
+def test_groups_of_channels_make_a_resnext_which_strides_in_its_3x3(blobs, write):
+    for name, array in blobs.items():
+        if name.endswith("branch2b_w"):
+            blobs[name] = np.ascontiguousarray(array[:, : array.shape[1] // 4])
+    detector = load_detector(write({"blobs": blobs}))
+    backbone = detector.config.backbone
+    assert (backbone.groups, backbone.group_width, backbone.depth) == (4, 2, 50)
+    assert detector.backbone.layer2[0].conv2.groups == 4
+    assert not detector.config.conventions.stride_in_1x1
+
+
+def test_a_box_of_all_classes_is_its_second(blobs, write):
+    blobs |= {n: np.ascontiguousarray(blobs[n][:8]) for n in ("bbox_pred_w", "bbox_pred_b")}
+    detector = load_detector(write({"blobs": blobs}))
+    assert detector.config.box.class_agnostic
+    assert detector.roi_heads.box.box_deltas.weight.equal(tensor(blobs["bbox_pred_w"][4:]))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"res2_0_branch2a_gn_s": np.ones(8, np.float32)}, "GroupNorm"),
         ({"kps_score_w": np.ones(8, np.float32)}, "Keypoint"),
         ({"conv_rpn_w": np.ones(8, np.float32)}, "C4"),
-        ({"res2_0_branch2b_w": np.ones((8, 1, 3, 3), np.float32)}, "ResNeXt"),
-        ({"bbox_pred_w": np.ones((8, 24), np.float32)}, "class-agnostic"),
+        ({"res3_0_branch2b_w": np.ones((8, 1, 3, 3), np.float32)}, r"layer2\.0\.conv2\.weight"),
+        ({"bbox_pred_w": np.ones((12, 24), np.float32)}, "class-agnostic"),
         ({"fc7_w": np.ones((24, 23), np.float32)}, r"roi_heads\.box\.fc2\.weight \(24, 24\)"),
-        ({"fc6_w": None}, "box head of two"),
+        ({"fc6_w": None}, "fully connected"),
         ({"fpn_res3_3_sum_w": None}, r"does not fill .*fpn\.output\.1\.weight"),
         ({"res4_5_branch2a_w": np.full(3, "x", object)}, "Python objects|array"),
     ],

@@ -112,6 +112,22 @@ def test_a_label_s_mask_is_its_own(path, arrays):
     torch.testing.assert_close(masks, torch.stack([x[0, 0], x[1, 4]]), rtol=1e-4, atol=1e-4)
 
 
+def test_one_box_and_one_mask_of_all_classes_have_no_background(arrays, tmp_path):
+    layers = ("roi_heads.box_predictor.bbox_pred", "roi_heads.mask_head.predictor")
+    for layer, rows in zip(layers, (4, 1), strict=True):
+        for kind in ("weight", "bias"):
+            arrays[f"{layer}.{kind}"] = arrays[f"{layer}.{kind}"][:rows]
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}))
+    detector = load_detector(path)
+    assert detector.config.box.class_agnostic
+    assert detector.config.mask.class_agnostic
+    for ours, layer in zip(
+        (detector.roi_heads.box.box_deltas, detector.roi_heads.mask.logits), layers, strict=True
+    ):
+        assert ours.weight.equal(torch.from_numpy(arrays[f"{layer}.weight"]))
+
+
 @pytest.mark.parametrize("with_statistics", [True, False])
 def test_a_folded_norm_is_the_affine_map_it_came_from(arrays, tmp_path, with_statistics):
     if not with_statistics:
@@ -187,7 +203,7 @@ def test_its_imagenet_backbone_of_torchvision_fills_the_backbone(arrays, tmp_pat
         ({"roi_heads.res5.0.conv1.weight": np.ones(3)}, "C4"),
         ({"roi_heads.keypoint_head.conv_fcn1.weight": np.ones(3)}, "Keypoint"),
         ({"backbone.fpn_lateral2.norm.weight": np.ones(3)}, "norms"),
-        ({"roi_heads.box_predictor.bbox_pred.weight": np.ones((4, 24))}, "class-agnostic"),
+        ({"roi_heads.box_predictor.bbox_pred.weight": np.ones((8, 24))}, "class-agnostic"),
         ({"pixel_mean": np.ones(2), "pixel_std": np.ones(2)}, "three channels"),
     ],
 )

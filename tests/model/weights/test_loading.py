@@ -241,12 +241,3 @@ def _older(name: str) -> str:
     ):
         name = name.replace(new, old)
     return name
-
-
-def test_torchvision_s_second_version_is_refused_by_name(tmp_path):
-    theirs = torchvision.models.detection.fasterrcnn_resnet50_fpn_v2(
-        weights=None, weights_backbone=None, num_classes=3
-    )
-    torch.save(theirs.state_dict(), tmp_path / "v2.pth")
-    with pytest.raises(WeightsError, match="not their v2"):
-        load_detector(tmp_path / "v2.pth")

@@ -141,7 +141,7 @@ def test_faster_r_cnn_has_no_mask_head(state, save):
         (None, "roi_heads.box.feature_extractor.head.layer4.0.conv1.weight", "C4"),
         (None, "roi_heads.box.feature_extractor.xconvs.0.weight", "of convolutions"),
         ("fpn_layer", None, "feature pyramid"),
-        ("rpn.head.conv.bias", None, r"does not fill .*rpn\.head\.conv\.bias"),
+        ("rpn.head.conv.bias", None, r"does not fill .*rpn\.head\.convs\.0\.bias"),
     ],
 )
 def test_what_we_do_not_build_is_refused_by_name(state, save, drop, add, named):

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from model import Detections, load_detector
+from model import Detections, ModelConfig, load_detector
 from pipeline.evaluate.coco_metrics import coco_metrics
 from pipeline.evaluate.predictions import predict_rows, rows_of_rank, validate
 from pipeline.ingest.coco import coco_ground_truth
@@ -40,7 +40,7 @@ def oracle(rows, categories):
             image_size=row.size,
         )
 
-    return SimpleNamespace(predict=predict, categories=categories)
+    return SimpleNamespace(predict=predict, categories=categories, config=ModelConfig())
 
 
 def test_who_finds_the_annotated_boxes_has_ap_one(shapes_shards):

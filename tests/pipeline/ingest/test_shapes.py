@@ -87,3 +87,42 @@ def test_unit_outlines_have_the_corners_of_their_name():
     assert [len(unit_outline(name)) for name in CLASSES] == [40, 4, 3, 10, 12]
     with pytest.raises(ValueError, match="no shape is called 'ring'"):
         unit_outline("ring")
+
+
+def test_keypoints_are_the_outermost_points_and_known_where_they_are_covered(tmp_path):
+    annotations, _ = draw_shapes_dataset(tmp_path, 20, 96, 5, seed=5, keypoints=True)
+    document = json.loads(annotations.read_text())
+    assert document["categories"][0]["keypoints"] == ["top", "left_side", "right_side", "bottom"]
+    drawn = document["annotations"]
+    seen = {1: 0, 2: 0}
+    for number, annotation in enumerate(drawn):
+        x1, y1, width, height = annotation["bbox"]
+        points = np.array(annotation["keypoints"]).reshape(4, 3)
+        x, y = points[:, 0] + 0.5, points[:, 1] + 0.5  # COCO counts pixels
+        sides = [y[0], x[1], x[2], y[3]]
+        assert sides == pytest.approx([y1, x1, x1 + width, y1 + height], abs=0.02)
+        # A corner of the outline each, so inside the box in the other coordinate.
+        assert ((x > x1 - 0.02) & (x < x1 + width + 0.02)).all()
+        above = [a for a in drawn[number + 1 :] if a["image_id"] == annotation["image_id"]]
+        masks = [coco_masks.frPyObjects(a["segmentation"], 96, 96)[0] for a in above]
+        over = coco_masks.decode(coco_masks.merge(masks)) if masks else np.zeros((96, 96))
+        for px, py, visibility in points.tolist():
+            seen[visibility] += 1
+            column, row = (min(95, int(v + 0.5)) for v in (px, py))
+            near = over[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+            if near.all() or not near.any():  # rasters may differ by the pixels of a border
+                assert visibility == (1 if near.all() else 2)
+    assert seen[1] > 10 and seen[2] > 100
+
+
+def test_keypoints_change_nothing_else_of_the_pictures(tmp_path):
+    bare, _ = draw_shapes_dataset(tmp_path / "a", 3, 48, 3, seed=2)
+    pointed, _ = draw_shapes_dataset(tmp_path / "b", 3, 48, 3, seed=2, keypoints=True)
+    with_points = json.loads(pointed.read_text())["annotations"]
+    for annotation in with_points:
+        del annotation["keypoints"], annotation["num_keypoints"]
+    assert with_points == json.loads(bare.read_text())["annotations"]
+    for name in ("000001.jpg", "000003.jpg"):
+        assert (tmp_path / "a/images" / name).read_bytes() == (
+            tmp_path / "b/images" / name
+        ).read_bytes()

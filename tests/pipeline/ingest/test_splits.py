@@ -61,3 +61,11 @@ def test_a_coco_source_is_read_from_where_it_is(tmp_path):
     assert len(manifest.files) == 3
     listed = json.loads((drawn / "annotations.json").read_text())["images"]
     assert manifest.rows == len(listed)
+
+
+def test_drawn_shapes_have_keypoints_where_asked(tmp_path):
+    pointed = SHAPES.shapes.model_copy(update={"keypoints": True})
+    data = SHAPES.model_copy(update={"shapes": pointed})
+    manifest = prepare_split(RunConfig(output=str(tmp_path), data=data), "val")
+    assert manifest.keypoints.names == ("top", "left_side", "right_side", "bottom")
+    assert manifest.counts["with_keypoints"] == manifest.counts["objects"] > 0

@@ -95,6 +95,15 @@ def test_a_metric_that_was_not_measured_is_named(run_config, run, checkpoint):
         register_model(run_config, checkpoint(1), {"bbox/AP": 0.3}, run.run_id, DATA)
 
 
+def test_any_measured_number_may_decide(run_config, run, checkpoint):
+    track = run_config.track.model_copy(update={"champion_metric": "keypoints/AP"})
+    config = run_config.model_copy(update={"track": track})
+    for number, value, is_better in ((1, 0.3, True), (2, 0.2, False), (3, 0.4, True)):
+        measured = {"keypoints/AP": value, "bbox/AP": 1 - value}
+        version = register_model(config, checkpoint(number), measured, run.run_id, DATA)
+        assert version.promoted == is_better
+
+
 def test_a_version_answers_where_it_came_from(run_config, run, checkpoint, tmp_path):
     began = tmp_path / "began.safetensors"
     save_file({"a": np.ones(3, np.float32)}, began)
@@ -190,6 +199,7 @@ def test_a_fresh_process_serves_the_champion_without_unpickling(
     assert rows["category_ids"][0] == [10 * label for label in here.labels.tolist()]
     np.testing.assert_allclose(rows["boxes"][0], here.boxes, atol=1e-3)  # another process's threads
     assert [mask["size"] for mask in rows["masks"][0]] == [[64, 64]] * len(here)
+    assert rows["keypoints"] == rows["keypoint_names"] == [[], []]
 
 
 def _pixels(path):

@@ -1,0 +1,114 @@
+import pytest
+import torch
+import torchvision
+
+from ops_cuda import deform_conv2d
+
+GEOMETRIES = {
+    "plain": {},
+    "padded": {"padding": (1, 1)},
+    "strided": {"stride": (2, 2), "padding": (1, 1)},
+    "dilated": {"dilation": (2, 2), "padding": (2, 2)},
+    "uneven": {"stride": (2, 1), "padding": (0, 2), "dilation": (1, 2)},
+}
+
+
+def arguments(geometry, groups=1, deformable_groups=1, modulated=True, kernel=(3, 3), spread=2.0):
+    """Two maps of 9 x 11, offsets that reach beyond their borders; float64."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x, weight, bias = random(2, 8, 9, 11), random(6, 8 // groups, *kernel), random(6)
+    height, width = torch.nn.functional.conv2d(
+        x, weight, groups=groups, **GEOMETRIES[geometry]
+    ).shape[2:]
+    taps = kernel[0] * kernel[1] * deformable_groups
+    offsets = spread * random(2, 2 * taps, height, width)
+    modulation = random(2, taps, height, width).sigmoid() if modulated else None
+    return x, offsets, weight, bias, modulation
+
+
+def theirs(x, offsets, weight, bias, modulation, **geometry):
+    return torchvision.ops.deform_conv2d(x, offsets, weight, bias, mask=modulation, **geometry)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("modulated", [False, True], ids=["v1", "v2"])
+@pytest.mark.parametrize(("groups", "deformable_groups"), [(1, 1), (2, 1), (1, 2), (2, 4)])
+def test_values_and_gradients_are_torchvision_s(geometry, modulated, groups, deformable_groups):
+    tensors = [
+        t if t is None else t.requires_grad_()
+        for t in arguments(geometry, groups, deformable_groups, modulated)
+    ]
+    ours = deform_conv2d(*tensors, **GEOMETRIES[geometry])
+    expected = theirs(*tensors, **GEOMETRIES[geometry])
+    torch.testing.assert_close(ours, expected)
+    direction = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).double()
+    leaves = [t for t in tensors if t is not None]
+    for got, wanted in zip(
+        torch.autograd.grad((ours * direction).sum(), leaves),
+        torch.autograd.grad((expected * direction).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_kernels_need_not_be_square():
+    tensors = arguments("plain", kernel=(1, 3))
+    torch.testing.assert_close(deform_conv2d(*tensors), theirs(*tensors))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_without_offsets_it_is_a_convolution(geometry):
+    x, offsets, weight, bias, modulation = arguments(geometry, groups=2)
+    x, weight, bias = x.float(), weight.float(), bias.float()
+    ours = deform_conv2d(
+        x, offsets.zero_(), weight, bias, modulation.fill_(1).float(), **GEOMETRIES[geometry]
+    )
+    expected = torch.nn.functional.conv2d(x, weight, bias, groups=2, **GEOMETRIES[geometry])
+    # Single precision: places come back from the range -1 to 1 within 1e-6 of a pixel.
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_do_not_keep_what_the_taps_read():
+    x, offsets, weight, bias, modulation = (t.requires_grad_() for t in arguments("padded"))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.untyped_storage()) or t, lambda t: t
+    ):
+        y = deform_conv2d(x, offsets, weight, bias, modulation, padding=(1, 1))
+    own = {t.untyped_storage().data_ptr() for t in (x, offsets, weight, bias, modulation)}
+    others = {s.data_ptr(): s.nbytes() for s in kept if s.data_ptr() not in own}
+    assert sum(others.values()) < x.nbytes
+    y.sum().backward()
+    assert weight.grad is not None
+
+
+def test_the_layout_of_the_input_is_kept_and_half_offsets_do_not_round_places():
+    x, offsets, weight, bias, modulation = (t.float() for t in arguments("padded"))
+    x = x.contiguous(memory_format=torch.channels_last)
+    exact = deform_conv2d(x, offsets, weight, bias, modulation, padding=(1, 1))
+    assert exact.is_contiguous(memory_format=torch.channels_last)
+    rounded = offsets.bfloat16()
+    again = deform_conv2d(x, rounded.float(), weight, bias, modulation, padding=(1, 1))
+    got = deform_conv2d(x, rounded, weight, bias, modulation, padding=(1, 1))
+    assert got.equal(again)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({0: torch.zeros(8, 9, 11)}, "x must have 4 dimensions"),
+        ({2: torch.zeros(6, 3, 3, 3)}, "does not fit the 8 channels"),
+        ({1: torch.zeros(2, 17, 9, 11)}, r"offsets must be \(2, 2 \* N \* 9"),
+        ({1: torch.zeros(2, 18, 8, 11), 4: None}, r"output's size \(9, 11\)"),
+        ({3: torch.zeros(5)}, r"bias must be \(6,\)"),
+        ({4: torch.zeros(2, 18, 9, 11)}, r"modulation must be \(2, 9, 9, 11\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, words):
+    tensors = [change.get(i, t) for i, t in enumerate(arguments("padded"))]
+    with pytest.raises(ValueError, match=words):
+        deform_conv2d(*tensors, padding=(1, 1))
