@@ -17,16 +17,17 @@ def _size_rounded_down(height, width, short, long):
     return int(short * height / width), short
 
 
-def _anchors_of_windows(size, ratios, stride):
+def _anchors_of_windows(sizes, ratios, stride):
     """Around the centre of a window of whole pixels, 0 to stride - 1."""
     centre, boxes = (stride - 1) / 2, []
     for ratio in ratios:
         width = round(math.sqrt(stride * stride / ratio))
         height = round(width * ratio)
-        half_width = (width * size / stride - 1) / 2
-        half_height = (height * size / stride - 1) / 2
-        boxes.append([centre - half_width, centre - half_height])
-        boxes[-1] += [centre + half_width, centre + half_height]
+        for size in sizes:
+            half_width = (width * size / stride - 1) / 2
+            half_height = (height * size / stride - 1) / 2
+            boxes.append([centre - half_width, centre - half_height])
+            boxes[-1] += [centre + half_width, centre + half_height]
     return boxes
 
 
@@ -42,8 +43,9 @@ def _paste_whole_pixels(mask, box, height, width):
     large = F.interpolate(bordered, extent, mode="bilinear", align_corners=False)[0, 0] > 0.5
     canvas = torch.zeros(height, width, dtype=torch.bool)
     for row in range(max(y1, 0), min(y2 + 1, height)):
-        for column in range(max(x1, 0), min(x2 + 1, width)):
-            canvas[row, column] = large[row - y1, column - x1]
+        left, right = max(x1, 0), min(x2 + 1, width)
+        if left < right:
+            canvas[row, left:right] = large[row - y1, left - x1 : right - x1]
     return canvas
 
 
@@ -65,8 +67,8 @@ def _size_rounded(height, width, short, long):
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
-def _anchors_around_zero(size, ratios, stride):
-    sides = [(size / math.sqrt(ratio), size * math.sqrt(ratio)) for ratio in ratios]
+def _anchors_around_zero(sizes, ratios, stride):
+    sides = [(s / math.sqrt(ratio), s * math.sqrt(ratio)) for ratio in ratios for s in sizes]
     return [[-w / 2, -h / 2, w / 2, h / 2] for w, h in sides]
 
 

@@ -21,7 +21,7 @@ class Form:
 
     Args:
         resized: (height, width, short side, long side) to the size of the network's image.
-        anchors: (size, ratios, stride) to the boxes of cell (0, 0).
+        anchors: (sizes, ratios, stride) to the boxes of cell (0, 0), by ratio, then by size.
         sides: width and height of a box.
         from_centre: (centre x, centre y, width, height) to a box.
         last: largest coordinate of a side of so many pixels.
@@ -72,12 +72,24 @@ def suppress(form, boxes, scores, threshold):
     return kept
 
 
-def tile(form, settings, maps):
+def levels_of(detector):
+    """Stride and anchor sizes of each map."""
+    config = detector.config
+    if config.retinanet is not None:
+        steps = [2 ** (step / config.retinanet.anchor_scales) for step in range(3)]
+        sizes = [[size * step for step in steps] for size in config.retinanet.anchor_sizes]
+        return [(8 * 2**level, each) for level, each in enumerate(sizes)]
+    if config.backbone.features == "c4":
+        return [(16, config.rpn.anchor_sizes)]
+    return [(4 * 2**level, [size]) for level, size in enumerate(config.rpn.anchor_sizes)]
+
+
+def tile(form, detector, maps):
     """The anchors of each level, row by row."""
     levels = []
-    for level, feature in enumerate(maps):
-        stride = 4 * 2**level
-        base = form.anchors(settings.anchor_sizes[level], settings.anchor_ratios, stride)
+    settings = detector.config.retinanet or detector.config.rpn
+    for (stride, sizes), feature in zip(levels_of(detector), maps, strict=True):
+        base = form.anchors(sizes, settings.anchor_ratios, stride)
         levels.append(
             [
                 [x1 + stride * column, y1 + stride * row, x2 + stride * column, y2 + stride * row]
@@ -92,7 +104,7 @@ def tile(form, settings, maps):
 def best_of_levels(form, detector, maps, image, size, pre_nms, post_nms):
     """Score and box of the anchors of an image that no better one of their level overlaps."""
     settings, found = detector.config.rpn, []
-    for anchors, feature in zip(tile(form, settings, maps), maps, strict=True):
+    for anchors, feature in zip(tile(form, detector, maps), maps, strict=True):
         logits, deltas = (each[image].detach().numpy() for each in detector.rpn.head(feature))
         best = np.argsort(-logits, kind="stable")[:pre_nms]
         boxes = [clip(form, decode(form, anchors[i], deltas[i]), size) for i in best]
@@ -117,10 +129,12 @@ def pool(form, maps, boxes, side, image=0):
     pooled = []
     for box in boxes:
         level = math.floor(4 + math.log2(math.sqrt(math.prod(form.sides(box))) / 224 + 1e-8))
-        level = min(max(level, 2), 5)
+        level = 4 if len(maps) == 1 else min(max(level, 2), 5)
         roi = torch.tensor([[float(image), *box]])
         pooled.append(
-            torchvision.ops.roi_align(maps[level - 2], roi, side, 1 / 2**level, **form.align)
+            torchvision.ops.roi_align(
+                maps[0 if len(maps) == 1 else level - 2], roi, side, 1 / 2**level, **form.align
+            )
         )
     return torch.cat(pooled)
 
@@ -137,6 +151,44 @@ def classify(form, detector, maps, proposals, size):
         kept = suppress(form, boxes, scores[sure, label], settings.nms_iou)
         found += [(float(scores[sure[i], label]), label, boxes[i]) for i in kept]
     return sorted(found, key=lambda each: -each[0])[: settings.detections_per_image]
+
+
+def judge_anchors(form, detector, maps, size):
+    """Score, label and box of every object of a detector without proposals, best first."""
+    settings, candidates = detector.config.retinanet, []
+    for anchors, feature in zip(tile(form, detector, maps), maps, strict=True):
+        logits, deltas = (each[0].numpy() for each in detector.retinanet(feature))
+        scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        pairs = np.argsort(-scores, axis=None, kind="stable")[: settings.pre_nms]
+        for anchor, label in zip(*np.unravel_index(pairs, scores.shape), strict=True):
+            if scores[anchor, label] > settings.score_threshold:
+                box = clip(form, decode(form, anchors[anchor], deltas[anchor]), size)
+                candidates.append((scores[anchor, label], int(label) + 1, box))
+    found = []
+    for label in {label for _, label, _ in candidates}:
+        own = [each for each in candidates if each[1] == label]
+        scores, _, boxes = zip(*own, strict=True)
+        found += [own[i] for i in suppress(form, boxes, scores, settings.nms_iou)]
+    return sorted(found, key=lambda each: -each[0])[: settings.detections_per_image]
+
+
+def draw_masks(form, detector, maps, boxes, labels):
+    """The masks inside boxes."""
+    heads, config = detector.roi_heads, detector.config
+    if config.backbone.features == "c4":
+        shown = heads.box.describe(pool(form, maps, boxes, config.box.pool_side))
+    else:
+        shown = pool(form, maps, boxes, config.mask.pool_side)
+    return heads.mask(shown, torch.tensor(labels)).sigmoid()
+
+
+def look_at(form, detector, picture):
+    """The feature maps of a picture, and the size that it was resized to."""
+    original, rule = ImageSize(*picture.shape[:2]), detector.config.input
+    size = ImageSize(*form.resized(*original, rule.short_side, rule.long_side))
+    canvas = ImageSize(*(-(-side // 32) * 32 for side in size))
+    pixels = detector.normalise([torch.from_numpy(picture)], [size], canvas)
+    return detector.features(ImageBatch(pixels, (size,), (original,))), size
 
 
 def place_keypoints(form, detector, maps, boxes):
@@ -159,22 +211,25 @@ def find_objects(form, detector, picture):
     """What is in a picture (h, w, 3) uint8.
 
     Returns:
-        Scores, labels, boxes as x y w h, bitmaps (N, h, w) and keypoints (N, P, 2), in the
-        picture's own pixels.
+        Scores, labels, boxes as x y w h, bitmaps (N, h, w) and keypoints (N, P, 2) or
+        None, in the picture's own pixels.
     """
-    original, rule = ImageSize(*picture.shape[:2]), detector.config.input
-    size = ImageSize(*form.resized(*original, rule.short_side, rule.long_side))
-    canvas = ImageSize(*(-(-side // 32) * 32 for side in size))
-    pixels = detector.normalise([torch.from_numpy(picture)], [size], canvas)
-    maps = detector.features(ImageBatch(pixels, (size,), (original,)))
-    found = classify(form, detector, maps, propose(form, detector, maps, size), size)
-    scores, labels, boxes = zip(*found, strict=True)
-    pooled = pool(form, maps, boxes, detector.config.mask.pool_side)
-    masks = detector.roi_heads.mask(pooled, torch.tensor(labels)).sigmoid()
-    points = place_keypoints(form, detector, maps, boxes)
+    maps, size = look_at(form, detector, picture)
+    original = ImageSize(*picture.shape[:2])
     scale = (original.width / size.width, original.height / size.height) * 2
+    if detector.config.retinanet is not None:
+        found = judge_anchors(form, detector, maps, size)
+    else:
+        found = classify(form, detector, maps, propose(form, detector, maps, size), size)
+    scores, labels, boxes = zip(*found, strict=True)
+    masks = points = None
+    if detector.config.mask is not None:
+        masks = draw_masks(form, detector, maps, boxes, labels)
+    if detector.config.keypoint is not None:
+        points = place_keypoints(form, detector, maps, boxes) * torch.tensor(scale[:2])
     boxes = [[c * s for c, s in zip(box, scale, strict=True)] for box in boxes]
-    bitmaps = [form.paste(m, box, *original) for m, box in zip(masks, boxes, strict=True)]
+    if masks is not None:
+        pasted = [form.paste(m, box, *original) for m, box in zip(masks, boxes, strict=True)]
+        masks = torch.stack(pasted)
     extents = [[*box[:2], *form.sides(box)] for box in boxes]
-    points *= torch.tensor(scale[:2])
-    return torch.tensor(scores), list(labels), torch.tensor(extents), torch.stack(bitmaps), points
+    return torch.tensor(scores), list(labels), torch.tensor(extents), masks, points

@@ -46,7 +46,7 @@ def rpn_losses(detector, maps, objects, sizes):
     settings = detector.config.rpn
     judged = [detector.rpn.head(feature) for feature in maps]
     logits, deltas = (torch.cat(each, dim=1) for each in zip(*judged, strict=True))
-    anchors = [box for level in tile(FORM, settings, maps) for box in level]
+    anchors = [box for level in tile(FORM, detector, maps) for box in level]
     objectness, box, count = 0.0, 0.0, 0
     for image, (boxes, size) in enumerate(zip(objects, sizes, strict=True)):
         for index, truth in enumerate(match_anchors(anchors, boxes, settings, size)):

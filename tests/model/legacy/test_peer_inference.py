@@ -14,6 +14,7 @@ from tests.model.legacy import forms
 from tests.model.legacy.plain_inference import find_objects
 
 CLASSES = 6
+SMALL = {"depth": 18, "norm": "group_norm", "frozen_stages": 0, "width": 16}
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,54 @@ def detector_with(tiny_config):
     return build
 
 
+@pytest.fixture
+def c4_of(tiny_config):
+    """A detector whose one map is C4, with masks from res5."""
+
+    def build(conventions):
+        torch.manual_seed(4)
+        config = tiny_config(
+            num_classes=CLASSES,
+            conventions=conventions,
+            input={"short_side": 160, "long_side": 250},
+            backbone=SMALL | {"features": "c4"},
+            rpn={"anchor_sizes": (16, 32, 64, 128), "pre_nms_test": 150, "post_nms_test": 40},
+            box={"pool_side": 14, "detections_per_image": 40},
+        )
+        detector = build_detector(config).eval()
+        with torch.no_grad():
+            detector.rpn.head.objectness.weight *= 20
+            detector.rpn.head.deltas.weight *= 4
+            detector.roi_heads.box.class_logits.weight *= 20
+            detector.roi_heads.box.box_deltas.weight *= 100
+            detector.roi_heads.mask.logits.bias.fill_(5.0)
+        return detector
+
+    return build
+
+
+@pytest.fixture
+def retinanet_of(tiny_config):
+    def build(conventions):
+        torch.manual_seed(4)
+        config = tiny_config(
+            num_classes=CLASSES,
+            conventions=conventions,
+            input={"short_side": 160, "long_side": 250},
+            backbone=SMALL,
+            box=None,
+            mask=None,
+            retinanet={"layers": 1, "pre_nms": 60, "prior": 0.1, "detections_per_image": 40},
+        )
+        detector = build_detector(config).eval()
+        with torch.no_grad():
+            detector.retinanet.class_logits.weight *= 20
+            detector.retinanet.box_deltas.weight *= 10
+        return detector
+
+    return build
+
+
 def largest_difference(found, boxes):
     extents = torch.cat((found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]), dim=1)
     return (extents - boxes).abs().max()
@@ -96,6 +145,22 @@ def test_detections_are_those_of_the_library_that_the_conventions_are_of(
         assert ((ours ^ theirs).sum(1) <= (0.01 * theirs.sum(1)).clamp(min=1)).all()
         assert (theirs.sum(1) > 100).sum() >= 10
     assert len(seen) >= 20 and len(set(seen)) >= 3
+
+
+@pytest.mark.parametrize("kind", ["c4_of", "retinanet_of"])
+def test_so_are_those_of_its_relatives(kind, pictures, request):
+    detector = request.getfixturevalue(kind)(MASKRCNN_BENCHMARK)
+    for picture, found in zip(pictures, detector.predict(pictures, batch_size=1), strict=True):
+        scores, labels, boxes, bitmaps, _ = find_objects(
+            forms.MASKRCNN_BENCHMARK, detector, picture
+        )
+        assert len(labels) >= 10
+        assert found.labels.tolist() == labels
+        torch.testing.assert_close(found.scores, scores.float(), atol=1e-3, rtol=0)
+        assert largest_difference(found, boxes) < 0.05
+        if bitmaps is not None:
+            strays = (found.bitmaps().bool() ^ bitmaps).flatten(1).sum(1)
+            assert (strays <= (0.01 * bitmaps.flatten(1).sum(1)).clamp(min=1)).all()
 
 
 def test_without_the_geometry_the_detections_are_others(detector_with, pictures):
