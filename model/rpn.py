@@ -148,8 +148,7 @@ class RegionProposalNetwork(nn.Module):
         deltas = [level[1] for level in judged]
         cells = [ImageSize(*feature.shape[-2:]) for feature in features]
         anchors = self.anchors(cells, ImageSize(*images.pixels.shape[-2:]))
-        limits = image_limits(images.sizes, images.pixels.device)
-        proposals = self._propose(logits, deltas, anchors, limits, targets is not None)
+        proposals = self.propose(logits, deltas, anchors, images.sizes, targets is not None)
         if targets is None:
             return proposals, {}
 
@@ -167,26 +166,34 @@ class RegionProposalNetwork(nn.Module):
             self.settings,
             self.coder,
             self.smooth_l1_beta,
-            self.geometry.inside(tiled, limits),
+            self.geometry.inside(tiled, image_limits(images.sizes, tiled.device)),
         )
         return proposals, losses
 
     @torch.no_grad()
-    def _propose(
+    def propose(
         self,
         logits: Sequence[Tensor],
         deltas: Sequence[Tensor],
         anchors: Sequence[Tensor],
-        limits: Tensor,
+        sizes: Sequence[ImageSize],
         training: bool,
     ) -> Proposals:
-        """The best boxes of each level of each image that no better one of it overlaps."""
+        """The best boxes of each level of each image that no better one of it overlaps.
+
+        Args:
+            logits: per level (B, A_l) float32, as the head gives them.
+            deltas: per level (B, A_l, 4) float32.
+            anchors: per level (A_l, 4) float32, pixels.
+            sizes: of each image's content inside the batch.
+            training: whether as many are wanted as for training.
+        """
         settings = self.settings
         boxes, scores, counts = select_proposals(
             logits,
             deltas,
             anchors,
-            limits,
+            image_limits(sizes, logits[0].device),
             pre_nms=settings.pre_nms_train if training else settings.pre_nms_test,
             post_nms=settings.post_nms_train if training else settings.post_nms_test,
             iou_threshold=settings.nms_iou,
