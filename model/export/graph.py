@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.detector import Detector
-from model.postprocess import select_boxes
 from model.structures import ImageSize, Proposals
 
 
@@ -34,7 +33,7 @@ class InferenceGraph(nn.Module):
     @property
     def outputs(self) -> tuple[str, ...]:
         """What :meth:`forward` gives, in order."""
-        masks = () if self.detector.mask_head is None else ("masks",)
+        masks = () if self.detector.roi_heads.mask is None else ("masks",)
         return ("boxes", "scores", "labels", *masks)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -52,15 +51,11 @@ class InferenceGraph(nn.Module):
         image = self._network_input(pixels, size)
         features = detector.fpn(detector.backbone(image))
         proposals = self._propose(features, size, ImageSize(*image.shape[2:]))
-        rois, present = proposals.rois(), proposals.present().flatten()
-        logits, deltas = detector.box_head(detector.box_pooler(features, rois))
-        found = select_boxes(
-            logits, deltas, rois, present, detector.box_coder, [size], detector.config.box
-        )
+        found = detector.roi_heads.detect(features, proposals, [size])
         results = {"boxes": found.rois[:, 1:], "scores": found.scores, "labels": found.labels}
-        if detector.mask_head is not None:
-            pooled = detector.mask_pooler(features, found.rois)
-            results["masks"] = detector.mask_head(pooled, found.labels).sigmoid()
+        masks = detector.roi_heads.masks_of(features, found)
+        if masks is not None:
+            results["masks"] = masks
         return results
 
     def _network_input(self, pixels: Tensor, size: ImageSize) -> Tensor:

@@ -38,6 +38,7 @@ DETECTRON2 = Conventions(
     rpn_smooth_l1_beta=0.0,
     box_smooth_l1_beta=0.0,
     mask_targets="polygon",
+    mask_paste="grid",
     keypoint_coordinates="continuous",
 )
 _AUTHOR_OF_RGB_BACKBONES = "torchvision"

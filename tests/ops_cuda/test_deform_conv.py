@@ -56,8 +56,9 @@ def test_values_and_gradients_are_torchvision_s(geometry, modulated, groups, def
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_the_twin_agrees(geometry):
+def test_the_twin_agrees_also_where_an_offset_is_no_number(geometry):
     tensors = arguments(geometry, groups=2, deformable_groups=2)
+    tensors[1][0, 5, 0, 0], tensors[1][1, 4, 2, 1] = float("nan"), 1e30
     options = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)} | GEOMETRIES[geometry]
     expected = reference.deform_conv2d(*tensors, *options.values())
     # the twin's places come back from the range -1 to 1

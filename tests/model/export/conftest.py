@@ -9,7 +9,8 @@ from model.backbones.norm import FrozenBatchNorm
 SETTINGS = {
     "num_classes": 5,
     "input": {"short_side": 96, "long_side": 160},
-    "backbone": {"depth": 18, "width": 16, "fpn_channels": 32},
+    "backbone": {"depth": 18, "width": 16},
+    "fpn": {"channels": 32},
     "rpn": {"anchor_sizes": (8, 16, 32, 48, 64), "pre_nms_test": 100, "post_nms_test": 60},
     "box": {"hidden": 64, "detections_per_image": 40},
     "mask": {"channels": 16, "layers": 2},
@@ -30,7 +31,7 @@ def _build_spread(**changes):
                 norm.weight *= 0.6
         detector.rpn.head.objectness.weight *= 20
         detector.rpn.head.deltas.weight *= 5
-        logits = detector.box_head.class_logits
+        logits = detector.roi_heads.box.class_logits
         logits.weight *= 60
         # hidden units are positive: without their common part, proposals differ in their class
         logits.weight -= logits.weight.mean(dim=1, keepdim=True)
