@@ -67,7 +67,8 @@ def targets_of(boxes, labels):
         torch.tensor(boxes) + torch.tensor([0, 0, 1, 1]),
         torch.tensor(labels),
         PolygonMasks(outlines.flatten(0, 1), 4 * starts, starts),
-        torch.tensor([[[*point, 2.0] for point in points(box)] for box in boxes]),
+        # Theirs are numbers of pixels, ours the middle of the pixel.
+        torch.tensor([[[x + 0.5, y + 0.5, 2.0] for x, y in points(box)] for box in boxes]),
     )
 
 
