@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.config import Conventions, ModelConfig
 from model.structures import Category
+from model.weights.report import WeightsError
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ def rename_tensors(
         tensors: under their names.
         renames: patterns and replacements; the first whose pattern matches the whole name counts.
         unneeded: patterns of names that are left out, with the reason.
+
+    Raises:
+        WeightsError: two tensors would bear one name.
     """
     result = RenamedTensors({}, {}, {})
     for name, tensor in tensors.items():
@@ -85,6 +89,9 @@ def rename_tensors(
             (m.expand(to) if isinstance(to, str) else to(m) for m, to in _matches(name, renames)),
             name,
         )
+        if ours in result.tensors:
+            other = result.original_names.get(ours, ours)
+            raise WeightsError(f"{other} and {name} would both become {ours}")
         result.tensors[ours] = tensor
         if ours != name:
             result.original_names[ours] = name
