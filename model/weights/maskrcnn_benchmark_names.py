@@ -1,6 +1,7 @@
 """The names of maskrcnn-benchmark's layers.
 
-Where a layer and its norm are one module, they are its ".0" and ".1".
+Where a layer and its norm are one module, they are its ".0" and ".1"; in lists of layers ReLUs are
+counted along.
 """
 
 import re
@@ -13,66 +14,54 @@ from model.weights.conversion import Replacement
 UNNEEDED = ((r"rpn\.anchor_generator\..*", "anchors follow from the config"),)
 
 _TAIL = r"\.(weight|bias)"
+_NORM_TAIL = r"(?:\.([01]))?" + _TAIL
+_BOXES, _MASKS, _KEYPOINTS = (rf"roi_heads\.{head}\." for head in ("box", "mask", "keypoint"))
 _XCONVS = "roi_heads.box.feature_extractor.xconvs"
+_DEFORMABLE = {"conv2.conv.": "conv2.", "conv2.offset.": "conv2_offset.", None: ""}
 
 
 def renames_of(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, Replacement], ...]:
     """Patterns and replacements for a model of these tensors, under their own names."""
     if any(name.startswith("rpn.head.cls_tower.") for name in tensors):
-        return (*_body(), *_pyramid(finest=2), *_RETINANET)
-    # ReLUs are counted along, and norms where there are such.
-    step = 3 if f"{_XCONVS}.1.weight" in tensors else 2
-    return (*_body(), *_pyramid(finest=1), *_RPN, *_BOX, _box_convolutions(step), *_BRANCHES)
+        return (*_BODY, *_pyramid(finest=2), *_RETINANET)
+    has_norms = f"{_XCONVS}.1.weight" in tensors
+    return (*_BODY, *_pyramid(finest=1), *_RPN, *_BOX, _box_convolutions(has_norms), *_BRANCHES)
 
 
-def _body() -> tuple[tuple[str, Replacement], ...]:
-    deformable = ((r"\.conv2\.conv\.", ".conv2."), (r"\.conv2\.offset\.", ".conv2_offset."))
-
-    def block(match: re.Match[str]) -> str:
-        stage, layer = match.groups()
-        for theirs, ours in deformable:
-            layer = re.sub(theirs, ours, layer)
-        return f"{where[stage]}.{layer}"
-
-    where = {f"backbone.body.layer{stage}": f"backbone.layer{stage}" for stage in range(1, 5)}
-    where["roi_heads.box.feature_extractor.head.layer4"] = "roi_heads.box.res5"
-    return (
-        (r"backbone\.body\.stem\.(.*)", r"backbone.\1"),
-        (rf"({'|'.join(map(re.escape, where))})\.(.*)", block),
-    )
+def _block(match: re.Match[str]) -> str:
+    owner, stage, number, deformable, layer = match.groups()
+    ours = f"backbone.{stage}" if owner == "backbone.body" else "roi_heads.box.res5"
+    return f"{ours}.{number}.{_DEFORMABLE[deformable]}{layer}"
 
 
 def _pyramid(finest: int) -> tuple[tuple[str, Replacement], ...]:
-    """With the level that is its finest."""
+    """The layers of levels that are counted from ``finest``."""
 
     def layer(match: re.Match[str]) -> str:
         part, level, place, kind = match.groups()
-        ours = {"inner": "lateral", "layer": "output"}[part]
-        return f"fpn.{_or_norms(ours, ours, place)}.{int(level) - finest}.{kind}"
+        layers = {"inner": "lateral", "layer": "output"}[part] + ("_norms" if place == "1" else "")
+        return f"fpn.{layers}.{int(level) - finest}.{kind}"
 
     return (
-        (r"backbone\.fpn\.fpn_(inner|layer)(\d)(?:\.([01]))?" + _TAIL, layer),
+        (r"backbone\.fpn\.fpn_(inner|layer)(\d)" + _NORM_TAIL, layer),
         (r"backbone\.fpn\.top_blocks\.(p[67])" + _TAIL, r"fpn.\1.\2"),
     )
 
 
-def _or_norms(layers: str, of: str, place: str | None) -> str:
-    """The list of layers, or of their norms where the place in the module is the norm's."""
-    return ("norms" if layers == "convs" else f"{of}_norms") if place == "1" else layers
+def _box_convolutions(has_norms: bool) -> tuple[str, Replacement]:
+    kinds = ("convs", "norms") if has_norms else ("convs",)
 
-
-def _box_convolutions(step: int) -> tuple[str, Replacement]:
     def layer(match: re.Match[str]) -> str:
-        number, place = divmod(int(match[1]), step)
-        return f"roi_heads.box.{('convs', 'norms')[place]}.{number}.{match[2]}"
+        number, place = divmod(int(match[1]), len(kinds) + 1)
+        if place == len(kinds):
+            return match[0]  # a ReLU's place: no layer of this head
+        return f"roi_heads.box.{kinds[place]}.{number}.{match[2]}"
 
-    # What is counted along has no tensors: a place beyond the norm's is no layer of this head.
-    places = "|".join(str(n) for n in range(64) if n % step < step - 1)
-    return (re.escape(_XCONVS) + rf"\.({places})" + _TAIL, layer)
+    return (re.escape(_XCONVS) + r"\.(\d+)" + _TAIL, layer)
 
 
 def _mask_layer(match: re.Match[str]) -> str:
-    layers = _or_norms("convs", "", match[2])
+    layers = "norms" if match[2] == "1" else "convs"
     return f"roi_heads.mask.{layers}.{int(match[1]) - 1}.{match[3]}"
 
 
@@ -81,13 +70,21 @@ def _keypoint_layer(match: re.Match[str]) -> str:
 
 
 def _tower_layer(match: re.Match[str]) -> str:
+    number, is_relu = divmod(int(match[2]), 2)
     part = {"cls": "class", "bbox": "box"}[match[1]]
-    return f"retinanet.{part}_tower.{int(match[2]) // 2}.{match[3]}"
+    return match[0] if is_relu else f"retinanet.{part}_tower.{number}.{match[3]}"
 
 
+_BODY: tuple[tuple[str, Replacement], ...] = (
+    (r"backbone\.body\.stem\.(.*)", r"backbone.\1"),
+    (
+        r"(backbone\.body|roi_heads\.box\.feature_extractor\.head)\.(layer\d)\.(\d+)\."
+        r"(conv2\.(?:conv|offset)\.)?(.*)",
+        _block,
+    ),
+)
 _RETINANET: tuple[tuple[str, Replacement], ...] = (
-    # ReLUs are counted along.
-    (r"rpn\.head\.(cls|bbox)_tower\.(\d*[02468])" + _TAIL, _tower_layer),
+    (r"rpn\.head\.(cls|bbox)_tower\.(\d+)" + _TAIL, _tower_layer),
     (r"rpn\.head\.cls_logits" + _TAIL, r"retinanet.class_logits.\1"),
     (r"rpn\.head\.bbox_pred" + _TAIL, r"retinanet.box_deltas.\1"),
 )
@@ -97,18 +94,15 @@ _RPN: tuple[tuple[str, Replacement], ...] = (
     (r"rpn\.head\.bbox_pred" + _TAIL, r"rpn.head.deltas.\1"),
 )
 _BOX: tuple[tuple[str, Replacement], ...] = (
-    (r"roi_heads\.box\.feature_extractor\.fc6" + _TAIL, r"roi_heads.box.fc1.\1"),
-    (r"roi_heads\.box\.feature_extractor\.fc7" + _TAIL, r"roi_heads.box.fc2.\1"),
-    (r"roi_heads\.box\.predictor\.cls_score" + _TAIL, r"roi_heads.box.class_logits.\1"),
-    (r"roi_heads\.box\.predictor\.bbox_pred" + _TAIL, r"roi_heads.box.box_deltas.\1"),
+    (_BOXES + r"feature_extractor\.fc6" + _TAIL, r"roi_heads.box.fc1.\1"),
+    (_BOXES + r"feature_extractor\.fc7" + _TAIL, r"roi_heads.box.fc2.\1"),
+    (_BOXES + r"predictor\.cls_score" + _TAIL, r"roi_heads.box.class_logits.\1"),
+    (_BOXES + r"predictor\.bbox_pred" + _TAIL, r"roi_heads.box.box_deltas.\1"),
 )
 _BRANCHES: tuple[tuple[str, Replacement], ...] = (
-    (r"roi_heads\.mask\.feature_extractor\.mask_fcn(\d)(?:\.([01]))?" + _TAIL, _mask_layer),
-    (r"roi_heads\.mask\.predictor\.conv5_mask" + _TAIL, r"roi_heads.mask.upsample.\1"),
-    (r"roi_heads\.mask\.predictor\.mask_fcn_logits" + _TAIL, r"roi_heads.mask.logits.\1"),
-    (r"roi_heads\.keypoint\.feature_extractor\.conv_fcn(\d)" + _TAIL, _keypoint_layer),
-    (
-        r"roi_heads\.keypoint\.predictor\.kps_score_lowres" + _TAIL,
-        r"roi_heads.keypoint.upsample.\1",
-    ),
+    (_MASKS + r"feature_extractor\.mask_fcn(\d)" + _NORM_TAIL, _mask_layer),
+    (_MASKS + r"predictor\.conv5_mask" + _TAIL, r"roi_heads.mask.upsample.\1"),
+    (_MASKS + r"predictor\.mask_fcn_logits" + _TAIL, r"roi_heads.mask.logits.\1"),
+    (_KEYPOINTS + r"feature_extractor\.conv_fcn(\d)" + _TAIL, _keypoint_layer),
+    (_KEYPOINTS + r"predictor\.kps_score_lowres" + _TAIL, r"roi_heads.keypoint.upsample.\1"),
 )
