@@ -18,7 +18,7 @@ from model.weights.architecture import describe_detector, stated
 from model.weights.backbone_architecture import RES5_OF_BOX_HEAD
 from model.weights.conversion import Conversion, RenamedTensors, StoredWeights, rename_tensors
 from model.weights.detectron_names import UNNEEDED, renames
-from model.weights.legacy import LEGACY, NOT_HONOURED, one_box_for_all, refuse_unbuilt
+from model.weights.legacy import LEGACY, one_box_for_all, refuse_unbuilt
 from model.weights.legacy_settings import conventions_of_model, with_settings_of_model
 from model.weights.report import WeightsError
 
@@ -40,6 +40,15 @@ _RETINANET = {"smooth_l1_beta": 0.11}
 _RATIOS = (1.0, 2.0, 0.5)
 _RES5 = r"res5_\d+_branch.*"
 _BILINEAR = (0.25, 0.75, 0.75, 0.25)
+
+_NOT_HONOURED = (
+    "images are resized without antialiasing",
+    "boxes are refined, cut and compared in pixels of the original image, not of the resized one "
+    "(less than 1 pixel)",
+)
+_NOT_HONOURED_IN_KEYPOINTS = (
+    "keypoint heatmaps fade towards their border, by a quarter in the last row"
+)
 
 
 def is_detectron(stored: StoredWeights) -> bool:
@@ -70,10 +79,9 @@ def convert_detectron(stored: StoredWeights, config: ModelConfig) -> Conversion:
         conventions_of_model(renamed.tensors, rules),
         with_settings_of_model(renamed.tensors, config, _RETINANET),
     )
-    notes = [*NOT_HONOURED, "images are resized without antialiasing"]
+    not_honoured = _NOT_HONOURED if conversion.config else ()
     if conversion.config is not None and conversion.config.keypoint is not None:
-        notes.append("keypoint heatmaps fade towards their border, by a quarter in the last row")
-    not_honoured = tuple(notes) if conversion.config else ()
+        not_honoured = (*not_honoured, _NOT_HONOURED_IN_KEYPOINTS)
     return replace(conversion, assumed=assumed, not_honoured=not_honoured)
 
 

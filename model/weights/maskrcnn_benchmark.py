@@ -5,18 +5,18 @@ of a cell are ordered by ratio first: all as ours.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from torch import Tensor
 
 from model.config import ModelConfig
 from model.weights.architecture import describe_detector
 from model.weights.conversion import Conversion, StoredWeights, rename_tensors
-from model.weights.legacy import LEGACY, NOT_HONOURED, one_box_for_all, refuse_unbuilt
+from model.weights.legacy import LEGACY, one_box_for_all, refuse_unbuilt
 from model.weights.legacy_settings import conventions_of_model, with_settings_of_model
 from model.weights.maskrcnn_benchmark_names import UNNEEDED, renames_of
 from model.weights.report import WeightsError
 
+MASKRCNN_BENCHMARK = LEGACY.model_copy(update={"resize_rounding": "down"})
 _UNBUILT = {
     "roi_heads.box.feature_extractor.fc6.0.": "GroupNorm after fully connected layers",
     "roi_heads.maskiou.": "Mask Scoring R-CNN",
@@ -54,14 +54,12 @@ def convert_maskrcnn_benchmark(stored: StoredWeights, config: ModelConfig) -> Co
     renamed = rename_tensors(own, renames_of(own), UNNEEDED)
     renamed.unneeded.update(shared)
     renamed.tensors.update(one_box_for_all(renamed.tensors))
-    conversion = describe_detector(
+    return describe_detector(
         "maskrcnn-benchmark",
         renamed,
-        conventions_of_model(renamed.tensors, LEGACY),
+        conventions_of_model(renamed.tensors, MASKRCNN_BENCHMARK),
         with_settings_of_model(renamed.tensors, config, _RETINANET),
     )
-    notes = (*NOT_HONOURED, "the long side is rounded down (at most 1 pixel)")
-    return replace(conversion, not_honoured=notes) if conversion.config else conversion
 
 
 def _copies_of_res5(tensors: Mapping[str, Tensor]) -> dict[str, str]:
