@@ -63,6 +63,14 @@ class RenamedTensors:
 
 Replacement = str | Callable[[re.Match[str]], str]
 
+# Of our layers, first match first: what reads architectures from shapes need not look again.
+_DIMENSIONS = (
+    (r".*\.(bias|running_mean|running_var)", 1),
+    (r".*(\.bn\d|downsample\.1|norms\.\d+)\.weight", 1),
+    (r"roi_heads\.box\.(fc\d+|class_logits|box_deltas)\.weight", 2),
+    (r".*\.weight", 4),
+)
+
 
 def rename_tensors(
     tensors: Mapping[str, Tensor],
@@ -77,7 +85,7 @@ def rename_tensors(
         unneeded: patterns of names that are left out, with the reason.
 
     Raises:
-        WeightsError: two tensors would bear one name.
+        WeightsError: two tensors would bear one name, or one has not the dimensions of its kind.
     """
     result = RenamedTensors({}, {}, {})
     for name, tensor in tensors.items():
@@ -92,10 +100,21 @@ def rename_tensors(
         if ours in result.tensors:
             other = result.original_names.get(ours, ours)
             raise WeightsError(f"{other} and {name} would both become {ours}")
+        if ours != name:
+            _check_dimensions(name, ours, tensor)
         result.tensors[ours] = tensor
         if ours != name:
             result.original_names[ours] = name
     return result
+
+
+def _check_dimensions(name: str, ours: str, tensor: Tensor) -> None:
+    wanted = next((n for pattern, n in _DIMENSIONS if re.fullmatch(pattern, ours)), None)
+    if wanted is not None and (tensor.ndim != wanted or tensor.numel() == 0):
+        raise WeightsError(
+            f"{name} must have {wanted} dimensions, none of them 0; got {tuple(tensor.shape)}. "
+            "Another model with the same names?"
+        )
 
 
 def _matches(

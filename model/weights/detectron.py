@@ -112,8 +112,8 @@ def _keypoint_interpolation(tensors: Mapping[str, Tensor]) -> list[tuple[str, st
     weight = tensors.get("kps_score_w")
     if weight is None:
         return []
-    line = torch.tensor(_BILINEAR)
-    bilinear = torch.einsum("kl,i,j->klij", torch.eye(len(weight)), line, line)
+    line, keypoints = torch.tensor(_BILINEAR), weight.shape[0] if weight.ndim == 4 else 0
+    bilinear = torch.einsum("kl,i,j->klij", torch.eye(keypoints), line, line)
     if "kps_score_lowres_w" not in tensors or not (
         weight.shape == bilinear.shape and weight.float().allclose(bilinear, atol=1e-4)
     ):

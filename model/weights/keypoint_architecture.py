@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from model.config import KeypointHeadConfig
-from model.weights.report import WeightsError
 
 
 def infer_keypoint_head(
@@ -17,18 +16,10 @@ def infer_keypoint_head(
         tensors: a whole detector's, under our names.
         keypoint: what the weights cannot tell. Its names stay where they are as many as the
             weights' keypoints; else 17 are those of COCO's persons, and others are numbered.
-
-    Raises:
-        WeightsError: a keypoint head that we do not build.
     """
     upsample = tensors.get("roi_heads.keypoint.upsample.weight")
     if upsample is None:
         return None
-    if upsample.ndim != 4:
-        raise WeightsError(
-            f"roi_heads.keypoint.upsample.weight must have 4 dimensions; got {upsample.ndim}. A "
-            "Keypoint R-CNN that does not predict heatmaps?"
-        )
     channels, count = upsample.shape[:2]
     settings, coco = keypoint or KeypointHeadConfig(), KeypointHeadConfig().names
     numbered = tuple(f"keypoint_{number}" for number in range(1, count + 1))
