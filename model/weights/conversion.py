@@ -85,7 +85,7 @@ def rename_tensors(
         unneeded: patterns of names that are left out, with the reason.
 
     Raises:
-        WeightsError: two tensors would bear one name, or one has not the dimensions of its kind.
+        WeightsError: two tensors would bear one name.
     """
     result = RenamedTensors({}, {}, {})
     for name, tensor in tensors.items():
@@ -100,21 +100,26 @@ def rename_tensors(
         if ours in result.tensors:
             other = result.original_names.get(ours, ours)
             raise WeightsError(f"{other} and {name} would both become {ours}")
-        if ours != name:
-            _check_dimensions(name, ours, tensor)
         result.tensors[ours] = tensor
         if ours != name:
             result.original_names[ours] = name
     return result
 
 
-def _check_dimensions(name: str, ours: str, tensor: Tensor) -> None:
-    wanted = next((n for pattern, n in _DIMENSIONS if re.fullmatch(pattern, ours)), None)
-    if wanted is not None and (tensor.ndim != wanted or tensor.numel() == 0):
-        raise WeightsError(
-            f"{name} must have {wanted} dimensions, none of them 0; got {tuple(tensor.shape)}. "
-            "Another model with the same names?"
-        )
+def check_dimensions(renamed: RenamedTensors) -> None:
+    """Refuse layers that bear a known name but are of another kind.
+
+    Raises:
+        WeightsError: a renamed tensor has not the dimensions of its layer, or no numbers.
+    """
+    for ours, name in renamed.original_names.items():
+        shape = tuple(renamed.tensors[ours].shape)
+        wanted = next((n for pattern, n in _DIMENSIONS if re.fullmatch(pattern, ours)), None)
+        if wanted is not None and (len(shape) != wanted or 0 in shape):
+            raise WeightsError(
+                f"{name} must have {wanted} dimensions, none of them 0; got {shape}. Another model "
+                "with the same names?"
+            )
 
 
 def _matches(

@@ -16,7 +16,13 @@ from model.config import ModelConfig, RetinaNetConfig
 from model.weights.anchor_order import sizes_inside
 from model.weights.architecture import describe_detector, stated
 from model.weights.backbone_architecture import RES5_OF_BOX_HEAD
-from model.weights.conversion import Conversion, RenamedTensors, StoredWeights, rename_tensors
+from model.weights.conversion import (
+    Conversion,
+    RenamedTensors,
+    StoredWeights,
+    check_dimensions,
+    rename_tensors,
+)
 from model.weights.detectron_names import UNNEEDED, renames
 from model.weights.legacy import LEGACY, one_box_for_all, refuse_unbuilt
 from model.weights.legacy_settings import conventions_of_model, with_settings_of_model
@@ -69,6 +75,7 @@ def convert_detectron(stored: StoredWeights, config: ModelConfig) -> Conversion:
     """
     refuse_unbuilt(stored.tensors, _UNBUILT)
     renamed = _renamed(stored.tensors)
+    check_dimensions(renamed)
     rules = FAIR_RESNEXT if "backbone.bn1.running_var" in renamed.tensors else LEGACY
     renamed.tensors.update(one_box_for_all(renamed.tensors))
     renamed.tensors.update(_identity_statistics(renamed, rules.norm_epsilon))

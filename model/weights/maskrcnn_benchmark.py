@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.weights.architecture import describe_detector
-from model.weights.conversion import Conversion, StoredWeights, rename_tensors
+from model.weights.conversion import Conversion, StoredWeights, check_dimensions, rename_tensors
 from model.weights.legacy import LEGACY, one_box_for_all, refuse_unbuilt
 from model.weights.legacy_settings import conventions_of_model, with_settings_of_model
 from model.weights.maskrcnn_benchmark_names import UNNEEDED, renames_of
@@ -52,6 +52,7 @@ def convert_maskrcnn_benchmark(stored: StoredWeights, config: ModelConfig) -> Co
     shared = _copies_of_res5(stored.tensors)
     own = {name: tensor for name, tensor in stored.tensors.items() if name not in shared}
     renamed = rename_tensors(own, renames_of(own), UNNEEDED)
+    check_dimensions(renamed)
     renamed.unneeded.update(shared)
     renamed.tensors.update(one_box_for_all(renamed.tensors))
     return describe_detector(
