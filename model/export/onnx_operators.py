@@ -11,6 +11,7 @@ from onnxscript import opset18 as op
 from torch import Tensor
 
 from ops_cuda.reference import decode_proposals
+from ops_cuda.reference.deform_conv import read_taps
 from ops_cuda.reference.roi_align import pyramid_levels
 
 OPSET = 18
@@ -48,18 +49,30 @@ def _pool_by_level(
     aligned: bool,
     canonical_side: float,
     canonical_level: int,
+    trim: float = 0.0,
 ) -> Tensor:
     """The rois of each level pooled by the same operator on that level alone."""
-    if len(scales) == 1:
+    if len(scales) == 1 and trim == 0.0:
         return NotImplemented  # type: ignore[no-any-return]  # stays, for `_roi_align`
-    levels = pyramid_levels(rois, scales, canonical_side, canonical_level)
-    members = [(levels == level).nonzero().squeeze(1) for level in range(len(scales))]
     shape = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)
+    whole, rois = rois, torch.cat((rois[:, :3], rois[:, 3:] - trim), dim=1)
+    if len(scales) == 1:
+        return _OURS.multiscale_roi_align(features, rois, scales, *shape)  # type: ignore[no-any-return]
+    levels = pyramid_levels(whole, scales, canonical_side, canonical_level)
+    members = [(levels == level).nonzero().squeeze(1) for level in range(len(scales))]
     pooled = [
         _OURS.multiscale_roi_align([feature], rois[chosen], [scale], *shape)
         for feature, chosen, scale in zip(features, members, scales, strict=True)
     ]
     return torch.cat(pooled)[torch.cat(members).argsort()]
+
+
+def _deform_columns(
+    x: Tensor, offsets: Tensor, modulation: Tensor | None, geometry: Sequence[int]
+) -> Tensor:
+    kernel, stride, padding, dilation = zip(geometry[::2], geometry[1::2], strict=True)
+    taps = read_taps(x, offsets, modulation, kernel, stride, padding, dilation)
+    return taps.permute(0, 3, 4, 2, 1).contiguous()
 
 
 def _roi_align(
@@ -71,8 +84,12 @@ def _roi_align(
     aligned: bool,
     canonical_side: float,
     canonical_level: int,
+    trim: float = 0.0,
 ) -> Any:
-    """RoiAlign of one level; half_pixel is our ``aligned``, output_half_pixel the older rule."""
+    """RoiAlign of one level; half_pixel is our ``aligned``, output_half_pixel the older rule.
+
+    ``trim`` is 0 here: it is done before.
+    """
     images = op.Gather(rois, op.Constant(value_int=0), axis=1)
     return op.RoiAlign(
         features[0],
@@ -124,6 +141,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _OURS.decode_proposals.default: decode_proposals,
     _OURS.grouped_nms.default: _grouped_nms,
     _OURS.multiscale_roi_align.default: _pool_by_level,
+    _OURS.deform_columns.default: _deform_columns,
 }
 """Operators, and what they are in torch's and the two below."""
 
