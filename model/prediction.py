@@ -35,7 +35,8 @@ def predict(
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     rule = detector.config.input
     originals = [ImageSize(*image.shape[:2]) for image in images]
-    sizes = [resized_size(size, rule.short_side, rule.long_side) for size in originals]
+    rounding = detector.config.conventions.resize_rounding
+    sizes = [resized_size(size, rule.short_side, rule.long_side, rounding) for size in originals]
     order = sorted(range(len(images)), key=lambda index: sizes[index])
     found: dict[int, Detections] = {}
     training = detector.training

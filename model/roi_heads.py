@@ -6,12 +6,14 @@ Source: He et al. 2017, sections 3 and 5.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from model.backbones.resnet import ResNetStages
 from model.box_coding import BoxCoder
+from model.box_geometry import BoxGeometry
 from model.config import BoxHeadConfig, ModelConfig
 from model.heads.box import BoxHead, box_losses
 from model.heads.conv_fc import ConvFcBoxHead
@@ -41,6 +43,7 @@ class RoiHeads(nn.Module):
         rules = config.conventions
         self.settings = box
         self.conventions = rules
+        self.geometry = BoxGeometry(rules.legacy_geometry)
         self.box_pooler = _pooler(config, box.pool_side)
         self.box_coder = BoxCoder(box.delta_weights)
         self.box = _box_head(config, box, channels)
@@ -98,6 +101,8 @@ class RoiHeads(nn.Module):
         beta = self.conventions.box_smooth_l1_beta
         losses = box_losses(logits, deltas, chosen, self.box_coder, beta)
         positive = chosen.positive()
+        # What is pooled from a ROI, and drawn in it, may end before the ROI does.
+        drawn = replace(positive, rois=self.geometry.sampled(positive.rois))
         if self.mask is not None:
             shown = (
                 described[chosen.positive_slots]
@@ -105,23 +110,23 @@ class RoiHeads(nn.Module):
                 else self.mask_pooler(features, positive.rois)
             )
             masks = self.mask(shown, positive.labels)
-            losses["mask"] = self._mask_loss(masks, positive, images, targets)
+            losses["mask"] = self._mask_loss(masks, drawn, images, targets)
         if self.keypoint is not None:
             heatmaps = self.keypoint(self.keypoint_pooler(features, positive.rois))
-            places = keypoint_targets(targets, positive, *heatmaps.shape[1:3])
+            places = keypoint_targets(targets, drawn, *heatmaps.shape[1:3])
             losses["keypoint"] = keypoint_loss(heatmaps, places)
         return losses
 
     def _mask_loss(
         self,
         masks: Tensor,
-        positive: TrainingRois,
+        drawn: TrainingRois,
         images: ImageBatch,
         targets: Sequence[Targets],
     ) -> LossTerm:
         rule = self.conventions.mask_targets
-        wanted = mask_targets(targets, positive, masks.shape[-1], rule, images.sizes)
-        return mask_loss(masks, wanted, positive.is_meant)
+        wanted = mask_targets(targets, drawn, masks.shape[-1], rule, images.sizes)
+        return mask_loss(masks, wanted, drawn.is_meant)
 
     def detect(
         self, features: Sequence[Tensor], proposals: Proposals, sizes: Sequence[ImageSize]
@@ -138,7 +143,9 @@ class RoiHeads(nn.Module):
             # To judge rows without a proposal costs less than to wait for a GPU to say which.
             rois, present = rois[present], present[present]
         logits, deltas = self._judge(features, rois)
-        return select_boxes(logits, deltas, rois, present, self.box_coder, sizes, self.settings)
+        return select_boxes(
+            logits, deltas, rois, present, self.box_coder, sizes, self.settings, self.geometry
+        )
 
     def masks_of(self, features: Sequence[Tensor], found: SelectedBoxes) -> Tensor | None:
         """The masks inside D boxes, (D, M, M) float32 in [0, 1]; None without a mask head."""
@@ -159,7 +166,7 @@ class RoiHeads(nn.Module):
         if self.keypoint is None:
             return None
         heatmaps = self.keypoint(self.keypoint_pooler(features, found.rois))
-        return find_keypoints(heatmaps, found.rois[:, 1:])
+        return find_keypoints(heatmaps, self.geometry.sampled(found.rois[:, 1:]))
 
     def _judge(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and deltas of R ROIs, for inference."""
@@ -177,7 +184,8 @@ class RoiHeads(nn.Module):
 def _pooler(config: ModelConfig, side: int) -> RoiPooler:
     rules = config.conventions
     strides = POOLED_STRIDES[config.backbone.features]
-    return RoiPooler(side, rules.roi_sampling_ratio, rules.roi_aligned, strides)
+    trim = BoxGeometry(rules.legacy_geometry).last_pixel
+    return RoiPooler(side, rules.roi_sampling_ratio, rules.roi_aligned, strides, trim)
 
 
 def _box_head(config: ModelConfig, box: BoxHeadConfig, channels: int) -> BoxHead:

@@ -52,16 +52,17 @@ def _pool_by_level(
     trim: float = 0.0,
 ) -> Tensor:
     """The rois of each level pooled by the same operator on that level alone."""
-    if len(scales) == 1 and trim == 0.0:
+    if len(scales) == 1 and trim == 0:
         return NotImplemented  # type: ignore[no-any-return]  # stays, for `_roi_align`
+    trimmed = torch.cat((rois[:, :3], rois[:, 3:] - trim), dim=1)
     shape = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)
-    whole, rois = rois, torch.cat((rois[:, :3], rois[:, 3:] - trim), dim=1)
     if len(scales) == 1:
-        return _OURS.multiscale_roi_align(features, rois, scales, *shape)  # type: ignore[no-any-return]
-    levels = pyramid_levels(whole, scales, canonical_side, canonical_level)
+        alone: Tensor = _OURS.multiscale_roi_align(features, trimmed, scales, *shape)
+        return alone
+    levels = pyramid_levels(rois, scales, canonical_side, canonical_level)
     members = [(levels == level).nonzero().squeeze(1) for level in range(len(scales))]
     pooled = [
-        _OURS.multiscale_roi_align([feature], rois[chosen], [scale], *shape)
+        _OURS.multiscale_roi_align([feature], trimmed[chosen], [scale], *shape)
         for feature, chosen, scale in zip(features, members, scales, strict=True)
     ]
     return torch.cat(pooled)[torch.cat(members).argsort()]
@@ -86,10 +87,7 @@ def _roi_align(
     canonical_level: int,
     trim: float = 0.0,
 ) -> Any:
-    """RoiAlign of one level; half_pixel is our ``aligned``, output_half_pixel the older rule.
-
-    ``trim`` is 0 here: it is done before.
-    """
+    """RoiAlign of one level, untrimmed; half_pixel is our ``aligned``, output_half_pixel not."""
     images = op.Gather(rois, op.Constant(value_int=0), axis=1)
     return op.RoiAlign(
         features[0],

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import Conventions, ModelConfig
 from model.detector import Detector, build_detector
 from model.settings import check_settings, compose_yaml
 from model.weights.architecture import is_whole_detector
@@ -16,7 +16,6 @@ from model.weights.class_rows import ClassRows, is_class_layer, rows_by_name
 from model.weights.conventions import adapt_to_conventions, folded_norms_note
 from model.weights.conversion import Conversion
 from model.weights.inference_settings import with_inference_settings
-from model.weights.legacy import NOT_HONOURED
 from model.weights.report import LoadReport, WeightsError
 from model.weights.sources import read_source
 
@@ -66,6 +65,19 @@ def load_detector(
     return detector.to(device).eval()
 
 
+def conventions_of(source: str | Path) -> Conventions | None:
+    """What the weights of a whole detector take for granted; None of a backbone alone.
+
+    Args:
+        source: as for :func:`load_detector`.
+
+    Raises:
+        WeightsError: the weights cannot be read.
+    """
+    conversion = read_source(source)
+    return conversion.conventions if is_whole_detector(conversion.tensors) else None
+
+
 def read_detector(
     source: str | Path, config: str | Path | ModelConfig | None = None, **overrides: float
 ) -> tuple[Detector, LoadReport]:
@@ -94,10 +106,7 @@ def read_detector(
         categories = ()
     detector = build_detector(with_inference_settings(chosen, overrides), categories)
     report = _fill(detector, conversion, ClassRows({}), source, allow_mismatch=False)
-    notes = [*conversion.assumed, *conversion.not_honoured]
-    if chosen.conventions.legacy_geometry and not conversion.not_honoured:
-        notes.extend(NOT_HONOURED)
-    return detector, replace(report, notes=tuple(notes))
+    return detector, replace(report, notes=(*conversion.assumed, *conversion.not_honoured))
 
 
 def load_weights(
