@@ -116,10 +116,21 @@ class RetinaNet(nn.Module):
         grid = self._anchors_under(features, images)
         # Level by level: the logits of one are gone when the next are made.
         found = [
-            self._candidates(feature, anchors)
+            self.candidates(self(feature), anchors)
             for feature, anchors in zip(features, grid, strict=True)
         ]
-        boxes, scores, labels = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+        return self.select(found, images.sizes)
+
+    def select(
+        self, candidates: Sequence[tuple[Tensor, Tensor, Tensor]], sizes: Sequence[ImageSize]
+    ) -> SelectedBoxes:
+        """The boxes worth keeping among the candidates of all levels.
+
+        Args:
+            candidates: of each level, from :meth:`candidates`.
+            sizes: of each image's content inside the batch.
+        """
+        boxes, scores, labels = (torch.cat(part, dim=1) for part in zip(*candidates, strict=True))
         confident = scores > self.settings.score_threshold
         image = confident.nonzero()[:, 0]  # waits for the device
         return keep_best_boxes(
@@ -127,19 +138,25 @@ class RetinaNet(nn.Module):
             scores[confident],
             image,
             labels[confident],
-            images.sizes,
+            sizes,
             self.settings.nms_iou,
             self.settings.detections_per_image,
             self.geometry,
         )
 
-    def _candidates(self, feature: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def candidates(
+        self, judged: tuple[Tensor, Tensor], anchors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of anchor and class of one level.
+
+        Args:
+            judged: logits (B, A, K) and deltas (B, A, 4), as :meth:`forward` gives them.
+            anchors: (A, 4) float32, pixels.
 
         Returns:
             Boxes (B, C, 4), scores (B, C) and labels (B, C), 1..K.
         """
-        logits, deltas = self(feature)
+        logits, deltas = judged
         most, classes = self.settings.pre_nms, self.num_classes
         # The best pairs are pairs of the best anchors, so that A numbers are ranked, not A * K.
         anchor = top_scores(logits.amax(dim=2), most)[1].sort(dim=1).values
