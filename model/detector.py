@@ -145,7 +145,8 @@ class Detector(nn.Module):
 
         Args:
             images: (H, W, 3) uint8 RGB arrays.
-            batch_size: pictures per forward pass.
+            batch_size: pictures per forward pass. With ``config.test_augmentation`` it is not read:
+                a pass holds one size of one picture, and its mirror image.
 
         Returns:
             Detections on the CPU, in the order and the pixels of the images.

@@ -15,7 +15,7 @@ from model.backbones.norm import make_norm
 from model.box_coding import BoxCoder
 from model.config import RetinaNetConfig
 from model.convolution import convolve
-from model.postprocess import SelectedBoxes, keep_best_boxes
+from model.postprocess import Candidates, SelectedBoxes, keep_best_boxes
 from model.retinanet_loss import retinanet_losses
 from model.structures import ImageBatch, ImageSize, LossTerm, Targets
 from model.truths import join_truths
@@ -105,26 +105,25 @@ class RetinaNet(nn.Module):
             features: P3..P7, (B, channels, H_l, W_l).
             images: the batch that they show.
         """
+        settings, found = self.settings, self.candidates(features, images)
+        return keep_best_boxes(
+            *found, images.sizes, settings.nms_iou, settings.detections_per_image
+        )
+
+    def candidates(self, features: Sequence[Tensor], images: ImageBatch) -> Candidates:
+        """The boxes that :meth:`detect` chooses from: the confident among the best per level."""
         grid = self._anchors_under(features, images)
         # Level by level: the logits of one are gone when the next are made.
         found = [
-            self._candidates(feature, anchors)
+            self._best_of_level(feature, anchors)
             for feature, anchors in zip(features, grid, strict=True)
         ]
         boxes, scores, labels = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
         confident = scores > self.settings.score_threshold
         image = confident.nonzero()[:, 0]  # waits for the device
-        return keep_best_boxes(
-            boxes[confident],
-            scores[confident],
-            image,
-            labels[confident],
-            images.sizes,
-            self.settings.nms_iou,
-            self.settings.detections_per_image,
-        )
+        return Candidates(boxes[confident], scores[confident], image, labels[confident])
 
-    def _candidates(self, feature: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _best_of_level(self, feature: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of anchor and class of one level.
 
         Returns:
