@@ -71,16 +71,20 @@ class AnchorGrid(nn.Module):
         if grid is None:
             # Not of inference mode: a later training step may meet the same shapes.
             with torch.inference_mode(False), torch.no_grad():
-                grid = tuple(
-                    self._tile(level, size, self._stride(level, size, canvas))
-                    for level, size in enumerate(cells)
-                )
+                grid = self.tile(cells, canvas)
             if place.is_cuda and torch.cuda.is_current_stream_capturing():
                 return grid  # memory of the CUDA graph, without values until it is replayed
         self._remembered[key] = grid
         if len(self._remembered) > MOST_GRIDS_REMEMBERED:
             self._remembered.popitem(last=False)
         return grid
+
+    def tile(self, cells: Sequence[ImageSize], canvas: ImageSize) -> tuple[Tensor, ...]:
+        """As :meth:`forward`, but computed anew and not remembered."""
+        return tuple(
+            self._tile(level, size, self._stride(level, size, canvas))
+            for level, size in enumerate(cells)
+        )
 
     def _stride(self, level: int, size: ImageSize, canvas: ImageSize) -> tuple[int, int]:
         if self.stride_from_canvas:

@@ -140,7 +140,7 @@ class RegionProposalNetwork(nn.Module):
         deltas = [level[1] for level in judged]
         cells = [ImageSize(*feature.shape[-2:]) for feature in features]
         anchors = self.anchors(cells, ImageSize(*images.pixels.shape[-2:]))
-        proposals = self._propose(logits, deltas, anchors, images.sizes, targets is not None)
+        proposals = self.propose(logits, deltas, anchors, images.sizes, targets is not None)
         if targets is None:
             return proposals, {}
 
@@ -161,7 +161,7 @@ class RegionProposalNetwork(nn.Module):
         return proposals, losses
 
     @torch.no_grad()
-    def _propose(
+    def propose(
         self,
         logits: Sequence[Tensor],
         deltas: Sequence[Tensor],
@@ -169,7 +169,15 @@ class RegionProposalNetwork(nn.Module):
         sizes: Sequence[ImageSize],
         training: bool,
     ) -> Proposals:
-        """The best boxes of each level of each image that no better one of it overlaps."""
+        """The best boxes of each level of each image that no better one of it overlaps.
+
+        Args:
+            logits: per level (B, A_l) float32, as the head gives them.
+            deltas: per level (B, A_l, 4) float32.
+            anchors: per level (A_l, 4) float32, pixels.
+            sizes: of each image's content inside the batch.
+            training: whether as many are wanted as for training.
+        """
         settings = self.settings
         boxes, scores, counts = select_proposals(
             logits,

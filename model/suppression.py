@@ -40,4 +40,4 @@ def keep_best_per_image(
     sizes = place.new_zeros(num_images + 1).scatter_add_(0, place, torch.ones_like(place))
     parts = torch.split(order, sizes.tolist())  # the one wait for the device
     best = [part[:limit] for part in parts[:num_images]]
-    return torch.cat(best), [len(part) for part in best]
+    return torch.cat(best), [part.shape[0] for part in best]

@@ -30,7 +30,7 @@ def require_indices(name: str, tensor: Tensor) -> None:
 
 def require_equal_length(**tensors: Tensor) -> None:
     """Raise ValueError unless all tensors have the same first dimension."""
-    lengths = {name: len(tensor) for name, tensor in tensors.items()}
+    lengths = {name: tensor.shape[0] for name, tensor in tensors.items()}
     # pairwise, not as a set: torch.compile cannot hash a length it does not know yet
     if any(one != other for one, other in itertools.pairwise(lengths.values())):
         raise ValueError(f"lengths disagree: {lengths}")

@@ -1,10 +1,13 @@
 """Deformable convolution: each tap of the kernel reads where the input itself says."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from ops_cuda import reference
+from ops_cuda import library, reference
 from ops_cuda.checks import require_floating, require_one_device
 
 
@@ -20,8 +23,8 @@ def deform_conv2d(
 ) -> Tensor:
     """Convolve with taps moved by offsets, and weighed by a modulation where there is one.
 
-    Pure torch, for any device. What the taps read is as many times the input as there are taps: it
-    is not kept for the gradient but sampled again.
+    What the taps read is as many times the input as there are taps: it is not kept for the gradient
+    but sampled again. Under autocast its type is that of the products.
 
     Args:
         x: (B, C, H, W) float.
@@ -48,22 +51,118 @@ def deform_conv2d(
     _check_size(x, offsets, weight, stride, padding, dilation)
     # fp32: half precision would round the places of wide maps to whole pixels.
     offsets = offsets if offsets.dtype == torch.float64 else offsets.float()
-    tensors = (x, offsets, weight, bias, modulation)
     geometry = (stride, padding, dilation)
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if learns and not torch.compiler.is_compiling():
-        y: Tensor = checkpoint(
-            reference.deform_conv2d,
-            *tensors,
-            *geometry,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
+    if library.compiled_for("deform_columns", x.device):
+        y = _convolve_compiled(x, offsets, weight, modulation, *geometry)
+        y = y if bias is None else y + bias.view(-1, 1, 1).to(y.dtype)
     else:
-        y = reference.deform_conv2d(*tensors, *geometry)
-    if x.is_contiguous(memory_format=torch.channels_last):
-        y = y.contiguous(memory_format=torch.channels_last)
+        y = _convolve_plainly(x, offsets, weight, bias, modulation, geometry)
+    layout = (
+        torch.channels_last
+        if x.is_contiguous(memory_format=torch.channels_last)
+        else torch.contiguous_format
+    )
+    return y.contiguous(memory_format=layout)
+
+
+def _convolve_plainly(
+    x: Tensor,
+    offsets: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    modulation: Tensor | None,
+    geometry: tuple[tuple[int, int], ...],
+) -> Tensor:
+    tensors = (x, offsets, weight, bias, modulation)
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if not learns or torch.compiler.is_compiling():
+        return reference.deform_conv2d(*tensors, *geometry)
+    y: Tensor = checkpoint(
+        reference.deform_conv2d,
+        *tensors,
+        *geometry,
+        use_reentrant=False,
+        preserve_rng_state=False,
+    )
     return y
+
+
+def _convolve_compiled(
+    x: Tensor,
+    offsets: Tensor,
+    weight: Tensor,
+    modulation: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    kind = x.device.type
+    wanted = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    # Half types have kernels on CUDA alone; offsets stay exact there, elsewhere all types agree.
+    is_half = wanted in (torch.float16, torch.bfloat16)
+    dtype = torch.float32 if is_half and kind == "cpu" else wanted
+    exact = torch.float32 if is_half else dtype
+    outputs, per_group = weight.shape[:2]
+    groups = x.shape[1] // per_group
+    # (G, T * C / G, O / G): a tap's channels together, as in the columns.
+    filters = weight.to(dtype).view(groups, outputs // groups, per_group, -1)
+    y: Tensor = _SampledProduct.apply(
+        x.to(dtype),
+        offsets.to(exact),
+        None if modulation is None else modulation.to(exact),
+        filters.permute(0, 3, 2, 1).flatten(1, 2),
+        [*weight.shape[2:], *stride, *padding, *dilation],
+    )
+    return y.to(wanted)
+
+
+class _SampledProduct(torch.autograd.Function):
+    """What the taps read times filters (G, T * C / G, O / G): (B, O, H', W')."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        offsets: Tensor,
+        modulation: Tensor | None,
+        filters: Tensor,
+        geometry: list[int],
+    ) -> Tensor:
+        ctx.save_for_backward(x, offsets, modulation, filters)
+        ctx.geometry = geometry
+        rows = _rows(torch.ops.ops_cuda.deform_columns(x, offsets, modulation, geometry), filters)
+        with torch.autocast(x.device.type, enabled=False):  # the types are chosen already
+            y = torch.bmm(rows, filters).transpose(0, 1).flatten(1)
+        return y.view(len(x), *offsets.shape[2:], -1).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, offsets, modulation, filters = ctx.saved_tensors
+        images, taps = len(x), ctx.geometry[0] * ctx.geometry[1]
+        # (G, P, O / G)
+        incoming = gradient.permute(0, 2, 3, 1).reshape(-1, len(filters), filters.shape[2])
+        incoming = incoming.transpose(0, 1)
+        of_filters = None
+        if ctx.needs_input_grad[3]:
+            columns = torch.ops.ops_cuda.deform_columns(x, offsets, modulation, ctx.geometry)
+            of_filters = torch.bmm(_rows(columns, filters).transpose(1, 2), incoming)
+            del columns
+        of_rows = torch.bmm(incoming, filters.transpose(1, 2))
+        size = (images, *offsets.shape[2:], taps, x.shape[1])
+        by_group = of_rows.view(*of_rows.shape[:2], taps, -1)
+        of_columns = by_group.permute(1, 2, 0, 3).reshape(size)
+        of_x, of_offsets, of_modulation = torch.ops.ops_cuda.deform_columns_backward(
+            of_columns, x, offsets, modulation, ctx.geometry
+        )
+        return of_x, of_offsets, None if modulation is None else of_modulation, of_filters, None
+
+
+def _rows(columns: Tensor, filters: Tensor) -> Tensor:
+    """Columns (B, H', W', T, C) as a matrix per group of channels: (G, B * H' * W', T * C / G)."""
+    groups, (taps, channels) = len(filters), columns.shape[3:]
+    grouped = columns.view(-1, taps, groups, channels // groups)
+    return grouped.permute(2, 0, 1, 3).reshape(groups, -1, filters.shape[1])
 
 
 def _check(

@@ -191,9 +191,9 @@ def _check_levels(
                 f"level {level} needs floating scores of {images} images; "
                 f"got {tuple(score.shape)} {score.dtype}"
             )
-        if delta.shape != (images, len(anchor), 4) or not delta.is_floating_point():
+        if delta.shape != (images, anchor.shape[0], 4) or not delta.is_floating_point():
             raise ValueError(
-                f"deltas[{level}] must be {(images, len(anchor), 4)}, floating point; "
+                f"deltas[{level}] must be {(images, anchor.shape[0], 4)}, floating point; "
                 f"got {tuple(delta.shape)} {delta.dtype}"
             )
         require_one_device(limits=limits, scores=score, deltas=delta, anchors=anchor)

@@ -26,7 +26,7 @@ def _batched_nms(
 def _surviving_boxes(
     boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float
 ) -> Tensor:
-    return boxes.new_empty(len(boxes), dtype=torch.bool)
+    return boxes.new_empty(boxes.shape[0], dtype=torch.bool)
 
 
 def _grouped_nms(
@@ -38,7 +38,7 @@ def _grouped_nms(
 
 
 def _top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    values = scores.new_empty(len(scores), min(count, scores.shape[1]))
+    values = scores.new_empty(scores.shape[0], min(count, scores.shape[1]))
     return values, torch.empty_like(values, dtype=torch.int64)
 
 
@@ -51,7 +51,7 @@ def _decode_proposals(
     min_side: float,
     largest_log_scale: float,
 ) -> tuple[Tensor, Tensor]:
-    shape = (len(limits), len(scores), max(level.shape[1] for level in scores))
+    shape = (limits.shape[0], len(scores), max(level.shape[1] for level in scores))
     return limits.new_empty(*shape, 4), limits.new_empty(shape)
 
 
@@ -63,7 +63,7 @@ def _match_boxes(
     negative_iou: float,
     keep_best: bool,
 ) -> tuple[Tensor, Tensor]:
-    shape = (len(truth_offsets) - 1, candidates.shape[1])
+    shape = (truth_offsets.shape[0] - 1, candidates.shape[1])
     return (
         candidates.new_empty(shape, dtype=torch.int64),
         candidates.new_empty(shape, dtype=torch.int64),
@@ -86,7 +86,7 @@ def _multiscale_roi_align(
     canonical_side: float,
     canonical_level: int,
 ) -> Tensor:
-    shape = (len(rois), features[0].shape[1], output_side, output_side)
+    shape = (rois.shape[0], features[0].shape[1], output_side, output_side)
     return torch.empty(
         shape,
         dtype=features[0].dtype,
@@ -109,7 +109,7 @@ def _rasterize_polygons(
     boxes: Tensor,
     side: int,
 ) -> Tensor:
-    return boxes.new_empty(len(boxes), side, side)
+    return boxes.new_empty(boxes.shape[0], side, side)
 
 
 def _rasterize_rle(
@@ -120,11 +120,11 @@ def _rasterize_rle(
     boxes: Tensor,
     side: int,
 ) -> Tensor:
-    return boxes.new_empty(len(boxes), side, side)
+    return boxes.new_empty(boxes.shape[0], side, side)
 
 
 def _paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
-    return masks.new_empty(len(masks), height, width, dtype=torch.uint8)
+    return masks.new_empty(masks.shape[0], height, width, dtype=torch.uint8)
 
 
 def _pack_conv3x3(weight: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def _encode_roi_masks_rle(
     runs = torch.library.get_ctx().new_dynamic_size()
     return (
         masks.new_empty(runs, dtype=torch.int64),
-        masks.new_empty(len(masks) + 1, dtype=torch.int64),
+        masks.new_empty(masks.shape[0] + 1, dtype=torch.int64),
     )
 
 

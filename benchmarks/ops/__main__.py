@@ -19,6 +19,7 @@ import ops_cuda
 from benchmarks.machine import RESULTS, Row, print_table, save
 from benchmarks.ops.contest import Contest, measure
 from benchmarks.ops.convolution import convolution_contests
+from benchmarks.ops.deform_conv import deform_conv_contests
 from benchmarks.ops.mask_targets import mask_target_contests
 from benchmarks.ops.masks import mask_contests
 from benchmarks.ops.matching import matching_contests
@@ -36,6 +37,7 @@ FAMILIES: dict[str, Callable[[torch.device], Iterator[Contest]]] = {
     "matching": matching_contests,
     "preprocessing": preprocessing_contests,
     "convolution": convolution_contests,
+    "deform_conv": deform_conv_contests,
 }
 
 

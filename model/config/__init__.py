@@ -79,6 +79,15 @@ class ModelConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _res5_halves_its_maps(self) -> "ModelConfig":
+        if self.backbone.features == "c4" and self.box is not None and self.box.pool_side % 2:
+            raise ValueError(
+                f"box.pool_side must be even where res5 halves it (backbone.features is c4), 14 as "
+                f"published; got {self.box.pool_side}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_anchor_size_per_level(self) -> "ModelConfig":
         sizes = len(self.rpn.anchor_sizes)
         if self.retinanet is None and self.backbone.features == "fpn" and sizes != 5:

@@ -49,7 +49,7 @@ class BoxHead(nn.Module):
             float32.
         """
         deltas: Tensor = self.box_deltas(described).float()
-        return self.class_logits(described).float(), deltas.view(len(deltas), self.boxes, 4)
+        return self.class_logits(described).float(), deltas.view(deltas.shape[0], self.boxes, 4)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`predict` of what :meth:`describe` makes of pooled features (R, C, S, S)."""

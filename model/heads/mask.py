@@ -73,15 +73,16 @@ class MaskHead(nn.Module):
         masks = torch.bmm(pixels, weight.to(pixels.dtype)).squeeze(2).float()
         masks = masks + self.logits.bias[rows, None]  # type: ignore[index]
         side = x.shape[-1]
-        quads = masks.view(len(x), side, side, 2, 2)
-        return quads.transpose(2, 3).reshape(len(x), 2 * side, 2 * side)
+        quads = masks.view(x.shape[0], side, side, 2, 2)
+        return quads.transpose(2, 3).reshape(x.shape[0], 2 * side, 2 * side)
 
     def _upsample_rows(self, rows: Tensor) -> Tensor:
         """Upsampling and ReLU of rows (R, P, C'): each pixel's 2x2 successors, (R, 4 * P, C)."""
         inputs, channels = self.upsample.weight.shape[:2]
         weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * channels, inputs)
         bias = self.upsample.bias.repeat(4)  # type: ignore[union-attr]
-        return F.relu_(F.linear(rows, weight, bias)).view(len(rows), 4 * rows.shape[1], channels)
+        hidden = F.relu_(F.linear(rows, weight, bias))
+        return hidden.view(rows.shape[0], 4 * rows.shape[1], channels)
 
 
 @torch.no_grad()

@@ -1,7 +1,14 @@
 """Weights in and out: our own folders, and other ecosystems' files under our names."""
 
 from model.weights.files import save_detector
-from model.weights.loading import load_detector, load_weights
+from model.weights.loading import conventions_of, load_detector, load_weights
 from model.weights.report import LoadReport, WeightsError
 
-__all__ = ["LoadReport", "WeightsError", "load_detector", "load_weights", "save_detector"]
+__all__ = [
+    "LoadReport",
+    "WeightsError",
+    "conventions_of",
+    "load_detector",
+    "load_weights",
+    "save_detector",
+]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import Conventions, ModelConfig
 from model.detector import Detector, build_detector
 from model.settings import check_settings, compose_yaml
 from model.weights.architecture import is_whole_detector
@@ -64,6 +64,19 @@ def load_detector(
             f"{source} does not fill the detector: {_shortened(left_over)}; {report}"
         )
     return detector.to(device).eval()
+
+
+def conventions_of(source: str | Path) -> Conventions | None:
+    """What the weights of a whole detector take for granted; None of a backbone alone.
+
+    Args:
+        source: as for :func:`load_detector`.
+
+    Raises:
+        WeightsError: the weights cannot be read.
+    """
+    conversion = read_source(source)
+    return conversion.conventions if is_whole_detector(conversion.tensors) else None
 
 
 def read_detector(

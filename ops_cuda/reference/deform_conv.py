@@ -28,7 +28,10 @@ def deform_conv2d(
     places = _regular_places((height, width), kernel, stride, padding, dilation, x.device) + shifts
     # grid_sample wants columns before rows, the map from edge to edge being -1 to 1.
     sides = torch.tensor([x.shape[3], x.shape[2]], dtype=places.dtype, device=x.device)
-    grid = (2 * places.permute(0, 1, 3, 4, 2).flip(-1) + 1) / sides - 1
+    points = places.permute(0, 1, 3, 4, 2).flip(-1)
+    # A pixel or more outside, or no number: nothing is read, wherever grid_sample would look.
+    points = torch.where((points > -1) & (points < sides), points, -2.0)
+    grid = (2 * points + 1) / sides - 1
     maps = x.reshape(len(shifts), -1, *x.shape[2:]).to(grid.dtype)
     columns = F.grid_sample(
         maps, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False

@@ -3,6 +3,7 @@
 Shapes: R rois, C channels, B images, L levels, S output side, G samples per bin and axis.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,10 +31,10 @@ def pyramid_levels(
 
     Source: Lin et al. 2017, equation 1; the epsilon is torchvision's.
     """
-    finest = -torch.tensor(scales[0], dtype=torch.float64).log2().round()
+    finest = -round(math.log2(scales[0]))
     area = (rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])
     level = torch.floor(canonical_level + torch.log2(area.sqrt() / canonical_side) + LEVEL_EPSILON)
-    return (level - finest.to(level)).nan_to_num(nan=0.0).clamp(0, len(scales) - 1).long()
+    return (level - finest).nan_to_num(nan=0.0).clamp(0, len(scales) - 1).long()
 
 
 def multiscale_roi_align(

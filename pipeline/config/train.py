@@ -58,6 +58,16 @@ class TrainConfig(Settings):
         description="Weights to start from: a URL or models:/ name of ours, or a file of "
         "torchvision, timm, detectron2, Detectron or maskrcnn-benchmark, also at https://.",
     )
+    allow_missing: tuple[str, ...] = Field(
+        (),
+        description="Patterns (fpn.*) of the detector's tensors that weights may leave open though "
+        "they have others of the same part (backbone, pyramid, proposal network, a head).",
+    )
+    allow_unused: tuple[str, ...] = Field(
+        (),
+        description="Patterns of the weights' tensors that may stay unused though the detector has "
+        "others of the same part.",
+    )
     checkpoint_every: Positive = Field(1000, description="Steps between checkpoints.")
     keep_checkpoints: Positive = Field(2, description="Checkpoints kept, newest first.")
     validate_every: NonNegative = Field(

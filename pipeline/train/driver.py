@@ -32,6 +32,7 @@ from pipeline.train.run_record import (
     write_record,
 )
 from pipeline.train.schedule import scale_recipe
+from pipeline.train.start_weights import adopt_conventions
 from pipeline.train.worker import WorkerOutcome, WorkerTask, train_worker
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ def run_training(
     _check_data(config, manifest, shards)
     record_url = storage.join(config.output, RAY_RUN_NAME, "run.json")
     recorded = recorded_run(record_url)
-    present = _present_record(config, manifest, recorded)
+    config, adopted = adopt_conventions(config, recorded.adopted if recorded else None)
+    present = dataclasses.replace(_present_record(config, manifest, recorded), adopted=adopted)
     if recorded is not None:
         check_continuable(recorded, present, config.output)
         if recorded.result is not None and is_finished(recorded, present):

@@ -1,7 +1,7 @@
 """``run.json``: which MLflow run an output folder belongs to, with which settings, how it ended."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline import storage
@@ -39,6 +39,7 @@ class RunRecord:
         model: the detector's settings, flat.
         recipe: the training settings that decide the result, flat, scaled to the batch.
         result: what a finished training returned; None before.
+        adopted: conventions taken over from the weights that it started from.
     """
 
     run_id: str
@@ -47,6 +48,7 @@ class RunRecord:
     model: dict[str, str]
     recipe: dict[str, str]
     result: dict[str, Any] | None = None
+    adopted: dict[str, Any] = field(default_factory=dict)
 
 
 def recorded_run(url: str) -> RunRecord | None:

@@ -76,7 +76,12 @@ def new_trainee(config: RunConfig, categories: Sequence[Category], device: torch
     detector = build_detector(config.model, categories)
     if config.train.weights is not None:
         with resolve_weights(config.train.weights, config) as path:
-            report = load_weights(detector, path)
+            report = load_weights(
+                detector,
+                path,
+                allow_missing=config.train.allow_missing,
+                allow_unused=config.train.allow_unused,
+            )
         logger.info("weights from %s: %s", config.train.weights, report)
     _place(detector, config.train.channels_last, device)
     return Trainee(detector, build_optimizer(detector, config.train.optimizer), precision, device)

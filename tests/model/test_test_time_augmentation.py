@@ -141,11 +141,12 @@ def test_one_view_of_a_resized_picture_shows_what_the_detector_finds_alone(knowi
     (found,) = knowing(ONE_VIEW).predict([picture])
     # coordinates go to the picture and back: fp32 of about 100
     assert_alike(found, expected, box=1e-3, rest=1e-4)
-    # they are looked for in the pixels of the picture, not in the threefold ones of the view
+    # They are looked for in the pixels of the picture, of which nine are one of the view: about the
+    # same place, unless two of them are about as good.
     sure = found.scores > 0.5
-    away = found.keypoints[sure, :2, :2] - expected.keypoints[sure, :2, :2]
+    away = (found.keypoints - expected.keypoints)[sure, :2, :2].norm(dim=2)
     assert len(away) >= 2
-    assert away.abs().max() < 4
+    assert away.median() < 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

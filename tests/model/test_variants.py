@@ -274,6 +274,11 @@ def test_what_needs_bottlenecks_is_refused_without_them(change):
         ModelConfig.model_validate({"backbone": {"depth": 34} | change})
 
 
+def test_c4_wants_a_pool_that_res5_can_halve():
+    with pytest.raises(ValueError, match=r"pool_side must be even .* 14 as published"):
+        ModelConfig.model_validate({"backbone": {"features": "c4"}})
+
+
 def test_pictures_without_objects_give_finite_losses(variant, squares, batch_of):
     nothing = [squares([], [])]
     for name in ("c4", "torchvision v2", "group norm"):

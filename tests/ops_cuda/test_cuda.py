@@ -8,6 +8,7 @@ from ops_cuda import library
 from tests.ops_cuda.gpu import on_gpu
 from tests.ops_cuda.scenes import (
     SCALES,
+    deformed_map,
     judged_anchors,
     match_scene,
     pictures,
@@ -247,3 +248,23 @@ def test_matches_agree_in_every_bit(count, shared, keep_best):
         torch.cuda.set_sync_debug_mode("default")
     for one, other in zip(found, expected, strict=True):
         assert one.cpu().equal(other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_deformable_convolution_and_its_gradients_are_alike(dtype):
+    x, offsets, modulation = deformed_map(groups=2)
+    weight = torch.rand(4, 6, 3, 3)
+    geometry = {"stride": (2, 2), "padding": (2, 1), "dilation": (2, 1)}
+
+    def run(device):
+        leaves = [t.to(device).detach().requires_grad_() for t in (x, offsets, weight, modulation)]
+        map_, shifts, filters, strengths = leaves
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            y = ops_cuda.deform_conv2d(map_, shifts, filters, None, strengths, **geometry)
+        y.float().square().sum().backward()
+        return [y, *(leaf.grad for leaf in leaves)]
+
+    # sums in another order; of bfloat16 eight bits, here of sums of fifty products
+    close = {"rtol": 1e-3, "atol": 1e-3} if dtype == torch.float32 else {"rtol": 0.1, "atol": 5.0}
+    for found, expected in zip(run("cuda"), run("cpu"), strict=True):
+        torch.testing.assert_close(found.cpu().float(), expected.float(), **close)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 
-from ops_cuda import deform_conv2d
+from ops_cuda import deform_conv2d, reference
 
 GEOMETRIES = {
     "plain": {},
@@ -53,6 +53,33 @@ def test_values_and_gradients_are_torchvision_s(geometry, modulated, groups, def
         strict=True,
     ):
         torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_twin_agrees_also_where_an_offset_is_no_number(geometry):
+    tensors = arguments(geometry, groups=2, deformable_groups=2)
+    tensors[1][0, 5, 0, 0], tensors[1][1, 4, 2, 1] = float("nan"), 1e30
+    options = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)} | GEOMETRIES[geometry]
+    expected = reference.deform_conv2d(*tensors, *options.values())
+    # the twin's places come back from the range -1 to 1
+    torch.testing.assert_close(deform_conv2d(*tensors, **options), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("modulated", [False, True], ids=["v1", "v2"])
+def test_autocast_multiplies_in_its_type_and_gives_gradients_in_the_parameters(modulated):
+    tensors = [
+        None if t is None else t.float().requires_grad_()
+        for t in arguments("padded", groups=2, modulated=modulated)
+    ]
+    exact = deform_conv2d(*tensors, padding=(1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = deform_conv2d(*tensors, padding=(1, 1))
+    assert y.dtype == torch.bfloat16
+    # eight bits of a sum of some tens of products
+    torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.2)
+    y.float().sum().backward()
+    for tensor in tensors:
+        assert tensor is None or tensor.grad.dtype == torch.float32
 
 
 def test_kernels_need_not_be_square():

@@ -1,0 +1,77 @@
+"""The detector as an ONNX file of standard operators, which any ONNX runtime can run."""
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+
+from model.detector import Detector
+from model.export.graph import InferenceGraph
+from model.export.program import ExportError, export_program, require_compiled_operators
+from model.structures import ImageSize
+
+INSTALL = "pip install 'maskrcnn-ray[export]'"
+
+
+def export_onnx(detector: Detector, path: str | Path, size: ImageSize | None = None) -> None:
+    """Write a detector's inference on one picture as ONNX, its weights in the same file.
+
+    The input ``pixels`` and the outputs ``boxes``, ``scores``, ``labels`` and, with a mask head,
+    ``masks`` are those of :meth:`model.export.graph.InferenceGraph.forward`. The file's metadata
+    have what a caller needs besides, as JSON: see :func:`description`.
+
+    Args:
+        detector: Faster or Mask R-CNN on a feature pyramid.
+        path: the file to write.
+        size: as for :func:`model.export.export_program`.
+
+    Raises:
+        ExportError: onnx or onnxscript are not installed, or our operators are not compiled.
+    """
+    if detector.device.type != "cpu":
+        detector = copy.deepcopy(detector).cpu()
+    require_compiled_operators(detector.device)
+    try:
+        # optional: the `export` extra brings onnx and onnxscript
+        from model.export.onnx_operators import (  # noqa: PLC0415
+            DECOMPOSITIONS,
+            OPSET,
+            TRANSLATIONS,
+        )
+    except ImportError as error:
+        raise ExportError(f"ONNX export needs {error.name}: {INSTALL}") from error
+    program = export_program(detector, size).run_decompositions(DECOMPOSITIONS)
+    written = torch.onnx.export(
+        program,
+        opset_version=OPSET,
+        custom_translation_table=TRANSLATIONS,
+        input_names=["pixels"],
+        output_names=InferenceGraph(detector).outputs,
+        dynamic_shapes=None if size else {"pixels": {0: "height", 1: "width"}},  # their names
+        verbose=False,
+    )
+    if written is None:  # only from the older exporter
+        raise ExportError("torch.onnx.export gave no program")
+    for output in written.model.graph.outputs:
+        if output.shape is not None:
+            output.shape[0] = "detections"
+    written.model.metadata_props["maskrcnn_ray"] = json.dumps(description(detector))
+    written.save(path, external_data=False)
+
+
+def description(detector: Detector) -> dict[str, object]:
+    """What a caller needs besides the file: JSON-ready.
+
+    Returns:
+        categories: ids and names, of which label i is the i-th, from 1; short_side and long_side:
+        how a picture is resized before it is given, pixels; mask_threshold: probability at which
+        a pixel is object, None without masks.
+    """
+    config = detector.config
+    return {
+        "categories": [category._asdict() for category in detector.categories],
+        "short_side": config.input.short_side,
+        "long_side": config.input.long_side,
+        "mask_threshold": None if config.mask is None else config.mask.threshold,
+    }

@@ -1,0 +1,135 @@
+"""Our operators in those of ONNX: as far as torch can say it in torch, the rest in ONNX.
+
+Shapes: G groups, N boxes, R rois, C channels, S output side.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from onnxscript import opset18 as op
+from torch import Tensor
+
+from ops_cuda.reference import decode_proposals
+from ops_cuda.reference.roi_align import pyramid_levels
+
+OPSET = 18
+_OURS = torch.ops.ops_cuda
+# Scores above this take part in suppression: all but -inf.
+_LOWEST_SCORE = float(torch.finfo(torch.float32).min)
+
+
+def _top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    values, indices = scores.topk(min(count, scores.shape[1]), dim=1)  # in ONNX ties are by index
+    return values, indices
+
+
+def _grouped_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, max_kept: int, ranked: bool
+) -> tuple[Tensor, Tensor]:
+    groups, size = scores.shape
+    group = torch.arange(groups, device=scores.device)[:, None].expand(groups, size)
+    survives: Tensor = _OURS.surviving_boxes(
+        boxes.flatten(0, 1), scores.flatten(), group.flatten(), iou_threshold
+    )
+    survives = survives.view(groups, size) & (scores > -torch.inf)
+    kept = _top_scores(torch.where(survives, scores, -torch.inf), max_kept)[1]
+    counts = survives.sum(1).clamp(max=max_kept)
+    rank = torch.arange(kept.shape[1], device=kept.device)
+    return torch.where(rank < counts[:, None], kept, 0), counts
+
+
+def _pool_by_level(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    scales: Sequence[float],
+    output_side: int,
+    sampling_ratio: int,
+    aligned: bool,
+    canonical_side: float,
+    canonical_level: int,
+) -> Tensor:
+    """The rois of each level pooled by the same operator on that level alone."""
+    if len(scales) == 1:
+        return NotImplemented  # type: ignore[no-any-return]  # stays, for `_roi_align`
+    levels = pyramid_levels(rois, scales, canonical_side, canonical_level)
+    members = [(levels == level).nonzero().squeeze(1) for level in range(len(scales))]
+    shape = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)
+    pooled = [
+        _OURS.multiscale_roi_align([feature], rois[chosen], [scale], *shape)
+        for feature, chosen, scale in zip(features, members, scales, strict=True)
+    ]
+    return torch.cat(pooled)[torch.cat(members).argsort()]
+
+
+def _roi_align(
+    features: Sequence[Any],
+    rois: Any,
+    scales: Sequence[float],
+    output_side: int,
+    sampling_ratio: int,
+    aligned: bool,
+    canonical_side: float,
+    canonical_level: int,
+) -> Any:
+    """RoiAlign of one level; half_pixel is our ``aligned``, output_half_pixel the older rule."""
+    images = op.Gather(rois, op.Constant(value_int=0), axis=1)
+    return op.RoiAlign(
+        features[0],
+        op.Slice(rois, _row(1), _row(5), _row(1)),
+        op.Cast(images, to=7),  # int64
+        coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
+        output_height=output_side,
+        output_width=output_side,
+        sampling_ratio=sampling_ratio,
+        spatial_scale=scales[0],
+    )
+
+
+def _surviving_boxes(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Any:
+    """NonMaxSuppression with a row of scores for every class, at -inf the boxes of others."""
+    # a zero more, since nothing is the largest of no classes
+    most = op.ReduceMax(op.Concat(classes, _row(0), axis=0), keepdims=0)
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    labels = op.Range(zero, op.Add(most, one), one)
+    is_of_class = op.Equal(op.Unsqueeze(labels, _row(1)), op.Unsqueeze(classes, _row(0)))
+    per_class = op.Where(is_of_class, scores, op.Constant(value_float=-float("inf")))
+    selected = op.NonMaxSuppression(
+        op.Unsqueeze(boxes, _row(0)),
+        op.Unsqueeze(per_class, _row(0)),
+        op.Size(scores),
+        op.Constant(value_float=iou_threshold),
+        op.Constant(value_float=_LOWEST_SCORE),
+    )  # rows of image, class, box
+    chosen = op.Slice(selected, _row(2), _row(3), _row(1))
+    nothing = op.ConstantOfShape(op.Shape(scores))
+    ones = op.Expand(op.Constant(value_float=1.0), op.Shape(chosen, end=1))
+    return op.Cast(op.ScatterND(nothing, chosen, ones), to=9)  # bool
+
+
+def _stable_sort(
+    values: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> Any:
+    """TopK of everything: equal values stay in order, as its definition says."""
+    size = op.Gather(op.Shape(values), _row(dim))
+    return op.TopK(values, size, axis=dim, largest=int(descending))
+
+
+def _row(value: int) -> Any:
+    return op.Constant(value_ints=[value])
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    _OURS.top_scores.default: _top_scores,
+    _OURS.decode_proposals.default: decode_proposals,
+    _OURS.grouped_nms.default: _grouped_nms,
+    _OURS.multiscale_roi_align.default: _pool_by_level,
+}
+"""Operators, and what they are in torch's and the two below."""
+
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    _OURS.multiscale_roi_align.default: _roi_align,
+    _OURS.surviving_boxes.default: _surviving_boxes,
+    torch.ops.aten.sort.stable: _stable_sort,
+}
+"""Operators, and what they are in ONNX's."""

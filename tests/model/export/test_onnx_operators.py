@@ -1,0 +1,119 @@
+"""Each operator of ours in ONNX gives what the compiled one gives."""
+
+import itertools
+
+import onnxruntime
+import torch
+from torch.export import Dim
+
+import ops_cuda
+from model.export.onnx_operators import DECOMPOSITIONS, OPSET, TRANSLATIONS
+
+
+class _Function(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arguments):
+        return self.function(*arguments)
+
+
+def _in_onnx(function, arguments, rows):
+    """A function of tensors as onnxruntime runs it; ``rows``: which have any number of rows."""
+    n = Dim("rows")
+    shapes = tuple({0: n} if chosen else None for chosen in rows)
+    program = torch.export.export(
+        _Function(function).eval(), arguments, dynamic_shapes=(shapes,), strict=False
+    )
+    written = torch.onnx.export(
+        program.run_decompositions(DECOMPOSITIONS),
+        opset_version=OPSET,
+        custom_translation_table=TRANSLATIONS,
+        verbose=False,
+        optimize=False,
+    )
+    session = onnxruntime.InferenceSession(
+        written.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [given.name for given in session.get_inputs()]
+
+    def run(*values):
+        feed = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+        return [torch.from_numpy(result) for result in session.run(None, feed)]
+
+    return run
+
+
+def _random_boxes(count, generator, largest=120.0):
+    corner = torch.rand(count, 2, generator=generator) * largest
+    return torch.cat((corner, corner + torch.rand(count, 2, generator=generator) * largest), 1)
+
+
+def test_roi_align_reads_the_same_pixels_of_the_same_levels():
+    generator = torch.Generator().manual_seed(0)
+    maps = [
+        torch.randn(2, 3, 64 // 2**level, 48 // 2**level, generator=generator) for level in range(3)
+    ]
+    scales = [1 / 4, 1 / 8, 1 / 16]
+
+    def pool(rois, *features):
+        return tuple(
+            ops_cuda.multiscale_roi_align(features, rois, scales, 5, samples, aligned, 64.0, 3)
+            for samples in (2, 0)
+            for aligned in (True, False)
+        )
+
+    boxes = _random_boxes(60, generator, 140.0)
+    boxes[:4] = torch.tensor(
+        [[-30.0, -20, 10, 12], [150, 200, 260, 300], [40, 40, 40.5, 40.2], [0, 0, 192, 256]]
+    )
+    rois = torch.cat((torch.randint(0, 2, (60, 1), generator=generator).float(), boxes), 1)
+    run = _in_onnx(pool, (rois, *maps), (True, False, False, False))
+    wanted = pool(rois, *maps)
+    for found, same in zip(run(rois, *maps), wanted, strict=True):
+        # sums of the same samples in another order
+        torch.testing.assert_close(found, same, atol=1e-4, rtol=1e-4)
+    assert all((one - other).abs().max() > 0.1 for one, other in itertools.combinations(wanted, 2))
+    assert all(found.shape == (0, 3, 5, 5) for found in run(rois[:0], *maps))
+
+
+def test_suppression_is_within_classes_and_ranks_equal_scores_by_index():
+    generator = torch.Generator().manual_seed(1)
+
+    def survive(boxes, scores, classes):
+        return ops_cuda.surviving_boxes(boxes, scores, classes, 0.4)
+
+    boxes = _random_boxes(400, generator)
+    scores = (torch.rand(400, generator=generator) * 20).round() / 20 - 0.5
+    scores[::9] = -torch.inf
+    classes = torch.randint(0, 4, (400,), generator=generator) * 3
+    run = _in_onnx(survive, (boxes, scores, classes), (True, True, True))
+    for count in (400, 1, 0):
+        given = boxes[:count], scores[:count], classes[:count]
+        # whether boxes at -inf survive one another nobody asks
+        found, wanted = (
+            each & (given[1] > -torch.inf) for each in (run(*given)[0], survive(*given))
+        )
+        assert torch.equal(found, wanted)
+    assert 20 < survive(boxes, scores, classes).sum() < 300
+
+
+def test_proposals_are_the_same_boxes_in_the_same_order():
+    generator = torch.Generator().manual_seed(2)
+    anchors = [_random_boxes(count, generator) for count in (300, 80)]
+    deltas = [0.3 * torch.randn(1, len(level), 4, generator=generator) for level in anchors]
+    logits = [torch.randn(1, len(level), generator=generator) for level in anchors]
+    logits[0][0, 50:150:2] = 1.5
+    limits = torch.tensor([[200.0, 150.0, 200.0, 150.0]])
+
+    def propose(*given):
+        return ops_cuda.select_proposals(
+            given[:2], given[2:4], given[4:6], given[6], 100, 40, 0.5, 2.0, 4.0
+        )
+
+    given = (*logits, *deltas, *anchors, limits)
+    for found, wanted in zip(
+        _in_onnx(propose, given, (False,) * 7)(*given), propose(*given), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)

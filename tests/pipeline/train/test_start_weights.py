@@ -1,0 +1,63 @@
+"""A training goes on by the rules of the detector it starts from, unless its config says others."""
+
+import pytest
+import torch
+import torchvision
+
+from model import build_detector, load_detector, save_detector
+from model.config import Conventions
+from pipeline.config import RunConfig
+from pipeline.train.start_weights import adopt_conventions
+
+THEIRS = Conventions(
+    pixel_order="bgr", pixel_mean=(103.0, 116.0, 123.0), roi_sampling_ratio=0, roi_aligned=False
+)
+
+
+@pytest.fixture
+def weights(tiny_model_config, tmp_path):
+    config = tiny_model_config.model_copy(update={"conventions": THEIRS})
+    save_detector(build_detector(config), tmp_path / "theirs")
+    return str(tmp_path / "theirs")
+
+
+def job(model, weights, **stated):
+    conventions = Conventions(**stated)
+    return RunConfig(
+        model=model.model_copy(update={"conventions": conventions}), train={"weights": weights}
+    )
+
+
+def test_what_the_config_leaves_open_comes_from_the_weights(tiny_model_config, weights):
+    config, adopted = adopt_conventions(job(tiny_model_config, weights, roi_sampling_ratio=2))
+    rules = config.model.conventions
+    assert rules == THEIRS.model_copy(update={"roi_sampling_ratio": 2})
+    assert adopted.keys() == {"pixel_order", "pixel_mean", "roi_aligned"}
+    detector = build_detector(config.model)
+    assert detector.config.conventions == rules
+
+
+def test_a_resumed_job_needs_the_weights_no_more(tiny_model_config, weights, tmp_path):
+    first, adopted = adopt_conventions(job(tiny_model_config, weights))
+    again, same = adopt_conventions(job(tiny_model_config, str(tmp_path / "gone")), adopted)
+    assert again.model == first.model
+    assert same == adopted
+
+
+def test_a_backbone_alone_is_converted_instead(tiny_model_config, tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    config = job(tiny_model_config, str(tmp_path / "resnet18.pth"), pixel_order="bgr")
+    assert adopt_conventions(config) == (config, {})
+
+
+def test_without_weights_nothing_changes(tiny_model_config):
+    config = job(tiny_model_config, None)
+    assert adopt_conventions(config) == (config, {})
+
+
+def test_the_checkpoint_of_such_a_training_predicts_by_the_same_rules(
+    tiny_model_config, weights, tmp_path
+):
+    config, _ = adopt_conventions(job(tiny_model_config, weights))
+    save_detector(build_detector(config.model), tmp_path / "ours")
+    assert load_detector(tmp_path / "ours").config.conventions == THEIRS
