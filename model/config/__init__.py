@@ -57,6 +57,11 @@ class ModelConfig(Settings):
         description="Given, pictures are looked at in several sizes and mirrored: slower, better.",
     )
 
+    @property
+    def is_proposal_network(self) -> bool:
+        """Whether it finds objects without telling their class."""
+        return self.box is None and self.retinanet is None
+
     @model_validator(mode="after")
     def _heads_agree(self) -> "ModelConfig":
         branches = [name for name in ("mask", "keypoint") if getattr(self, name) is not None]
