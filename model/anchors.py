@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from model.box_geometry import anchors_from_stride
 from model.structures import ImageSize
 
 # A batch's anchors are some MB, and few shapes of batches are met again and again.
@@ -21,12 +22,15 @@ class AnchorGrid(nn.Module):
     The anchors of a cell are ordered by ratio, those of one ratio by size: (r0, s0), (r0, s1) ..
     (r1, s0). So do maskrcnn-benchmark and torchvision; detectron2 orders by size first.
 
+    Detectron's, ``from_stride``, are centred on half a stride.
+
     Args:
         sizes: square root of the anchors' area, pixels: of each level one, or S.
         ratios: height over width.
         strides: pixels between neighbouring cells of each level.
         rounded: round the anchors around the origin to whole pixels (torchvision).
         stride_from_canvas: take canvas // cells as the stride instead (torchvision).
+        from_stride: anchors of :func:`model.box_geometry.anchors_from_stride`.
 
     Source: Ren et al. 2015, section 3.1.1; Lin et al. 2017, section 4.1.
     """
@@ -40,6 +44,7 @@ class AnchorGrid(nn.Module):
         strides: Sequence[int],
         rounded: bool = False,
         stride_from_canvas: bool = False,
+        from_stride: bool = False,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
@@ -47,6 +52,11 @@ class AnchorGrid(nn.Module):
         self.stride_from_canvas = stride_from_canvas
         per_level = torch.tensor(sizes, dtype=torch.float32).reshape(len(sizes), -1)
         boxes = _anchors_around_origin(per_level, torch.tensor(ratios, dtype=torch.float32))
+        if from_stride:
+            levels = zip(per_level.tolist(), self.strides, strict=True)
+            boxes = torch.stack(
+                [anchors_from_stride(own, ratios, stride) for own, stride in levels]
+            )
         self.register_buffer("around_origin", boxes.round() if rounded else boxes, persistent=False)
 
     @property

@@ -19,14 +19,17 @@ def image_limits(sizes: Sequence[ImageSize], device: torch.device) -> Tensor:
     return limits.reshape(-1, 4).to(device, non_blocking=True)
 
 
-def clip_boxes(boxes: Tensor, limits: Tensor) -> Tensor:
+def clip_boxes(boxes: Tensor, limits: Tensor, kept_side: float = 0.0) -> Tensor:
     """Move coordinates outside the image onto its border.
 
     Args:
         boxes: (..., 4), pixels.
         limits: (..., 4), broadcastable to boxes, from :func:`image_limits`.
+        kept_side: a box beyond the border keeps this many pixels of the image.
     """
-    return torch.minimum(boxes.clamp(min=0), limits)
+    near = torch.minimum(boxes[..., :2].clamp(min=0), limits[..., :2] - kept_side)
+    far = torch.minimum(boxes[..., 2:].clamp(min=kept_side), limits[..., 2:])
+    return torch.cat((near, far), dim=-1)
 
 
 def sides_at_least(boxes: Tensor, side: float) -> Tensor:

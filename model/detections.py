@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from model.box_geometry import BoxGeometry, MaskPaste
 from model.structures import ImageSize
 from ops_cuda import compress_rle, encode_roi_masks_rle, paste_masks
 
@@ -26,6 +27,10 @@ class Detections:
         mask_threshold: probability at which a pixel counts as object.
         keypoints: (R, P, 3) float32: x, y, and a score that is larger where surer; None from a
             detector without keypoints.
+        mask_paste: how masks come to the image: padded resizes the mask with a border of zeros to
+            whole pixels, as torchvision; inclusive does so, but the box ends on its last pixel, as
+            in maskrcnn-benchmark; grid reads the mask where pixels have their centres, as
+            detectron2.
     """
 
     boxes: Tensor
@@ -35,6 +40,7 @@ class Detections:
     image_size: ImageSize
     mask_threshold: float = 0.5
     keypoints: Tensor | None = None
+    mask_paste: MaskPaste = "padded"
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -71,9 +77,7 @@ class Detections:
         Raises:
             ValueError: the detector has no mask head.
         """
-        return paste_masks(
-            self._required_masks(), self.boxes, *self.image_size, self.mask_threshold
-        )
+        return paste_masks(*self._pasting())
 
     def rle(self) -> list[dict[str, object]]:
         """The masks as COCO stores them: ``{"size": [h, w], "counts": str}`` for each.
@@ -83,10 +87,7 @@ class Detections:
         Raises:
             ValueError: the detector has no mask head.
         """
-        runs = encode_roi_masks_rle(
-            self._required_masks(), self.boxes, *self.image_size, self.mask_threshold
-        )
-        characters, offsets = compress_rle(*runs)
+        characters, offsets = compress_rle(*encode_roi_masks_rle(*self._pasting()))
         text = characters.numpy().tobytes().decode("ascii")
         size = list(self.image_size)
         return [
@@ -94,7 +95,10 @@ class Detections:
             for start, end in itertools.pairwise(offsets.tolist())
         ]
 
-    def _required_masks(self) -> Tensor:
+    def _pasting(self) -> tuple[Tensor, Tensor, int, int, float, bool]:
+        """Masks, their boxes, the image's size, the threshold, and whether to paste by a grid."""
         if self.masks is None:
             raise ValueError("these detections have no masks: the detector has no mask head")
-        return self.masks
+        boxes = BoxGeometry(self.mask_paste == "inclusive").sampled(self.boxes)
+        by_grid = self.mask_paste == "grid"
+        return self.masks, boxes, *self.image_size, self.mask_threshold, by_grid

@@ -16,9 +16,10 @@ import ops_cuda
 from model.anchors import AnchorGrid
 from model.backbones.fpn import FeaturePyramid
 from model.backbones.resnet import ResNet, ResNetStages
+from model.box_geometry import BoxGeometry
 from model.config import ModelConfig
 from model.detections import Detections
-from model.postprocess import proposals_as_boxes, to_detections
+from model.postprocess import SelectedBoxes, proposals_as_boxes, to_detections
 from model.prediction import predict
 from model.retinanet import RetinaNet, octave_sizes
 from model.roi_heads import RoiHeads
@@ -72,17 +73,21 @@ class Detector(nn.Module):
             strides=strides,
             rounded=rules.round_anchors,
             stride_from_canvas=rules.anchor_stride == "grid",
+            from_stride=rules.legacy_geometry,
         )
+        self.geometry = BoxGeometry(rules.legacy_geometry)
         self.roi_heads: RoiHeads | None = None
         self.retinanet: RetinaNet | None = None
         if one_stage is not None:
             sizes = octave_sizes(one_stage, whole_pixels=rules.round_anchors)
             anchors = grid(sizes, one_stage.anchor_ratios)
-            self.retinanet = RetinaNet(channels, config.num_classes, anchors, one_stage)
+            self.retinanet = RetinaNet(
+                channels, config.num_classes, anchors, one_stage, self.geometry
+            )
         else:
             anchors = grid(sizes, config.rpn.anchor_ratios)
             beta = rules.rpn_smooth_l1_beta
-            self.rpn = RegionProposalNetwork(channels, anchors, config.rpn, beta)
+            self.rpn = RegionProposalNetwork(channels, anchors, config.rpn, beta, self.geometry)
         if config.box is not None:
             self.roi_heads = RoiHeads(config, config.box, channels)
 
@@ -116,7 +121,8 @@ class Detector(nn.Module):
         if self.retinanet is not None:
             if targets is not None:
                 return self.retinanet.losses(features, images, targets)
-            return to_detections(self.retinanet.detect(features, images), images)
+            found = self.retinanet.detect(features, images)
+            return self.describe(found, images)
         proposals, losses = self.rpn(features, images, targets)
         heads = self.roi_heads
         if targets is not None:
@@ -124,11 +130,10 @@ class Detector(nn.Module):
                 losses |= heads.losses(features, proposals, images, targets)
             return losses  # type: ignore[no-any-return]
         if heads is None:
-            return to_detections(proposals_as_boxes(proposals), images)
+            return self.describe(proposals_as_boxes(proposals), images)
         found = heads.detect(features, proposals, images.sizes)
-        threshold = self.config.mask.threshold if self.config.mask else 0.5
         masks, keypoints = heads.masks_of(features, found), heads.keypoints_of(features, found)
-        return to_detections(found, images, masks, threshold, keypoints)
+        return self.describe(found, images, masks, keypoints)
 
     def features(self, images: ImageBatch) -> list[Tensor]:
         """The maps that proposals and heads read, (B, C, H_l, W_l), finest first.
@@ -137,6 +142,18 @@ class Detector(nn.Module):
         """
         maps: list[Tensor] = self.backbone(self._network_input(images))
         return maps[-1:] if self.fpn is None else self.fpn(maps)
+
+    def describe(
+        self,
+        found: SelectedBoxes,
+        images: ImageBatch,
+        masks: Tensor | None = None,
+        keypoints: Tensor | None = None,
+    ) -> list[Detections]:
+        """What was found, by the detector's conventions; see ``to_detections``."""
+        threshold = self.config.mask.threshold if self.config.mask else 0.5
+        paste = self.geometry.mask_paste(self.config.conventions.mask_paste)
+        return to_detections(found, images, masks, threshold, keypoints, self.geometry, paste)
 
     def predict(
         self, images: Sequence[npt.NDArray[np.uint8]], batch_size: int = 4

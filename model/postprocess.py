@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from model.box_coding import BoxCoder
-from model.boxes import clip_boxes, image_limits, scale_boxes, scale_points, sides_at_least
+from model.box_geometry import CONTINUOUS, BoxGeometry, MaskPaste
+from model.boxes import image_limits, scale_points, sides_at_least
 from model.config import BoxHeadConfig
 from model.detections import Detections
 from model.structures import ImageBatch, ImageSize, Proposals
@@ -63,6 +64,7 @@ def select_boxes(
     coder: BoxCoder,
     sizes: Sequence[ImageSize],
     settings: BoxHeadConfig,
+    geometry: BoxGeometry = CONTINUOUS,
 ) -> SelectedBoxes:
     """Keep confident boxes that no better box of their class overlaps.
 
@@ -74,11 +76,13 @@ def select_boxes(
         coder: of the deltas.
         sizes: content size of each image in the batch.
         settings: thresholds and the number of detections.
+        geometry: of the boxes.
 
     Source: Girshick 2015, section 4; thresholds of Detectron.
     """
     found = confident_boxes(logits, deltas, rois, present, coder, settings.score_threshold)
-    return keep_best_boxes(*found, sizes, settings.nms_iou, settings.detections_per_image)
+    best = settings.detections_per_image
+    return keep_best_boxes(*found, sizes, settings.nms_iou, best, geometry)
 
 
 def confident_boxes(
@@ -110,6 +114,7 @@ def keep_best_boxes(
     sizes: Sequence[ImageSize],
     nms_iou: float,
     limit: int,
+    geometry: BoxGeometry = CONTINUOUS,
 ) -> SelectedBoxes:
     """Cut boxes to their images and keep those that no better one of their class overlaps.
 
@@ -121,8 +126,9 @@ def keep_best_boxes(
         sizes: content size of each image in the batch.
         nms_iou: overlap at which the better box suppresses the other.
         limit: boxes kept per image, at most.
+        geometry: of the boxes.
     """
-    boxes = clip_boxes(boxes, image_limits(sizes, boxes.device)[images])
+    boxes = geometry.clip(boxes, image_limits(sizes, boxes.device)[images])
     large = sides_at_least(boxes, THINNEST_DETECTION)
     kept_scores = torch.where(large, scores, -torch.inf)
     kept, counts = keep_best_per_image(
@@ -160,6 +166,8 @@ def to_detections(
     masks: Tensor | None = None,
     mask_threshold: float = 0.5,
     keypoints: Tensor | None = None,
+    geometry: BoxGeometry = CONTINUOUS,
+    mask_paste: MaskPaste = "padded",
 ) -> list[Detections]:
     """What was found, image by image, in the pixels of the images as they were.
 
@@ -169,17 +177,20 @@ def to_detections(
         masks: (D, M, M) float32 in [0, 1], or None.
         mask_threshold: probability at which a pixel counts as object.
         keypoints: (D, P, 3) float32: x, y in the pixels of the padded batch, score; or None.
+        geometry: of the boxes.
+        mask_paste: how masks come to the image.
     """
     absent: list[Tensor | None] = [None] * len(images)
     return [
         Detections(
-            boxes=scale_boxes(boxes, size, original),
+            boxes=geometry.scale(boxes, size, original),
             scores=scores,
             labels=labels,
             masks=mask,
             image_size=original,
             mask_threshold=mask_threshold,
             keypoints=None if points is None else _scale_keypoints(points, size, original),
+            mask_paste=mask_paste,
         )
         for boxes, scores, labels, mask, points, size, original in zip(
             torch.split(found.rois[:, 1:], found.counts),

@@ -53,7 +53,8 @@ def _predict_in_batches(
     """Pictures of like shapes share a batch, so that little of it is padding."""
     rule = detector.config.input
     originals = [ImageSize(*image.shape[:2]) for image in images]
-    sizes = [resized_size(size, rule.short_side, rule.long_side) for size in originals]
+    rounding = detector.config.conventions.resize_rounding
+    sizes = [resized_size(size, rule.short_side, rule.long_side, rounding) for size in originals]
     order = sorted(range(len(images)), key=lambda index: sizes[index])
     found: dict[int, Detections] = {}
     for start in range(0, len(order), batch_size):

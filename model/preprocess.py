@@ -4,6 +4,7 @@ Shapes: B images, h w of one image, H W of the batch.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,12 +13,29 @@ import ops_cuda
 from model.structures import ImageBatch, ImageSize
 
 
-def resized_size(size: ImageSize, short_side: int, long_side: int) -> ImageSize:
+def resized_size(
+    size: ImageSize,
+    short_side: int,
+    long_side: int,
+    rounding: Literal["nearest", "down"] = "nearest",
+) -> ImageSize:
     """The size with the given short side, or with the given long side if that is smaller.
 
-    Source: Detectron's rule, with detectron2's rounding.
+    Args:
+        size: of the image.
+        short_side: wanted, pixels.
+        long_side: limit, pixels.
+        rounding: nearest rounds both sides; down rounds the short side and, from it, the long one
+            down.
+
+    Source: Detectron's rule, with detectron2's rounding or with maskrcnn-benchmark's.
     """
     shorter, longer = min(size), max(size)
+    if rounding == "down":
+        if longer / shorter * short_side > long_side:
+            short_side = max(1, round(long_side * shorter / longer))
+        enlarged = short_side * longer // shorter
+        return ImageSize(*(short_side if side == shorter else enlarged for side in size))
     scale = min(short_side / shorter, long_side / longer)
     return ImageSize(max(1, int(size.height * scale + 0.5)), max(1, int(size.width * scale + 0.5)))
 

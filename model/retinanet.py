@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.anchors import AnchorGrid
 from model.backbones.norm import make_norm
 from model.box_coding import BoxCoder
+from model.box_geometry import CONTINUOUS, BoxGeometry
 from model.config import RetinaNetConfig
 from model.convolution import convolve
 from model.postprocess import Candidates, SelectedBoxes, keep_best_boxes
@@ -33,14 +34,21 @@ class RetinaNet(nn.Module):
         num_classes: K.
         anchors: the grid of anchors.
         settings: layers, thresholds, and weights of the losses.
+        geometry: of the boxes.
     """
 
     def __init__(
-        self, channels: int, num_classes: int, anchors: AnchorGrid, settings: RetinaNetConfig
+        self,
+        channels: int,
+        num_classes: int,
+        anchors: AnchorGrid,
+        settings: RetinaNetConfig,
+        geometry: BoxGeometry = CONTINUOUS,
     ) -> None:
         super().__init__()
         self.anchors = anchors
         self.settings = settings
+        self.geometry = geometry
         self.num_classes = num_classes
         self.coder = BoxCoder(settings.delta_weights)
         self.class_tower, self.class_norms = _tower(channels, settings)
@@ -106,9 +114,8 @@ class RetinaNet(nn.Module):
             images: the batch that they show.
         """
         settings, found = self.settings, self.candidates(features, images)
-        return keep_best_boxes(
-            *found, images.sizes, settings.nms_iou, settings.detections_per_image
-        )
+        best = settings.detections_per_image
+        return keep_best_boxes(*found, images.sizes, settings.nms_iou, best, self.geometry)
 
     def candidates(self, features: Sequence[Tensor], images: ImageBatch) -> Candidates:
         """The boxes that :meth:`detect` chooses from: the confident among the best per level."""

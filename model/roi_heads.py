@@ -6,12 +6,14 @@ Source: He et al. 2017, sections 3 and 5.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from model.backbones.resnet import ResNetStages
 from model.box_coding import BoxCoder
+from model.box_geometry import BoxGeometry
 from model.config import BoxHeadConfig, ModelConfig
 from model.heads.box import BoxHead, box_losses
 from model.heads.conv_fc import ConvFcBoxHead
@@ -41,6 +43,7 @@ class RoiHeads(nn.Module):
         rules = config.conventions
         self.settings = box
         self.conventions = rules
+        self.geometry = BoxGeometry(rules.legacy_geometry)
         self.box_pooler = _pooler(config, box.pool_side)
         self.box_coder = BoxCoder(box.delta_weights)
         self.box = _box_head(config, box, channels)
@@ -98,6 +101,8 @@ class RoiHeads(nn.Module):
         beta = self.conventions.box_smooth_l1_beta
         losses = box_losses(logits, deltas, chosen, self.box_coder, beta)
         positive = chosen.positive()
+        # What is pooled from a ROI, and drawn in it, may end before the ROI does.
+        drawn = replace(positive, rois=self.geometry.sampled(positive.rois))
         if self.mask is not None:
             shown = (
                 described[chosen.positive_slots]
@@ -105,23 +110,23 @@ class RoiHeads(nn.Module):
                 else self.mask_pooler(features, positive.rois)
             )
             masks = self.mask(shown, positive.labels)
-            losses["mask"] = self._mask_loss(masks, positive, images, targets)
+            losses["mask"] = self._mask_loss(masks, drawn, images, targets)
         if self.keypoint is not None:
             heatmaps = self.keypoint(self.keypoint_pooler(features, positive.rois))
-            places = keypoint_targets(targets, positive, *heatmaps.shape[1:3])
+            places = keypoint_targets(targets, drawn, *heatmaps.shape[1:3])
             losses["keypoint"] = keypoint_loss(heatmaps, places)
         return losses
 
     def _mask_loss(
         self,
         masks: Tensor,
-        positive: TrainingRois,
+        drawn: TrainingRois,
         images: ImageBatch,
         targets: Sequence[Targets],
     ) -> LossTerm:
         rule = self.conventions.mask_targets
-        wanted = mask_targets(targets, positive, masks.shape[-1], rule, images.sizes)
-        return mask_loss(masks, wanted, positive.is_meant)
+        wanted = mask_targets(targets, drawn, masks.shape[-1], rule, images.sizes)
+        return mask_loss(masks, wanted, drawn.is_meant)
 
     def detect(
         self, features: Sequence[Tensor], proposals: Proposals, sizes: Sequence[ImageSize]
@@ -135,7 +140,8 @@ class RoiHeads(nn.Module):
         """
         settings = self.settings
         found = self.candidates(features, proposals)
-        return keep_best_boxes(*found, sizes, settings.nms_iou, settings.detections_per_image)
+        best = settings.detections_per_image
+        return keep_best_boxes(*found, sizes, settings.nms_iou, best, self.geometry)
 
     def candidates(self, features: Sequence[Tensor], proposals: Proposals) -> Candidates:
         """The boxes that :meth:`detect` chooses from: of every class that a proposal may show."""
@@ -175,7 +181,7 @@ class RoiHeads(nn.Module):
 
     def keypoints_in(self, heatmaps: Tensor, boxes: Tensor) -> Tensor:
         """The keypoints (D, P, 3) that heatmaps (D, P, M, M) show, in the pixels of the boxes."""
-        return find_keypoints(heatmaps, boxes)
+        return find_keypoints(heatmaps, self.geometry.sampled(boxes))
 
     def _judge(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and deltas of R ROIs, for inference."""
@@ -193,7 +199,8 @@ class RoiHeads(nn.Module):
 def _pooler(config: ModelConfig, side: int) -> RoiPooler:
     rules = config.conventions
     strides = POOLED_STRIDES[config.backbone.features]
-    return RoiPooler(side, rules.roi_sampling_ratio, rules.roi_aligned, strides)
+    trim = BoxGeometry(rules.legacy_geometry).last_pixel
+    return RoiPooler(side, rules.roi_sampling_ratio, rules.roi_aligned, strides, trim)
 
 
 def _box_head(config: ModelConfig, box: BoxHeadConfig, channels: int) -> BoxHead:

@@ -23,12 +23,14 @@ class RoiPooler:
         sampling_ratio: samples per cell and axis; 0 adapts to the ROI.
         aligned: shift by half a pixel, so that cell centres fall where they belong.
         strides: of the maps that are read, the first of those given, pixels.
+        trim: pixels of the image that x2 and y2 move in, once the level is chosen.
     """
 
     side: int
     sampling_ratio: int = 2
     aligned: bool = True
     strides: tuple[int, ...] = POOLED_STRIDES["fpn"]
+    trim: float = 0.0
 
     def __call__(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Pool R ROIs.
@@ -47,4 +49,5 @@ class RoiPooler:
             self.side,
             self.sampling_ratio,
             self.aligned,
+            trim=self.trim,
         )

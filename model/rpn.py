@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.anchors import AnchorGrid
 from model.box_coding import LARGEST_LOG_SCALE, BoxCoder
+from model.box_geometry import CONTINUOUS, BoxGeometry
 from model.boxes import image_limits
 from model.config import RpnConfig
 from model.convolution import convolve
@@ -98,10 +99,16 @@ class RegionProposalNetwork(nn.Module):
         anchors: the grid of anchors.
         settings: thresholds and numbers of samples and proposals.
         smooth_l1_beta: of the box loss.
+        geometry: of the boxes.
     """
 
     def __init__(
-        self, channels: int, anchors: AnchorGrid, settings: RpnConfig, smooth_l1_beta: float
+        self,
+        channels: int,
+        anchors: AnchorGrid,
+        settings: RpnConfig,
+        smooth_l1_beta: float,
+        geometry: BoxGeometry = CONTINUOUS,
     ) -> None:
         super().__init__()
         self.head = RpnHead(channels, anchors.per_cell, settings.layers)
@@ -109,6 +116,7 @@ class RegionProposalNetwork(nn.Module):
         self.coder = BoxCoder()
         self.settings = settings
         self.smooth_l1_beta = smooth_l1_beta
+        self.geometry = geometry
 
     def forward(
         self,
@@ -149,14 +157,16 @@ class RegionProposalNetwork(nn.Module):
                 return self.head.judge_sampled(features, chosen)
             return gather_from_levels(logits, chosen), gather_from_levels(deltas, chosen)
 
+        tiled = torch.cat(anchors)
         losses = rpn_losses(
             judge,
-            torch.cat(anchors),
+            tiled,
             join_truths(targets, images.pixels.device),
             images.sampling_seeds,
             self.settings,
             self.coder,
             self.smooth_l1_beta,
+            self.geometry.inside(tiled, image_limits(images.sizes, tiled.device)),
         )
         return proposals, losses
 
@@ -189,5 +199,9 @@ class RegionProposalNetwork(nn.Module):
             iou_threshold=settings.nms_iou,
             min_side=max(settings.min_box_side, THINNEST_PROPOSAL),
             largest_log_scale=LARGEST_LOG_SCALE,
+            kept_side=self.geometry.last_pixel,
         )
-        return Proposals(boxes, counts, scores)
+        proposals = Proposals(boxes, counts, scores)
+        if training and len(logits) > 1:
+            return self.geometry.training_proposals(proposals, settings.post_nms_train)
+        return proposals

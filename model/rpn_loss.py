@@ -16,6 +16,7 @@ from model.matching import match_to_objects
 from model.sampling import ANCHORS, sample_candidates
 from model.structures import LossTerm
 from model.truths import BatchTruths
+from ops_cuda import IGNORED
 
 
 def rpn_losses(
@@ -26,6 +27,7 @@ def rpn_losses(
     settings: RpnConfig,
     coder: BoxCoder,
     smooth_l1_beta: float,
+    eligible: Tensor | None = None,
 ) -> dict[str, LossTerm]:
     """Cross-entropy of sampled anchors, and smooth L1 of the positive ones' boxes.
 
@@ -37,6 +39,7 @@ def rpn_losses(
         settings: thresholds and number of samples.
         coder: of the deltas.
         smooth_l1_beta: where the box loss turns from square to linear; 0 is plain L1.
+        eligible: (B, A) bool, the anchors that may be sampled; None: all of them.
 
     Returns:
         rpn_objectness and rpn_box, both counted over all sampled anchors.
@@ -45,8 +48,11 @@ def rpn_losses(
         matches = match_to_objects(
             anchors[None], truths, settings.positive_iou, settings.negative_iou, keep_best=True
         )
+        verdict = matches.verdict
+        if eligible is not None:
+            verdict = torch.where(eligible, verdict, IGNORED)
         chosen = sample_candidates(
-            matches.verdict,
+            verdict,
             settings.samples_per_image,
             settings.positive_fraction,
             seeds,

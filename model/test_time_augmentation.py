@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from model.boxes import mirror_boxes, scale_boxes
+from model.box_geometry import BoxGeometry
+from model.boxes import mirror_boxes
 from model.config import ModelConfig, TestAugmentationConfig
 from model.detections import Detections
 from model.keypoint_names import flip_order
@@ -22,7 +23,6 @@ from model.postprocess import (
     SelectedBoxes,
     keep_best_boxes,
     proposals_as_boxes,
-    to_detections,
 )
 from model.preprocess import canvas_size, resized_size
 from model.roi_heads import RoiHeads
@@ -41,11 +41,13 @@ class View:
         original: size of the picture.
         size: of the view.
         flip: whether a second image of the batch is the mirror image.
+        geometry: of the boxes.
     """
 
     original: ImageSize
     size: ImageSize
     flip: bool
+    geometry: BoxGeometry
 
     def batch(self, detector: "Detector", picture: Tensor) -> ImageBatch:
         """What the detector sees.
@@ -66,12 +68,12 @@ class View:
         if self.flip:
             is_mirrored = found.images[:, None] == 1
             boxes = torch.where(is_mirrored, mirror_boxes(boxes, self.size), boxes)
-        boxes = scale_boxes(boxes, self.size, self.original)
+        boxes = self.geometry.scale(boxes, self.size, self.original)
         return found._replace(boxes=boxes, images=torch.zeros_like(found.images))
 
     def from_picture(self, found: SelectedBoxes) -> SelectedBoxes:
         """D boxes of the picture as D boxes of each image of the batch."""
-        boxes = scale_boxes(found.rois[:, 1:], self.original, self.size)
+        boxes = self.geometry.scale(found.rois[:, 1:], self.original, self.size)
         shown = [boxes, mirror_boxes(boxes, self.size)] if self.flip else [boxes]
         rois = [torch.cat((torch.full_like(b[:, :1], i), b), 1) for i, b in enumerate(shown)]
         return replace(
@@ -118,20 +120,22 @@ def detect_in_views(
         settings: the views.
     """
     original = ImageSize(*picture.shape[:2])
-    sizes = (resized_size(original, side, settings.long_side) for side in settings.short_sides)
-    views = [View(original, size, settings.flip) for size in dict.fromkeys(sizes)]
+    geometry, rounding = detector.geometry, detector.config.conventions.resize_rounding
+    sizes = [
+        resized_size(original, side, settings.long_side, rounding) for side in settings.short_sides
+    ]
+    views = [View(original, size, settings.flip, geometry) for size in dict.fromkeys(sizes)]
     looked_at = [_look(detector, picture, view) for view in views]
     joined = Candidates(*(torch.cat(p) for p in zip(*(c for c, _ in looked_at), strict=True)))
-    found = keep_best_boxes(*joined, [original], *_limits(detector.config))
+    found = keep_best_boxes(*joined, [original], *_limits(detector.config), geometry)
     masks = keypoints = None
     heads, head = detector.roi_heads, detector.config.keypoint
     if heads is not None:
         seen = [(view, maps) for view, (_, maps) in zip(views, looked_at, strict=True)]
         masks = _masks(heads, seen, found)
         keypoints = _keypoints(heads, seen, found, head.names if head else ())
-    threshold = detector.config.mask.threshold if detector.config.mask else 0.5
     itself = ImageBatch(picture.permute(2, 0, 1)[None], (original,), (original,))
-    (detections,) = to_detections(found, itself, masks, threshold, keypoints)
+    (detections,) = detector.describe(found, itself, masks, keypoints)
     return detections
 
 

@@ -13,12 +13,15 @@ from ops_cuda.checks import (
 )
 
 
-def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
+def paste_masks(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, grid: bool = False
+) -> Tensor:
     """Resize each mask to its box on the image and compare with ``threshold``.
 
     The geometry of torchvision's ``paste_masks_in_image`` and maskrcnn-benchmark's ``Masker``:
     the mask is padded by one pixel of zeros, its box grown alike and rounded towards zero to whole
-    pixels, both corners inclusive.
+    pixels, both corners inclusive. With ``grid`` that of detectron2: the mask fills the box as it
+    is, and each pixel of the image reads the mask, zero outside, where its centre lies.
 
     Args:
         masks: (R, M, M) float, probability in [0, 1].
@@ -27,6 +30,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
         height: of the image, pixels.
         width: of the image, pixels.
         threshold: a pixel is set where its probability is above this.
+        grid: read the mask at the centres of pixels instead of resizing it to whole pixels.
 
     Returns:
         (R, height, width) uint8, 0 or 1: torchvision's probabilities above the threshold, but for
@@ -39,8 +43,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     """
     masks, boxes = require_pasting(masks, boxes, height, width)
     if not library.compiled_for("paste_masks", boxes.device):
-        return reference.paste_masks(masks, boxes, height, width, threshold)
-    bitmaps: Tensor = torch.ops.ops_cuda.paste_masks(masks, boxes, height, width, threshold)
+        return reference.paste_masks(masks, boxes, height, width, threshold, grid)
+    bitmaps: Tensor = torch.ops.ops_cuda.paste_masks(masks, boxes, height, width, threshold, grid)
     return bitmaps
 
 

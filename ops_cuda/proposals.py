@@ -51,6 +51,7 @@ def decode_proposals(
     limits: Tensor,
     min_side: float,
     largest_log_scale: float,
+    kept_side: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The boxes of chosen anchors, cut to their images.
 
@@ -62,6 +63,7 @@ def decode_proposals(
         limits: (B, 4) float: width, height, width, height of each image, pixels.
         min_side: thinner boxes are dropped, pixels.
         largest_log_scale: dw and dh count up to this.
+        kept_side: a box beyond the border keeps this many pixels of the image (Detectron: 1).
 
     Returns:
         Boxes (B, L, K, 4) and scores (B, L, K) float32, K = max K_l. Where a level has fewer
@@ -92,6 +94,7 @@ def decode_proposals(
         limits.float(),
         min_side,
         largest_log_scale,
+        kept_side,
     )
     if not library.compiled_for("decode_proposals", limits.device):
         return reference.decode_proposals(*arguments)
@@ -111,6 +114,7 @@ def select_proposals(
     iou_threshold: float,
     min_side: float,
     largest_log_scale: float,
+    kept_side: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best boxes of each level of each image that no better one of the level overlaps.
 
@@ -124,6 +128,7 @@ def select_proposals(
         iou_threshold: overlap above which the lower score is dropped, in [0, 1].
         min_side: thinner boxes are dropped, pixels.
         largest_log_scale: dw and dh count up to this.
+        kept_side: a box beyond the border keeps this many pixels of the image (Detectron: 1).
 
     Returns:
         Boxes (B, P, 4) float32, best first, and their logits (B, P) float32, both zero after an
@@ -148,6 +153,7 @@ def select_proposals(
         limits,
         min_side,
         largest_log_scale,
+        kept_side,
     )
     images, levels, candidates = scores.shape
     kept, counts = grouped_nms(

@@ -50,6 +50,7 @@ def _decode_proposals(
     limits: Tensor,
     min_side: float,
     largest_log_scale: float,
+    kept_side: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     shape = (limits.shape[0], len(scores), max(level.shape[1] for level in scores))
     return limits.new_empty(*shape, 4), limits.new_empty(shape)
@@ -85,6 +86,7 @@ def _multiscale_roi_align(
     aligned: bool,
     canonical_side: float,
     canonical_level: int,
+    trim: float = 0.0,
 ) -> Tensor:
     shape = (rois.shape[0], features[0].shape[1], output_side, output_side)
     return torch.empty(
@@ -123,7 +125,9 @@ def _rasterize_rle(
     return boxes.new_empty(boxes.shape[0], side, side)
 
 
-def _paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
+def _paste_masks(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, grid: bool = False
+) -> Tensor:
     return masks.new_empty(masks.shape[0], height, width, dtype=torch.uint8)
 
 
@@ -145,7 +149,7 @@ def _conv3x3_relu(
 
 
 def _encode_roi_masks_rle(
-    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, grid: bool = False
 ) -> tuple[Tensor, Tensor]:
     runs = torch.library.get_ctx().new_dynamic_size()
     return (

@@ -9,7 +9,7 @@ from ops_cuda.paste_masks import require_pasting
 
 
 def encode_roi_masks_rle(
-    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, grid: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Run lengths of the bitmaps of `paste_masks`, without the bitmaps.
 
@@ -19,6 +19,7 @@ def encode_roi_masks_rle(
         height: of the image, pixels.
         width: of the image, pixels.
         threshold: a pixel is set where its probability is above this.
+        grid: as `paste_masks` takes it.
 
     Returns:
         counts: (N,) int64, lengths of runs of 0 and 1 in turn, down the columns of the image; each
@@ -35,9 +36,9 @@ def encode_roi_masks_rle(
     if height * width >= 2**32:
         raise ValueError(f"height * width must be below 2**32; got {height} * {width}")
     if not library.compiled_for("encode_roi_masks_rle", boxes.device):
-        return reference.encode_roi_masks_rle(masks, boxes, height, width, threshold)
+        return reference.encode_roi_masks_rle(masks, boxes, height, width, threshold, grid)
     counts, offsets = torch.ops.ops_cuda.encode_roi_masks_rle(
-        masks, boxes, height, width, threshold
+        masks, boxes, height, width, threshold, grid
     )
     return counts, offsets
 

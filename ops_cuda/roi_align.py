@@ -23,6 +23,7 @@ def multiscale_roi_align(
     aligned: bool = True,
     canonical_side: float = 224.0,
     canonical_level: int = 4,
+    trim: float = 0.0,
 ) -> Tensor:
     """Crop each roi from the pyramid level that suits its size, resampled to a square.
 
@@ -37,6 +38,7 @@ def multiscale_roi_align(
             map pixel wide (torchvision's detectors).
         canonical_side: side of a roi that reads ``canonical_level``, pixels.
         canonical_level: that level; level k has scale 2 ** -k.
+        trim: x2 and y2 move in by this many image pixels once the level is chosen (Detectron: 1).
 
     Returns:
         (R, C, S, S) in the type and memory layout of the features. Samples outside the map and
@@ -52,7 +54,7 @@ def multiscale_roi_align(
     _check(features, rois, scales, output_side, sampling_ratio)
     dtype = features[0].dtype
     rois = rois.detach().to(torch.promote_types(dtype, torch.float32))
-    shape = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)
+    shape = (output_side, sampling_ratio, aligned, canonical_side, canonical_level, trim)
     if not library.compiled_for("multiscale_roi_align", rois.device):
         return reference.multiscale_roi_align(features, rois, scales, *shape)
     if rois.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):

@@ -46,11 +46,22 @@ class Conventions(Settings):
         "polygon",
         description="Mask targets drawn inside the ROI, or averages of a bitmap of the image.",
     )
+    mask_paste: Literal["padded", "grid"] = Field(
+        "padded",
+        description="padded: masks get a border of zeros and are resized to whole pixels "
+        "(torchvision, maskrcnn-benchmark); grid: pixels read them at their centres (detectron2).",
+    )
+    resize_rounding: Literal["nearest", "down"] = Field(
+        "nearest",
+        description="Sides of a resized image: nearest rounds both; down takes the short side as "
+        "it is and rounds the long one down (maskrcnn-benchmark).",
+    )
     legacy_geometry: bool = Field(
         False,
-        description="Boxes include their last pixel, anchors are centred on (stride - 1) / 2 and "
-        "masks pasted into whole pixels (Detectron, maskrcnn-benchmark). Kept on record; the "
-        "detector does not follow it yet.",
+        description="Boxes end on their last pixel, so that x2 - x1 + 1 is a width; anchors are "
+        "rounded on the stride's square and centred in it; in training, those that cross the "
+        "border are left out and post_nms_train counts for a batch (Detectron, "
+        "maskrcnn-benchmark).",
     )
 
 

@@ -48,15 +48,20 @@ def _pool_by_level(
     aligned: bool,
     canonical_side: float,
     canonical_level: int,
+    trim: float = 0.0,
 ) -> Tensor:
     """The rois of each level pooled by the same operator on that level alone."""
-    if len(scales) == 1:
+    if len(scales) == 1 and trim == 0:
         return NotImplemented  # type: ignore[no-any-return]  # stays, for `_roi_align`
+    trimmed = torch.cat((rois[:, :3], rois[:, 3:] - trim), dim=1)
+    shape = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)
+    if len(scales) == 1:
+        alone: Tensor = _OURS.multiscale_roi_align(features, trimmed, scales, *shape)
+        return alone
     levels = pyramid_levels(rois, scales, canonical_side, canonical_level)
     members = [(levels == level).nonzero().squeeze(1) for level in range(len(scales))]
-    shape = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)
     pooled = [
-        _OURS.multiscale_roi_align([feature], rois[chosen], [scale], *shape)
+        _OURS.multiscale_roi_align([feature], trimmed[chosen], [scale], *shape)
         for feature, chosen, scale in zip(features, members, scales, strict=True)
     ]
     return torch.cat(pooled)[torch.cat(members).argsort()]
@@ -71,8 +76,9 @@ def _roi_align(
     aligned: bool,
     canonical_side: float,
     canonical_level: int,
+    trim: float = 0.0,
 ) -> Any:
-    """RoiAlign of one level; half_pixel is our ``aligned``, output_half_pixel the older rule."""
+    """RoiAlign of one level, untrimmed; half_pixel is our ``aligned``, output_half_pixel not."""
     images = op.Gather(rois, op.Constant(value_int=0), axis=1)
     return op.RoiAlign(
         features[0],

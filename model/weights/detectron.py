@@ -15,7 +15,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.weights.architecture import describe_detector
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
-from model.weights.legacy import LEGACY, NOT_HONOURED, one_box_for_all, refuse_unbuilt
+from model.weights.legacy import LEGACY, one_box_for_all, refuse_unbuilt
 
 _BRANCHES = {"1": "downsample.0", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
 _NORMS = {"1": "downsample.1", "2a": "bn1", "2b": "bn2", "2c": "bn3"}
@@ -80,6 +80,12 @@ _UNBUILT = {
     "conv_rpn_w": "a detector without a pyramid (C4)",
 }
 
+_NOT_HONOURED = (
+    "images are resized without antialiasing",
+    "boxes are refined, cut and compared in pixels of the original image, not of the resized one "
+    "(less than 1 pixel)",
+)
+
 
 def is_detectron(stored: StoredWeights) -> bool:
     """Whether these are weights of Detectron, or a backbone in its format."""
@@ -101,8 +107,7 @@ def convert_detectron(stored: StoredWeights, config: ModelConfig) -> Conversion:
     renamed.tensors.update(one_box_for_all(renamed.tensors))
     renamed.tensors.update(_identity_statistics(renamed.tensors))
     conversion = describe_detector("Detectron", renamed, LEGACY, config)
-    notes = (*NOT_HONOURED, "images are resized without antialiasing")
-    return replace(conversion, not_honoured=notes) if conversion.config else conversion
+    return replace(conversion, not_honoured=_NOT_HONOURED) if conversion.config else conversion
 
 
 def _identity_statistics(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

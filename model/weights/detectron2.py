@@ -32,6 +32,7 @@ DETECTRON2 = Conventions(
     rpn_smooth_l1_beta=0.0,
     box_smooth_l1_beta=0.0,
     mask_targets="polygon",
+    mask_paste="grid",
 )
 _AUTHOR_OF_RGB_BACKBONES = "torchvision"
 _RGB = {

@@ -20,16 +20,9 @@ LEGACY = Conventions(
     rpn_smooth_l1_beta=1 / 9,
     box_smooth_l1_beta=1.0,
     mask_targets="polygon",
+    mask_paste="padded",
+    resize_rounding="nearest",
     legacy_geometry=True,
-)
-
-NOT_HONOURED = (
-    "anchors are centred on (stride - 1) / 2 and rounded on the stride's square (ours lie 1.5 "
-    "pixels to the upper left on P2, 31.5 on P6, and their sides differ by up to 6 %)",
-    "a box's width is x2 - x1 + 1 (ours x2 - x1: 1 pixel of the resized image)",
-    "masks are pasted into a box of whole pixels (at most 1 pixel at the outline)",
-    "training takes the best proposals of all images of a GPU together, and leaves out anchors "
-    "that cross the image's border (training only)",
 )
 
 

@@ -16,7 +16,6 @@ from model.weights.class_rows import ClassRows, is_class_layer, rows_by_name
 from model.weights.conventions import adapt_to_conventions, folded_norms_note
 from model.weights.conversion import Conversion
 from model.weights.inference_settings import with_inference_settings
-from model.weights.legacy import NOT_HONOURED
 from model.weights.report import LoadReport, WeightsError
 from model.weights.sources import read_source
 
@@ -107,10 +106,7 @@ def read_detector(
         categories = ()
     detector = build_detector(with_inference_settings(chosen, overrides), categories)
     report = _fill(detector, conversion, ClassRows({}), source, allow_mismatch=False)
-    notes = [*conversion.assumed, *conversion.not_honoured]
-    if chosen.conventions.legacy_geometry and not conversion.not_honoured:
-        notes.extend(NOT_HONOURED)
-    return detector, replace(report, notes=tuple(notes))
+    return detector, replace(report, notes=(*conversion.assumed, *conversion.not_honoured))
 
 
 def load_weights(

@@ -4,13 +4,13 @@ Class 0 is the background and boxes and masks have a row for it, as ours.
 """
 
 import re
-from dataclasses import replace
 
 from model.config import ModelConfig
 from model.weights.architecture import describe_detector
 from model.weights.conversion import Conversion, Replacement, StoredWeights, rename_tensors
-from model.weights.legacy import LEGACY, NOT_HONOURED, one_box_for_all, refuse_unbuilt
+from model.weights.legacy import LEGACY, one_box_for_all, refuse_unbuilt
 
+MASKRCNN_BENCHMARK = LEGACY.model_copy(update={"resize_rounding": "down"})
 _TAIL = r"\.(weight|bias)"
 
 
@@ -71,6 +71,4 @@ def convert_maskrcnn_benchmark(stored: StoredWeights, config: ModelConfig) -> Co
     refuse_unbuilt(stored.tensors, unbuilt)
     renamed = rename_tensors(stored.tensors, _RENAMES, _UNNEEDED)
     renamed.tensors.update(one_box_for_all(renamed.tensors))
-    conversion = describe_detector("maskrcnn-benchmark", renamed, LEGACY, config)
-    notes = (*NOT_HONOURED, "the long side is rounded down (at most 1 pixel)")
-    return replace(conversion, not_honoured=notes) if conversion.config else conversion
+    return describe_detector("maskrcnn-benchmark", renamed, MASKRCNN_BENCHMARK, config)

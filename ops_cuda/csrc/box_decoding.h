@@ -15,12 +15,13 @@ namespace ops_cuda {
 struct ProposalRules {
   float min_side;           // thinner boxes are dropped, pixels
   float largest_log_scale;  // of the deltas dw and dh
+  float kept_side;          // what a box beyond the border keeps of the image, pixels
 };
 
 // NaN stays NaN.
-SHARED_INLINE float clipped(float coordinate, float limit) {
-  const float positive = coordinate < 0.0f ? 0.0f : coordinate;
-  return positive > limit ? limit : positive;
+SHARED_INLINE float clipped(float coordinate, float least, float most) {
+  const float inside = coordinate < least ? least : coordinate;
+  return inside > most ? most : inside;
 }
 
 // Writes the box inside its image, and the score it has: -inf, and a box of zeros, where the box
@@ -34,8 +35,8 @@ SHARED_INLINE float decode_proposal(
     const float log_scale = delta[axis + 2] > rules.largest_log_scale ? rules.largest_log_scale
                                                                       : delta[axis + 2];
     const float half = 0.5f * std::exp(log_scale) * side;
-    box[axis] = clipped(centre - half, limits[axis]);
-    box[axis + 2] = clipped(centre + half, limits[axis + 2]);
+    box[axis] = clipped(centre - half, 0.0f, limits[axis] - rules.kept_side);
+    box[axis + 2] = clipped(centre + half, rules.kept_side, limits[axis + 2]);
   }
   // written so that NaN is not large
   const bool large =

@@ -1,5 +1,6 @@
-// Where a mask lands on the image, for CPU and CUDA: the geometry of torchvision's
-// paste_masks_in_image and of maskrcnn-benchmark's Masker.
+// Where a mask lands on the image, for CPU and CUDA: in a box of whole pixels, the geometry of
+// torchvision's paste_masks_in_image and of maskrcnn-benchmark's Masker; or on a grid, the geometry
+// of detectron2's paste_masks_in_image. Either way the mask has a border of zeros, one cell wide.
 //
 // Products are fused as torch fuses them for all but small boxes on a processor with FMA, so that
 // bits differ from torchvision's only where a probability is within rounding of the threshold.
@@ -13,44 +14,72 @@
 
 namespace ops_cuda {
 
-// A box grown like its mask padded by one pixel, in whole pixels, both corners inclusive.
-struct PixelBox {
-  int64_t x1, y1, x2, y2;
-
-  SHARED_INLINE int64_t width() const { return x2 > x1 ? x2 - x1 + 1 : 1; }
-  SHARED_INLINE int64_t height() const { return y2 > y1 ? y2 - y1 + 1 : 1; }
-};
-
-SHARED_INLINE PixelBox padded_box(const float* box, int64_t mask_side) {
-  const float scale = static_cast<float>(static_cast<double>(mask_side + 2) / mask_side);
-  const float half_width = (box[2] - box[0]) * 0.5f * scale;
-  const float half_height = (box[3] - box[1]) * 0.5f * scale;
-  const float x = (box[2] + box[0]) * 0.5f, y = (box[3] + box[1]) * 0.5f;
-  const float grown[4] = {x - half_width, y - half_height, x + half_width, y + half_height};
-  int64_t whole[4];
-  for (int i = 0; i < 4; ++i) {
-    // not a finite number, or beyond the pixels that a float can tell apart: nowhere
-    if (!(std::fabs(grown[i]) < 1e12f)) return {-2, -2, -3, -3};
-    whole[i] = static_cast<int64_t>(grown[i]);
-  }
-  return {whole[0], whole[1], whole[2], whole[3]};
-}
-
-// Where pixel `index` of `length` reads `source` pixels: bilinear, align_corners=False.
+// What one pixel reads of the bordered mask along one axis.
 struct MaskSample {
   int64_t low, high;
   float fraction;  // of high; low has the rest
 };
 
-SHARED_INLINE MaskSample mask_sample(int64_t index, int64_t length, int64_t source) {
-  const float scale = static_cast<float>(source) / static_cast<float>(length);
-  float at = scale * (static_cast<float>(index) + 0.5f) - 0.5f;
-  if (at < 0.0f) at = 0.0f;
-  int64_t low = static_cast<int64_t>(at);
-  if (low > source - 1) low = source - 1;
-  float fraction = at - static_cast<float>(low);
-  if (fraction > 1.0f) fraction = 1.0f;
-  return {low, low + 1 < source ? low + 1 : low, fraction};
+// One axis of a mask on the image. The centre of pixel `first` lies at 0.5 - start.
+struct MaskAxis {
+  int64_t first, last;  // pixels that may be set; none where last < first
+  float scale, start, offset;
+
+  SHARED_INLINE bool covers(int64_t pixel) const { return pixel >= first && pixel <= last; }
+
+  // `source`: cells of the bordered mask.
+  SHARED_INLINE MaskSample sample(int64_t pixel, int64_t source) const {
+    float at = scale * (static_cast<float>(pixel - first) + 0.5f - start) + offset;
+    if (!(at > 0.0f)) at = 0.0f;
+    if (at > static_cast<float>(source)) at = static_cast<float>(source);
+    int64_t low = static_cast<int64_t>(at);
+    if (low > source - 1) low = source - 1;
+    float fraction = at - static_cast<float>(low);
+    if (fraction > 1.0f) fraction = 1.0f;
+    return {low, low + 1 < source ? low + 1 : low, fraction};
+  }
+};
+
+struct MaskPlace {
+  MaskAxis x, y;
+};
+
+// Not a finite number, or beyond the pixels that a float can tell apart.
+SHARED_INLINE bool is_nowhere(float coordinate) { return !(std::fabs(coordinate) < 1e12f); }
+
+// The whole pixels from `low` to `high`, both inclusive, over which the bordered mask is resized:
+// bilinear, align_corners=False.
+SHARED_INLINE MaskAxis whole_pixels(float low, float high, int64_t source) {
+  const int64_t first = static_cast<int64_t>(low), last = static_cast<int64_t>(high);
+  const int64_t length = last > first ? last - first + 1 : 1;
+  return {first, last, static_cast<float>(source) / static_cast<float>(length), 0.0f, -0.5f};
+}
+
+// Pixels whose centres read the mask that fills low to high.
+SHARED_INLINE MaskAxis pixel_centres(float low, float high, int64_t mask_side) {
+  if (!(high > low)) return {0, -1, 1.0f, 0.0f, 0.0f};
+  const float half_cell = 0.5f * (high - low) / static_cast<float>(mask_side);
+  const int64_t first = static_cast<int64_t>(std::floor(low - half_cell - 0.5f));
+  const int64_t last = static_cast<int64_t>(std::ceil(high + half_cell - 0.5f));
+  const float scale = static_cast<float>(mask_side) / (high - low);
+  return {first, last, scale, low - static_cast<float>(first), 0.5f};
+}
+
+SHARED_INLINE MaskPlace mask_place(const float* box, int64_t mask_side, bool grid) {
+  const float scale = static_cast<float>(static_cast<double>(mask_side + 2) / mask_side);
+  const float half_width = (box[2] - box[0]) * 0.5f * scale;
+  const float half_height = (box[3] - box[1]) * 0.5f * scale;
+  const float x = (box[2] + box[0]) * 0.5f, y = (box[3] + box[1]) * 0.5f;
+  const float grown[4] = {x - half_width, y - half_height, x + half_width, y + half_height};
+  for (int i = 0; i < 4; ++i) {
+    if (is_nowhere(grown[i])) return {{0, -1, 1.0f, 0.0f, 0.0f}, {0, -1, 1.0f, 0.0f, 0.0f}};
+  }
+  if (grid) {
+    return {pixel_centres(box[0], box[2], mask_side), pixel_centres(box[1], box[3], mask_side)};
+  }
+  return {
+      whole_pixels(grown[0], grown[2], mask_side + 2),
+      whole_pixels(grown[1], grown[3], mask_side + 2)};
 }
 
 SHARED_INLINE float blend(float low, float high, float fraction) {

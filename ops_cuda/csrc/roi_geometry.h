@@ -20,6 +20,7 @@ struct RoiAlignOptions {
   bool aligned;
   double canonical_side;
   int64_t canonical_level;
+  double trim;  // of the far corner, image pixels, before sampling; levels go by the whole roi
 };
 
 // Level of a roi [image, x1, y1, x2, y2] among `levels`, the finest of which has 2^-finest scale.
@@ -45,7 +46,7 @@ struct RoiAxis {
   SHARED_INLINE RoiAxis(T low, T high, T scale, const RoiAlignOptions& options) {
     const T shift = options.aligned ? T(0.5) : T(0);
     start = low * scale - shift;
-    T side = high * scale - shift - start;
+    T side = (high - static_cast<T>(options.trim)) * scale - shift - start;
     if (!options.aligned && !(side >= T(1))) side = T(1);
     const T bins = static_cast<T>(options.output_side);
     bin_side = side / bins;

@@ -16,15 +16,17 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
   library.def("top_scores(Tensor scores, int count) -> (Tensor, Tensor)");
   library.def(
       "decode_proposals(Tensor[] scores, Tensor[] indices, Tensor[] deltas, Tensor[] anchors, "
-      "Tensor limits, float min_side, float largest_log_scale) -> (Tensor, Tensor)");
+      "Tensor limits, float min_side, float largest_log_scale, float kept_side=0.0)"
+      " -> (Tensor, Tensor)");
   library.def(
       "multiscale_roi_align(Tensor[] features, Tensor rois, float[] scales, int output_side, "
-      "int sampling_ratio, bool aligned, float canonical_side, int canonical_level) -> Tensor");
+      "int sampling_ratio, bool aligned, float canonical_side, int canonical_level, "
+      "float trim=0.0) -> Tensor");
   // Of the features only shape, type and layout are read.
   library.def(
       "multiscale_roi_align_backward(Tensor gradient, Tensor[] features, Tensor rois, "
       "float[] scales, int output_side, int sampling_ratio, bool aligned, float canonical_side, "
-      "int canonical_level) -> Tensor[]");
+      "int canonical_level, float trim=0.0) -> Tensor[]");
   library.def(
       "rasterize_polygons(Tensor vertices, Tensor polygon_offsets, Tensor object_offsets, "
       "Tensor objects, Tensor boxes, int side) -> Tensor");
@@ -32,13 +34,14 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "rasterize_rle(Tensor run_ends, Tensor run_offsets, Tensor heights, Tensor objects, "
       "Tensor boxes, int side) -> Tensor");
   library.def(
-      "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
+      "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold, "
+      "bool grid=False) -> Tensor");
   library.def(
       "match_boxes(Tensor candidates, Tensor truths, Tensor truth_offsets, float positive_iou, "
       "float negative_iou, bool keep_best) -> (Tensor, Tensor)");
   library.def(
-      "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold)"
-      " -> (Tensor, Tensor)");
+      "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold, "
+      "bool grid=False) -> (Tensor, Tensor)");
   library.def("compress_rle(Tensor counts, Tensor offsets) -> (Tensor, Tensor)");
   // Taps of a deformable convolution; geometry: kernel, stride, padding, dilation, rows first.
   library.def(

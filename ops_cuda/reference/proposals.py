@@ -31,8 +31,10 @@ def decode_proposals(
     limits: Tensor,
     min_side: float,
     largest_log_scale: float,
+    kept_side: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Twin of `ops_cuda.decode_proposals`, level by level."""
+    most = torch.cat((limits[:, :2] - kept_side, limits[:, 2:]), dim=1)[:, None]
     longest = max(level.shape[1] for level in scores)
     all_boxes, all_scores = [], []
     for score, index, delta, anchor in zip(scores, indices, deltas, anchors, strict=True):
@@ -40,8 +42,9 @@ def decode_proposals(
         side = reference[..., 2:] - reference[..., :2]
         centre = chosen[..., :2] * side + (reference[..., :2] + 0.5 * side)
         half = 0.5 * chosen[..., 2:].clamp(max=largest_log_scale).exp() * side
-        boxes = torch.cat((centre - half, centre + half), dim=-1)
-        boxes = torch.minimum(boxes.clamp(min=0), limits[:, None])
+        near, far = (centre - half).clamp(min=0), (centre + half).clamp(min=kept_side)
+        boxes = torch.cat((near, far), dim=-1)
+        boxes = torch.minimum(boxes, most)
         large = ((boxes[..., 2:] - boxes[..., :2]) >= min_side).all(dim=-1) & ~score.isnan()
         padding = longest - score.shape[1]
         all_boxes.append(F.pad(torch.where(large[..., None], boxes, 0.0), (0, 0, 0, padding)))

@@ -8,11 +8,11 @@ from ops_cuda.reference.paste_masks import paste_masks
 
 
 def encode_roi_masks_rle(
-    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, grid: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Twin of `ops_cuda.encode_roi_masks_rle`: the runs of one pasted bitmap after the other."""
     runs = [
-        _runs(paste_masks(mask[None], box[None], height, width, threshold)[0])
+        _runs(paste_masks(mask[None], box[None], height, width, threshold, grid)[0])
         for mask, box in zip(masks, boxes, strict=True)
     ]
     lengths = torch.tensor([0, *map(len, runs)], device=masks.device)

@@ -46,6 +46,7 @@ def multiscale_roi_align(
     aligned: bool = True,
     canonical_side: float = 224.0,
     canonical_level: int = 4,
+    trim: float = 0.0,
 ) -> Tensor:
     """Twin of `ops_cuda.multiscale_roi_align`, differentiable in the features."""
     channels = features[0].shape[1]
@@ -56,6 +57,7 @@ def multiscale_roi_align(
         levels = torch.zeros(len(rois), dtype=torch.long, device=rois.device)
     else:
         levels = pyramid_levels(rois, scales, canonical_side, canonical_level)
+    rois = torch.cat((rois[:, :3], rois[:, 3:] - trim), dim=1)
     for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
         on_level = (levels == level).nonzero().squeeze(1)
         for members, samples in _rois_by_samples(

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from model.weights.legacy import LEGACY
+from model.weights.maskrcnn_benchmark import MASKRCNN_BENCHMARK
 from pipeline.config.import_heads import (
     box_tree,
     keypoint_tree,
@@ -78,7 +78,7 @@ def _conventions(original: Original) -> Tree:
     bgr = original["INPUT.TO_BGR255"]
     scale = 1.0 if bgr else 255.0
     group_norm = _backbone_norm(original) == "group_norm"
-    return LEGACY.model_dump() | {
+    return MASKRCNN_BENCHMARK.model_dump() | {
         "pixel_order": "bgr" if bgr else "rgb",
         "pixel_mean": [scale * value for value in original["INPUT.PIXEL_MEAN"]],
         "pixel_std": [scale * value for value in original["INPUT.PIXEL_STD"]],

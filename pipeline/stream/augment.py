@@ -5,11 +5,13 @@ Shapes: h w pixels of the image, N objects, P polygons or keypoints, V vertices.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.box_geometry import CONTINUOUS, BoxGeometry
 from model.preprocess import resize_image, resized_size
 from model.structures import (
     BitmapMasks,
@@ -39,10 +41,18 @@ class TrainingSample:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to one image: its size, and whether left and right change places."""
+    """What is done to one image: its size, and whether left and right change places.
+
+    ``geometry`` says which corner of a box is resized.
+    """
 
     size: ImageSize
     flip: bool
+    geometry: BoxGeometry = CONTINUOUS
+
+    def mirrored(self, x: Tensor) -> Tensor:
+        """Where outlines and keypoints at x are after the flip: where the boxes' corners are."""
+        return self.size.width - self.geometry.last_pixel - x
 
 
 def draw_augmentation(
@@ -51,6 +61,8 @@ def draw_augmentation(
     long_side: int,
     flip_probability: float,
     rng: np.random.Generator,
+    rounding: Literal["nearest", "down"] = "nearest",
+    geometry: BoxGeometry = CONTINUOUS,
 ) -> Augmentation:
     """Draw a short side and a flip.
 
@@ -60,10 +72,13 @@ def draw_augmentation(
         long_side: limit of the long side, pixels.
         flip_probability: chance of a horizontal flip.
         rng: the same state gives the same augmentation.
+        rounding: of the new sides; see ``model.preprocess.resized_size``.
+        geometry: of the boxes.
     """
     short_side = int(rng.choice(np.asarray(short_sides)))
     flip = bool(rng.random() < flip_probability)
-    return Augmentation(resized_size(original_size, short_side, long_side), flip)
+    size = resized_size(original_size, short_side, long_side, rounding)
+    return Augmentation(size, flip, geometry)
 
 
 def augment(
@@ -80,44 +95,44 @@ def augment(
     size, flip = augmentation.size, augmentation.flip
     scale = torch.tensor([size.width / width, size.height / height], dtype=torch.float32)
     pixels = resize_image(sample.pixels, size)
-    boxes = sample.targets.boxes * scale.repeat(2)
+    boxes = augmentation.geometry.scale(sample.targets.boxes, ImageSize(height, width), size)
     if flip:
         pixels = pixels.flip(1)
         x1, y1, x2, y2 = boxes.unbind(1)
         boxes = torch.stack([size.width - x2, y1, size.width - x1, y2], 1)
     masks = sample.targets.masks
     if masks is not None:
-        masks = _augment_masks(masks, size, flip, scale)
+        masks = _augment_masks(masks, augmentation, scale)
     keypoints = sample.targets.keypoints
     if keypoints is not None:
-        keypoints = _augment_keypoints(keypoints, size, flip, scale, keypoint_flip)
+        keypoints = _augment_keypoints(keypoints, augmentation, scale, keypoint_flip)
     targets = replace(sample.targets, boxes=boxes, masks=masks, keypoints=keypoints)
     return replace(sample, pixels=pixels, targets=targets)
 
 
 def _augment_keypoints(
-    keypoints: Tensor, size: ImageSize, flip: bool, scale: Tensor, order: Sequence[int]
+    keypoints: Tensor, augmentation: Augmentation, scale: Tensor, order: Sequence[int]
 ) -> Tensor:
     """Points that are not labelled stay 0, 0, 0."""
     places, visibility = keypoints[..., :2] * scale, keypoints[..., 2:]
-    if flip:
-        mirrored = torch.stack([size.width - places[..., 0], places[..., 1]], -1)
+    if augmentation.flip:
+        mirrored = torch.stack([augmentation.mirrored(places[..., 0]), places[..., 1]], -1)
         places, visibility = mirrored[:, order], visibility[:, order]
     return torch.cat([places * (visibility > 0), visibility], -1)
 
 
 def _augment_masks(
-    masks: InstanceMasks, size: ImageSize, flip: bool, scale: Tensor
+    masks: InstanceMasks, augmentation: Augmentation, scale: Tensor
 ) -> InstanceMasks:
     match masks:
         case PolygonMasks():
-            return _augment_polygons(masks, size, flip, scale)
+            return _augment_polygons(masks, augmentation, scale)
         case RunLengthMasks():
-            return _augment_runs(masks, size, flip, scale)
+            return _augment_runs(masks, augmentation, scale)
         case MixedMasks():
             return MixedMasks(
-                _augment_polygons(masks.polygons, size, flip, scale),
-                _augment_runs(masks.runs, size, flip, scale),
+                _augment_polygons(masks.polygons, augmentation, scale),
+                _augment_runs(masks.runs, augmentation, scale),
             )
         case BitmapMasks():
             raise TypeError(
@@ -126,21 +141,21 @@ def _augment_masks(
 
 
 def _augment_polygons(
-    masks: PolygonMasks, size: ImageSize, flip: bool, scale: Tensor
+    masks: PolygonMasks, augmentation: Augmentation, scale: Tensor
 ) -> PolygonMasks:
     vertices = masks.vertices * scale
-    if flip:
-        vertices = torch.stack([size.width - vertices[:, 0], vertices[:, 1]], 1)
+    if augmentation.flip:
+        vertices = torch.stack([augmentation.mirrored(vertices[:, 0]), vertices[:, 1]], 1)
     return replace(masks, vertices=vertices)
 
 
 def _augment_runs(
-    masks: RunLengthMasks, size: ImageSize, flip: bool, scale: Tensor
+    masks: RunLengthMasks, augmentation: Augmentation, scale: Tensor
 ) -> RunLengthMasks:
     """The runs stay; the way back to them goes through the flip, then through the resizing."""
     to_canvas = masks.to_canvas.clone()
     to_canvas[:, :2] /= scale
-    if flip:
-        to_canvas[:, 2] += to_canvas[:, 0] * size.width
+    if augmentation.flip:
+        to_canvas[:, 2] += to_canvas[:, 0] * augmentation.size.width
         to_canvas[:, 0] *= -1
     return replace(masks, to_canvas=to_canvas)

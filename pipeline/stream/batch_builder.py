@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from model.box_geometry import CONTINUOUS, BoxGeometry
 from model.keypoint_names import flip_order
 from model.preprocess import canvas_size
 from model.structures import ImageSize
@@ -28,6 +30,8 @@ class Recipe:
         size_divisor: padded sizes are multiples of this.
         with_masks: whether targets carry masks.
         keypoint_names: of the keypoints that targets carry; None: they carry none.
+        rounding: of the sides of resized images; see ``model.preprocess.resized_size``.
+        geometry: of the boxes.
     """
 
     short_sides: tuple[int, ...]
@@ -36,6 +40,8 @@ class Recipe:
     size_divisor: int
     with_masks: bool
     keypoint_names: tuple[str, ...] | None = None
+    rounding: Literal["nearest", "down"] = "nearest"
+    geometry: BoxGeometry = CONTINUOUS
 
     @property
     def keypoint_count(self) -> int | None:
@@ -117,6 +123,8 @@ def _augmentation(plan: ShardPlan, recipe: Recipe, epoch: int, image: int) -> Au
         recipe.long_side,
         recipe.flip_probability,
         _random(plan, epoch, image, _AUGMENTATION),
+        recipe.rounding,
+        recipe.geometry,
     )
 
 

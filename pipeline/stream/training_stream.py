@@ -9,6 +9,7 @@ from typing import Self
 
 import pyarrow as pa
 
+from model.box_geometry import BoxGeometry
 from pipeline.config import RunConfig
 from pipeline.ingest.manifest import Manifest, read_manifest
 from pipeline.stream.arrived_row import ArrivedRow, arrived_rows
@@ -112,6 +113,8 @@ class TrainingStream(Iterator[StreamBatch]):
             size_divisor=config.model.input.size_divisor,
             with_masks=config.model.mask is not None,
             keypoint_names=config.model.keypoint.names if config.model.keypoint else None,
+            rounding=config.model.conventions.resize_rounding,
+            geometry=BoxGeometry(config.model.conventions.legacy_geometry),
         )
         self._micro_batch = len(walk.places) // config.train.accumulate
         self._ahead = max(config.data.lookahead_batches, config.data.decode_threads)

@@ -24,6 +24,22 @@ def test_the_published_sizes_of_coco_images(size, expected):
     assert resized_size(size, 800, 1333) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (ImageSize(480, 640), ImageSize(800, 1066)),  # 1066.67
+        (ImageSize(640, 427), ImageSize(1199, 800)),  # 1199.06
+        (ImageSize(300, 900), ImageSize(444, 1332)),  # 444.33 is 444, three times that 1332
+        (ImageSize(612, 408), ImageSize(1200, 800)),
+        (ImageSize(357, 640), ImageSize(744, 1333)),  # 743.55 is 744, which gives 1333.78
+        (ImageSize(200, 640), ImageSize(417, 1334)),  # 416.56 is 417: beyond the limit, as theirs
+        (ImageSize(800, 1000), ImageSize(800, 1000)),
+    ],
+)
+def test_sizes_whose_long_side_is_rounded_down(size, expected):
+    assert resized_size(size, 800, 1333, "down") == expected
+
+
 @given(SIDES, SIDES, st.integers(1, 1000), st.integers(0, 1000))
 def test_one_limit_is_reached_and_none_exceeded(height, width, short, more):
     size = resized_size(ImageSize(height, width), short, short + more)

@@ -23,6 +23,7 @@ KINDS = {
     },
     "faster": {"mask": None},
     "keypoint": {"mask": None, "keypoint": True},
+    "legacy": {"conventions": {"legacy_geometry": True}},
     "rpn": {"box": None, "mask": None},
 }
 BACKBONE = {"depth": 18, "norm": "group_norm", "frozen_stages": 0, "width": 8}

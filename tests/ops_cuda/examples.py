@@ -31,14 +31,14 @@ def examples():
     boxes, scores = random_boxes(50), tied_scores(50)
     maps = pyramid(channels=3, side=64)
     trained = [each.clone().requires_grad_() for each in maps]
-    shape = (SCALES, 4, 2, True, 24.0, 3)
+    shape = (SCALES, 4, 2, True, 24.0, 3, 1.0)
     return {
         "nms": (boxes, scores, 0.5, -1),
         "batched_nms": (boxes, scores, random_labels(50), 0.5, 20),
         "surviving_boxes": (boxes, scores, random_labels(50), 0.5),
         "grouped_nms": (boxes.view(5, 10, 4), scores.view(5, 10), 0.5, 7, False),
         "top_scores": (scores.view(5, 10), 4),
-        "decode_proposals": (*candidates(), 1e-3, 4.0),
+        "decode_proposals": (*candidates(), 1e-3, 4.0, 1.0),
         "match_boxes": (boxes[None], boxes[:9] + 3, torch.tensor([0, 4, 9]), 0.5, 0.3, True),
         "multiscale_roi_align": (trained, random_rois(5, side=64), *shape),
         "multiscale_roi_align_backward": (
@@ -49,8 +49,8 @@ def examples():
         ),
         "rasterize_polygons": (*random_outlines(5), torch.arange(50) % 5, boxes, 14),
         "rasterize_rle": (*random_runs(5), torch.arange(50) % 5, boxes, 14),
-        "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
-        "encode_roi_masks_rle": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5),
+        "paste_masks": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5, True),
+        "encode_roi_masks_rle": (torch.rand(50, 14, 14), boxes, 60, 80, 0.5, True),
         "compress_rle": (torch.tensor([9, 2, 9, 0, 20]), torch.tensor([0, 3, 5])),
         "deform_columns": (*deformed_map(), DEFORM_GEOMETRY),
         "deform_columns_backward": (

@@ -77,7 +77,7 @@ def test_top_scores_are_the_same_ties_included():
 
 
 def propose(judged):
-    return ops_cuda.select_proposals(*judged, 200, 100, 0.7, 1e-3, 4.0)
+    return ops_cuda.select_proposals(*judged, 200, 100, 0.7, 1e-3, 4.0, 1.0)
 
 
 def test_proposals_are_the_same_and_nobody_waits_for_them():
@@ -119,7 +119,7 @@ def test_a_graph_of_proposals_serves_other_inputs():
 def test_roi_align_agrees_forward_and_backward(channels, channels_last, ratio, aligned, dtype):
     maps = pyramid(channels=channels, dtype=dtype, channels_last=channels_last)
     maps, rois = [each.requires_grad_() for each in maps], random_rois(60)
-    arguments = (maps, rois, SCALES, 7, ratio, aligned)
+    arguments = (maps, rois, SCALES, 7, ratio, aligned, 224.0, 4, 0.0 if aligned else 1.0)
     expected, found = (
         ops_cuda.multiscale_roi_align(*arguments),
         ops_cuda.multiscale_roi_align(*on_gpu(arguments)),

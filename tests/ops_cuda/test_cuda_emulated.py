@@ -78,9 +78,10 @@ def test_proposals_are_decoded_alike_and_wild_indices_dropped(gpu):
     scores, indices, deltas, anchors, limits = candidates()
     deltas[0][0, indices[0][0, 1]] = float("nan")
     scores[1][1, 2] = float("nan")
-    arguments = (deltas, anchors, limits, 2.0, 4.0)
-    expected = CPU.decode_proposals(scores, indices, *arguments)
-    torch.testing.assert_close(gpu.decode_proposals(scores, indices, *arguments), expected)
+    for kept_side in (1.0, 0.0):
+        arguments = (deltas, anchors, limits, 2.0, 4.0, kept_side)
+        expected = CPU.decode_proposals(scores, indices, *arguments)
+        torch.testing.assert_close(gpu.decode_proposals(scores, indices, *arguments), expected)
     indices[0][0, 0], indices[1][0, 0] = 2**60, -1
     boxes, found = gpu.decode_proposals(scores, indices, *arguments)
     assert (found[0, :, 0] == -torch.inf).all() and (boxes[0, :, 0] == 0).all()
@@ -94,7 +95,7 @@ def test_proposals_are_decoded_alike_and_wild_indices_dropped(gpu):
 def test_roi_align_agrees_both_ways(gpu, channels, channels_last, ratio, aligned, dtype):
     maps = pyramid(channels=channels, side=96, dtype=dtype, channels_last=channels_last)
     rois = random_rois(20, side=96).to(dtype)
-    options = (SCALES, 5, ratio, aligned, 24.0, 3)
+    options = (SCALES, 5, ratio, aligned, 24.0, 3, 0.0 if aligned else 1.0)
     pooled = CPU.multiscale_roi_align(maps, rois, *options)
     found = gpu.multiscale_roi_align(maps, rois, *options)
     assert found.stride() == pooled.stride()
@@ -197,12 +198,13 @@ def test_pasted_masks_agree_in_every_bit(gpu):
     masks = torch.rand(30, 14, 14, generator=torch.Generator().manual_seed(0))
     boxes = random_boxes(30, extent=140.0, largest=120.0) - 20
     boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
-    for threshold in (0.0, 0.5):
-        arguments = (masks, boxes, 60, 75, threshold)
+    for threshold, grid in ((0.0, False), (0.5, False), (0.0, True), (0.5, True)):
+        arguments = (masks, boxes, 60, 75, threshold, grid)
         assert gpu.paste_masks(*arguments).equal(CPU.paste_masks(*arguments))
 
 
-def test_runs_agree(gpu):
+@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
+def test_runs_agree(gpu, grid):
     masks = torch.rand(30, 14, 14, generator=torch.Generator().manual_seed(0))
     boxes = random_boxes(30, extent=140.0, largest=120.0) - 20
     boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
@@ -210,7 +212,7 @@ def test_runs_agree(gpu):
     boxes[6:9], masks[6], masks[7] = whole, 1, 0
     boxes[9], boxes[10] = whole * torch.tensor([1, 1, 0.2, 1]), whole * torch.tensor([1, 1, 1, 0.2])
     for height, width in ((60, 75), (1, 1), (200, 3)):
-        arguments = (masks, boxes, height, width, 0.5)
+        arguments = (masks, boxes, height, width, 0.5, grid)
         found = gpu.encode_roi_masks_rle(*arguments)
         assert all(map(torch.equal, found, CPU.encode_roi_masks_rle(*arguments)))
     nothing = gpu.encode_roi_masks_rle(masks[:0], boxes[:0], 60, 75, 0.5)

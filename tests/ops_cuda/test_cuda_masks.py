@@ -60,19 +60,20 @@ def test_pasted_masks_agree_in_every_bit():
     masks = torch.rand(80, 28, 28, generator=torch.Generator().manual_seed(0))
     boxes = random_boxes(80, extent=140.0, largest=120.0) - 20
     boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
-    for threshold in (0.0, 0.5):
-        expected = ops_cuda.paste_masks(masks, boxes, 120, 150, threshold)
-        found = ops_cuda.paste_masks(masks.cuda(), boxes.cuda(), 120, 150, threshold)
+    for threshold, grid in ((0.0, False), (0.5, False), (0.0, True), (0.5, True)):
+        expected = ops_cuda.paste_masks(masks, boxes, 120, 150, threshold, grid)
+        found = ops_cuda.paste_masks(masks.cuda(), boxes.cuda(), 120, 150, threshold, grid)
         assert found.cpu().equal(expected)
 
 
-def test_runs_of_masks_agree():
+@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
+def test_runs_of_masks_agree(grid):
     masks = torch.rand(80, 28, 28, generator=torch.Generator().manual_seed(0))
     boxes = random_boxes(80, extent=140.0, largest=120.0) - 20
     boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
     boxes[6:8], masks[7] = torch.tensor([-50.0, -50, 250, 250]), 1
     for count in (80, 0):
-        arguments = (masks[:count], boxes[:count], 120, 150, 0.5)
+        arguments = (masks[:count], boxes[:count], 120, 150, 0.5, grid)
         expected = ops_cuda.encode_roi_masks_rle(*arguments)
         found = ops_cuda.encode_roi_masks_rle(*on_gpu(arguments))
         assert all(one.is_cuda for one in found)

@@ -63,12 +63,44 @@ def test_the_bits_are_torchvisions_for_any_box_on_the_image(seed, side, largest)
 
 
 @IMPLEMENTATIONS
-def test_parts_outside_the_image_are_cut_off(ops):
+def test_a_grid_reads_the_mask_where_pixels_have_their_centres(ops):
+    # Cells two pixels wide, of which the first is centred on (1.5, 1.5): pixel 1's centre. Pixels
+    # 0 and 2 lie half a cell away on each axis.
+    mask, box = torch.tensor([[[1.0, 0], [0, 0]]]), torch.tensor([[0.5, 0.5, 4.5, 4.5]])
+    bitmap = ops.paste_masks(mask, box, 5, 6, 0.4, grid=True)[0]
+    assert bitmap[:3, :3].tolist() == [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
+    assert bitmap.sum() == 5
+    assert ops.paste_masks(mask, box, 5, 6, 0.6, grid=True).nonzero().tolist() == [[0, 1, 1]]
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("side", [1, 2, 14, 28])
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5])
+def test_the_bits_of_a_grid_are_those_of_grid_sample(ops, side, threshold):
+    masks, boxes = random_masks(60, side), random_boxes(60, extent=150, largest=120) - 25
+    x, y = (torch.arange(length) + 0.5 for length in (WIDTH, HEIGHT))
+    corner, extent = boxes[:, :2, None], (boxes[:, 2:] - boxes[:, :2])[..., None]
+    x, y = ((x - corner[:, 0]) / extent[:, 0], (y - corner[:, 1]) / extent[:, 1])
+    shape = (60, HEIGHT, WIDTH)
+    places = torch.stack((x[:, None].expand(shape), y[..., None].expand(shape)), dim=-1) * 2 - 1
+    expected = torch.nn.functional.grid_sample(masks[:, None], places, align_corners=False)[:, 0]
+    differs = ops.paste_masks(masks, boxes, HEIGHT, WIDTH, threshold, grid=True).bool() != (
+        expected > threshold
+    )
+    # grid_sample's coordinates are rounded once more on their way to [-1, 1] and back
+    assert ((expected[differs] - threshold).abs() < 1e-5 * side).all()
+    assert expected.gt(threshold).sum() > 1000
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
+def test_parts_outside_the_image_are_cut_off(ops, grid):
     boxes = torch.tensor([[-50.0, -20, 40, 60], [100, 80, 400, 300], [-900, -900, 900, 900]])
     masks = random_masks(3)
-    found = ops.paste_masks(masks, boxes, HEIGHT, WIDTH, 0.5)
+    found = ops.paste_masks(masks, boxes, HEIGHT, WIDTH, 0.5, grid)
     margin = 1000
-    wide = ops.paste_masks(masks, boxes + margin, HEIGHT + 2 * margin, WIDTH + 2 * margin, 0.5)[
+    whole = (HEIGHT + 2 * margin, WIDTH + 2 * margin)
+    wide = ops.paste_masks(masks, boxes + margin, *whole, 0.5, grid)[
         :, margin : margin + HEIGHT, margin : margin + WIDTH
     ]
     # Moving a box by whole pixels changes its corners' rounding by a float's last digits only.
@@ -77,7 +109,8 @@ def test_parts_outside_the_image_are_cut_off(ops):
 
 
 @IMPLEMENTATIONS
-def test_boxes_beside_the_image_and_boxes_that_are_no_boxes_leave_it_empty(ops):
+@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
+def test_boxes_beside_the_image_and_boxes_that_are_no_boxes_leave_it_empty(ops, grid):
     infinity, nan = float("inf"), float("nan")
     boxes = torch.tensor(
         [
@@ -90,12 +123,13 @@ def test_boxes_beside_the_image_and_boxes_that_are_no_boxes_leave_it_empty(ops):
             [60, 60, 20, 20],
         ]
     )
-    assert ops.paste_masks(torch.ones(7, 28, 28), boxes, HEIGHT, WIDTH, 0.5).sum() == 0
+    assert ops.paste_masks(torch.ones(7, 28, 28), boxes, HEIGHT, WIDTH, 0.5, grid).sum() == 0
 
 
-def test_a_huge_box_costs_only_the_image():
+@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
+def test_a_huge_box_costs_only_the_image(grid):
     boxes = torch.tensor([[-1e9, -1e9, 1e9, 1e9], [-3e38, -3e38, 3e38, 3e38]])
-    found = ops_cuda.paste_masks(torch.ones(2, 28, 28), boxes, HEIGHT, WIDTH, 0.5)
+    found = ops_cuda.paste_masks(torch.ones(2, 28, 28), boxes, HEIGHT, WIDTH, 0.5, grid)
     assert found[0].eq(1).all()
     assert found[1].sum() == 0  # beyond what a float tells apart: nowhere
 

@@ -31,6 +31,27 @@ class RefusesToWait(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@IMPLEMENTATIONS
+def test_a_box_beyond_the_border_keeps_as_much_of_the_image_as_it_is_told(ops):
+    # left of it, above it, right of it, across its corner
+    anchors = torch.tensor([[-30.0, 4, -20, 9], [4, -9, 9, -2], [60, 4, 70, 9], [35, 25, 60, 60]])
+    arguments = (
+        [torch.tensor([[4.0, 3.0, 2.0, 1.0]])],
+        [torch.arange(4)[None]],
+        [torch.zeros(1, 4, 4)],
+        [anchors],
+        torch.tensor([[40.0, 30, 40, 30]]),
+        0.5,
+        LARGEST,
+    )
+    boxes, scores = ops.decode_proposals(*arguments, kept_side=1.0)
+    expected = [[0.0, 4, 1, 9], [4, 0, 9, 1], [39, 4, 40, 9], [35, 25, 40, 30]]
+    torch.testing.assert_close(boxes[0, 0], torch.tensor(expected))
+    assert scores[0, 0].tolist() == [4, 3, 2, 1]
+    _, scores = ops.decode_proposals(*arguments)
+    assert scores[0, 0].tolist() == [-torch.inf] * 3 + [1]
+
+
 def select(judged, pre_nms=50, post_nms=30, min_side=1e-3):
     return ops_cuda.select_proposals(*judged, pre_nms, post_nms, 0.7, min_side, LARGEST)
 
@@ -97,8 +118,10 @@ def test_native_and_twin_decode_alike(seed, per_level, values):
 def test_proposals_are_those_of_torchvision_s_steps(per_level):
     judged = judged_anchors(per_level=per_level)
     logits, deltas, anchors, limits = judged
-    # no ties: torchvision leaves their order open
-    logits = [level + 1e-3 * torch.randperm(level.numel()).view_as(level) for level in logits]
+    # no ties, also between levels: torchvision leaves their order open
+    sizes = [level.numel() for level in logits]
+    steps = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(0)).split(sizes)
+    logits = [level + 1e-5 * step.view_as(level) for level, step in zip(logits, steps, strict=True)]
     boxes, scores, counts = select((logits, deltas, anchors, limits), min_side=3.0)
     assert boxes.shape == (2, min(30, sum(min(50, n) for n in per_level)), 4)
     for image, (width, height) in enumerate(limits[:, :2].tolist()):

@@ -98,13 +98,14 @@ def test_the_text_of_any_runs_is_the_twins(runs):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("side", [1, 2, 14, 28])
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
-def test_masks_are_encoded_as_pycocotools_encodes_them_pasted(ops, side, threshold):
+@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
+def test_masks_are_encoded_as_pycocotools_encodes_them_pasted(ops, side, threshold, grid):
     masks, boxes = random_masks(40, side), random_boxes(40, extent=150, largest=120) - 25
     masks[0], masks[1], masks[2] = 1, 0, threshold
     boxes[:3] = torch.tensor([-100.0, -100, 300, 300])  # the whole image
     boxes[3], boxes[4], boxes[5] = NAN, torch.tensor([5.0, 5, INFINITY, 9]), boxes[5, [2, 3, 0, 1]]
     boxes[6, 2:] = boxes[6, :2]  # no area
-    arguments = (masks, boxes, 110, 140, threshold)
+    arguments = (masks, boxes, 110, 140, threshold, grid)
     assert texts_of(ops, *arguments) == pasted_texts(ops, *arguments)
 
 
@@ -128,6 +129,7 @@ def test_whatever_the_values_the_runs_are_those_of_the_pasted_bitmap(data, side,
         height,
         width,
         threshold,
+        data.draw(st.booleans()),
     )
     texts = texts_of(ops_cuda, *arguments)
     assert texts == pasted_texts(ops_cuda, *arguments)

@@ -56,6 +56,30 @@ def test_the_side_of_a_roi_chooses_its_level():
 
 @IMPLEMENTATIONS
 @ALIGNED
+def test_a_trimmed_roi_reads_the_level_of_the_whole_one(ops, aligned):
+    rois = torch.tensor([[0, 8.0, 4.0, 120.0, 116.0], [1, 30.0, 20.0, 90.5, 70.0]])
+    maps, trimmed = pyramid(channels=3, side=160), rois - torch.tensor([0, 0, 0, 1.0, 1.0])
+    options = (5, 2, aligned, 112.0, 4)
+    found = ops.multiscale_roi_align(maps, rois, SCALES, *options, trim=1.0)
+    for roi, level in ((0, 2), (1, 0)):  # 112 pixels belong on level 2, 111 on level 1
+        one, alone = [maps[level]], trimmed[roi : roi + 1]
+        expected = ops.multiscale_roi_align(one, alone, [SCALES[level]], *options)
+        torch.testing.assert_close(found[roi], expected[0], **CLOSE)
+    assert not torch.allclose(
+        found[0], ops.multiscale_roi_align(maps, trimmed, SCALES, *options)[0]
+    )
+
+
+def test_the_gradient_of_trimmed_rois_is_the_twin_s():
+    rois = random_rois(6, side=64)
+    maps = [each.double().requires_grad_() for each in pyramid(channels=2, side=64)]
+    arguments = (maps, rois.double(), SCALES, 3, 2, False, 224.0, 4, 1.0)
+    expected = gradients(reference.multiscale_roi_align(*arguments), maps)
+    torch.testing.assert_close(gradients(ops_cuda.multiscale_roi_align(*arguments), maps), expected)
+
+
+@IMPLEMENTATIONS
+@ALIGNED
 @LAYOUTS
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_one_level_is_torchvisions_roi_align(ops, aligned, channels_last, ratio):

@@ -108,7 +108,7 @@ void write_runs(const std::vector<int64_t>& edges, int64_t* runs) {
 
 std::tuple<Tensor, Tensor> encode_roi_masks_rle(
     const Tensor& masks_in, const Tensor& boxes_in, int64_t height, int64_t width,
-    double threshold) {
+    double threshold, bool grid) {
   using torch::headeronly::ScalarType;
   const Tensor masks = torch::stable::contiguous(masks_in);
   const Tensor boxes = torch::stable::contiguous(boxes_in);
@@ -126,8 +126,8 @@ std::tuple<Tensor, Tensor> encode_roi_masks_rle(
     StretchedMask mask;
     ColumnChanges changes;
     for (int64_t r = begin; r < end; ++r) {
-      const PixelBox box = padded_box(box_data + 4 * r, side);
-      mask.fill(mask_data + r * side * side, side, box, height, width);
+      const MaskPlace place = mask_place(box_data + 4 * r, side, grid);
+      mask.fill(mask_data + r * side * side, side, place, height, width);
       append_edges(mask, height, static_cast<float>(threshold), changes, edges[r]);
       if (edges[r].empty() || edges[r].back() != pixels) edges[r].push_back(pixels);
     }

@@ -40,7 +40,7 @@ void write_canvas(
 
 Tensor paste_masks(
     const Tensor& masks_in, const Tensor& boxes_in, int64_t height, int64_t width,
-    double threshold) {
+    double threshold, bool grid) {
   const Tensor masks = torch::stable::contiguous(masks_in);
   const Tensor boxes = torch::stable::contiguous(boxes_in);
   STD_TORCH_CHECK(
@@ -59,8 +59,8 @@ Tensor paste_masks(
   torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     StretchedMask mask;
     for (int64_t r = begin; r < end; ++r) {
-      const PixelBox box = padded_box(box_data + 4 * r, side);
-      mask.fill(mask_data + r * side * side, side, box, height, width);
+      const MaskPlace place = mask_place(box_data + 4 * r, side, grid);
+      mask.fill(mask_data + r * side * side, side, place, height, width);
       write_canvas(
           mask, height, width, static_cast<float>(threshold), canvas_data + r * height * width);
     }

@@ -87,9 +87,10 @@ void decode_level(
 std::tuple<Tensor, Tensor> decode_proposals(
     const std::vector<Tensor>& scores, const std::vector<Tensor>& indices,
     const std::vector<Tensor>& deltas, const std::vector<Tensor>& anchors, const Tensor& limits_in,
-    double min_side, double largest_log_scale) {
+    double min_side, double largest_log_scale, double kept_side) {
   const ProposalRules rules{
-      static_cast<float>(min_side), static_cast<float>(largest_log_scale)};
+      static_cast<float>(min_side), static_cast<float>(largest_log_scale),
+      static_cast<float>(kept_side)};
   const Tensor limits = torch::stable::contiguous(limits_in);
   const int64_t images = limits.size(0), levels = scores.size();
   const int64_t longest = check_proposal_levels(scores, indices, deltas, anchors, limits);

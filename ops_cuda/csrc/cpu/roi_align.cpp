@@ -153,9 +153,9 @@ void check_pyramid(
 Tensor multiscale_roi_align(
     const std::vector<Tensor>& features, const Tensor& rois_in, const std::vector<double>& scales,
     int64_t output_side, int64_t sampling_ratio, bool aligned, double canonical_side,
-    int64_t canonical_level) {
+    int64_t canonical_level, double trim) {
   const RoiAlignOptions options{
-      output_side, sampling_ratio, aligned, canonical_side, canonical_level};
+      output_side, sampling_ratio, aligned, canonical_side, canonical_level, trim};
   const Tensor rois = torch::stable::contiguous(rois_in);
   check_pyramid(features, rois, scales, options);
   if (rois.scalar_type() == ScalarType::Double) {
@@ -167,9 +167,9 @@ Tensor multiscale_roi_align(
 std::vector<Tensor> multiscale_roi_align_backward(
     const Tensor& gradient, const std::vector<Tensor>& features, const Tensor& rois_in,
     const std::vector<double>& scales, int64_t output_side, int64_t sampling_ratio, bool aligned,
-    double canonical_side, int64_t canonical_level) {
+    double canonical_side, int64_t canonical_level, double trim) {
   const RoiAlignOptions options{
-      output_side, sampling_ratio, aligned, canonical_side, canonical_level};
+      output_side, sampling_ratio, aligned, canonical_side, canonical_level, trim};
   const Tensor rois = torch::stable::contiguous(rois_in);
   check_pyramid(features, rois, scales, options);
   STD_TORCH_CHECK(

@@ -6,12 +6,12 @@
 
 namespace ops_cuda::cpu {
 
-void AxisSamples::fill(int64_t begin, int64_t end, int64_t length, int64_t source) {
+void AxisSamples::fill(const MaskAxis& axis, int64_t begin, int64_t end, int64_t source) {
   low.resize(end - begin);
   high.resize(end - begin);
   fraction.resize(end - begin);
   for (int64_t i = begin; i < end; ++i) {
-    const MaskSample sample = mask_sample(i, length, source);
+    const MaskSample sample = axis.sample(i, source);
     low[i - begin] = static_cast<int32_t>(sample.low);
     high[i - begin] = static_cast<int32_t>(sample.high);
     fraction[i - begin] = sample.fraction;
@@ -25,16 +25,16 @@ MULTIVERSION void stretch_row(
 }
 
 void StretchedMask::fill(
-    const float* mask, int64_t side, const PixelBox& box, int64_t height, int64_t width) {
-  left = std::max<int64_t>(box.x1, 0), right = std::min(box.x2 + 1, width);
-  top = std::max<int64_t>(box.y1, 0), bottom = std::min(box.y2 + 1, height);
+    const float* mask, int64_t side, const MaskPlace& place, int64_t height, int64_t width) {
+  left = std::max<int64_t>(place.x.first, 0), right = std::min(place.x.last + 1, width);
+  top = std::max<int64_t>(place.y.first, 0), bottom = std::min(place.y.last + 1, height);
   if (left >= right || top >= bottom) {
     left = right = top = bottom = 0;
     return;
   }
   const int64_t source = side + 2, count = right - left;
-  columns_.fill(left - box.x1, right - box.x1, box.width(), source);
-  rows_.fill(top - box.y1, bottom - box.y1, box.height(), source);
+  columns_.fill(place.x, left, right, source);
+  rows_.fill(place.y, top, bottom, source);
 
   padded_.assign(source * source, 0.0f);
   for (int64_t i = 0; i < side; ++i) {

@@ -1,5 +1,5 @@
 // Masks from ROI space to COCO's run lengths, without a bitmap: one thread walks down each column
-// of each mask's box, once to count the edges and once to write them.
+// of each mask's place, once to count the edges and once to write them.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -27,18 +27,20 @@ struct MaskTable {
   const float* boxes;
   int64_t count, side, height, width;
   float threshold;
+  bool grid;
 };
 
 // Calls emit(y) for each pixel of column x of mask r that differs from the one before it; pixels
 // follow each other down the columns, and a 0 precedes the first.
 template <typename Emit>
 __device__ void for_each_edge(const MaskTable& table, int64_t r, int64_t x, Emit emit) {
-  const PastedMask mask = pasted_mask(table.masks, table.boxes, r, table.side);
-  const PixelBox& box = mask.box;
-  const int64_t left = box.x1 > 0 ? box.x1 : 0, top = box.y1 > 0 ? box.y1 : 0;
-  const int64_t right = box.x2 + 1 < table.width ? box.x2 + 1 : table.width;
-  const int64_t bottom = box.y2 + 1 < table.height ? box.y2 + 1 : table.height;
-  // the column right of the box may begin with the end of a run
+  const PastedMask mask = pasted_mask(table.masks, table.boxes, r, table.side, table.grid);
+  const MaskAxis &columns = mask.place.x, &rows = mask.place.y;
+  const int64_t left = columns.first > 0 ? columns.first : 0;
+  const int64_t top = rows.first > 0 ? rows.first : 0;
+  const int64_t right = columns.last + 1 < table.width ? columns.last + 1 : table.width;
+  const int64_t bottom = rows.last + 1 < table.height ? rows.last + 1 : table.height;
+  // the column right of the mask may begin with the end of a run
   if (left >= right || top >= bottom || x < left || x > right) return;
   bool before = false;
   if (bottom == table.height && x > left) {
@@ -124,7 +126,7 @@ Tensor running_sum(const Tensor& numbers) {
 
 std::tuple<Tensor, Tensor> encode_roi_masks_rle(
     const Tensor& masks_in, const Tensor& boxes_in, int64_t height, int64_t width,
-    double threshold) {
+    double threshold, bool grid) {
   const auto guard = on_device_of(masks_in);
   const Tensor masks = torch::stable::contiguous(masks_in);
   const Tensor boxes = torch::stable::contiguous(boxes_in);
@@ -142,7 +144,7 @@ std::tuple<Tensor, Tensor> encode_roi_masks_rle(
   }
   const MaskTable table{
       masks.const_data_ptr<float>(), boxes.const_data_ptr<float>(), count, masks.size(1), height,
-      width, static_cast<float>(threshold)};
+      width, static_cast<float>(threshold), grid};
   const cudaStream_t stream = current_stream(masks);
   const unsigned int blocks = blocks_for(slots, kEncodeThreads);
   Tensor edge_counts = torch::stable::new_empty(masks, {slots}, ScalarType::Int);

@@ -1,4 +1,4 @@
-// Masks from ROI space to bitmaps: one thread per pixel, tiles outside a box leave at once.
+// Masks from ROI space to bitmaps: one thread per pixel, tiles outside a mask's place leave at once.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -18,21 +18,21 @@ constexpr int kTileWidth = 32, kTileHeight = 8;
 
 __global__ void __launch_bounds__(kTileWidth* kTileHeight) paste(
     const float* __restrict__ masks, const float* __restrict__ boxes, int64_t count, int64_t side,
-    int64_t height, int64_t width, float threshold, uint8_t* __restrict__ canvases) {
+    int64_t height, int64_t width, float threshold, bool grid,
+    uint8_t* __restrict__ canvases) {
   const int64_t x = static_cast<int64_t>(blockIdx.x) * kTileWidth + threadIdx.x;
   const int64_t y = static_cast<int64_t>(blockIdx.y) * kTileHeight + threadIdx.y;
   if (x >= width || y >= height) return;
   for (int64_t r = blockIdx.z; r < count; r += gridDim.z) {
-    const PastedMask mask = pasted_mask(masks, boxes, r, side);
-    const PixelBox& box = mask.box;
-    const bool inside = x >= box.x1 && x <= box.x2 && y >= box.y1 && y <= box.y2;
+    const PastedMask mask = pasted_mask(masks, boxes, r, side, grid);
+    const bool inside = mask.place.x.covers(x) && mask.place.y.covers(y);
     canvases[(r * height + y) * width + x] = inside && mask.at(x, y) > threshold;
   }
 }
 
 Tensor paste_masks(
     const Tensor& masks_in, const Tensor& boxes_in, int64_t height, int64_t width,
-    double threshold) {
+    double threshold, bool grid) {
   const auto guard = on_device_of(masks_in);
   const Tensor masks = torch::stable::contiguous(masks_in);
   const Tensor boxes = torch::stable::contiguous(boxes_in);
@@ -47,13 +47,13 @@ Tensor paste_masks(
   if (canvases.numel() == 0) return canvases;
   const int64_t tile_rows = (height + kTileHeight - 1) / kTileHeight;
   STD_TORCH_CHECK(tile_rows <= 65535, "a canvas ", height, " pixels high exceeds a CUDA grid");
-  const dim3 grid(
+  const dim3 blocks(
       static_cast<unsigned int>((width + kTileWidth - 1) / kTileWidth),
       static_cast<unsigned int>(tile_rows),
       static_cast<unsigned int>(count < 65535 ? count : 65535));
-  paste<<<grid, dim3(kTileWidth, kTileHeight), 0, current_stream(masks)>>>(
+  paste<<<blocks, dim3(kTileWidth, kTileHeight), 0, current_stream(masks)>>>(
       masks.const_data_ptr<float>(), boxes.const_data_ptr<float>(), count, side, height, width,
-      static_cast<float>(threshold), canvases.mutable_data_ptr<uint8_t>());
+      static_cast<float>(threshold), grid, canvases.mutable_data_ptr<uint8_t>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return canvases;
 }

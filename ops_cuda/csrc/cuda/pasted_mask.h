@@ -11,7 +11,7 @@ namespace ops_cuda::gpu {
 struct PastedMask {
   const float* mask;
   int64_t side;
-  PixelBox box;
+  MaskPlace place;
 
   // A pixel of the mask padded by one pixel of zeros, without storing the padding.
   __device__ float padded(int64_t row, int64_t column) const {
@@ -19,20 +19,20 @@ struct PastedMask {
     return border ? 0.0f : mask[(row - 1) * side + column - 1];
   }
 
-  // Row `row` of the padded mask, resized to the box's width, at one column.
+  // Row `row` of the padded mask at one column of the image.
   __device__ float stretched(int64_t row, const MaskSample& column) const {
     return blend(padded(row, column.low), padded(row, column.high), column.fraction);
   }
 
   __device__ MaskSample column_at(int64_t x) const {
-    return mask_sample(x - box.x1, box.width(), side + 2);
+    return place.x.sample(x, side + 2);
   }
 
   __device__ MaskSample row_at(int64_t y) const {
-    return mask_sample(y - box.y1, box.height(), side + 2);
+    return place.y.sample(y, side + 2);
   }
 
-  // The probability at a pixel inside the box.
+  // The probability at a pixel of its place.
   __device__ float at(int64_t x, int64_t y) const {
     const MaskSample column = column_at(x), row = row_at(y);
     return blend(stretched(row.low, column), stretched(row.high, column), row.fraction);
@@ -40,8 +40,8 @@ struct PastedMask {
 };
 
 __device__ inline PastedMask pasted_mask(
-    const float* masks, const float* boxes, int64_t r, int64_t side) {
-  return {masks + r * side * side, side, padded_box(boxes + 4 * r, side)};
+    const float* masks, const float* boxes, int64_t r, int64_t side, bool grid) {
+  return {masks + r * side * side, side, mask_place(boxes + 4 * r, side, grid)};
 }
 
 }  // namespace ops_cuda::gpu

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) decode(
 std::tuple<Tensor, Tensor> decode_proposals(
     const std::vector<Tensor>& scores, const std::vector<Tensor>& indices,
     const std::vector<Tensor>& deltas, const std::vector<Tensor>& anchors, const Tensor& limits_in,
-    double min_side, double largest_log_scale) {
+    double min_side, double largest_log_scale, double kept_side) {
   const Tensor limits = torch::stable::contiguous(limits_in);
   const int64_t longest = check_proposal_levels(scores, indices, deltas, anchors, limits);
   const int64_t images = limits.size(0), levels = scores.size();
@@ -87,7 +87,8 @@ std::tuple<Tensor, Tensor> decode_proposals(
   Tensor decoded = torch::stable::new_empty(limits, {images, levels, longest});
   if (decoded.numel() == 0) return {boxes, decoded};
   const ProposalRules rules{
-      static_cast<float>(min_side), static_cast<float>(largest_log_scale)};
+      static_cast<float>(min_side), static_cast<float>(largest_log_scale),
+      static_cast<float>(kept_side)};
   decode<<<blocks_for(decoded.numel(), kThreads), kThreads, 0, current_stream(limits)>>>(
       candidates, limits.const_data_ptr<float>(), rules, boxes.mutable_data_ptr<float>(),
       decoded.mutable_data_ptr<float>());

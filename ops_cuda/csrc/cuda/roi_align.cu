@@ -212,9 +212,9 @@ void check_call(
 Tensor multiscale_roi_align(
     const std::vector<Tensor>& features, const Tensor& rois_in, const std::vector<double>& scales,
     int64_t output_side, int64_t sampling_ratio, bool aligned, double canonical_side,
-    int64_t canonical_level) {
+    int64_t canonical_level, double trim) {
   const RoiAlignOptions options{
-      output_side, sampling_ratio, aligned, canonical_side, canonical_level};
+      output_side, sampling_ratio, aligned, canonical_side, canonical_level, trim};
   check_call(features, rois_in, scales, options);
   const auto guard = on_device_of(rois_in);
   const Tensor rois = torch::stable::contiguous(rois_in);
@@ -226,9 +226,9 @@ Tensor multiscale_roi_align(
 std::vector<Tensor> multiscale_roi_align_backward(
     const Tensor& gradient, const std::vector<Tensor>& features, const Tensor& rois_in,
     const std::vector<double>& scales, int64_t output_side, int64_t sampling_ratio, bool aligned,
-    double canonical_side, int64_t canonical_level) {
+    double canonical_side, int64_t canonical_level, double trim) {
   const RoiAlignOptions options{
-      output_side, sampling_ratio, aligned, canonical_side, canonical_level};
+      output_side, sampling_ratio, aligned, canonical_side, canonical_level, trim};
   check_call(features, rois_in, scales, options);
   STD_TORCH_CHECK(
       gradient.dim() == 4 && gradient.size(0) == rois_in.size(0) &&

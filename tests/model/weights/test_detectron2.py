@@ -162,6 +162,7 @@ def test_the_conventions_are_its_configs_defaults_and_said_to_be_guessed(path, c
     assert (rules.roi_aligned, rules.roi_sampling_ratio, rules.norm_epsilon) == (True, 0, 1e-5)
     assert (rules.rpn_smooth_l1_beta, rules.box_smooth_l1_beta) == (0, 0)
     assert not rules.legacy_geometry
+    assert rules.mask_paste == "grid"
     assert config.rpn.post_nms_train == 1000
     assert "config= can state" in caplog.text
 

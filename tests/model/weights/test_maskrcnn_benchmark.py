@@ -124,7 +124,8 @@ def test_its_conventions_are_detectron_s(state, save, caplog):
     assert rules.pixel_order == "bgr"
     assert rules.pixel_mean == (102.9801, 115.9465, 122.7717)
     assert (rules.norm_epsilon, rules.stride_in_1x1, rules.legacy_geometry) == (0, True, True)
-    assert "rounded down" in caplog.text
+    assert (rules.mask_paste, rules.resize_rounding) == ("padded", "down")
+    assert not caplog.text  # all of them are followed
 
 
 def test_faster_r_cnn_has_no_mask_head(state, save):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.batch_masks import draw_masks, encode_bitmaps, join_masks
+from model.box_geometry import BoxGeometry
 from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
 from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
 
@@ -63,6 +64,22 @@ def test_flipping_twice_changes_nothing(as_runs):
     assert torch.allclose(twice.targets.boxes, once.targets.boxes)
     before, after = (mask_on_image(each.targets.masks, ImageSize(40, 60)) for each in (once, twice))
     assert np.array_equal(before, after)
+
+
+def test_boxes_that_end_on_their_last_pixel_are_resized_there():
+    # x y w h = 10 4 20 10: the last pixels are 29 and 13. Twice as large they are 58 and 26, so
+    # that x2 and y2 behind them are 59 and 27; mirrored in 120 columns, 29 becomes 120 - 58 - 1.
+    box, point = torch.tensor([[10.0, 4, 30, 14]]), torch.tensor([[[29.0, 13, 2]]])
+    targets = replace(bright_triangle(False).targets, boxes=box, keypoints=point)
+    sample = replace(bright_triangle(False), targets=targets)
+    legacy = Augmentation(ImageSize(80, 120), False, BoxGeometry(inclusive=True))
+    assert augment(sample, legacy).targets.boxes.tolist() == [[20, 8, 59, 27]]
+    mirrored = augment(sample, replace(legacy, flip=True), keypoint_flip=(0,)).targets
+    assert mirrored.boxes.tolist() == [[61, 8, 100, 27]]
+    assert mirrored.keypoints.tolist() == [[[61, 26, 2]]]
+    # An outline's x 10 becomes 120 - 20 - 1, as the pixel 10 does.
+    before = sample.targets.masks.vertices[:, 0]
+    torch.testing.assert_close(mirrored.masks.vertices[:, 0], 119 - 2 * before)
 
 
 def test_bitmaps_are_refused_with_the_remedy():
