@@ -155,7 +155,7 @@ def proposals_as_boxes(proposals: Proposals) -> SelectedBoxes:
     return SelectedBoxes(
         rois=rois,
         scores=proposals.logits[present].sigmoid(),
-        labels=torch.ones(len(rois), dtype=torch.int64, device=rois.device),
+        labels=torch.ones_like(rois[:, 0], dtype=torch.int64),
         counts=proposals.counts.tolist(),
     )
 

@@ -113,30 +113,50 @@ class RetinaNet(nn.Module):
             features: P3..P7, (B, channels, H_l, W_l).
             images: the batch that they show.
         """
-        settings, found = self.settings, self.candidates(features, images)
-        best = settings.detections_per_image
-        return keep_best_boxes(*found, images.sizes, settings.nms_iou, best, self.geometry)
+        return self.select(self.candidates(features, images), images.sizes)
 
     def candidates(self, features: Sequence[Tensor], images: ImageBatch) -> Candidates:
         """The boxes that :meth:`detect` chooses from: the confident among the best per level."""
         grid = self._anchors_under(features, images)
         # Level by level: the logits of one are gone when the next are made.
-        found = [
-            self._best_of_level(feature, anchors)
-            for feature, anchors in zip(features, grid, strict=True)
-        ]
-        boxes, scores, labels = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
-        confident = scores > self.settings.score_threshold
-        image = confident.nonzero()[:, 0]  # waits for the device
-        return Candidates(boxes[confident], scores[confident], image, labels[confident])
+        return self.confident(
+            [
+                self.best_of_level(self(feature), anchors)
+                for feature, anchors in zip(features, grid, strict=True)
+            ]
+        )
 
-    def _best_of_level(self, feature: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def select(self, found: Candidates, sizes: Sequence[ImageSize]) -> SelectedBoxes:
+        """The boxes worth keeping.
+
+        Args:
+            found: from :meth:`candidates`.
+            sizes: of each image's content inside the batch.
+        """
+        settings = self.settings
+        best = settings.detections_per_image
+        return keep_best_boxes(*found, sizes, settings.nms_iou, best, self.geometry)
+
+    def confident(self, best: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Candidates:
+        """The boxes above the least score among the best of every level."""
+        boxes, scores, labels = (torch.cat(part, dim=1) for part in zip(*best, strict=True))
+        likely = scores > self.settings.score_threshold
+        image = likely.nonzero()[:, 0]  # waits for the device
+        return Candidates(boxes[likely], scores[likely], image, labels[likely])
+
+    def best_of_level(
+        self, judged: tuple[Tensor, Tensor], anchors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of anchor and class of one level.
+
+        Args:
+            judged: logits (B, A, K) and deltas (B, A, 4), as :meth:`forward` gives them.
+            anchors: (A, 4) float32, pixels.
 
         Returns:
             Boxes (B, C, 4), scores (B, C) and labels (B, C), 1..K.
         """
-        logits, deltas = self(feature)
+        logits, deltas = judged
         most, classes = self.settings.pre_nms, self.num_classes
         # The best pairs are pairs of the best anchors, so that A numbers are ranked, not A * K.
         anchor = top_scores(logits.amax(dim=2), most)[1].sort(dim=1).values

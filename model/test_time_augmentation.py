@@ -64,17 +64,18 @@ class View:
 
     def to_picture(self, found: Candidates) -> Candidates:
         """Candidates of both images in the pixels of the picture."""
-        boxes = found.boxes
+        # Boxes that end on their last pixel are scaled askew: then mirroring comes last.
+        boxes = self.geometry.scale(found.boxes, self.size, self.original)
         if self.flip:
             is_mirrored = found.images[:, None] == 1
-            boxes = torch.where(is_mirrored, mirror_boxes(boxes, self.size), boxes)
-        boxes = self.geometry.scale(boxes, self.size, self.original)
+            boxes = torch.where(is_mirrored, mirror_boxes(boxes, self.original), boxes)
         return found._replace(boxes=boxes, images=torch.zeros_like(found.images))
 
     def from_picture(self, found: SelectedBoxes) -> SelectedBoxes:
         """D boxes of the picture as D boxes of each image of the batch."""
-        boxes = self.geometry.scale(found.rois[:, 1:], self.original, self.size)
-        shown = [boxes, mirror_boxes(boxes, self.size)] if self.flip else [boxes]
+        boxes = found.rois[:, 1:]
+        every = [boxes, mirror_boxes(boxes, self.original)] if self.flip else [boxes]
+        shown = [self.geometry.scale(each, self.original, self.size) for each in every]
         rois = [torch.cat((torch.full_like(b[:, :1], i), b), 1) for i, b in enumerate(shown)]
         return replace(
             found,

@@ -54,7 +54,9 @@ def deform_conv2d(
     geometry = (stride, padding, dilation)
     if library.compiled_for("deform_columns", x.device):
         y = _convolve_compiled(x, offsets, weight, modulation, *geometry)
-        y = y if bias is None else y + bias.view(-1, 1, 1).to(y.dtype)
+        if bias is not None:
+            # Added as y lies in memory: of other strides a tracer would ask for sizes.
+            y = (y.permute(0, 2, 3, 1) + bias.to(y.dtype)).permute(0, 3, 1, 2)
     else:
         y = _convolve_plainly(x, offsets, weight, bias, modulation, geometry)
     layout = (

@@ -60,7 +60,10 @@ def convolve_deformed(x: Tensor, layer: nn.Conv2d, offsets: nn.Conv2d, norm: nn.
     """
     predicted = convolve(x, offsets)
     places = 2 * layer.kernel_size[0] * layer.kernel_size[1]
-    modulation = predicted[:, places:].sigmoid() if predicted.shape[1] > places else None
+    modulation = None
+    if predicted.shape[1] > places:
+        # A copy, as the operator would make: of a slice's strides a tracer would ask for sizes.
+        modulation = predicted[:, places:].contiguous().sigmoid()
     fixed = is_fixed(norm)
     weight, bias = fold_norm(layer, norm) if fixed else (layer.weight, layer.bias)
     y = deform_conv2d(

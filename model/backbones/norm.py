@@ -35,6 +35,14 @@ class FrozenBatchNorm(nn.Module):
         return x * scale.view(-1, 1, 1).to(x.dtype) + shift.view(-1, 1, 1).to(x.dtype)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Torch's, without its question how many there are to normalise: of ROIs no tracer knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, (B, C, H, W)."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def make_norm(kind: str, channels: int, eps: float) -> nn.Module:
     """The layer that a ``norm`` setting names, other than none."""
     match kind:
@@ -44,7 +52,7 @@ def make_norm(kind: str, channels: int, eps: float) -> nn.Module:
             return nn.BatchNorm2d(channels, eps)
         case "group_norm":
             # 32 groups as in Wu & He 2018, fewer where narrow models do not divide by it.
-            return nn.GroupNorm(math.gcd(32, channels), channels, eps)
+            return GroupNorm(math.gcd(32, channels), channels, eps)
     raise ValueError(f"norm must be frozen_bn, batch_norm or group_norm; got {kind!r}")
 
 

@@ -83,10 +83,11 @@ def _reader(path: Path) -> Exported:
 
 
 def _check(detector: Detector, path: Path, pictures: Sequence[Path], size: ImageSize | None) -> int:
-    rule = detector.config.input
+    rule, rounding = detector.config.input, detector.config.conventions.resize_rounding
     shown = [_read_picture(picture) for picture in pictures] or [_noise()]
     sizes = [
-        size or resized_size(ImageSize(*picture.shape[:2]), rule.short_side, rule.long_side)
+        size
+        or resized_size(ImageSize(*picture.shape[:2]), rule.short_side, rule.long_side, rounding)
         for picture in shown
     ]
     agreement = compare_on(detector, _reader(path), map(resize_image, shown, sizes))

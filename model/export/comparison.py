@@ -1,6 +1,7 @@
 """Whether an exported detector finds what the detector finds.
 
-Shapes: R detections of one, E of the other, H W of a picture, M mask side.
+Shapes: R detections of one, E of the other, H W of a picture, M mask side,
+P keypoints of an object.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,8 @@ from model.structures import ImageSize
 BOX_TOLERANCE = 0.05
 SCORE_TOLERANCE = 1e-3
 MASK_TOLERANCE = 1e-2
+# Keypoints are whole pixels of a box: the same one, or another.
+KEYPOINT_TOLERANCE = 0.5
 
 Exported = Callable[[Tensor], Mapping[str, Tensor]]
 """What :meth:`model.export.graph.InferenceGraph.forward` is, run elsewhere."""
@@ -35,6 +38,7 @@ class Agreement:
         box: largest difference of a coordinate, pixels.
         score: largest difference of a score.
         mask: largest difference of a mask's probability.
+        keypoint: largest difference of a keypoint's coordinate, pixels.
     """
 
     wanted: int
@@ -43,6 +47,7 @@ class Agreement:
     box: float = 0.0
     score: float = 0.0
     mask: float = 0.0
+    keypoint: float = 0.0
 
     @property
     def share(self) -> float:
@@ -57,13 +62,14 @@ class Agreement:
             max(self.box, other.box),
             max(self.score, other.score),
             max(self.mask, other.mask),
+            max(self.keypoint, other.keypoint),
         )
 
     def __str__(self) -> str:
         return (
             f"{self.agreeing} detections agree of {self.wanted} here and {self.found} exported; "
             f"largest differences: boxes {self.box:.1e} px, scores {self.score:.1e}, "
-            f"masks {self.mask:.1e}"
+            f"masks {self.mask:.1e}, keypoints {self.keypoint:.1e} px"
         )
 
 
@@ -73,7 +79,7 @@ def compare(wanted: Detections, found: Mapping[str, Tensor]) -> Agreement:
     Args:
         wanted: R detections.
         found: boxes (E, 4), scores (E,), labels (E,) and, where ``wanted`` has them, masks
-            (E, M, M).
+            (E, M, M) and keypoints (E, P, 3).
     """
     counts = len(wanted), len(found["scores"])
     if 0 in counts:
@@ -82,11 +88,15 @@ def compare(wanted: Detections, found: Mapping[str, Tensor]) -> Agreement:
     distance[wanted.labels[:, None] != found["labels"]] = torch.inf
     box, partner = distance.min(1)
     score = (wanted.scores - found["scores"][partner]).abs()
-    mask = torch.zeros_like(score)
+    mask = keypoint = torch.zeros_like(score)
     if wanted.masks is not None:
         mask = (wanted.masks - found["masks"][partner]).abs().amax((1, 2))
-    agrees = (box <= BOX_TOLERANCE) & (score <= SCORE_TOLERANCE) & (mask <= MASK_TOLERANCE)
-    largest = (float(part[agrees].max()) if agrees.any() else 0.0 for part in (box, score, mask))
+    if wanted.keypoints is not None:
+        keypoint = (wanted.keypoints - found["keypoints"][partner])[..., :2].abs().amax((1, 2))
+    differences = torch.stack((box, score, mask, keypoint))
+    tolerances = (BOX_TOLERANCE, SCORE_TOLERANCE, MASK_TOLERANCE, KEYPOINT_TOLERANCE)
+    agrees = (differences <= differences.new_tensor(tolerances)[:, None]).all(0)
+    largest = differences[:, agrees].amax(1).tolist() if agrees.any() else ()
     # no partner twice: of two boxes alike, one would have been suppressed
     return Agreement(*counts, len(set(partner[agrees].tolist())), *largest)
 

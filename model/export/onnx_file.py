@@ -17,12 +17,13 @@ INSTALL = "pip install 'maskrcnn-ray[export]'"
 def export_onnx(detector: Detector, path: str | Path, size: ImageSize | None = None) -> None:
     """Write a detector's inference on one picture as ONNX, its weights in the same file.
 
-    The input ``pixels`` and the outputs ``boxes``, ``scores``, ``labels`` and, with a mask head,
-    ``masks`` are those of :meth:`model.export.graph.InferenceGraph.forward`. The file's metadata
-    have what a caller needs besides, as JSON: see :func:`description`.
+    The input ``pixels`` and the outputs ``boxes``, ``scores``, ``labels`` and, where there are
+    heads for them, ``masks`` and ``keypoints`` are those of
+    :meth:`model.export.graph.InferenceGraph.forward`. The file's metadata have what a caller needs
+    besides, as JSON: see :func:`description`.
 
     Args:
-        detector: Faster or Mask R-CNN on a feature pyramid.
+        detector: of any kind.
         path: the file to write.
         size: as for :func:`model.export.export_program`.
 
@@ -64,14 +65,24 @@ def description(detector: Detector) -> dict[str, object]:
     """What a caller needs besides the file: JSON-ready.
 
     Returns:
-        categories: ids and names, of which label i is the i-th, from 1; short_side and long_side:
-        how a picture is resized before it is given, pixels; mask_threshold: probability at which
-        a pixel is object, None without masks.
+        categories: ids and names, of which label i is the i-th, from 1; None where a proposal
+        network alone finds objects of no class; short_side, long_side and resize_rounding: how a
+        picture is resized before it is given, pixels; box_end: pixels from the coordinate that the
+        detector's conventions mean to x2 and y2 as they are given, 1 where boxes end on their last
+        pixel; mask_threshold: probability at which a pixel is object, and mask_paste: how masks
+        come to the picture, both None without masks, see :class:`model.detections.Detections`;
+        keypoints: their names, None without keypoints.
     """
-    config = detector.config
+    config, rules = detector.config, detector.config.conventions
+    proposes = config.box is None and config.retinanet is None
+    mask, keypoint = config.mask, config.keypoint
     return {
-        "categories": [category._asdict() for category in detector.categories],
+        "categories": None if proposes else [named._asdict() for named in detector.categories],
         "short_side": config.input.short_side,
         "long_side": config.input.long_side,
-        "mask_threshold": None if config.mask is None else config.mask.threshold,
+        "resize_rounding": rules.resize_rounding,
+        "box_end": detector.geometry.last_pixel,
+        "mask_threshold": None if mask is None else mask.threshold,
+        "mask_paste": None if mask is None else detector.geometry.mask_paste(rules.mask_paste),
+        "keypoints": None if keypoint is None else list(keypoint.names),
     }

@@ -11,6 +11,7 @@ from onnxscript import opset18 as op
 from torch import Tensor
 
 from ops_cuda.reference import decode_proposals
+from ops_cuda.reference.deform_conv import read_taps
 from ops_cuda.reference.roi_align import pyramid_levels
 
 OPSET = 18
@@ -65,6 +66,14 @@ def _pool_by_level(
         for feature, chosen, scale in zip(features, members, scales, strict=True)
     ]
     return torch.cat(pooled)[torch.cat(members).argsort()]
+
+
+def _deform_columns(
+    x: Tensor, offsets: Tensor, modulation: Tensor | None, geometry: Sequence[int]
+) -> Tensor:
+    kernel, stride, padding, dilation = zip(geometry[::2], geometry[1::2], strict=True)
+    taps = read_taps(x, offsets, modulation, kernel, stride, padding, dilation)
+    return taps.permute(0, 3, 4, 2, 1).contiguous()
 
 
 def _roi_align(
@@ -130,6 +139,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _OURS.decode_proposals.default: decode_proposals,
     _OURS.grouped_nms.default: _grouped_nms,
     _OURS.multiscale_roi_align.default: _pool_by_level,
+    _OURS.deform_columns.default: _deform_columns,
 }
 """Operators, and what they are in torch's and the two below."""
 

@@ -22,15 +22,17 @@ def export_program(detector: Detector, size: ImageSize | None = None) -> Exporte
     that loads it must have imported ``ops_cuda``. It runs where the detector's weights are.
 
     Args:
-        detector: Faster or Mask R-CNN on a feature pyramid; its weights are shared.
+        detector: of any kind; its weights are shared.
         size: of every picture that it will see, at network resolution; None for any size whose
-            sides are longer than the coarsest level's stride, 64 pixels.
+            sides are longer than the coarsest level's stride: 64 pixels on a feature pyramid, 128
+            of RetinaNet, 16 or 32 without a pyramid.
 
     Raises:
         ExportError: our operators are not compiled, and their twins cannot be traced.
     """
     require_compiled_operators(detector.device)
-    shortest = detector.fpn.strides[-1] + 1
+    proposes = detector.rpn if detector.retinanet is None else detector.retinanet
+    shortest = proposes.anchors.strides[-1] + 1
     example = size or ImageSize(2 * shortest, 3 * shortest)
     pixels = torch.zeros(*example, 3, dtype=torch.uint8, device=detector.device)
     # a level of one cell would be traced as if it were always one

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.convolution import convolve
+from model.heads.keypoint_search import search_keypoints
 from model.heads.training_rois import TrainingRois
 from model.structures import LossTerm, Targets
 from model.truths import join_truths
@@ -122,7 +123,8 @@ def keypoint_loss(heatmaps: Tensor, targets: KeypointTargets) -> LossTerm:
 def find_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     """The best place of each heatmap, once it is resized to its box in whole pixels.
 
-    Waits for the device: a box's size decides how much there is to compute.
+    Waits for the device: a box's size decides how much there is to compute. An exported program
+    cannot do that, and has ``search_keypoints`` instead.
 
     Args:
         heatmaps: (R, P, M, M) float32 logits.
@@ -133,6 +135,8 @@ def find_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
 
     Source: Detectron's and torchvision's inference, a bicubic resize and its largest value.
     """
+    if torch.compiler.is_exporting():
+        return search_keypoints(heatmaps, boxes)
     count, keypoints, side = heatmaps.shape[:3]
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     pixels = sides.ceil()

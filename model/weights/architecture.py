@@ -9,6 +9,7 @@ from model.settings import Settings
 from model.weights.backbone_architecture import (
     count_layers,
     infer_backbone,
+    infer_backbone_norm,
     infer_features,
     infer_norm,
 )
@@ -71,10 +72,10 @@ def infer_architecture(
     features = infer_features(tensors, config.backbone)
     _require(
         tensors,
-        ("backbone.conv1.weight", "a ResNet"),
-        *([("fpn.output.0.weight", "a feature pyramid")] if features == "fpn" else []),
+        ("backbone.conv1.weight", "ResNet"),
+        *([("fpn.output.0.weight", "feature pyramid")] if features == "fpn" else []),
     )
-    backbone = {"features": features, "norm": infer_norm(tensors, "backbone.bn1")}
+    backbone = {"features": features, "norm": infer_backbone_norm(tensors)}
     chosen = infer_backbone(tensors, config.backbone).model_copy(update=backbone)
     if chosen.groups > 1:
         # A ResNeXt strides in its 3x3 convolutions, whatever the ResNets of its maker do.
@@ -103,14 +104,21 @@ def _two_stages(
 ) -> dict[str, object]:
     _require(
         tensors,
-        ("rpn.head.convs.0.weight", "a region proposal network"),
-        ("roi_heads.box.class_logits.weight", "a class predictor"),
-        ("roi_heads.box.box_deltas.weight", "a box predictor"),
+        ("rpn.head.convs.0.weight", "region proposal network (Fast R-CNN reads proposals)"),
     )
     layers = count_layers(tensors, "rpn.head.convs.{}.weight")
+    rpn = config.rpn.model_copy(update={"layers": layers})
+    if not any(name.startswith("roi_heads.") for name in tensors):
+        none = {"box": None, "mask": None, "keypoint": None, "retinanet": None}
+        return {"num_classes": 1, "rpn": rpn, **none}
+    _require(
+        tensors,
+        ("roi_heads.box.class_logits.weight", "class predictor"),
+        ("roi_heads.box.box_deltas.weight", "box predictor"),
+    )
     return {
         "num_classes": tensors["roi_heads.box.class_logits.weight"].shape[0] - 1,
-        "rpn": config.rpn.model_copy(update={"layers": layers}),
+        "rpn": rpn,
         "box": infer_box_head(tensors, config.box or BoxHeadConfig(), features),
         "mask": infer_mask_head(tensors, config.mask),
         "keypoint": infer_keypoint_head(tensors, config.keypoint),

@@ -35,12 +35,13 @@ def infer_backbone(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> B
 def infer_features(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> str:
     """Which maps a whole detector reads: ``BackboneConfig.features``.
 
-    Dilation leaves no trace in weights: without a pyramid and res5 of the box head it is dc5 only
-    where ``backbone`` says so, else c5.
+    Without a pyramid res5 is the box head's, or a proposal network by itself has none: c4. If it is
+    the backbone's, dilation leaves no trace in weights: dc5 only where ``backbone`` says so, else
+    c5.
     """
     if any(name.startswith("fpn.") for name in tensors):
         return "fpn"
-    if f"{RES5_OF_BOX_HEAD}.0.conv1.weight" in tensors:
+    if "backbone.layer4.0.conv1.weight" not in tensors:
         return "c4"
     return "dc5" if backbone.features == "dc5" else "c5"
 
@@ -57,6 +58,16 @@ def infer_norm(tensors: Mapping[str, Tensor], layer: str) -> str:
     return "batch_norm" if f"{layer}.num_batches_tracked" in tensors else "frozen_bn"
 
 
+def infer_backbone_norm(tensors: Mapping[str, Tensor]) -> str:
+    """The kind of the backbone's norms: ``BackboneConfig.norm``.
+
+    Those of frozen stages may have been stored as affine maps, though others were trained along.
+    """
+    parts = ("backbone.", f"{RES5_OF_BOX_HEAD}.")
+    counted = (n for n in tensors if n.endswith("num_batches_tracked") and n.startswith(parts))
+    return "batch_norm" if any(counted) else infer_norm(tensors, "backbone.bn1")
+
+
 def count_layers(tensors: Mapping[str, Tensor], template: str) -> int:
     """How many names are there: ``template`` with 0, 1 .. in place of its braces."""
     count = 0
@@ -66,15 +77,16 @@ def count_layers(tensors: Mapping[str, Tensor], template: str) -> int:
 
 
 def _stages(tensors: Mapping[str, Tensor]) -> list[str]:
-    res5 = RES5_OF_BOX_HEAD if f"{RES5_OF_BOX_HEAD}.0.conv1.weight" in tensors else ""
-    return [*(f"backbone.layer{stage}" for stage in range(1, 4)), res5 or "backbone.layer4"]
+    stages = [*(f"backbone.layer{stage}" for stage in range(1, 5)), RES5_OF_BOX_HEAD]
+    return [stage for stage in stages if f"{stage}.0.conv1.weight" in tensors]
 
 
 def _depth(tensors: Mapping[str, Tensor]) -> int:
     blocks = tuple(count_layers(tensors, stage + ".{}.conv1.weight") for stage in _stages(tensors))
     bottleneck = "backbone.layer1.0.conv3.weight" in tensors
     for depth, known in BLOCKS.items():
-        if known == blocks and (depth >= 50) == bottleneck:
+        # A proposal network by itself may end with res4.
+        if known[: max(len(blocks), 3)] == blocks and (depth >= 50) == bottleneck:
             return depth
     raise WeightsError(f"a ResNet with {blocks} blocks per stage is none of {sorted(BLOCKS)}")
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.config import Conventions, ModelConfig
 from model.structures import Category
+from model.weights.report import WeightsError
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,14 @@ class RenamedTensors:
 
 Replacement = str | Callable[[re.Match[str]], str]
 
+# Of our layers, first match first: what reads architectures from shapes need not look again.
+_DIMENSIONS = (
+    (r".*\.(bias|running_mean|running_var)", 1),
+    (r".*(\.bn\d|downsample\.1|norms\.\d+)\.weight", 1),
+    (r"roi_heads\.box\.(fc\d+|class_logits|box_deltas)\.weight", 2),
+    (r".*\.weight", 4),
+)
+
 
 def rename_tensors(
     tensors: Mapping[str, Tensor],
@@ -74,6 +83,9 @@ def rename_tensors(
         tensors: under their names.
         renames: patterns and replacements; the first whose pattern matches the whole name counts.
         unneeded: patterns of names that are left out, with the reason.
+
+    Raises:
+        WeightsError: two tensors would bear one name.
     """
     result = RenamedTensors({}, {}, {})
     for name, tensor in tensors.items():
@@ -85,10 +97,29 @@ def rename_tensors(
             (m.expand(to) if isinstance(to, str) else to(m) for m, to in _matches(name, renames)),
             name,
         )
+        if ours in result.tensors:
+            other = result.original_names.get(ours, ours)
+            raise WeightsError(f"{other} and {name} would both become {ours}")
         result.tensors[ours] = tensor
         if ours != name:
             result.original_names[ours] = name
     return result
+
+
+def check_dimensions(renamed: RenamedTensors) -> None:
+    """Refuse layers that bear a known name but are of another kind.
+
+    Raises:
+        WeightsError: a renamed tensor has not the dimensions of its layer, or no numbers.
+    """
+    for ours, name in renamed.original_names.items():
+        shape = tuple(renamed.tensors[ours].shape)
+        wanted = next((n for pattern, n in _DIMENSIONS if re.fullmatch(pattern, ours)), None)
+        if wanted is not None and (len(shape) != wanted or 0 in shape):
+            raise WeightsError(
+                f"{name} must have {wanted} dimensions, none of them 0; got {shape}. Another model "
+                "with the same names?"
+            )
 
 
 def _matches(

@@ -30,8 +30,9 @@ def infer_retinanet(
     for name in ("class_logits", "box_deltas"):
         if f"retinanet.{name}.weight" not in tensors:
             raise WeightsError(f"these weights have no retinanet.{name}.weight")
-    if "fpn.p6.weight" not in tensors:
-        raise WeightsError("these weights have no P6 convolution: nothing becomes fpn.p6.weight")
+    for name in ("fpn.p6.weight", "fpn.p7.weight"):
+        if name not in tensors:
+            raise WeightsError(f"these weights have no P6 or P7: nothing becomes {name}")
     anchors = len(tensors["retinanet.box_deltas.weight"]) // 4
     outputs = len(tensors["retinanet.class_logits.weight"])
     scales, rest = divmod(anchors, len(settings.anchor_ratios))

@@ -29,14 +29,28 @@ def _build_spread(**changes):
                 norm.running_mean += 0.1 * torch.randn(channels, generator=generator)
                 norm.running_var *= 0.5 + torch.rand(channels, generator=generator)
                 norm.weight *= 0.6
-        detector.rpn.head.objectness.weight *= 20
-        detector.rpn.head.deltas.weight *= 5
-        logits = detector.roi_heads.box.class_logits
-        logits.weight *= 60
-        # hidden units are positive: without their common part, proposals differ in their class
-        logits.weight -= logits.weight.mean(dim=1, keepdim=True)
-        logits.bias += 0.3 * torch.randn(len(logits.bias), generator=generator)
+        _spread_judgements(detector, generator)
+        for name, layer in detector.named_modules():
+            if name.endswith("conv2_offset"):
+                layer.weight += 0.05 * torch.randn(layer.weight.shape, generator=generator)
+                layer.bias += torch.randn(layer.bias.shape, generator=generator)
     return detector
+
+
+def _spread_judgements(detector, generator):
+    if detector.retinanet is not None:
+        detector.retinanet.class_logits.weight *= 200
+        detector.retinanet.box_deltas.weight *= 50
+        return
+    detector.rpn.head.objectness.weight *= 20
+    detector.rpn.head.deltas.weight *= 5
+    if detector.roi_heads is None:
+        return
+    logits = detector.roi_heads.box.class_logits
+    logits.weight *= 60
+    # hidden units are positive: without their common part, proposals differ in their class
+    logits.weight -= logits.weight.mean(dim=1, keepdim=True)
+    logits.bias += 0.3 * torch.randn(len(logits.bias), generator=generator)
 
 
 def _soft_blots(height, width, seed=0):

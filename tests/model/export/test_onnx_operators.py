@@ -59,9 +59,10 @@ def test_roi_align_reads_the_same_pixels_of_the_same_levels():
 
     def pool(rois, *features):
         return tuple(
-            ops_cuda.multiscale_roi_align(features, rois, scales, 5, samples, aligned, 64.0, 3)
-            for samples in (2, 0)
-            for aligned in (True, False)
+            ops_cuda.multiscale_roi_align(
+                features, rois, scales, 5, samples, aligned, 64.0, 3, trim=trim
+            )
+            for samples, aligned, trim in ((2, True, 0), (0, True, 0), (2, False, 0), (2, False, 1))
         )
 
     boxes = _random_boxes(60, generator, 140.0)
@@ -117,3 +118,24 @@ def test_proposals_are_the_same_boxes_in_the_same_order():
         _in_onnx(propose, given, (False,) * 7)(*given), propose(*given), strict=True
     ):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
+def test_deformed_taps_read_the_same_places():
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(6, 2, 3, 3, generator=generator)
+
+    def deform(x, offsets, modulation):
+        geometry = ((2, 2), (2, 2), (2, 2))
+        return (
+            ops_cuda.deform_conv2d(x, offsets, weight, None, modulation, *geometry),
+            ops_cuda.deform_conv2d(x, offsets, weight, weight[:, 0, 0, 0], None, *geometry),
+        )
+
+    x = torch.randn(1, 4, 11, 14, generator=generator)
+    offsets = 3 * torch.randn(1, 18, 6, 7, generator=generator)
+    given = (x, offsets, torch.rand(1, 9, 6, 7, generator=generator))
+    with torch.no_grad():
+        run = _in_onnx(deform, given, (False,) * 3)
+        for found, wanted in zip(run(*given), deform(*given), strict=True):
+            # places reach GridSample as shares of the map, whose rounding moves them by 1e-6
+            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)

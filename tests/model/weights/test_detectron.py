@@ -202,13 +202,21 @@ def test_a_box_of_all_classes_is_its_second(blobs, write):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"res2_0_branch2a_gn_s": np.ones(8, np.float32)}, "GroupNorm"),
+        ({"res2_0_branch2a_gn_s": np.ones(8, np.float32)}, r"_bn_s and res2_0_branch2a_gn_s would"),
         ({"kps_score_w": np.ones(8, np.float32)}, "Keypoint"),
-        ({"conv_rpn_w": np.ones(8, np.float32)}, "C4"),
+        (
+            {"conv_rpn_w": np.ones((8, 8, 3, 3), np.float32)},
+            "conv_rpn_fpn2_w and conv_rpn_w would both",
+        ),
+        ({"_[mask]_res5_0_branch1_w": np.ones(8, np.float32)}, "res5 of its own"),
+        ({"kps_deconv_w": np.ones(8, np.float32)}, "Keypoint R-CNN with a deconvolution"),
         ({"res3_0_branch2b_w": np.ones((8, 1, 3, 3), np.float32)}, r"layer2\.0\.conv2\.weight"),
         ({"bbox_pred_w": np.ones((12, 24), np.float32)}, "class-agnostic"),
         ({"fc7_w": np.ones((24, 23), np.float32)}, r"roi_heads\.box\.fc2\.weight \(24, 24\)"),
         ({"fc6_w": None}, "fully connected"),
+        ({"fc6_w": np.ones((24, 16, 7, 7), np.float32)}, r"fc6_w must have 2 .* \(24, 16, 7, 7\)"),
+        ({"conv1_w": np.float32(1)}, r"conv1_w must have 4 dimensions, .* got \(\)"),
+        ({"cls_score_w": np.ones((0, 24), np.float32)}, "cls_score_w must have .* none of them 0"),
         ({"fpn_res3_3_sum_w": None}, r"does not fill .*fpn\.output\.1\.weight"),
         ({"res4_5_branch2a_w": np.full(3, "x", object)}, "Python objects|array"),
     ],

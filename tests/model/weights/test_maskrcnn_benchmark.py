@@ -136,10 +136,16 @@ def test_faster_r_cnn_has_no_mask_head(state, save):
 @pytest.mark.parametrize(
     ("drop", "add", "named"),
     [
-        ("running_", None, "GroupNorm"),
-        (None, "roi_heads.keypoint.predictor.kps_score_lowres.weight", "Keypoint"),
-        (None, "roi_heads.box.feature_extractor.head.layer4.0.conv1.weight", "C4"),
-        (None, "roi_heads.box.feature_extractor.xconvs.0.weight", "of convolutions"),
+        (None, "roi_heads.keypoint.predictor.kps_score_lowres.weight", "4 dimensions"),
+        (
+            None,
+            "roi_heads.box.feature_extractor.head.layer4.0.conv1.weight",
+            r"must have 4 dim.*\(3,\)",
+        ),
+        (None, "roi_heads.box.feature_extractor.xconvs.0.weight", "4 dimensions"),
+        (None, "roi_heads.box.feature_extractor.fc6.0.weight", "GroupNorm after fully connected"),
+        (None, "backbone.fpn.fpn_inner1.0.weight", "a pyramid with ReLUs"),
+        (None, "roi_heads.mask.feature_extractor.head.layer4.0.conv1.weight", "res5 of its own"),
         ("fpn_layer", None, "feature pyramid"),
         ("rpn.head.conv.bias", None, r"does not fill .*rpn\.head\.convs\.0\.bias"),
     ],

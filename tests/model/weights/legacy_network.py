@@ -1,0 +1,201 @@
+"""What Detectron and maskrcnn-benchmark compute with their layers, one plain function call each."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torchvision.ops import deform_conv2d
+
+from tests.model.weights.legacy_models import BLOCKS, Kind, Layers
+
+
+@dataclass(frozen=True)
+class Network:
+    kind: Kind
+    layers: Layers
+
+    def convolve(self, x, place, stride=1, groups=1, relu=True):
+        layer = self.layers[place]
+        pad = layer.weight.shape[-1] // 2
+        x = F.conv2d(x, layer.weight, layer.bias, stride, pad, 1, groups)
+        x = self._normalise(x, layer.norm)
+        return F.relu(x) if relu else x
+
+    def _normalise(self, x, norm):
+        if norm is None:
+            return x
+        if self.layers.kind.norm == "group":
+            groups = math.gcd(32, x.shape[1])
+            return F.group_norm(x, groups, norm["weight"], norm["bias"], 1e-5)
+        if "running_var" in norm:
+            mean, var = (norm[f"running_{what}"].view(-1, 1, 1) for what in ("mean", "var"))
+            x = (x - mean) / var.sqrt()
+        return x * norm["weight"].view(-1, 1, 1) + norm["bias"].view(-1, 1, 1)
+
+    def backbone(self, x):
+        x = F.max_pool2d(self.convolve(x, ("stem",), stride=2), 3, 2, 1)
+        last, maps = 4 if self.kind.features == "c4" else 5, []
+        for stage in range(2, last + 1):
+            x = self.stage(x, stage)
+            maps.append(x)
+        return maps
+
+    def stage(self, x, stage):
+        for block in range(BLOCKS[self.kind.depth][stage - 2]):
+            x = self._block(x, stage, block)
+        return x
+
+    def _block(self, x, stage, block):
+        place = ("block", stage, block)
+        stride = 2 if block == 0 and stage > 2 else 1
+        first, second = (stride, 1) if self.kind.stride_in_1x1 else (1, stride)
+        y = self.convolve(x, (*place, 1), first)
+        if ("offset", stage, block) in self.layers:
+            y = self._deform(y, stage, block, second)
+        else:
+            y = self.convolve(y, (*place, 2), second, self.kind.groups)
+        y = self.convolve(y, (*place, 3), relu=False)
+        shortcut = self.convolve(x, (*place, 0), stride, relu=False) if block == 0 else x
+        return F.relu(y + shortcut)
+
+    def _deform(self, x, stage, block, stride):
+        layer = self.layers["block", stage, block, 2]
+        predicted = self.convolve(x, ("offset", stage, block), stride, relu=False)
+        mask = predicted[:, -9:].sigmoid() if self.kind.offset_rows == 27 else None
+        x = deform_conv2d(x, predicted[:, :18], layer.weight, None, stride, 1, mask=mask)
+        return F.relu(self._normalise(x, layer.norm))
+
+    def pyramid(self, maps):
+        merged, levels = None, []
+        for stage in range(5, self.kind.finest - 1, -1):
+            lateral = self.convolve(maps[stage - 2], ("lateral", stage), relu=False)
+            merged = lateral if merged is None else lateral + F.interpolate(merged, scale_factor=2)
+            levels.insert(0, self.convolve(merged, ("output", stage), relu=False))
+        if ("top", 6) not in self.layers:
+            return [*levels, levels[-1][:, :, ::2, ::2]]
+        source = maps[-1] if self.kind.p6_from == "c5" else levels[-1]
+        p6 = self.convolve(source, ("top", 6), 2, relu=False)
+        return [*levels, p6, self.convolve(F.relu(p6), ("top", 7), 2, relu=False)]
+
+    def proposals(self, x):
+        hidden = self.convolve(x, ("rpn",))
+        return tuple(
+            self.convolve(hidden, (what,), relu=False) for what in ("objectness", "anchor deltas")
+        )
+
+    def retinanet(self, x):
+        results = []
+        for tower, last in (("class tower", "class logits"), ("box tower", "box deltas")):
+            hidden = x
+            for layer in range(4):
+                hidden = self.convolve(hidden, (tower, layer))
+            results.append(self.convolve(hidden, (last,), relu=False))
+        return results
+
+    def boxes(self, pooled):
+        if self.kind.features == "c4":
+            hidden = self.stage(pooled, 5).mean((2, 3))
+        else:
+            for layer in range(1, self.kind.box_convolutions + 1):
+                pooled = self.convolve(pooled, ("box", layer))
+            hidden = F.relu(self._linear(pooled.flatten(1), ("fc", 1)))
+            if ("fc", 2) in self.layers:
+                hidden = F.relu(self._linear(hidden, ("fc", 2)))
+        return self._linear(hidden, ("scores",)), self._linear(hidden, ("boxes",))
+
+    def _linear(self, x, place):
+        return F.linear(x, self.layers[place].weight, self.layers[place].bias)
+
+    def masks(self, pooled):
+        if self.kind.features == "c4":
+            x = self.stage(pooled, 5)
+        else:
+            x = pooled
+            for layer in range(1, 5):
+                x = self.convolve(x, ("mask", layer))
+        up = self.layers["mask upsampling",]
+        x = F.relu(F.conv_transpose2d(x, up.weight, up.bias, stride=2))
+        return self.convolve(x, ("masks",), relu=False)
+
+    def heatmaps(self, pooled):
+        x = pooled
+        for layer in range(1, 9):
+            x = self.convolve(x, ("keypoint", layer))
+        up = self.layers["heatmaps",]
+        x = F.conv_transpose2d(x, up.weight, up.bias, stride=2, padding=1)
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def anchor_at(grid, size, ratio, level=0):
+    """Which of a cell's anchors has this size and ratio of height over width, by its shape.
+
+    The nearest: anchors of legacy geometry are rounded.
+    """
+    boxes = grid.around_origin[level]
+    sides = (boxes[:, 2:] - boxes[:, :2]).log()
+    wanted = torch.tensor([size / math.sqrt(ratio), size * math.sqrt(ratio)]).log()
+    return int((sides - wanted).square().sum(1).argmin())
+
+
+def assert_close(ours, theirs):
+    # Sums of thousands of float32 products in another order, and Winograd's.
+    scale = max(1.0, float(theirs.abs().max()))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * scale)
+
+
+@torch.no_grad()
+def assert_same_maps(detector, network):
+    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    theirs = network.backbone(x)
+    for ours, maps in zip(detector.backbone(x), theirs, strict=True):
+        assert_close(ours, maps)
+    if network.kind.features == "fpn":
+        for ours, maps in zip(detector.fpn(theirs), network.pyramid(theirs), strict=True):
+            assert_close(ours, maps)
+
+
+@torch.no_grad()
+def assert_same_roi_heads(detector, network):
+    channels = 16 if network.kind.features == "fpn" else 128
+    generator = torch.Generator().manual_seed(2)
+    side = detector.config.box.pool_side
+    pooled = torch.randn(3, channels, side, side, generator=generator)
+    logits, deltas = detector.roi_heads.box(pooled)
+    scores, boxes = network.boxes(pooled)
+    assert_close(logits, scores)
+    # For all classes there is a box of the background besides, which nothing reads.
+    assert_close(deltas.flatten(1), boxes[:, 4:] if network.kind.class_agnostic else boxes)
+    pooled = torch.randn(3, channels, 14, 14, generator=generator)
+    if "masks" in network.kind.heads:
+        labels = torch.tensor([1, 3, 5])
+        shown = detector.roi_heads.box.describe(pooled) if channels == 128 else pooled
+        masks = detector.roi_heads.mask(shown, labels)
+        assert_close(masks, network.masks(pooled)[torch.arange(3), labels])
+    if "keypoints" in network.kind.heads:
+        ours = detector.roi_heads.keypoint(pooled)
+        assert_close(ours, network.heatmaps(pooled))
+
+
+@torch.no_grad()
+def assert_same_anchors(detector, network, places):
+    """Compare the dense head, anchor by anchor.
+
+    Args:
+        places: (size, ratio) of each of a cell's anchors, in the file's order.
+    """
+    one_stage = "retinanet" in network.kind.heads
+    channels = 16 if network.kind.features == "fpn" else 128
+    x = torch.randn(1, channels, 6, 9, generator=torch.Generator().manual_seed(3))
+    head = detector.retinanet if one_stage else detector.rpn.head
+    grid = (detector.retinanet if one_stage else detector.rpn).anchors
+    theirs = network.retinanet(x) if one_stage else network.proposals(x)
+    classes = theirs[0].shape[1] // len(places)
+    found = [anchor_at(grid, size, ratio) for size, ratio in places]
+    assert sorted(found) == list(range(len(places))) and grid.per_cell == len(places)
+    logits, deltas = (part.reshape(6, 9, len(places), -1) for part in head(x))
+    for place, anchor in enumerate(found):
+        rows = theirs[0][0, classes * place : classes * (place + 1)].permute(1, 2, 0)
+        assert_close(logits[:, :, anchor], rows)
+        rows = theirs[1][0, 4 * place : 4 * place + 4].permute(1, 2, 0)
+        assert_close(deltas[:, :, anchor], rows)

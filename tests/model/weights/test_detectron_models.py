@@ -1,0 +1,281 @@
+"""Every kind of model of Detectron: nothing is left over, and it computes the same."""
+
+import functools
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from model import ModelConfig, build_detector, load_detector
+from model.config import KeypointHeadConfig
+from model.weights import WeightsError, load_weights
+from model.weights.__main__ import main
+from model.weights.loading import read_detector
+from tests.model.weights.legacy_models import BLOCKS, Kind, Layers
+from tests.model.weights.legacy_network import (
+    Network,
+    assert_same_anchors,
+    assert_same_maps,
+    assert_same_roi_heads,
+)
+
+MASKS = ("boxes", "masks")
+KINDS = {
+    "faster class-agnostic": Kind(("boxes",), class_agnostic=True),
+    "mask": Kind(MASKS),
+    "mask X-101": Kind(MASKS, depth=101, groups=4),
+    "keypoint": Kind(("boxes", "keypoints")),
+    "mask GN": Kind(MASKS, norm="group", box_convolutions=4),
+    "faster of convolutions": Kind(("boxes",), box_convolutions=4),
+    "proposals": Kind(("proposals",)),
+    "proposals C4": Kind(("proposals",), features="c4"),
+    "faster C4": Kind(("boxes",), features="c4"),
+    "mask C4": Kind(MASKS, features="c4"),
+    "retinanet": Kind(("retinanet",)),
+}
+# As "mask" or "mask C4" has.
+SAME_MAPS = (
+    "faster class-agnostic",
+    "faster of convolutions",
+    "keypoint",
+    "proposals",
+    "faster C4",
+)
+ALONE = {
+    ("stem",): "conv1",
+    ("top", 6): "fpn_6",
+    ("top", 7): "fpn_7",
+    ("fc", 1): "fc6",
+    ("fc", 2): "fc7",
+    ("scores",): "cls_score",
+    ("boxes",): "bbox_pred",
+    ("mask upsampling",): "conv5_mask",
+    ("masks",): "mask_fcn_logits",
+    ("heatmaps",): "kps_score_lowres",
+    ("class logits",): "retnet_cls_pred_fpn3",
+    ("box deltas",): "retnet_bbox_pred_fpn3",
+}
+DENSE = {"rpn": "conv_rpn", "objectness": "rpn_cls_logits", "anchor deltas": "rpn_bbox_pred"}
+
+
+def name_of(place, kind):
+    """The layer's blobs without _w and _b."""
+    match place:
+        case ("block", stage, number, branch):
+            return f"res{stage}_{number}_branch{('1', '2a', '2b', '2c')[branch]}"
+        case ("lateral", stage):
+            last = BLOCKS[kind.depth][stage - 2] - 1
+            return f"fpn_inner_res{stage}_{last}_sum" + ("" if stage == 5 else "_lateral")
+        case ("output", stage):
+            return f"fpn_res{stage}_{BLOCKS[kind.depth][stage - 2] - 1}_sum"
+        case ("rpn" | "objectness" | "anchor deltas" as layer,):
+            return DENSE[layer] + ("_fpn2" if kind.features == "fpn" else "")
+        case ("box", layer):
+            return f"head_conv{layer}"
+        case ("mask", layer):
+            return f"_mask_fcn{layer}" if kind.norm == "group" else f"_[mask]_fcn{layer}"
+        case ("keypoint", layer):
+            return f"conv_fcn{layer}"
+        case ("class tower", layer):
+            return f"retnet_cls_conv_n{layer}_fpn3"
+        case ("box tower", layer):
+            return f"retnet_bbox_conv_n{layer}_fpn3"
+    return ALONE[place]
+
+
+def blobs_of(kind, layers):
+    blobs = {"lr": np.float32([0.02]), "fc1000_w": np.ones((9, 4), np.float32)}
+    for place, layer in layers.items():
+        name = name_of(place, kind)
+        blobs[f"{name}_w"] = layer.weight
+        blobs[f"{name}_w_momentum"] = torch.zeros_like(layer.weight)
+        if layer.bias is not None:
+            blobs[f"{name}_b"] = layer.bias
+        if layer.norm is not None:
+            norm = f"{name}_gn" if kind.norm == "group" else f"{name}_bn"
+            norm = "res_conv1_bn" if norm == "conv1_bn" else norm
+            blobs[f"{norm}_s"], blobs[f"{norm}_b"] = layer.norm["weight"], layer.norm["bias"]
+    if "keypoints" in kind.heads:
+        # a linear ramp up and down, as wide as two pixels, for each keypoint by itself
+        ramp = np.float32([1, 3, 3, 1]) / 4
+        blobs["kps_score_w"] = np.zeros((17, 17, 4, 4), np.float32)
+        blobs["kps_score_w"][range(17), range(17)] = ramp[:, None] * ramp
+        blobs["kps_score_b"] = np.zeros(17, np.float32)
+    if kind == KINDS["proposals C4"]:
+        blobs["res5_0_branch2a_w"] = np.ones((64, 128, 1, 1), np.float32)
+        blobs["res5_0_branch2a_bn_s"] = np.ones(64, np.float32)
+    return {name: np.asarray(blob) for name, blob in blobs.items()}
+
+
+def write(path, blobs):
+    path.write_bytes(pickle.dumps({"blobs": blobs, "cfg": "MODEL: {}"}, protocol=2))
+    return path
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    @functools.cache
+    def load(name):
+        kind = KINDS[name]
+        layers = Layers(kind, statistics=False)
+        path = write(tmp_path_factory.mktemp("weights") / "model.pkl", blobs_of(kind, layers))
+        detector, report = read_detector(path)
+        return detector.eval(), report, Network(kind, layers), path
+
+    return load
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nothing_is_left_over_and_shapes_tell_the_architecture(load, name):
+    detector, report, network, _ = load(name)
+    kind, config = network.kind, detector.config
+    assert report.unexplained() == []
+    assert len(report.loaded) == len(detector.state_dict())
+    backbone = config.backbone
+    assert (backbone.depth, backbone.width, backbone.features) == (kind.depth, 8, kind.features)
+    assert (backbone.groups, config.conventions.stride_in_1x1) == (kind.groups, kind.stride_in_1x1)
+    assert backbone.norm == {"batch": "frozen_bn", "group": "group_norm"}[kind.norm]
+    assert config.conventions.norm_epsilon == {"batch": 0, "group": 1e-5}[kind.norm]
+    heads = [config.box, config.mask, config.keypoint, config.retinanet]
+    names = ("boxes", "masks", "keypoints", "retinanet")
+    assert [head is not None for head in heads] == [name in kind.heads for name in names]
+    assert config.conventions.pixel_order == "bgr"
+    assert config.conventions.pixel_mean == (102.9801, 115.9465, 122.7717)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in SAME_MAPS])
+def test_its_maps_are_theirs(load, name):
+    detector, _, network, _ = load(name)
+    assert_same_maps(detector, network)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if "boxes" in KINDS[name].heads])
+def test_its_roi_heads_compute_theirs(load, name):
+    detector, _, network, _ = load(name)
+    assert_same_roi_heads(detector, network)
+
+
+def cell_of(kind):
+    """Size and ratio of each of a cell's anchors on the finest map, in their order."""
+    places = []
+    if "retinanet" in kind.heads:
+        for octave in range(3):
+            for aspect in (1.0, 2.0, 0.5):
+                places.append((8 * 4 * 2 ** (octave / 3), aspect))
+        return places
+    sizes = [32.0] if kind.features == "fpn" else [32.0, 64.0, 128.0, 256.0, 512.0]
+    for aspect in (0.5, 1.0, 2.0):
+        for size in sizes:
+            places.append((size, aspect))
+    return places
+
+
+@pytest.mark.parametrize("name", ["mask", "proposals", "mask C4", "proposals C4", "retinanet"])
+def test_its_anchors_stand_where_theirs_do(load, name):
+    detector, _, network, _ = load(name)
+    assert_same_anchors(detector, network, cell_of(network.kind))
+
+
+def test_ratios_that_the_user_states_are_in_the_file_s_order(load):
+    _, _, network, path = load("retinanet")
+    one_stage = {"anchor_ratios": (0.5, 2.0, 1.0)}
+    given = ModelConfig.model_validate({"box": None, "mask": None, "retinanet": one_stage})
+    detector, report = read_detector(path, given)
+    assert detector.config.retinanet.anchor_ratios == (0.5, 2.0, 1.0)
+    places = [(32 * 2 ** (octave / 3), ratio) for octave in range(3) for ratio in (0.5, 2.0, 1.0)]
+    assert_same_anchors(detector, network, places)
+    assert not any("anchors of the ratios" in note for note in report.notes)
+    assert any("anchors of the ratios" in note for note in load("retinanet")[1].notes)
+
+
+def test_what_weights_cannot_tell_is_as_their_configs_have_it(load):
+    one_stage = load("retinanet")[0].config.retinanet
+    assert one_stage.delta_weights == (1, 1, 1, 1)
+    assert (one_stage.smooth_l1_beta, one_stage.box_loss_weight) == (0.11, 1)
+    assert (one_stage.score_threshold, one_stage.nms_iou, one_stage.pre_nms) == (0.05, 0.5, 1000)
+    assert (one_stage.p6_from, one_stage.layers, one_stage.anchor_scales) == ("c5", 4, 3)
+    assert one_stage.anchor_ratios == (0.5, 1, 2)
+    config = load("mask C4")[0].config
+    assert (config.rpn.pre_nms_train, config.rpn.pre_nms_test) == (12000, 6000)
+    assert (config.box.pool_side, config.conventions.roi_sampling_ratio) == (14, 0)
+    config = load("mask GN")[0].config
+    assert (config.box.conv_layers, config.box.fc_layers, config.box.norm) == (4, 1, "group_norm")
+    assert (config.fpn.norm, config.mask.norm) == ("group_norm", "group_norm")
+    assert (config.rpn.pre_nms_test, config.conventions.roi_sampling_ratio) == (1000, 2)
+    detector, report, _, _ = load("keypoint")
+    assert detector.config.keypoint.names == KeypointHeadConfig().names
+    assert (detector.config.num_classes, detector.config.keypoint.channels) == (1, 24)
+    assert detector.categories[0].name == "person"
+    assert report.unneeded.keys() >= {"kps_score_w", "kps_score_b"}
+    assert any("fade towards their border" in note for note in report.notes)
+    assert load("proposals")[0].config.num_classes == 1
+    assert load("faster class-agnostic")[0].config.box.class_agnostic
+
+
+def test_proposals_from_c4_do_not_read_the_res5_that_was_kept(load):
+    report = load("proposals C4")[1]
+    assert "proposals read res4" in report.unneeded["res5_0_branch2a_w"]
+
+
+@pytest.mark.parametrize("name", ["mask C4", "retinanet"])
+def test_it_is_converted_to_our_folder(load, name, tmp_path):
+    detector, _, _, path = load(name)
+    assert main(["convert", str(path), "--to", str(tmp_path / "ours")]) == 0
+    again = load_detector(tmp_path / "ours")
+    assert again.config == detector.config
+    for key, tensor in again.state_dict().items():
+        assert tensor.equal(detector.state_dict()[key])
+
+
+@pytest.mark.parametrize("change", ["trained", "absent", "wider"])
+def test_heatmaps_that_are_not_doubled_bilinearly_are_refused(load, change, tmp_path):
+    network = load("keypoint")[2]
+    blobs = blobs_of(network.kind, network.layers)
+    if change == "absent":
+        del blobs["kps_score_lowres_w"]
+    elif change == "wider":
+        blobs["kps_score_w"] = np.ones((17, 17, 8, 8), np.float32)
+    else:
+        blobs["kps_score_w"][3, 3, 1, 1] = 0.5
+    with pytest.raises(WeightsError, match="Keypoint R-CNN without a bilinear upsampling"):
+        load_detector(write(tmp_path / "model.pkl", blobs))
+
+
+def backbone_of(name, load):
+    network = load(name)[2]
+    blobs = blobs_of(network.kind, network.layers)
+    kept = ("conv1_w", "conv1_gn", "res_conv1", "res2", "res3", "res4", "res5")
+    return {n: blob for n, blob in blobs.items() if n.startswith(kept) and "momentum" not in n}
+
+
+def test_a_backbone_with_group_norm_strides_in_its_3x3(load, tmp_path):
+    path = write(tmp_path / "R-50-GN.pkl", backbone_of("mask GN", load))
+    theirs = load("mask GN")[0]
+    ours = build_detector(theirs.config.model_copy(update={"mask": None}))
+    report = load_weights(ours, path)
+    assert report.unexplained(parts_may_differ=True) == []
+    assert report.notes == ()
+    for key, tensor in ours.backbone.state_dict().items():
+        assert tensor.equal(theirs.backbone.state_dict()[key])
+
+
+def test_a_resnext_with_statistics_keeps_them(load, tmp_path):
+    blobs, rng = backbone_of("mask X-101", load), np.random.default_rng(0)
+    scales = [name for name in blobs if name.endswith("_bn_s")]
+    for name in scales:
+        norm = name.removesuffix("_s")
+        blobs[f"{norm}_rm"] = rng.standard_normal(blobs[name].shape).astype(np.float32)
+        blobs[f"{norm}_riv"] = rng.random(blobs[name].shape).astype(np.float32)
+    path = write(tmp_path / "X-101-32x8d.pkl", blobs)
+    config = load("mask X-101")[0].config
+    rules = {"pixel_mean": (103.53, 116.28, 123.675), "pixel_std": (57.375, 57.12, 58.395)}
+    rules = config.conventions.model_copy(update=rules | {"norm_epsilon": 1e-5})
+    ours = build_detector(config.model_copy(update={"mask": None, "conventions": rules}))
+    report = load_weights(ours, path)
+    assert report.unexplained(parts_may_differ=True) == []
+    assert report.notes == ()
+    state = ours.backbone.state_dict()
+    mean, var = blobs["res4_22_branch2c_bn_rm"], blobs["res4_22_branch2c_bn_riv"]
+    assert state["layer3.22.bn3.running_mean"].equal(torch.from_numpy(mean))
+    assert state["layer3.22.bn3.running_var"].equal(torch.from_numpy(var))

@@ -1,0 +1,250 @@
+"""Every kind of model of maskrcnn-benchmark: nothing is left over, and it computes the same."""
+
+import functools
+
+import pytest
+import torch
+
+from model import ModelConfig, build_detector, load_detector
+from model.config import KeypointHeadConfig
+from model.weights import WeightsError, load_weights
+from model.weights.__main__ import main
+from model.weights.loading import read_detector
+from tests.model.weights.legacy_models import Kind, Layers
+from tests.model.weights.legacy_network import (
+    Network,
+    assert_same_anchors,
+    assert_same_maps,
+    assert_same_roi_heads,
+)
+
+MASKS = ("boxes", "masks")
+KINDS = {
+    "faster class-agnostic": Kind(("boxes",), class_agnostic=True),
+    "mask": Kind(MASKS),
+    "mask X-101": Kind(MASKS, depth=101, groups=4),
+    "keypoint": Kind(("boxes", "keypoints")),
+    "mask GN": Kind(MASKS, norm="group", box_convolutions=4),
+    "faster of convolutions": Kind(("boxes",), box_convolutions=4),
+    "mask DCN v2": Kind(MASKS, offset_rows=27),
+    "proposals": Kind(("proposals",)),
+    "proposals C4": Kind(("proposals",), features="c4"),
+    "faster C4": Kind(("boxes",), features="c4"),
+    "mask C4": Kind(MASKS, features="c4"),
+    "mask C4 DCN v1": Kind(MASKS, features="c4", offset_rows=18),
+    "retinanet": Kind(("retinanet",)),
+    "retinanet P5": Kind(("retinanet",), p6_from="p5"),
+}
+# As "mask" or "mask C4" has.
+SAME_MAPS = (
+    "faster class-agnostic",
+    "faster of convolutions",
+    "keypoint",
+    "proposals",
+    "faster C4",
+)
+BOX_EXTRACTOR = "roi_heads.box.feature_extractor"
+ALONE = {
+    ("stem",): "backbone.body.stem.conv1",
+    ("rpn",): "rpn.head.conv",
+    ("objectness",): "rpn.head.cls_logits",
+    ("anchor deltas",): "rpn.head.bbox_pred",
+    ("class logits",): "rpn.head.cls_logits",
+    ("box deltas",): "rpn.head.bbox_pred",
+    ("top", 6): "backbone.fpn.top_blocks.p6",
+    ("top", 7): "backbone.fpn.top_blocks.p7",
+    ("fc", 1): f"{BOX_EXTRACTOR}.fc6",
+    ("fc", 2): f"{BOX_EXTRACTOR}.fc7",
+    ("scores",): "roi_heads.box.predictor.cls_score",
+    ("boxes",): "roi_heads.box.predictor.bbox_pred",
+    ("mask upsampling",): "roi_heads.mask.predictor.conv5_mask",
+    ("masks",): "roi_heads.mask.predictor.mask_fcn_logits",
+    ("heatmaps",): "roi_heads.keypoint.predictor.kps_score_lowres",
+}
+
+
+def names_of(place, kind):
+    """The layer's name and its norm's."""
+    match place:
+        case ("stem",):
+            return "backbone.body.stem.conv1", "backbone.body.stem.bn1"
+        case ("block" | "offset", stage, number, *branch):
+            owner = f"{BOX_EXTRACTOR}.head" if (kind.features, stage) == ("c4", 5) else None
+            block = f"{owner or 'backbone.body'}.layer{stage - 1}.{number}"
+            if place[0] == "offset":
+                return f"{block}.conv2.offset", None
+            if branch == [0]:
+                return f"{block}.downsample.0", f"{block}.downsample.1"
+            deformed = kind.offset_rows and stage > 2 and branch == [2]
+            layer = f"{block}.conv{branch[0]}" + (".conv" if deformed else "")
+            return layer, f"{block}.bn{branch[0]}"
+        case ("lateral", stage):
+            return in_sequence(f"backbone.fpn.fpn_inner{stage - 1}", kind)
+        case ("output", stage):
+            return in_sequence(f"backbone.fpn.fpn_layer{stage - 1}", kind)
+        case ("box", layer):
+            step = 3 if kind.norm == "group" else 2
+            first = step * (layer - 1)
+            return f"{BOX_EXTRACTOR}.xconvs.{first}", f"{BOX_EXTRACTOR}.xconvs.{first + 1}"
+        case ("mask", layer):
+            return in_sequence(f"roi_heads.mask.feature_extractor.mask_fcn{layer}", kind)
+        case ("keypoint", layer):
+            return f"roi_heads.keypoint.feature_extractor.conv_fcn{layer}", None
+        case ("class tower", layer):
+            return f"rpn.head.cls_tower.{2 * layer}", None
+        case ("box tower", layer):
+            return f"rpn.head.bbox_tower.{2 * layer}", None
+    return ALONE[place], None
+
+
+def in_sequence(name, kind):
+    return (f"{name}.0", f"{name}.1") if kind.norm == "group" else (name, None)
+
+
+def state_of(kind, layers):
+    state = {"rpn.anchor_generator.cell_anchors.0": torch.zeros(3, 4)}
+    for place, layer in layers.items():
+        name, norm = names_of(place, kind)
+        state[f"{name}.weight"] = layer.weight
+        if layer.bias is not None:
+            state[f"{name}.bias"] = layer.bias
+        for what, values in (layer.norm or {}).items():
+            state[f"{norm}.{what}"] = values
+    if (kind.features, "masks" in kind.heads) == ("c4", True):
+        # One module of two heads is stored twice.
+        shared = [name for name in state if name.startswith(f"{BOX_EXTRACTOR}.head.")]
+        for name in shared:
+            state[name.replace("roi_heads.box.", "roi_heads.mask.")] = state[name]
+    return state
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    @functools.cache
+    def load(name):
+        kind = KINDS[name]
+        layers = Layers(kind, statistics=True)
+        path = tmp_path_factory.mktemp("weights") / "model_final.pth"
+        torch.save({"model": state_of(kind, layers)}, path)
+        detector, report = read_detector(path)
+        return detector.eval(), report, Network(kind, layers), path
+
+    return load
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nothing_is_left_over_and_shapes_tell_the_architecture(load, name):
+    detector, report, network, _ = load(name)
+    kind, config = network.kind, detector.config
+    assert report.unexplained() == []
+    assert len(report.loaded) == len(detector.state_dict())
+    backbone = config.backbone
+    assert (backbone.depth, backbone.width, backbone.features) == (kind.depth, 8, kind.features)
+    assert (backbone.groups, config.conventions.stride_in_1x1) == (kind.groups, kind.stride_in_1x1)
+    assert backbone.norm == {"batch": "frozen_bn", "group": "group_norm"}[kind.norm]
+    assert backbone.deformable == {0: "none", 18: "v1", 27: "v2"}[kind.offset_rows]
+    assert config.conventions.norm_epsilon == {"batch": 0, "group": 1e-5}[kind.norm]
+    heads = [config.box, config.mask, config.keypoint, config.retinanet]
+    names = ("boxes", "masks", "keypoints", "retinanet")
+    assert [head is not None for head in heads] == [name in kind.heads for name in names]
+    assert config.conventions.pixel_order == "bgr"
+    assert config.conventions.pixel_mean == (102.9801, 115.9465, 122.7717)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in SAME_MAPS])
+def test_its_maps_are_theirs(load, name):
+    detector, _, network, _ = load(name)
+    assert_same_maps(detector, network)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if "boxes" in KINDS[name].heads])
+def test_its_roi_heads_compute_theirs(load, name):
+    detector, _, network, _ = load(name)
+    assert_same_roi_heads(detector, network)
+
+
+def cell_of(kind):
+    """Anchors of a cell on the finest map: in the outer loop the ratios, in the inner the sizes."""
+    sizes = [32.0] if kind.features == "fpn" else [32.0, 64.0, 128.0, 256.0, 512.0]
+    if "retinanet" in kind.heads:
+        sizes = [32.0, 32 * 2 ** (1 / 3), 32 * 2 ** (2 / 3)]
+    places = []
+    for ratio in (0.5, 1.0, 2.0):
+        for size in sizes:
+            places.append((size, ratio))
+    return places
+
+
+@pytest.mark.parametrize("name", ["mask", "proposals", "mask C4", "proposals C4", "retinanet"])
+def test_its_anchors_stand_where_theirs_do(load, name):
+    detector, _, network, _ = load(name)
+    assert_same_anchors(detector, network, cell_of(network.kind))
+
+
+def test_what_weights_cannot_tell_is_as_their_configs_have_it(load):
+    config = load("retinanet")[0].config
+    one_stage = config.retinanet
+    assert one_stage.delta_weights == (10, 10, 5, 5)
+    assert (one_stage.smooth_l1_beta, one_stage.box_loss_weight) == (0.11, 0.25)
+    assert (one_stage.score_threshold, one_stage.nms_iou, one_stage.pre_nms) == (0.05, 0.4, 1000)
+    assert (one_stage.p6_from, one_stage.layers, one_stage.anchor_scales) == ("c5", 4, 3)
+    assert load("retinanet P5")[0].config.retinanet.p6_from == "p5"
+    config = load("mask C4")[0].config
+    assert (config.rpn.pre_nms_train, config.rpn.pre_nms_test) == (12000, 6000)
+    assert (config.box.pool_side, config.conventions.roi_sampling_ratio) == (14, 0)
+    config = load("mask GN")[0].config
+    assert (config.box.conv_layers, config.box.fc_layers, config.box.norm) == (4, 1, "group_norm")
+    assert (config.fpn.norm, config.mask.norm) == ("group_norm", "group_norm")
+    assert (config.rpn.pre_nms_test, config.conventions.roi_sampling_ratio) == (1000, 2)
+    config = load("keypoint")[0].config
+    assert config.keypoint.names == KeypointHeadConfig().names
+    assert (config.num_classes, config.keypoint.layers, config.keypoint.channels) == (1, 8, 24)
+    assert load("keypoint")[0].categories[0].name == "person"
+    assert load("proposals")[0].config.num_classes == 1
+    assert load("faster class-agnostic")[0].config.box.class_agnostic
+
+
+def test_what_the_user_states_stays(load):
+    given = ModelConfig.model_validate(
+        {"rpn": {"pre_nms_test": 500}, "conventions": {"roi_sampling_ratio": 2}}
+    )
+    config = load_detector(load("mask C4")[3], given).config
+    assert (config.rpn.pre_nms_test, config.rpn.pre_nms_train) == (500, 12000)
+    assert config.conventions.roi_sampling_ratio == 2
+    given = ModelConfig.model_validate(
+        {"box": None, "mask": None, "retinanet": {"nms_iou": 0.6, "score_threshold": 0.2}}
+    )
+    one_stage = load_detector(load("retinanet")[3], given, detections_per_image=7).config.retinanet
+    assert (one_stage.nms_iou, one_stage.score_threshold) == (0.6, 0.2)
+    assert (one_stage.box_loss_weight, one_stage.detections_per_image) == (0.25, 7)
+
+
+@pytest.mark.parametrize("name", ["mask C4", "mask DCN v2", "retinanet"])
+def test_it_is_converted_to_our_folder(load, name, tmp_path):
+    detector, _, _, path = load(name)
+    assert main(["convert", str(path), "--to", str(tmp_path / "ours")]) == 0
+    again = load_detector(tmp_path / "ours")
+    assert again.config == detector.config
+    for key, tensor in again.state_dict().items():
+        assert tensor.equal(detector.state_dict()[key])
+
+
+def test_a_res5_that_both_heads_use_is_read_once(load):
+    detector, report, network, _ = load("mask C4")
+    copies = [name for name in report.unneeded if name.startswith("roi_heads.mask.")]
+    assert len(copies) == len(detector.roi_heads.box.res5.state_dict())
+    state = state_of(network.kind, network.layers)
+    first = "roi_heads.mask.feature_extractor.head.layer4.1.conv2.weight"
+    assert first in copies
+    for change in (state[first] + 1e-3, state[first][:1]):
+        torch.save({"model": state | {first: change}}, path := load("mask C4")[3].with_name("own"))
+        with pytest.raises(WeightsError, match=r"res5 of its own .*layer4\.1\.conv2"):
+            load_detector(path)
+
+
+def test_training_may_begin_with_its_deformable_backbone(load):
+    detector, _, _, path = load("mask DCN v2")
+    ours = build_detector(detector.config.model_copy(update={"mask": None}))
+    assert load_weights(ours, path).unexplained(parts_may_differ=True) == []
+    name = "layer3.5.conv2_offset.weight"
+    assert ours.backbone.state_dict()[name].equal(detector.backbone.state_dict()[name])
