@@ -1,4 +1,4 @@
-"""Box geometry: limits, clipping, scaling, of points too.
+"""Box geometry: limits, clipping, scaling, of points too, and mirroring.
 
 Shapes: B images, N boxes. Boxes are x1 y1 x2 y2 in continuous absolute pixels.
 """
@@ -40,6 +40,12 @@ def sides_at_least(boxes: Tensor, side: float) -> Tensor:
 def scale_boxes(boxes: Tensor, old: ImageSize, new: ImageSize) -> Tensor:
     """Boxes (N, 4) of an image resized from ``old`` to ``new``."""
     return scale_points(boxes.view(-1, 2, 2), old, new).flatten(1)
+
+
+def mirror_boxes(boxes: Tensor, size: ImageSize) -> Tensor:
+    """Boxes (..., 4) of an image of this size, mirrored left to right."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((size.width - x2, y1, size.width - x1, y2), dim=-1)
 
 
 def scale_points(points: Tensor, old: ImageSize, new: ImageSize) -> Tensor:

@@ -19,7 +19,8 @@ from model.backbones.resnet import ResNet, ResNetStages
 from model.box_geometry import BoxGeometry
 from model.config import ModelConfig
 from model.detections import Detections
-from model.postprocess import proposals_as_boxes, to_detections
+from model.heads.keypoint import keypoint_origins
+from model.postprocess import SelectedBoxes, proposals_as_boxes, to_detections
 from model.prediction import predict
 from model.retinanet import RetinaNet, octave_sizes
 from model.roi_heads import RoiHeads
@@ -122,7 +123,7 @@ class Detector(nn.Module):
             if targets is not None:
                 return self.retinanet.losses(features, images, targets)
             found = self.retinanet.detect(features, images)
-            return to_detections(found, images, geometry=self.geometry)
+            return self.describe(found, images)
         proposals, losses = self.rpn(features, images, targets)
         heads = self.roi_heads
         if targets is not None:
@@ -130,13 +131,10 @@ class Detector(nn.Module):
                 losses |= heads.losses(features, proposals, images, targets)
             return losses  # type: ignore[no-any-return]
         if heads is None:
-            return to_detections(proposals_as_boxes(proposals), images, geometry=self.geometry)
+            return self.describe(proposals_as_boxes(proposals), images)
         found = heads.detect(features, proposals, images.sizes)
-        threshold = self.config.mask.threshold if self.config.mask else 0.5
-        masks = heads.masks_of(features, found)
-        keypoints = heads.keypoints_of(features, found, images)
-        paste = self.geometry.mask_paste(self.config.conventions.mask_paste)
-        return to_detections(found, images, masks, threshold, keypoints, self.geometry, paste)
+        masks, keypoints = heads.masks_of(features, found), heads.keypoints_of(features, found)
+        return self.describe(found, images, masks, keypoints)
 
     def features(self, images: ImageBatch) -> list[Tensor]:
         """The maps that proposals and heads read, (B, C, H_l, W_l), finest first.
@@ -146,6 +144,28 @@ class Detector(nn.Module):
         maps: list[Tensor] = self.backbone(self._network_input(images))
         return maps[-1:] if self.fpn is None else self.fpn(maps)
 
+    def describe(
+        self,
+        found: SelectedBoxes,
+        images: ImageBatch,
+        masks: Tensor | None = None,
+        keypoints: Tensor | None = None,
+    ) -> list[Detections]:
+        """What was found, by the detector's conventions; see ``to_detections``.
+
+        Args:
+            found: D boxes in all images.
+            images: the batch.
+            masks: (D, M, M) float32, probabilities inside the boxes.
+            keypoints: (D, P, 3) float32 as the head means them, from ``RoiHeads.keypoints_of``.
+        """
+        if keypoints is not None:
+            origins = keypoint_origins(images, self.config.conventions)[found.rois[:, 0].long()]
+            keypoints = torch.cat((keypoints[..., :2] + origins[:, None], keypoints[..., 2:]), 2)
+        threshold = self.config.mask.threshold if self.config.mask else 0.5
+        paste = self.geometry.mask_paste(self.config.conventions.mask_paste)
+        return to_detections(found, images, masks, threshold, keypoints, self.geometry, paste)
+
     def predict(
         self, images: Sequence[npt.NDArray[np.uint8]], batch_size: int = 4
     ) -> list[Detections]:
@@ -153,7 +173,8 @@ class Detector(nn.Module):
 
         Args:
             images: (H, W, 3) uint8 RGB arrays.
-            batch_size: pictures per forward pass.
+            batch_size: pictures per forward pass. With ``config.test_augmentation`` it is not read:
+                a pass holds one size of one picture, and its mirror image.
 
         Returns:
             Detections on the CPU, in the order and the pixels of the images.

@@ -1,11 +1,12 @@
 """From class scores and box deltas to the boxes worth keeping.
 
-Shapes: B images, R ROIs of the batch, K classes (0 is the background), D detections of the batch,
-P keypoints of an object.
+Shapes: B images, R ROIs of the batch, K classes (0 is the background), N candidates and
+D detections of the batch, P keypoints of an object.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,22 @@ from model.suppression import keep_best_per_image
 
 # A thinner box shows nothing (torchvision); pixels.
 THINNEST_DETECTION = 1e-2
+
+
+class Candidates(NamedTuple):
+    """Boxes that may be of an object, in any order; many of the same one.
+
+    Args:
+        boxes: (N, 4) float32, pixels of the padded batch, not yet cut to the images.
+        scores: (N,) float32.
+        images: (N,) int64, the image of each.
+        labels: (N,) int64, 1..K.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    images: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -63,23 +80,30 @@ def select_boxes(
 
     Source: Girshick 2015, section 4; thresholds of Detectron.
     """
+    found = confident_boxes(logits, deltas, rois, present, coder, settings.score_threshold)
+    best = settings.detections_per_image
+    return keep_best_boxes(*found, sizes, settings.nms_iou, best, geometry)
+
+
+def confident_boxes(
+    logits: Tensor,
+    deltas: Tensor,
+    rois: Tensor,
+    present: Tensor,
+    coder: BoxCoder,
+    least_score: float,
+) -> Candidates:
+    """The boxes of all pairs of ROI and class with a score above ``least_score``.
+
+    The other arguments are those of :func:`select_boxes`.
+    """
     scores = logits.softmax(dim=1)
-    confident = (scores[:, 1:] > settings.score_threshold) & present[:, None]
-    roi, label = confident.nonzero(as_tuple=True)  # waits for the device; so do the counts, below
+    confident = (scores[:, 1:] > least_score) & present[:, None]
+    roi, label = confident.nonzero(as_tuple=True)  # waits for the device
     label = label + 1
-    image = rois[roi, 0].long()
     # Only confident pairs of ROI and class are decoded: a few hundred of R x K.
     boxes = coder.decode(deltas.expand(-1, logits.shape[1], -1)[roi, label], rois[roi, 1:])
-    return keep_best_boxes(
-        boxes,
-        scores[roi, label],
-        image,
-        label,
-        sizes,
-        settings.nms_iou,
-        settings.detections_per_image,
-        geometry,
-    )
+    return Candidates(boxes, scores[roi, label], rois[roi, 0].long(), label)
 
 
 def keep_best_boxes(

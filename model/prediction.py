@@ -14,6 +14,7 @@ from torch import Tensor
 from model.detections import Detections
 from model.preprocess import canvas_size, resized_size
 from model.structures import ImageBatch, ImageSize
+from model.test_time_augmentation import detect_in_views
 
 if TYPE_CHECKING:
     # the detector predicts with this file
@@ -26,34 +27,46 @@ def predict(
 ) -> list[Detections]:
     """Find the objects in pictures; see ``Detector.predict``.
 
-    Pictures of like shapes share a batch, so that little of it is padding. The detector's mode is
-    left as it was.
+    The detector's mode is left as it was.
     """
     for index, image in enumerate(images):
         check_picture(index, image)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    augmentation = detector.config.test_augmentation
+    training = detector.training
+    detector.eval()
+    try:
+        if augmentation is None:
+            return _predict_in_batches(detector, images, batch_size)
+        return [
+            detect_in_views(detector, picture_on(detector.device, image), augmentation).to("cpu")
+            for image in images
+        ]
+    finally:
+        detector.train(training)
+
+
+def _predict_in_batches(
+    detector: "Detector", images: Sequence[npt.NDArray[np.uint8]], batch_size: int
+) -> list[Detections]:
+    """Pictures of like shapes share a batch, so that little of it is padding."""
     rule = detector.config.input
     originals = [ImageSize(*image.shape[:2]) for image in images]
     rounding = detector.config.conventions.resize_rounding
     sizes = [resized_size(size, rule.short_side, rule.long_side, rounding) for size in originals]
     order = sorted(range(len(images)), key=lambda index: sizes[index])
     found: dict[int, Detections] = {}
-    training = detector.training
-    detector.eval()
-    try:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            wanted = tuple(sizes[i] for i in chosen)
-            pixels = detector.normalise(
-                [picture_on(detector.device, images[i]) for i in chosen],
-                wanted,
-                canvas_size(wanted, rule.size_divisor),
-            )
-            detections = detector(ImageBatch(pixels, wanted, tuple(originals[i] for i in chosen)))
-            found.update(zip(chosen, (d.to("cpu") for d in detections), strict=True))
-    finally:
-        detector.train(training)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        wanted = tuple(sizes[i] for i in chosen)
+        pixels = detector.normalise(
+            [picture_on(detector.device, images[i]) for i in chosen],
+            wanted,
+            canvas_size(wanted, rule.size_divisor),
+        )
+        detections = detector(ImageBatch(pixels, wanted, tuple(originals[i] for i in chosen)))
+        found.update(zip(chosen, (d.to("cpu") for d in detections), strict=True))
     return [found[index] for index in range(len(images))]
 
 

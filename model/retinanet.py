@@ -16,7 +16,7 @@ from model.box_coding import BoxCoder
 from model.box_geometry import CONTINUOUS, BoxGeometry
 from model.config import RetinaNetConfig
 from model.convolution import convolve
-from model.postprocess import SelectedBoxes, keep_best_boxes
+from model.postprocess import Candidates, SelectedBoxes, keep_best_boxes
 from model.retinanet_loss import retinanet_losses
 from model.structures import ImageBatch, ImageSize, LossTerm, Targets
 from model.truths import join_truths
@@ -113,38 +113,38 @@ class RetinaNet(nn.Module):
             features: P3..P7, (B, channels, H_l, W_l).
             images: the batch that they show.
         """
+        return self.select(self.candidates(features, images), images.sizes)
+
+    def candidates(self, features: Sequence[Tensor], images: ImageBatch) -> Candidates:
+        """The boxes that :meth:`detect` chooses from: the confident among the best per level."""
         grid = self._anchors_under(features, images)
         # Level by level: the logits of one are gone when the next are made.
-        found = [
-            self.candidates(self(feature), anchors)
-            for feature, anchors in zip(features, grid, strict=True)
-        ]
-        return self.select(found, images.sizes)
-
-    def select(
-        self, candidates: Sequence[tuple[Tensor, Tensor, Tensor]], sizes: Sequence[ImageSize]
-    ) -> SelectedBoxes:
-        """The boxes worth keeping among the candidates of all levels.
-
-        Args:
-            candidates: of each level, from :meth:`candidates`.
-            sizes: of each image's content inside the batch.
-        """
-        boxes, scores, labels = (torch.cat(part, dim=1) for part in zip(*candidates, strict=True))
-        confident = scores > self.settings.score_threshold
-        image = confident.nonzero()[:, 0]  # waits for the device
-        return keep_best_boxes(
-            boxes[confident],
-            scores[confident],
-            image,
-            labels[confident],
-            sizes,
-            self.settings.nms_iou,
-            self.settings.detections_per_image,
-            self.geometry,
+        return self.confident(
+            [
+                self.best_of_level(self(feature), anchors)
+                for feature, anchors in zip(features, grid, strict=True)
+            ]
         )
 
-    def candidates(
+    def select(self, found: Candidates, sizes: Sequence[ImageSize]) -> SelectedBoxes:
+        """The boxes worth keeping.
+
+        Args:
+            found: from :meth:`candidates`.
+            sizes: of each image's content inside the batch.
+        """
+        settings = self.settings
+        best = settings.detections_per_image
+        return keep_best_boxes(*found, sizes, settings.nms_iou, best, self.geometry)
+
+    def confident(self, best: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Candidates:
+        """The boxes above the least score among the best of every level."""
+        boxes, scores, labels = (torch.cat(part, dim=1) for part in zip(*best, strict=True))
+        likely = scores > self.settings.score_threshold
+        image = likely.nonzero()[:, 0]  # waits for the device
+        return Candidates(boxes[likely], scores[likely], image, labels[likely])
+
+    def best_of_level(
         self, judged: tuple[Tensor, Tensor], anchors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of anchor and class of one level.

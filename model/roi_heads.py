@@ -27,7 +27,7 @@ from model.heads.keypoint import (
 from model.heads.mask import MaskHead, mask_loss, mask_targets
 from model.heads.res5 import Res5BoxHead
 from model.heads.training_rois import TrainingRois, choose_training_rois
-from model.postprocess import SelectedBoxes, select_boxes
+from model.postprocess import Candidates, SelectedBoxes, confident_boxes, keep_best_boxes
 from model.roi_pooling import POOLED_STRIDES, RoiPooler
 from model.structures import ImageBatch, ImageSize, LossTerm, Proposals, Targets
 from model.truths import join_truths
@@ -146,14 +146,20 @@ class RoiHeads(nn.Module):
             proposals: of the B images.
             sizes: of each image's content inside the batch.
         """
+        settings = self.settings
+        found = self.candidates(features, proposals)
+        best = settings.detections_per_image
+        return keep_best_boxes(*found, sizes, settings.nms_iou, best, self.geometry)
+
+    def candidates(self, features: Sequence[Tensor], proposals: Proposals) -> Candidates:
+        """The boxes that :meth:`detect` chooses from: of every class that a proposal may show."""
         rois, present = proposals.rois(), proposals.present().flatten()
         if _waiting_is_free(rois.device):
             # To judge rows without a proposal costs less than to wait for a GPU to say which.
             rois, present = rois[present], present[present]
         logits, deltas = self._judge(features, rois)
-        return select_boxes(
-            logits, deltas, rois, present, self.box_coder, sizes, self.settings, self.geometry
-        )
+        threshold = self.settings.score_threshold
+        return confident_boxes(logits, deltas, rois, present, self.box_coder, threshold)
 
     def masks_of(self, features: Sequence[Tensor], found: SelectedBoxes) -> Tensor | None:
         """The masks inside D boxes, (D, M, M) float32 in [0, 1]; None without a mask head."""
@@ -166,20 +172,24 @@ class RoiHeads(nn.Module):
         masks: Tensor = self.mask(shown, found.labels)
         return masks.sigmoid()
 
-    def keypoints_of(
-        self, features: Sequence[Tensor], found: SelectedBoxes, images: ImageBatch
-    ) -> Tensor | None:
+    def keypoints_of(self, features: Sequence[Tensor], found: SelectedBoxes) -> Tensor | None:
         """The keypoints of D boxes, (D, P, 3): x, y, logit; None without a keypoint head.
 
-        They are continuous coordinates in the pixels of the padded batch.
+        They are in the pixels of the padded batch, from what ``keypoint_origins`` says.
         """
+        heatmaps = self.heatmaps_of(features, found)
+        return None if heatmaps is None else self.keypoints_in(heatmaps, found.rois[:, 1:])
+
+    def heatmaps_of(self, features: Sequence[Tensor], found: SelectedBoxes) -> Tensor | None:
+        """Logits of the keypoints in D boxes, (D, P, M, M); None without a keypoint head."""
         if self.keypoint is None:
             return None
-        heatmaps = self.keypoint(self.keypoint_pooler(features, found.rois))
-        keypoints = find_keypoints(heatmaps, self.geometry.sampled(found.rois[:, 1:]))
-        origins = keypoint_origins(images, self.conventions)
-        keypoints[..., :2] += origins[found.rois[:, 0].long(), None]
-        return keypoints
+        heatmaps: Tensor = self.keypoint(self.keypoint_pooler(features, found.rois))
+        return heatmaps
+
+    def keypoints_in(self, heatmaps: Tensor, boxes: Tensor) -> Tensor:
+        """The keypoints (D, P, 3) that heatmaps (D, P, M, M) show, in the pixels of the boxes."""
+        return find_keypoints(heatmaps, self.geometry.sampled(boxes))
 
     def _judge(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and deltas of R ROIs, for inference."""

@@ -11,6 +11,8 @@ from model.config.conventions import TORCHVISION, Conventions
 from model.config.heads import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from model.config.retinanet import RetinaNetConfig
 from model.config.rpn import RpnConfig
+from model.config.test_augmentation import TestAugmentationConfig
+from model.keypoint_names import flip_order
 from model.settings import Positive, Settings
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "ModelConfig",
     "RetinaNetConfig",
     "RpnConfig",
+    "TestAugmentationConfig",
 ]
 
 
@@ -49,6 +52,15 @@ class ModelConfig(Settings):
     retinanet: RetinaNetConfig | None = Field(
         None, description="Given, it is RetinaNet; box, mask and keypoint must be null then."
     )
+    test_augmentation: TestAugmentationConfig | None = Field(
+        None,
+        description="Given, pictures are looked at in several sizes and mirrored: slower, better.",
+    )
+
+    @property
+    def is_proposal_network(self) -> bool:
+        """Whether it finds objects without telling their class."""
+        return self.box is None and self.retinanet is None
 
     @model_validator(mode="after")
     def _heads_agree(self) -> "ModelConfig":
@@ -63,6 +75,12 @@ class ModelConfig(Settings):
             raise ValueError(f"{' and '.join(branches)} need the box head: box is null")
         if self.keypoint is not None and self.backbone.features == "c4":
             raise ValueError("a keypoint branch needs a pyramid or c5: backbone.features is c4")
+        return self
+
+    @model_validator(mode="after")
+    def _mirrored_keypoints_have_names(self) -> "ModelConfig":
+        if self.keypoint is not None and self.test_augmentation and self.test_augmentation.flip:
+            flip_order(self.keypoint.names)  # says which name has no counterpart
         return self
 
     @model_validator(mode="after")

@@ -70,6 +70,11 @@ class Conventions(Settings):
         "maskrcnn-benchmark).",
     )
 
+    @property
+    def keypoint_origin(self) -> float:
+        """Where a keypoint that the head calls 0 is, in pixels of the image as it was."""
+        return 0.5 if self.keypoint_coordinates == "pixel_numbers" else 0.0
+
 
 TORCHVISION = Conventions(
     round_anchors=True,

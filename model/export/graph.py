@@ -64,6 +64,9 @@ class InferenceGraph(nn.Module):
             return results
         masks = detector.roi_heads.masks_of(features, found)
         keypoints = detector.roi_heads.keypoints_of(features, found)
+        if keypoints is not None:
+            origin = detector.config.conventions.keypoint_origin
+            keypoints = torch.cat((keypoints[..., :2] + origin, keypoints[..., 2:]), 2)
         parts = {"masks": masks, "keypoints": keypoints}
         return results | {name: part for name, part in parts.items() if part is not None}
 
@@ -104,8 +107,8 @@ class InferenceGraph(nn.Module):
         spare = network.settings.pre_nms
         anchors = _tile_and_spare(network.anchors, features, images, spare)
         judged = [network(feature) for feature in features]
-        candidates = [
-            network.candidates(
+        best = [
+            network.best_of_level(
                 (
                     F.pad(logits, (0, 0, 0, spare), value=-torch.inf),
                     F.pad(deltas, (0, 0, 0, spare)),
@@ -114,7 +117,7 @@ class InferenceGraph(nn.Module):
             )
             for (logits, deltas), of_level in zip(judged, anchors, strict=True)
         ]
-        return network.select(candidates, images.sizes)
+        return network.select(network.confident(best), images.sizes)
 
 
 def _tile_and_spare(

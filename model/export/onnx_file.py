@@ -71,7 +71,9 @@ def description(detector: Detector) -> dict[str, object]:
         detector's conventions mean to x2 and y2 as they are given, 1 where boxes end on their last
         pixel; mask_threshold: probability at which a pixel is object, and mask_paste: how masks
         come to the picture, both None without masks, see :class:`model.detections.Detections`;
-        keypoints: their names, None without keypoints.
+        keypoints: their names, None without keypoints; keypoint_origin: as box_end, of x and y of
+        keypoints. Whoever scales a box or keypoint to another size takes box_end or
+        keypoint_origin away before and adds it after.
     """
     config, rules = detector.config, detector.config.conventions
     proposes = config.box is None and config.retinanet is None
@@ -84,5 +86,6 @@ def description(detector: Detector) -> dict[str, object]:
         "box_end": detector.geometry.last_pixel,
         "mask_threshold": None if mask is None else mask.threshold,
         "mask_paste": None if mask is None else detector.geometry.mask_paste(rules.mask_paste),
+        "keypoint_origin": None if keypoint is None else rules.keypoint_origin,
         "keypoints": None if keypoint is None else list(keypoint.names),
     }

@@ -80,12 +80,14 @@ def keypoint_origins(images: ImageBatch, rules: Conventions) -> Tensor:
         images: the batch; numbers of pixels are those of the images as they were.
         rules: what the head learns.
     """
-    device = images.pixels.device
-    if rules.keypoint_coordinates == "continuous":
+    device, place = images.pixels.device, rules.keypoint_origin
+    if place == 0:
         return torch.zeros(len(images), 2, device=device)
     sides = zip(images.sizes, images.original_sizes, strict=True)
-    halves = [(0.5 * now.width / was.width, 0.5 * now.height / was.height) for now, was in sides]
-    return torch.tensor(halves).to(device, non_blocking=True)
+    places = [
+        (place * now.width / was.width, place * now.height / was.height) for now, was in sides
+    ]
+    return torch.tensor(places).to(device, non_blocking=True)
 
 
 @torch.no_grad()

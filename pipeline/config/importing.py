@@ -85,4 +85,4 @@ def _metric(model: dict[str, Any], data: dict[str, Any]) -> str:
         return "segm/AP"
     if data.get("source") == "voc":
         return "voc/AP50"
-    return "bbox/AP" if model["box"] or "retinanet" in model else "bbox/AR100"
+    return "bbox/AP" if model["box"] or "retinanet" in model else "proposals/AR1000"

@@ -15,5 +15,6 @@ class TrackConfig(Settings):
     model_name: str = Field("maskrcnn-ray", description="Registered model.")
     champion_metric: str = Field(
         "segm/AP",
-        description="Metric that decides promotion (bbox/AP, keypoints/AP); higher is better.",
+        description="Metric that decides promotion (bbox/AP, keypoints/AP, proposals/AR1000); "
+        "higher is better.",
     )

@@ -28,6 +28,17 @@ KEYPOINT_NUMBERS = (
 )
 """COCO's ten of keypoints, whose overlap is object keypoint similarity (OKS)."""
 
+PROPOSAL_LIMITS = (100, 1000)
+
+PROPOSAL_NUMBERS = tuple(f"AR{size}{n}" for n in PROPOSAL_LIMITS for size in ("", "s", "m", "l"))
+"""Average recall of the best 100 and 1000 boxes of an image, of whatever class.
+
+Called AR@100, ARs@100 ... elsewhere; MLflow takes no @ in a name.
+"""
+
+MAIN_NUMBERS = ("/AP", "/AP50", "/AR1000")
+"""Ends of the names that a line of the log has room for."""
+
 UNIFORM_SIGMA = 0.05
 """For points that COCO measured no spread of; its own are .025 (eyes) to .107 (hips)."""
 
@@ -63,8 +74,8 @@ class Metrics:
 
 
 def numbers_of(kind: str) -> tuple[str, ...]:
-    """What is measured of "bbox", "segm" or "keypoints"."""
-    return KEYPOINT_NUMBERS if kind == "keypoints" else NUMBERS
+    """What is measured of "bbox", "segm", "keypoints" or "proposals"."""
+    return {"keypoints": KEYPOINT_NUMBERS, "proposals": PROPOSAL_NUMBERS}.get(kind, NUMBERS)
 
 
 def coco_metrics(
@@ -88,7 +99,8 @@ def coco_metrics(
 
     Source: Lin et al. 2014, "Microsoft COCO"; pycocotools.cocoeval.
     """
-    _check_ids(ground_truth, results)
+    _check_ids("image_id", ground_truth["images"], results)
+    _check_ids("category_id", ground_truth["categories"], results)
     names = keypoint_names(ground_truth)
     if "keypoints" in kinds:
         _check_keypoints(names, results)
@@ -122,6 +134,46 @@ def coco_metrics(
         ),
         images=len(ground_truth["images"]),
         notes=_notes(names) if "keypoints" in kinds else (),
+    )
+
+
+def proposal_metrics(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+) -> Metrics:
+    """How many objects a proposal network finds, of whatever class.
+
+    Args:
+        ground_truth: COCO instances format.
+        results: COCO results format: image_id, bbox (x y w h), score; no category is read.
+
+    Returns:
+        ``proposals/{number}`` for each of ``PROPOSAL_NUMBERS``: the mean of the recalls at IoU 0.5,
+        0.55 .. 0.95; and no table of classes.
+
+    Raises:
+        ValueError: a result names an image that the ground truth does not have.
+
+    Source: Hosang et al. 2015; pycocotools.cocoeval with useCats = 0.
+    """
+    _check_ids("image_id", ground_truth["images"], results)
+    # Without categories pycocotools still leaves out what has none of the data set's.
+    some_category = min(category["id"] for category in ground_truth["categories"])
+    found = [{**result, "category_id": some_category} for result in results]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = _index(_annotations_for("bbox", ground_truth))
+        judged = COCOeval(truth, _detections(ground_truth, found, "bbox"), iouType="bbox")
+        judged.params.useCats = 0
+        judged.params.maxDets = list(PROPOSAL_LIMITS)
+        judged.evaluate()
+        judged.accumulate()
+    recall: np.ndarray = judged.eval["recall"]  # (T, 1, A, M), A is all, small, medium, large
+    by_limit = recall.transpose(3, 2, 0, 1).reshape(len(PROPOSAL_NUMBERS), -1)
+    return Metrics(
+        {
+            f"proposals/{number}": _mean_of_measured(values)
+            for number, values in zip(PROPOSAL_NUMBERS, by_limit, strict=True)
+        },
+        images=len(ground_truth["images"]),
     )
 
 
@@ -174,17 +226,15 @@ def _annotations_for(kind: str, ground_truth: Mapping[str, Any]) -> dict[str, An
     return {**ground_truth, "annotations": annotations}
 
 
-def _check_ids(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    for key, known in (
-        ("image_id", {image["id"] for image in ground_truth["images"]}),
-        ("category_id", {category["id"] for category in ground_truth["categories"]}),
-    ):
-        unknown = sorted({result[key] for result in results} - known)
-        if unknown:
-            raise ValueError(
-                f"{len(unknown)} {key} of the results are not in the ground truth, such as "
-                f"{unknown[:5]}. Predictions of another data set, or labels instead of ids?"
-            )
+def _check_ids(
+    key: str, known: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
+) -> None:
+    unknown = sorted({result[key] for result in results} - {record["id"] for record in known})
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} {key} of the results are not in the ground truth, such as "
+            f"{unknown[:5]}. Predictions of another data set, or labels instead of ids?"
+        )
 
 
 def _index(dataset: Mapping[str, Any]) -> COCO:
@@ -219,6 +269,6 @@ def _class_values(judged: COCOeval, kind: str) -> dict[int, dict[str, float]]:
     return rows
 
 
-def _mean_of_measured(precision: np.ndarray) -> float:
-    measured = precision[precision > -1]
+def _mean_of_measured(values: np.ndarray) -> float:
+    measured = values[values > -1]
     return float(measured.mean()) if measured.size else -1.0

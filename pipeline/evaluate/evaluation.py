@@ -11,7 +11,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric
 
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.evaluate.coco_metrics import ClassMetrics, Metrics
+from pipeline.evaluate.coco_metrics import MAIN_NUMBERS, ClassMetrics, Metrics
 from pipeline.evaluate.measure import measure_results
 from pipeline.evaluate.pictures import draw_comparisons
 from pipeline.evaluate.predictions import metric_kinds
@@ -33,6 +33,11 @@ logger = logging.getLogger(__name__)
 EVALUATION = "evaluation"
 REPORT_NAME = "report.json"
 
+IN_VIEWS = (
+    "Measured with model.test_augmentation. A version registered from these weights looks at "
+    "pictures as the settings of its training say."
+)
+
 
 @dataclass(frozen=True)
 class EvaluationResult:
@@ -40,8 +45,8 @@ class EvaluationResult:
 
     Args:
         metrics: ``bbox/AP`` ... and ``segm/AP`` ..., ``keypoints/AP`` ... of a detector with them;
-            on VOC also ``voc/AP50``.
-        per_class: one row per category.
+            on VOC also ``voc/AP50``; of a proposal network ``proposals/AR100`` ... instead.
+        per_class: one row per category; none of a proposal network.
         images: images evaluated, with the unreadable ones.
         failed_images: unreadable images, counted as empty.
         dataset_digest: of the shards.
@@ -98,6 +103,8 @@ def run_evaluation(
         job = PredictionJob(predictions, config.evaluate.batch, 0.0, source)
         outcomes = predict_pieces(pieces, model, job, config.evaluate.workers)
         metrics, failures = _measure(shards_url, predictions, outcomes)
+        if config.model.test_augmentation is not None:
+            metrics = replace(metrics, notes=(*metrics.notes, IN_VIEWS))
         pictures = draw_comparisons(
             pieces,
             manifest,
@@ -152,7 +159,12 @@ def _measure(
     metrics = measure_results(
         shards_url,
         [result for row in rows for result in coco_results(row)],
-        metric_kinds(read_manifest(shards_url).keypoints, has_masks, found_keypoints),
+        metric_kinds(
+            read_manifest(shards_url).keypoints,
+            has_masks,
+            found_keypoints,
+            knows_classes=all(row.category_ids is not None for row in rows),
+        ),
     )
     return replace(metrics, images=len(rows), failed_images=len(failures)), failures
 
@@ -184,5 +196,5 @@ def _record(run: TrackedRun, report: EvaluationReport, folder: str) -> None:
         with storage.fetch(storage.join(folder, name)) as local:
             parent = f"{EVALUATION}/{name}".rpartition("/")[0]
             client.log_artifact(run.run_id, str(local), parent)
-    main = {k: v for k, v in report.metrics.values.items() if k.endswith(("/AP", "/AP50"))}
+    main = {k: v for k, v in report.metrics.values.items() if k.endswith(MAIN_NUMBERS)}
     logger.info("%s: %s", report.weights, "  ".join(f"{k} {v:.4f}" for k, v in main.items()))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipeline.evaluate.coco_metrics import Metrics, coco_metrics
+from pipeline.evaluate.coco_metrics import Metrics, coco_metrics, proposal_metrics
 from pipeline.evaluate.voc_metrics import NUMBER, mean_of_measured, voc_metrics
 from pipeline.ingest.coco import coco_ground_truth
 from pipeline.ingest.manifest import read_manifest
@@ -13,17 +13,20 @@ from pipeline.ingest.manifest import read_manifest
 def measure_results(
     shards_url: str, results: Sequence[Mapping[str, Any]], kinds: Sequence[str]
 ) -> Metrics:
-    """COCO's numbers, and VOC's where the manifest says so.
+    """COCO's numbers, and VOC's where the manifest says so; of proposals alone their recall.
 
     Args:
         shards_url: the annotated images.
         results: COCO results format.
-        kinds: which overlaps COCO's numbers measure, "bbox", "segm" or "keypoints".
+        kinds: which overlaps COCO's numbers measure, "bbox", "segm" or "keypoints"; or "proposals"
+            alone.
 
     Raises:
         ValueError: a result names an image or category that the data set does not have.
     """
     truth = coco_ground_truth(shards_url)
+    if tuple(kinds) == ("proposals",):
+        return proposal_metrics(truth, results)
     metrics = coco_metrics(truth, results, kinds)
     protocol = read_manifest(shards_url).protocol
     if protocol == "coco":

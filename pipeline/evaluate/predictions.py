@@ -57,7 +57,10 @@ def predict_rows(detector: Detector, rows: Iterable[ShardRow], batch: int) -> Ro
 
 
 def metric_kinds(
-    of_data: KeypointSet | None, has_masks: bool, found_keypoints: Sequence[str] | None
+    of_data: KeypointSet | None,
+    has_masks: bool,
+    found_keypoints: Sequence[str] | None,
+    knows_classes: bool = True,
 ) -> tuple[str, ...]:
     """What to measure of a detector.
 
@@ -65,10 +68,13 @@ def metric_kinds(
         of_data: the data set's keypoints; one without has none to compare with.
         has_masks: whether the detector finds masks.
         found_keypoints: names of the keypoints that it finds; None where it finds none.
+        knows_classes: false of a proposal network, of which only its recall is measured.
 
     Raises:
         ValueError: the data set has other keypoints than the detector.
     """
+    if not knows_classes:
+        return ("proposals",)
     kinds = ("bbox", "segm") if has_masks else ("bbox",)
     if found_keypoints is None:
         return kinds
@@ -116,6 +122,7 @@ def validate(
             read_manifest(shards_url).keypoints,
             has_masks=heads.mask is not None,
             found_keypoints=heads.keypoint.names if heads.keypoint else None,
+            knows_classes=not heads.is_proposal_network,
         ),
     )
     return replace(

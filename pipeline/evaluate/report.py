@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pipeline.evaluate.coco_metrics import ClassMetrics, Metrics, numbers_of
 from pipeline.evaluate.voc_metrics import NUMBER as VOC_NUMBER
 
-KIND_NAMES = {"bbox": "Boxes", "segm": "Masks", "keypoints": "Keypoints"}
+KIND_NAMES = {"bbox": "Boxes", "segm": "Masks", "keypoints": "Keypoints", "proposals": "Proposals"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class EvaluationReport:
 
     def to_markdown(self) -> str:
         """As a page for people."""
-        kinds = [kind for kind in KIND_NAMES if f"{kind}/AP" in self.metrics.values]
+        values = self.metrics.values
+        kinds = [kind for kind in KIND_NAMES if f"{kind}/{numbers_of(kind)[0]}" in values]
         parts = [
             f"# Evaluation of {self.name}",
             f"{self.metrics.images} images of `{self.shards}` (data `{self.dataset_digest[:12]}`), "
@@ -47,9 +48,9 @@ class EvaluationReport:
             *_numbers_tables(self.metrics, kinds),
             *_voc_line(self.metrics),
             *self.metrics.notes,
-            "## Classes",
-            _class_table(self.metrics.per_class, kinds),
         ]
+        if self.metrics.per_class:
+            parts += ["## Classes", _class_table(self.metrics.per_class, kinds)]
         if self.failures:
             shown = "\n".join(f"- {failure}" for failure in self.failures[:50])
             parts += [f"## {len(self.failures)} unreadable images, counted as empty", shown]

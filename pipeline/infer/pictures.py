@@ -29,10 +29,11 @@ def predicted_objects(
         skeleton: links between the keypoints; by default those that their names are known for.
     """
     links = skeleton_of(row.keypoint_names or ()) if skeleton is None else skeleton
+    names = row.category_names or ["object"] * len(row.scores)
     return [
         DrawnObject(
             box=(row.boxes[n][0], row.boxes[n][1], row.boxes[n][2], row.boxes[n][3]),
-            caption=f"{row.category_names[n]} {row.scores[n]:.2f}",
+            caption=f"{names[n]} {row.scores[n]:.2f}",
             colour_key=row.labels[n],
             bitmap=None if row.masks_rle is None else rle_codec.decode(row.masks_rle[n]),
             keypoints=None if row.keypoints is None else found_keypoints(row.keypoints[n]),

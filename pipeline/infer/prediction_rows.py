@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
         ("scores", pa.list_(pa.float32())),
         ("labels", pa.list_(pa.int64())),
+        # Null, as their names, from a proposal network, whose label 1 says "object".
         ("category_ids", pa.list_(pa.int64())),
         ("category_names", pa.list_(pa.string())),
         # COCO's compressed run lengths; null from a detector without masks.
@@ -57,8 +58,8 @@ class PredictedRow:
     boxes: list[list[float]]
     scores: list[float]
     labels: list[int]
-    category_ids: list[int]
-    category_names: list[str]
+    category_ids: list[int] | None
+    category_names: list[str] | None
     masks_rle: list[dict[str, Any]] | None
     error: str | None
     keypoints: list[list[list[float]]] | None = None
@@ -81,8 +82,8 @@ def row_of(prediction: ImagePrediction, detector: Detector, least_score: float) 
         )
     kept = found.above(least_score)
     labels = kept.labels.tolist()
-    named = [detector.categories[label - 1] for label in labels]
-    head = detector.config.keypoint
+    head, known = detector.config.keypoint, not detector.config.is_proposal_network
+    named = [detector.categories[label - 1] for label in labels] if known else []
     return PredictedRow(
         image_id=image.image_id,
         file_name=image.file_name,
@@ -91,8 +92,8 @@ def row_of(prediction: ImagePrediction, detector: Detector, least_score: float) 
         boxes=kept.boxes.tolist(),
         scores=kept.scores.tolist(),
         labels=labels,
-        category_ids=[category.id for category in named],
-        category_names=[category.name for category in named],
+        category_ids=[category.id for category in named] if known else None,
+        category_names=[category.name for category in named] if known else None,
         masks_rle=None if kept.masks is None else kept.rle(),
         error=None,
         keypoints=None if kept.keypoints is None else kept.keypoints.tolist(),
@@ -121,12 +122,15 @@ def read_predictions(url: str) -> list[PredictedRow]:
 
 
 def coco_results(row: PredictedRow) -> list[dict[str, Any]]:
-    """The row's detections in COCO's results format, with the data set's category ids."""
+    """The row's detections in COCO's results format, with the data set's category ids.
+
+    Those of a proposal network have the number 1, as in COCO's results of proposals.
+    """
     results = []
     for n, (x1, y1, x2, y2) in enumerate(row.boxes):
         result = {
             "image_id": row.image_id,
-            "category_id": row.category_ids[n],
+            "category_id": 1 if row.category_ids is None else row.category_ids[n],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": row.scores[n],
         }

@@ -1,6 +1,7 @@
 """Images through a detector: decoded ahead, batched, one bad image never stopping the rest."""
 
 import hashlib
+import json
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -47,10 +48,22 @@ class ModelFiles:
 
     @classmethod
     def read(cls, path: Path, config: ModelConfig) -> "ModelFiles":
-        """Take what ``resolve_weights`` gave; ``config`` is for a bare weights file."""
-        if path.is_dir():
-            return cls({name: (path / name).read_bytes() for name in (WEIGHTS_FILE, SETTINGS_FILE)})
-        return cls({path.name: path.read_bytes()}, config)
+        """Take what ``resolve_weights`` gave.
+
+        Args:
+            path: a folder with its own settings, or a bare weights file.
+            config: of a weights file. Of a folder only ``test_augmentation`` is read, where given:
+                how pictures are looked at is decided when predicting, not when training.
+        """
+        if not path.is_dir():
+            return cls({path.name: path.read_bytes()}, config)
+        files = {name: (path / name).read_bytes() for name in (WEIGHTS_FILE, SETTINGS_FILE)}
+        if config.test_augmentation is not None:
+            description = json.loads(files[SETTINGS_FILE])
+            views = config.test_augmentation.model_dump(mode="json")
+            description["config"]["test_augmentation"] = views
+            files[SETTINGS_FILE] = json.dumps(description).encode()
+        return cls(files)
 
     @property
     def digest(self) -> str:

@@ -37,10 +37,10 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
 
         Returns:
             Columns ``boxes`` (x1 y1 x2 y2, pixels of the image), ``scores``, ``labels`` (1..K),
-            ``category_ids`` and ``category_names`` of the training data, ``masks`` (COCO RLE,
-            empty for a detector without masks), ``keypoints`` (x, y in pixels of the image and a
-            score each, empty for a detector without) and their ``keypoint_names``; one list per
-            image in each.
+            ``category_ids`` and ``category_names`` of the training data (empty for a proposal
+            network), ``masks`` (COCO RLE, empty for a detector without masks), ``keypoints`` (x, y
+            in pixels of the image and a score each, empty for a detector without) and their
+            ``keypoint_names``; one list per image in each.
         """
         images = [decode_image(encoded) for encoded in model_input["image"]]
         least_score = float((params or {}).get("score_threshold", 0.0))
@@ -49,8 +49,10 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
 
     def _row(self, detections: Detections) -> dict[str, Any]:
         labels = detections.labels.tolist()
-        categories = [self.detector.categories[label - 1] for label in labels]
-        points, head = detections.keypoints, self.detector.config.keypoint
+        config = self.detector.config
+        named = [] if config.is_proposal_network else labels
+        categories = [self.detector.categories[label - 1] for label in named]
+        points, head = detections.keypoints, config.keypoint
         return {
             "boxes": detections.boxes.tolist(),
             "scores": detections.scores.tolist(),

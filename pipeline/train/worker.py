@@ -18,6 +18,7 @@ from model import Category
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate import validate
+from pipeline.evaluate.coco_metrics import MAIN_NUMBERS
 from pipeline.stream.training_stream import TrainingStream, open_stream
 from pipeline.track.metric_sink import MetricSink
 from pipeline.train.checkpoint import save_checkpoint
@@ -219,7 +220,7 @@ class _Worker:
             values = {f"val/{name}": value for name, value in metrics.values.items()}
             self.metrics |= values
             self.sink.log(values, step)
-            shown = (f"{k} {v:.4f}" for k, v in values.items() if k.endswith(("/AP", "/AP50")))
+            shown = (f"{k} {v:.4f}" for k, v in values.items() if k.endswith(MAIN_NUMBERS))
             logger.info("step %d  %s", step, "  ".join(shown))
 
 

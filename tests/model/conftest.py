@@ -85,12 +85,12 @@ def detector():
     return build_detector(_tiny_config())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def posed():
     return _posed
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def keypoint_head():
     """Settings of a keypoint head for posed targets."""
     return {"names": ("left", "middle", "right"), "channels": 16, "layers": 2}
@@ -103,21 +103,21 @@ def full_detector(keypoint_head):
     return build_detector(_tiny_config(keypoint=keypoint_head))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config():
     return _tiny_config
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def squares():
     return _squares
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def picture_of():
     return _picture_of
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def batch_of():
     return _batch_of

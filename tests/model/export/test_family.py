@@ -52,7 +52,11 @@ KINDS = {
     },
     "ends_on_last_pixel": {
         "backbone": {"depth": 50, "width": 16, "features": "dc5"},
-        "conventions": {"legacy_geometry": True, "roi_aligned": False},
+        "conventions": {
+            "legacy_geometry": True,
+            "roi_aligned": False,
+            "keypoint_coordinates": "pixel_numbers",
+        },
         "mask": MASK,
         "keypoint": KEYPOINT,
     },
@@ -112,3 +116,4 @@ def test_what_a_caller_needs_depends_on_the_kind(build_spread):
     legacy = json.loads(json.dumps(description(build_spread(**KINDS["ends_on_last_pixel"]))))
     assert legacy["keypoints"] == ["a", "b", "c"]
     assert (legacy["box_end"], legacy["mask_paste"]) == (1.0, "inclusive")
+    assert legacy["keypoint_origin"] == 0.5

@@ -1,0 +1,42 @@
+"""How pictures are looked at is decided when they are evaluated."""
+
+from pathlib import Path
+
+import pytest
+
+from model import ModelConfig, load_detector
+from pipeline.config import DataConfig, EvaluateConfig
+from pipeline.evaluate.evaluation import run_evaluation
+from pipeline.infer.prediction_rows import read_predictions
+from pipeline.ingest.manifest import read_manifest
+from pipeline.ingest.shard_row import read_rows
+from pipeline.stream.decode import decode_image
+
+
+def test_an_evaluation_looks_at_pictures_as_it_is_told_not_as_the_checkpoint_says(
+    run_config, tiny_checkpoint, shapes_shards
+):
+    plain = load_detector(tiny_checkpoint)
+    views = {"test_augmentation": {"short_sides": (48, 64), "long_side": 96}}
+    model = ModelConfig.model_validate(plain.config.model_dump() | views)
+    config = run_config.model_copy(
+        update={
+            "model": model,
+            "data": DataConfig(val_shards=shapes_shards),
+            "evaluate": EvaluateConfig(batch=2, pictures=0),
+        }
+    )
+    result = run_evaluation(config, weights=str(tiny_checkpoint))
+    page = Path(result.report_url)
+    assert "Measured with model.test_augmentation" in page.read_text()
+    name = read_manifest(shapes_shards).files[0].name
+    truth = next(iter(read_rows(shapes_shards, name)))
+    files = sorted(page.parent.glob("predictions/*.parquet"))
+    rows = [row for file in files for row in read_predictions(str(file))]
+    (row,) = (row for row in rows if row.image_id == truth.image_id)
+    told = load_detector(tiny_checkpoint, model)
+    (expected,) = told.predict([decode_image(truth.image_bytes)])
+    (alone,) = plain.predict([decode_image(truth.image_bytes)])
+    assert row.scores == pytest.approx(expected.scores.tolist(), abs=1e-5)
+    assert row.boxes[0] == pytest.approx(expected.boxes[0].tolist(), abs=1e-2)
+    assert row.scores != pytest.approx(alone.scores.tolist(), abs=1e-5)
