@@ -50,13 +50,14 @@ class AnchorGrid(nn.Module):
         self.strides = tuple(strides)
         self._remembered: OrderedDict[tuple[object, ...], tuple[Tensor, ...]] = OrderedDict()
         self.stride_from_canvas = stride_from_canvas
-        per_level = torch.tensor(sizes, dtype=torch.float32).reshape(len(sizes), -1)
-        boxes = _anchors_around_origin(per_level, torch.tensor(ratios, dtype=torch.float32))
+        per_level = [size if isinstance(size, Sequence) else (size,) for size in sizes]
         if from_stride:
-            levels = zip(per_level.tolist(), self.strides, strict=True)
+            levels = zip(per_level, self.strides, strict=True)
             boxes = torch.stack(
                 [anchors_from_stride(own, ratios, stride) for own, stride in levels]
             )
+        else:
+            boxes = _anchors_around_origin(torch.tensor(per_level), torch.tensor(ratios))
         self.register_buffer("around_origin", boxes.round() if rounded else boxes, persistent=False)
 
     @property

@@ -228,6 +228,7 @@ def _box_head(config: ModelConfig, box: BoxHeadConfig, channels: int) -> BoxHead
         box.conv_layers,
         box.conv_channels,
         box.norm,
+        box.fc_norm,
         box.class_agnostic,
     )
 

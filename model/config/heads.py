@@ -1,5 +1,7 @@
 """What is asked of each region of interest."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from model.config.backbone import OptionalNorm
@@ -17,6 +19,9 @@ class BoxHeadConfig(Settings):
     fc_layers: Positive = Field(2, description="Hidden fully connected layers; 1 in 4conv1fc.")
     hidden: Positive = Field(1024, description="Width of the fully connected layers.")
     norm: OptionalNorm = Field("none", description="After each of its convolutions.")
+    fc_norm: Literal["none", "group_norm"] = Field(
+        "none", description="After each fully connected layer (maskrcnn-benchmark's gn_baselines)."
+    )
     class_agnostic: bool = Field(False, description="One box per ROI instead of one per class.")
     pool_side: Positive = Field(7, description="ROI align output side; 14 before res5 (c4).")
     positive_iou: Fraction = Field(0.5, description="A proposal at or above this is an object.")

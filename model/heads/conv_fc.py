@@ -29,6 +29,7 @@ class ConvFcBoxHead(BoxHead):
         conv_layers: number of convolutions before them.
         conv_channels: of the convolutions.
         norm: after each convolution: none, frozen_bn, batch_norm or group_norm.
+        fc_norm: after each fully connected layer: none or group_norm.
         class_agnostic: one box for all classes.
     """
 
@@ -42,6 +43,7 @@ class ConvFcBoxHead(BoxHead):
         conv_layers: int = 0,
         conv_channels: int = 256,
         norm: str = "none",
+        fc_norm: str = "none",
         class_agnostic: bool = False,
     ) -> None:
         super().__init__(hidden, num_classes, class_agnostic)
@@ -51,10 +53,12 @@ class ConvFcBoxHead(BoxHead):
         self._hidden = tuple(f"fc{number}" for number in range(1, fc_layers + 1))
         sides = pairwise((flat, *[hidden] * fc_layers))
         for name, (inputs, outputs) in zip(self._hidden, sides, strict=True):
-            layer = nn.Linear(inputs, outputs)
+            layer = nn.Linear(inputs, outputs, bias=fc_norm == "none")
             nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
+            if fc_norm == "none":
+                nn.init.zeros_(layer.bias)
             self.add_module(name, layer)
+        self.fc_norms = make_norms(fc_norm, hidden, fc_layers)
 
     def describe(self, pooled: Tensor) -> Tensor:
         """What R ROIs show, (R, hidden), from their pooled features (R, C, S, S)."""
@@ -63,10 +67,13 @@ class ConvFcBoxHead(BoxHead):
         # Pooled features have channels innermost. To reorder the weights is cheaper than to
         # reorder them, whose order in memory torchvision's weights expect otherwise.
         rows = x.permute(0, 2, 3, 1).flatten(1)
-        hidden = F.relu_(F.linear(rows, _channels_innermost(first, x), first.bias))
-        for name in self._hidden[1:]:
-            hidden = F.relu_(getattr(self, name)(hidden))
+        hidden = self._activate(0, F.linear(rows, _channels_innermost(first, x), first.bias))
+        for number, name in enumerate(self._hidden[1:], start=1):
+            hidden = self._activate(number, getattr(self, name)(hidden))
         return hidden
+
+    def _activate(self, number: int, x: Tensor) -> Tensor:
+        return F.relu_(self.fc_norms[number](x) if self.fc_norms else x)
 
 
 def _channels_innermost(layer: nn.Linear, x: Tensor) -> Tensor:

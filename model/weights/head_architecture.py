@@ -42,6 +42,7 @@ def infer_box_head(
     while f"{_BOX}.fc{fc_layers + 1}.weight" in tensors:
         fc_layers += 1
     update |= {"hidden": first.shape[0], "fc_layers": fc_layers}
+    update["fc_norm"] = infer_norm(tensors, f"{_BOX}.fc_norms.0")
     update["conv_layers"] = count_layers(tensors, _BOX + ".convs.{}.weight")
     channels = tensors["rpn.head.convs.0.weight"].shape[1]
     if update["conv_layers"]:

@@ -18,7 +18,6 @@ from model.weights.report import WeightsError
 
 MASKRCNN_BENCHMARK = LEGACY.model_copy(update={"resize_rounding": "down"})
 _UNBUILT = {
-    "roi_heads.box.feature_extractor.fc6.0.": "GroupNorm after fully connected layers",
     "roi_heads.maskiou.": "Mask Scoring R-CNN",
 }
 # Its box coder has the weights of Faster R-CNN's; a box loss is divided by four.

@@ -60,6 +60,11 @@ def _box_convolutions(has_norms: bool) -> tuple[str, Replacement]:
     return (re.escape(_XCONVS) + r"\.(\d+)" + _TAIL, layer)
 
 
+def _hidden_layer(match: re.Match[str]) -> str:
+    number, layers = int(match[1]) - 6, "fc_norms." if match[2] == "1" else "fc"
+    return f"roi_heads.box.{layers}{number + (layers == 'fc')}.{match[3]}"
+
+
 def _mask_layer(match: re.Match[str]) -> str:
     layers = "norms" if match[2] == "1" else "convs"
     return f"roi_heads.mask.{layers}.{int(match[1]) - 1}.{match[3]}"
@@ -94,8 +99,7 @@ _RPN: tuple[tuple[str, Replacement], ...] = (
     (r"rpn\.head\.bbox_pred" + _TAIL, r"rpn.head.deltas.\1"),
 )
 _BOX: tuple[tuple[str, Replacement], ...] = (
-    (_BOXES + r"feature_extractor\.fc6" + _TAIL, r"roi_heads.box.fc1.\1"),
-    (_BOXES + r"feature_extractor\.fc7" + _TAIL, r"roi_heads.box.fc2.\1"),
+    (_BOXES + r"feature_extractor\.fc([67])" + _NORM_TAIL, _hidden_layer),
     (_BOXES + r"predictor\.cls_score" + _TAIL, r"roi_heads.box.class_logits.\1"),
     (_BOXES + r"predictor\.bbox_pred" + _TAIL, r"roi_heads.box.box_deltas.\1"),
 )

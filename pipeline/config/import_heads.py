@@ -39,7 +39,8 @@ def box_tree(original: Original, pyramid: bool) -> Tree:
     extractor = original[head + "FEATURE_EXTRACTOR"]
     if extractor in ("FPN2MLPFeatureExtractor", "FPNXconv1fcFeatureExtractor"):
         tree["hidden"] = original[head + "MLP_HEAD_DIM"]
-        tree["norm"] = norm_of(original, head + "USE_GN")
+        two_layers = extractor == "FPN2MLPFeatureExtractor"
+        tree["fc_norm" if two_layers else "norm"] = norm_of(original, head + "USE_GN")
     elif pyramid or extractor != "ResNet50Conv5ROIFeatureExtractor":
         original.leave(head + "FEATURE_EXTRACTOR", "no such head here; two hidden layers are")
     if extractor == "FPNXconv1fcFeatureExtractor":

@@ -153,7 +153,7 @@ def narrowed(config):
         "samples_per_image": 32,
     }
     if tree["box"]:
-        tree["box"] |= {"hidden": 16, "conv_channels": 16, "samples_per_image": 16}
+        tree["box"] |= {"hidden": 64, "conv_channels": 16, "samples_per_image": 16}
         tree["box"]["score_threshold"] = 0.0
     for head in ("mask", "keypoint"):
         if tree[head]:

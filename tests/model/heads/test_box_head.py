@@ -91,6 +91,20 @@ def test_a_deeper_head_has_its_layers_by_number():
     torch.testing.assert_close(head.describe(pooled()), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_hidden_layers_may_be_normalised():
+    torch.manual_seed(0)
+    head = ConvFcBoxHead(8, 7, 3, hidden=64, fc_norm="group_norm")
+    randomise(head)
+    assert head.fc1.bias is None and head.fc2.bias is None
+    theirs = nn.Sequential(
+        nn.Flatten(), head.fc1, nn.GroupNorm(32, 64), nn.ReLU(), head.fc2, nn.GroupNorm(32, 64)
+    )
+    theirs[2].load_state_dict(head.fc_norms[0].state_dict())
+    theirs[5].load_state_dict(head.fc_norms[1].state_dict())
+    expected = theirs(pooled().contiguous()).relu()
+    torch.testing.assert_close(head.describe(pooled()), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 def test_a_box_of_all_classes_serves_each(rows):
     logits = torch.tensor([[0.0, 3.0, 2.9, -9.0]])

@@ -120,9 +120,10 @@ class Layers(dict):
         if self.kind.features == "fpn":
             for layer in range(1, self.kind.box_convolutions + 1):
                 self._add(("box", layer), (PYRAMID, PYRAMID, 3, 3), norm)
-            self._add(("fc", 1), (HIDDEN, PYRAMID * 49))
+            after = norm if not self.kind.box_convolutions else "none"
+            self._add(("fc", 1), (HIDDEN, PYRAMID * 49), after)
             if not self.kind.box_convolutions:
-                self._add(("fc", 2), (HIDDEN, HIDDEN))
+                self._add(("fc", 2), (HIDDEN, HIDDEN), after)
             described = HIDDEN
         classes = 1 if "keypoints" in self.kind.heads else CLASSES
         self._add(("scores",), (classes + 1, described))

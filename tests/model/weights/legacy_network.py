@@ -105,7 +105,8 @@ class Network:
         return self._linear(hidden, ("scores",)), self._linear(hidden, ("boxes",))
 
     def _linear(self, x, place):
-        return F.linear(x, self.layers[place].weight, self.layers[place].bias)
+        layer = self.layers[place]
+        return self._normalise(F.linear(x, layer.weight, layer.bias), layer.norm)
 
     def masks(self, pooled):
         if self.kind.features == "c4":

@@ -143,7 +143,6 @@ def test_faster_r_cnn_has_no_mask_head(state, save):
             r"must have 4 dim.*\(3,\)",
         ),
         (None, "roi_heads.box.feature_extractor.xconvs.0.weight", "4 dimensions"),
-        (None, "roi_heads.box.feature_extractor.fc6.0.weight", "GroupNorm after fully connected"),
         (None, "backbone.fpn.fpn_inner1.0.weight", "a pyramid with ReLUs"),
         (None, "roi_heads.mask.feature_extractor.head.layer4.0.conv1.weight", "res5 of its own"),
         ("fpn_layer", None, "feature pyramid"),

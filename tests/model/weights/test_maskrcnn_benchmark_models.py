@@ -25,6 +25,7 @@ KINDS = {
     "mask X-101": Kind(MASKS, depth=101, groups=4),
     "keypoint": Kind(("boxes", "keypoints")),
     "mask GN": Kind(MASKS, norm="group", box_convolutions=4),
+    "faster GN, two hidden layers": Kind(("boxes",), norm="group"),
     "faster of convolutions": Kind(("boxes",), box_convolutions=4),
     "mask DCN v2": Kind(MASKS, offset_rows=27),
     "proposals": Kind(("proposals",)),
@@ -53,8 +54,6 @@ ALONE = {
     ("box deltas",): "rpn.head.bbox_pred",
     ("top", 6): "backbone.fpn.top_blocks.p6",
     ("top", 7): "backbone.fpn.top_blocks.p7",
-    ("fc", 1): f"{BOX_EXTRACTOR}.fc6",
-    ("fc", 2): f"{BOX_EXTRACTOR}.fc7",
     ("scores",): "roi_heads.box.predictor.cls_score",
     ("boxes",): "roi_heads.box.predictor.bbox_pred",
     ("mask upsampling",): "roi_heads.mask.predictor.conv5_mask",
@@ -86,6 +85,8 @@ def names_of(place, kind):
             step = 3 if kind.norm == "group" else 2
             first = step * (layer - 1)
             return f"{BOX_EXTRACTOR}.xconvs.{first}", f"{BOX_EXTRACTOR}.xconvs.{first + 1}"
+        case ("fc", layer):
+            return in_sequence(f"{BOX_EXTRACTOR}.fc{5 + layer}", kind)
         case ("mask", layer):
             return in_sequence(f"roi_heads.mask.feature_extractor.mask_fcn{layer}", kind)
         case ("keypoint", layer):
