@@ -157,7 +157,20 @@ def leave_tests(original: Original) -> None:
     for key in ("TEST.EXPECTED_RESULTS", "TEST.EXPECTED_RESULTS_SIGMA_TOL"):
         if original.gives(key) and original[key]:
             original.leave(key, "results are compared by promotion, not with a constant")
-    augmented = original["TEST.BBOX_AUG.ENABLED"]
-    for key in ("ENABLED", "H_FLIP", "SCALES", "MAX_SIZE", "SCALE_H_FLIP"):
-        if augmented and original.gives(f"TEST.BBOX_AUG.{key}"):
-            original.leave(f"TEST.BBOX_AUG.{key}", "pictures are looked at once")
+
+
+def views_tree(original: Original) -> dict[str, Any] | None:
+    """The ``model.test_augmentation`` part: the test's own size and those beside it."""
+    key = "TEST.BBOX_AUG."
+    if not original[key + "ENABLED"]:
+        return None
+    own, scales = original["INPUT.MIN_SIZE_TEST"], original[key + "SCALES"]
+    limit, flip = original["INPUT.MAX_SIZE_TEST"], original[key + "H_FLIP"]
+    if scales:
+        if original[key + "MAX_SIZE"] != limit:
+            original.leave("INPUT.MAX_SIZE_TEST", "views have one limit, TEST.BBOX_AUG.MAX_SIZE")
+        limit = original[key + "MAX_SIZE"]
+        if original[key + "SCALE_H_FLIP"] != flip:
+            original.leave(key + "SCALE_H_FLIP", "mirrored are all views or none, by H_FLIP")
+    sides = [own, *(side for side in scales if side != own)]
+    return {"short_sides": sides, "long_side": limit, "flip": flip}

@@ -9,7 +9,7 @@ import yaml
 
 from model.settings import check_settings
 from pipeline.config.import_model import model_tree
-from pipeline.config.import_run import data_tree, leave_tests, train_tree
+from pipeline.config.import_run import data_tree, leave_tests, train_tree, views_tree
 from pipeline.config.original import NotCarried, Original, read_original
 from pipeline.config.run import RunConfig
 
@@ -58,7 +58,10 @@ def _tree(original: Original, name: str) -> dict[str, Any]:
     model = model_tree(original)
     norms = [model[part]["norm"] for part in ("backbone", "fpn") if part in model]
     norms += [model[head].get("norm") for head in ("box", "mask") if model[head]]
+    norms += [model["box"].get("fc_norm")] if model["box"] else []
     leave_tests(original)
+    if views := views_tree(original):
+        model["test_augmentation"] = views
     folder = original["OUTPUT_DIR"]
     data = data_tree(original)
     if data.get("source") == "cityscapes" and model["num_classes"] != 8:

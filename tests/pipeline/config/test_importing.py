@@ -83,7 +83,7 @@ def test_the_box_head_of_convolutions_is_carried(import_text):
     )
     box = import_text(text).config.model.box
     assert (box.conv_layers, box.conv_channels, box.fc_layers) == (4, 128, 1)
-    assert box.norm == "group_norm"
+    assert (box.norm, box.fc_norm) == ("group_norm", "none")
 
 
 def test_a_silent_file_means_the_originals_defaults(import_text):
@@ -140,14 +140,20 @@ def test_every_key_of_the_original_is_carried_or_named(key, import_text, importe
 
 
 def test_what_is_not_carried_is_named_with_its_value_and_why(import_text):
-    text = originals.MASK_R50_FPN + (
-        "TEST:\n  BBOX_AUG: {ENABLED: True, SCALES: [400, 500]}\nINPUT: {HUE: 0.1}\n"
-    )
-    imported = import_text(text)
+    imported = import_text(originals.MASK_R50_FPN + "INPUT: {HUE: 0.1}\n")
     named = {left.key: left.value for left in imported.not_carried}
     assert named["INPUT.HUE"] == 0.1
-    assert named["TEST.BBOX_AUG.SCALES"] == (400, 500)
     assert re.search(r"^#   INPUT.HUE = 0.1: \w+", imported.yaml(), re.MULTILINE)
+
+
+def test_views_are_the_test_s_own_size_and_those_beside_it(import_text):
+    rule = "ENABLED: True, SCALES: [400, 1200], MAX_SIZE: 2000, H_FLIP: True"
+    imported = import_text(originals.MASK_R50_FPN + f"TEST: {{BBOX_AUG: {{{rule}}}}}\n")
+    views = imported.config.model.test_augmentation
+    assert (views.short_sides, views.long_side, views.flip) == ((800, 400, 1200), 2000, True)
+    named = {left.key: left.value for left in imported.not_carried}
+    assert named["TEST.BBOX_AUG.SCALE_H_FLIP"] is False
+    assert named["INPUT.MAX_SIZE_TEST"] == 1333
 
 
 @pytest.mark.parametrize(
