@@ -1,10 +1,11 @@
-"""Pictures to masks on the picture: our detector and torchvision's, same weights, same machine.
+"""Pictures to objects on the picture: our detectors and torchvision's, same weights, same machine.
 
-    python -m benchmarks.inference --device cpu --short-side 800
+    python -m benchmarks.inference --device cpu --short-side 800 --models mask_rcnn retinanet
 
-Either side gets uint8 pictures and gives boxes, scores, labels and full-size bitmaps. A last row
-gives run-length encoded masks instead, which torchvision's users take from its bitmaps with
-pycocotools; there the peer's time is that of its bitmaps alone.
+Either side gets uint8 pictures and gives boxes, scores, labels and, of their models, full-size
+bitmaps or keypoints. Another row of Mask R-CNN gives run-length encoded masks instead, which
+torchvision's users take from its bitmaps with pycocotools; there the peer's time is that of its
+bitmaps alone.
 """
 
 import argparse
@@ -12,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torchvision.models.detection import MaskRCNN
+from torch import nn
 
 from benchmarks.machine import print_table, save
 from benchmarks.peers import (
+    MODELS,
     Picture,
     autocast_to,
     build_ours,
@@ -33,27 +35,29 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     long_side = round(options.short_side * 1333 / 800)
-    peer = build_peer(options.short_side, long_side, device).eval()
-    ours = build_ours(peer, options.short_side, long_side, device)
     pictures = read_pictures(options.images, options.count)
     print(backend())
     rows = []
-    for batch in options.batches:
-        with autocast_to(options.precision, device):
-            rows += _measure(peer, ours, pictures, batch, options.repeats, device)
-    settings = {
-        "device": options.device,
-        "precision": options.precision,
-        "short_side": options.short_side,
-    }
-    rows = [{**settings, **row} for row in rows]
+    for model in options.models:
+        peer = build_peer(model, options.short_side, long_side, device).eval()
+        ours = build_ours(peer, options.short_side, long_side, device)
+        settings = {
+            "model": model,
+            "device": options.device,
+            "precision": options.precision,
+            "short_side": options.short_side,
+        }
+        for batch in options.batches:
+            with autocast_to(options.precision, device):
+                measured = _measure(peer, ours, pictures, batch, options.repeats, device)
+            rows += [{**settings, **row} for row in measured]
     print_table(rows)
     if options.out:
         save(rows, options.out)
 
 
 def _measure(
-    peer: MaskRCNN,
+    peer: nn.Module,
     ours: Detector,
     pictures: Sequence[Picture],
     batch: int,
@@ -61,6 +65,7 @@ def _measure(
     device: torch.device,
 ) -> list[dict[str, object]]:
     found = {"peer": 0, "ours": 0}
+    has_masks = ours.config.mask is not None
 
     def run_peer() -> None:
         found["peer"] = 0
@@ -71,37 +76,44 @@ def _measure(
                     for picture in pictures[start : start + batch]
                 ]
                 for result in peer(tensors):
-                    bitmaps = (result["masks"][:, 0] > 0.5).cpu()
-                    found["peer"] += len(bitmaps)
+                    if has_masks:
+                        (result["masks"][:, 0] > 0.5).cpu()
+                    found["peer"] += len(result["boxes"].cpu())
 
     def run_ours() -> None:
-        detections = ours.predict(pictures, batch)
-        found["ours"] = sum(len(one.bitmaps()) for one in detections)
+        found["ours"] = 0
+        for one in ours.predict(pictures, batch):
+            if has_masks:
+                one.bitmaps()
+            found["ours"] += len(one)
 
     def run_ours_encoded() -> None:
         for one in ours.predict(pictures, batch):
             one.rle()
 
-    times = time_alternately((run_peer, run_ours, run_ours_encoded), repeats, device)
-    peer_ms, ours_ms, encoded_ms = (taken / len(pictures) for taken in times)
-    counts = {
-        "peer_objects": found["peer"] / len(pictures),
-        "our_objects": found["ours"] / len(pictures),
-    }
+    cases = {"objects": run_ours}
+    if has_masks:
+        cases = {"bitmaps": run_ours, "rle": run_ours_encoded}
+    peer_ms, *ours_ms = (
+        taken / len(pictures)
+        for taken in time_alternately((run_peer, *cases.values()), repeats, device)
+    )
     return [
         {
             "case": f"{case}, batch {batch}",
             "peer_ms": peer_ms,
             "ours_ms": taken,
             "ratio": peer_ms / taken,
-            **counts,
+            "peer_objects": found["peer"] / len(pictures),
+            "our_objects": found["ours"] / len(pictures),
         }
-        for case, taken in (("bitmaps", ours_ms), ("rle", encoded_ms))
+        for case, taken in zip(cases, ours_ms, strict=True)
     ]
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", choices=MODELS, nargs="+", default=MODELS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--short-side", type=int, default=800, help="pixels")

@@ -1,4 +1,4 @@
-"""torchvision's Mask R-CNN R50-FPN and ours with the same weights, and pictures for both.
+"""torchvision's detectors on R50-FPN and ours with the same weights, and pictures for both.
 
 Needs torch and torchvision alone (and Pillow, to read pictures).
 """
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchvision.models.detection import MaskRCNN
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from model import Detector, load_detector
 from model.preprocess import resize_image, resized_size
@@ -23,28 +24,61 @@ from model.structures import ImageSize, PolygonMasks, Targets
 Picture = np.ndarray
 
 
-def build_peer(short_side: int, long_side: int, device: torch.device) -> MaskRCNN:
-    """The peer: torchvision's ``maskrcnn_resnet50_fpn`` as with COCO weights (v1).
+MODELS = ("mask_rcnn", "faster_rcnn", "keypoint_rcnn", "retinanet")
+_KEYPOINTS = 17
+
+
+def build_peer(kind: str, short_side: int, long_side: int, device: torch.device) -> nn.Module:
+    """The peer: torchvision's detector on R50-FPN as with COCO weights (v1).
 
     The weights are random, spread so that a picture shows some dozens of objects.
+
+    Args:
+        kind: one of ``MODELS``.
+        short_side: a picture's, pixels.
+        long_side: its limit, pixels.
+        device: where it runs.
     """
     torch.manual_seed(0)
+    sizes = {"min_size": short_side, "max_size": long_side}
+    pyramid = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
     backbone = resnet_fpn_backbone(
-        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+        backbone_name="resnet50",
+        weights=None,
+        norm_layer=FrozenBatchNorm2d,
+        trainable_layers=3,
+        **(pyramid if kind == "retinanet" else {}),
     )
-    peer = MaskRCNN(backbone, num_classes=91, min_size=short_side, max_size=long_side)
+    kinds = {
+        "mask_rcnn": (MaskRCNN, 91),
+        "faster_rcnn": (FasterRCNN, 91),
+        "keypoint_rcnn": (KeypointRCNN, 2),
+        "retinanet": (RetinaNet, 91),
+    }
+    build, classes = kinds[kind]
+    peer: nn.Module = build(backbone, num_classes=classes, **sizes)
     with torch.no_grad():
         for name, module in peer.named_modules():
             if isinstance(module, FrozenBatchNorm2d):
                 module.eps = 0.0
                 module.weight.fill_(0.3 if name.endswith("bn3") else 1.0)
-        peer.rpn.head.cls_logits.weight *= 20
-        peer.rpn.head.bbox_pred.weight *= 5
-        peer.roi_heads.box_predictor.cls_score.weight *= 18
+        _spread(peer)
     return peer.to(device)
 
 
-def build_ours(peer: MaskRCNN, short_side: int, long_side: int, device: torch.device) -> Detector:
+def _spread(peer: nn.Module) -> None:
+    if isinstance(peer, RetinaNet):
+        for module in peer.head.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight *= 3  # towers keep the size of what they read
+        peer.head.classification_head.cls_logits.weight *= 1.2
+        return
+    peer.rpn.head.cls_logits.weight *= 20
+    peer.rpn.head.bbox_pred.weight *= 5
+    peer.roi_heads.box_predictor.cls_score.weight *= 18
+
+
+def build_ours(peer: nn.Module, short_side: int, long_side: int, device: torch.device) -> Detector:
     """Our detector with the peer's weights and settings."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peer.pth"
@@ -75,8 +109,8 @@ def resize_pictures(pictures: Sequence[Picture], short_side: int, long_side: int
     ]
 
 
-def draw_ellipses(size: ImageSize, count: int, seed: int) -> Targets:
-    """``count`` objects of COCO's spread of sizes, as polygons of 32 corners."""
+def draw_ellipses(size: ImageSize, count: int, classes: int, seed: int) -> Targets:
+    """``count`` objects of COCO's spread of sizes, as polygons of 32 corners, with keypoints."""
     generator = torch.Generator().manual_seed(seed)
     extent = torch.tensor([size.width, size.height], dtype=torch.float32)
     radius = (0.03 + 0.25 * torch.rand(count, 2, generator=generator) ** 2) * extent
@@ -85,8 +119,12 @@ def draw_ellipses(size: ImageSize, count: int, seed: int) -> Targets:
     circle = torch.stack((angle.cos(), angle.sin()), 1)
     vertices = (centre[:, None] + radius[:, None] * circle).reshape(-1, 2)
     masks = PolygonMasks(vertices, 32 * torch.arange(count + 1), torch.arange(count + 1))
-    labels = torch.randint(1, 91, (count,), generator=generator)
-    return Targets(torch.cat((centre - radius, centre + radius), 1), labels, masks)
+    labels = torch.randint(1, classes + 1, (count,), generator=generator)
+    boxes = torch.cat((centre - radius, centre + radius), 1)
+    shares = 2 * torch.rand(count, _KEYPOINTS, 2, generator=generator) - 1
+    points = centre[:, None] + shares * radius[:, None]
+    seen = torch.full((count, _KEYPOINTS, 1), 2.0)
+    return Targets(boxes, labels, masks, torch.cat((points, seen), 2))
 
 
 def time_alternately(

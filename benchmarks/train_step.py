@@ -1,4 +1,4 @@
-"""One training step (forward, losses, backward, SGD): our detector and torchvision's.
+"""One training step (forward, losses, backward, SGD): our detectors and torchvision's.
 
     python -m benchmarks.train_step --device cpu --short-side 800 --batch 2
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.machine import print_table, save
 from benchmarks.peers import (
+    MODELS,
     autocast_to,
     build_ours,
     build_peer,
@@ -34,21 +35,32 @@ def main() -> None:
     device = torch.device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
+    print(backend())
+    rows = [_measure(model, options, device) for model in options.models]
+    print_table(rows)
+    if options.out:
+        save(rows, options.out)
+
+
+def _measure(model: str, options: argparse.Namespace, device: torch.device) -> dict[str, object]:
     long_side = round(options.short_side * 1333 / 800)
-    peer = build_peer(options.short_side, long_side, device).train()
+    peer = build_peer(model, options.short_side, long_side, device).train()
     ours = build_ours(peer, options.short_side, long_side, device).train()
     pictures = resize_pictures(
         read_pictures(options.images, options.batch), options.short_side, long_side
     )
     sizes = [ImageSize(*picture.shape[:2]) for picture in pictures]
-    objects = [draw_ellipses(size, options.objects, seed) for seed, size in enumerate(sizes)]
+    classes = ours.config.num_classes
+    objects = [
+        draw_ellipses(size, options.objects, classes, seed) for seed, size in enumerate(sizes)
+    ]
     batch = pad_batch(pictures, sizes, range(len(pictures))).to(device)
     targets = [target.to(device) for target in objects]
     tensors = [picture.permute(2, 0, 1).to(device).float() / 255 for picture in pictures]
-    bitmaps = [_as_bitmaps(t, size, device) for t, size in zip(objects, sizes, strict=True)]
+    theirs = [_as_theirs(t, size, device) for t, size in zip(objects, sizes, strict=True)]
 
     def peer_loss() -> Tensor:
-        return sum(peer(tensors, [dict(target) for target in bitmaps]).values())
+        return sum(peer(tensors, [dict(target) for target in theirs]).values())
 
     def our_loss() -> Tensor:
         return sum(term.total / term.count.clamp(min=1) for term in ours(batch, targets).values())
@@ -57,9 +69,9 @@ def main() -> None:
         return autocast_to(options.precision, device)
 
     calls = [_step(peer, peer_loss, autocast), _step(ours, our_loss, autocast)]
-    print(backend())
     peer_ms, ours_ms = time_alternately(calls, options.repeats, device)
-    row = {
+    return {
+        "model": model,
         "device": options.device,
         "precision": options.precision,
         "short_side": options.short_side,
@@ -71,9 +83,6 @@ def main() -> None:
         "peer_mib": _peak_memory(calls[0], device),
         "our_mib": _peak_memory(calls[1], device),
     }
-    print_table([row])
-    if options.out:
-        save([row], options.out)
 
 
 def _step(
@@ -95,8 +104,8 @@ def _step(
     return step
 
 
-def _as_bitmaps(target: Targets, size: ImageSize, device: torch.device) -> dict[str, Tensor]:
-    """The objects as torchvision wants them."""
+def _as_theirs(target: Targets, size: ImageSize, device: torch.device) -> dict[str, Tensor]:
+    """The objects as torchvision wants them; it takes what its model learns."""
     if not isinstance(target.masks, PolygonMasks):
         raise TypeError(f"polygons are needed; got {type(target.masks).__name__}")
     side = max(size)
@@ -110,6 +119,8 @@ def _as_bitmaps(target: Targets, size: ImageSize, device: torch.device) -> dict[
     )
     masks = drawn[:, : size.height, : size.width].byte()
     tensors = {"boxes": target.boxes, "labels": target.labels, "masks": masks}
+    if target.keypoints is not None:
+        tensors["keypoints"] = target.keypoints
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
@@ -123,6 +134,7 @@ def _peak_memory(call: Callable[[], None], device: torch.device) -> float | None
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", choices=MODELS, nargs="+", default=MODELS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--short-side", type=int, default=800, help="pixels")
