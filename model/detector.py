@@ -208,6 +208,7 @@ class Detector(nn.Module):
             rules.pixel_mean,
             rules.pixel_std,
             reverse_channels=rules.pixel_order == "bgr",
+            antialias=rules.resize_filter == "antialias",
             dtype=torch.get_autocast_dtype(kind)
             if torch.is_autocast_enabled(kind)
             else torch.float32,

@@ -12,12 +12,15 @@ from torch import Tensor
 import ops_cuda
 from model.structures import ImageBatch, ImageSize
 
+ResizeRounding = Literal["nearest", "floor", "down"]
+"""How sides become whole pixels; see :func:`resized_size`."""
+
 
 def resized_size(
     size: ImageSize,
     short_side: int,
     long_side: int,
-    rounding: Literal["nearest", "down"] = "nearest",
+    rounding: ResizeRounding = "nearest",
 ) -> ImageSize:
     """The size with the given short side, or with the given long side if that is smaller.
 
@@ -25,10 +28,10 @@ def resized_size(
         size: of the image.
         short_side: wanted, pixels.
         long_side: limit, pixels.
-        rounding: nearest rounds both sides; down rounds the short side and, from it, the long one
-            down.
+        rounding: nearest rounds both sides; floor rounds both down; down rounds the short side and,
+            from it, the long one down.
 
-    Source: Detectron's rule, with detectron2's rounding or with maskrcnn-benchmark's.
+    Source: Detectron's rule, with the rounding of detectron2, torchvision or maskrcnn-benchmark.
     """
     shorter, longer = min(size), max(size)
     if rounding == "down":
@@ -37,7 +40,8 @@ def resized_size(
         enlarged = short_side * longer // shorter
         return ImageSize(*(short_side if side == shorter else enlarged for side in size))
     scale = min(short_side / shorter, long_side / longer)
-    return ImageSize(max(1, int(size.height * scale + 0.5)), max(1, int(size.width * scale + 0.5)))
+    carry = 0.0 if rounding == "floor" else 0.5
+    return ImageSize(*(max(1, int(side * scale + carry)) for side in size))
 
 
 def resize_image(pixels: Tensor, size: ImageSize) -> Tensor:

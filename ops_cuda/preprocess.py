@@ -46,6 +46,7 @@ def preprocess(
     std: Sequence[float],
     reverse_channels: bool = False,
     dtype: torch.dtype = torch.float32,
+    antialias: bool = True,
 ) -> Tensor:
     """Resize pictures, normalise them and lay them in the upper left corner of a canvas.
 
@@ -58,10 +59,13 @@ def preprocess(
         std: of each channel of the result, in levels.
         reverse_channels: the result's channels are those of the pictures in reverse: BGR of RGB.
         dtype: of the result, float32, float16 or bfloat16; computed in float32, rounded once.
+        antialias: levels are those that `resize_image` gives; else they are read between two pixels
+            of either axis, whatever the scale, and not rounded, as torch's ``interpolate`` and
+            OpenCV do it.
 
     Returns:
-        (B, 3, H, W), channels innermost in memory: ``(level - mean) * (1 / std)`` of the levels
-        that `resize_image` gives, and 0 outside the pictures.
+        (B, 3, H, W), channels innermost in memory: ``(level - mean) * (1 / std)``, and 0 outside
+        the pictures.
 
     Raises:
         ValueError: shapes, types, sizes or devices are not as above.
@@ -71,10 +75,10 @@ def preprocess(
     means, stds = list(mean), list(std)
     if not library.compiled_for("preprocess", images[0].device):
         return reference.preprocess(
-            images, heights, widths, *canvas, means, stds, reverse_channels, dtype
+            images, heights, widths, *canvas, means, stds, reverse_channels, dtype, antialias
         )
     batch: Tensor = torch.ops.ops_cuda.preprocess(
-        list(images), heights, widths, *canvas, means, stds, reverse_channels, dtype
+        list(images), heights, widths, *canvas, means, stds, reverse_channels, dtype, antialias
     )
     return batch
 

@@ -200,6 +200,7 @@ def _preprocess(
     std: Sequence[float],
     reverse_channels: bool,
     dtype: torch.dtype,
+    antialias: bool = True,
 ) -> Tensor:
     return torch.empty(
         (len(images), 3, canvas_height, canvas_width),

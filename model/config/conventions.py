@@ -57,10 +57,17 @@ class Conventions(Settings):
         description="padded: masks get a border of zeros and are resized to whole pixels "
         "(torchvision, maskrcnn-benchmark); grid: pixels read them at their centres (detectron2).",
     )
-    resize_rounding: Literal["nearest", "down"] = Field(
+    resize_rounding: Literal["nearest", "floor", "down"] = Field(
         "nearest",
-        description="Sides of a resized image: nearest rounds both; down takes the short side as "
-        "it is and rounds the long one down (maskrcnn-benchmark).",
+        description="Sides of a resized image: nearest rounds both; floor rounds both down "
+        "(torchvision); down takes the short side as it is and rounds the long one down "
+        "(maskrcnn-benchmark).",
+    )
+    resize_filter: Literal["antialias", "bilinear"] = Field(
+        "antialias",
+        description="Pictures are resized as Pillow does, to whole levels; or, when predicting, as "
+        "torch and OpenCV do, between two pixels whatever the scale, not rounded (torchvision, "
+        "Detectron).",
     )
     legacy_geometry: bool = Field(
         False,
@@ -83,6 +90,8 @@ TORCHVISION = Conventions(
     norm_epsilon=0.0,
     box_smooth_l1_beta=1 / 9,
     mask_targets="roi_align",
+    resize_rounding="floor",
+    resize_filter="bilinear",
     keypoint_coordinates="pixel_numbers",
 )
 """torchvision's ``maskrcnn_resnet50_fpn`` with its COCO weights (v1)."""

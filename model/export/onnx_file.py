@@ -66,8 +66,8 @@ def description(detector: Detector) -> dict[str, object]:
 
     Returns:
         categories: ids and names, of which label i is the i-th, from 1; None where a proposal
-        network alone finds objects of no class; short_side, long_side and resize_rounding: how a
-        picture is resized before it is given, pixels; box_end: pixels from the coordinate that the
+        network alone finds objects of no class; short_side, long_side, resize_rounding and
+        resize_filter: how a picture is resized before it is given, pixels; box_end: pixels from the coordinate that the
         detector's conventions mean to x2 and y2 as they are given, 1 where boxes end on their last
         pixel; mask_threshold: probability at which a pixel is object, and mask_paste: how masks
         come to the picture, both None without masks, see :class:`model.detections.Detections`;
@@ -83,6 +83,7 @@ def description(detector: Detector) -> dict[str, object]:
         "short_side": config.input.short_side,
         "long_side": config.input.long_side,
         "resize_rounding": rules.resize_rounding,
+        "resize_filter": rules.resize_filter,
         "box_end": detector.geometry.last_pixel,
         "mask_threshold": None if mask is None else mask.threshold,
         "mask_paste": None if mask is None else detector.geometry.mask_paste(rules.mask_paste),

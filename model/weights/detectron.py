@@ -48,7 +48,6 @@ _RES5 = r"res5_\d+_branch.*"
 _BILINEAR = (0.25, 0.75, 0.75, 0.25)
 
 _NOT_HONOURED = (
-    "images are resized without antialiasing",
     "boxes are refined, cut and compared in pixels of the original image, not of the resized one "
     "(less than 1 pixel)",
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig, RetinaNetConfig
+from model.weights.anchor_order import sizes_inside
 from model.weights.report import WeightsError
 
 _BACKBONE_NORM = r"((?:backbone|roi_heads\.box\.res5)\..*(?:bn\d|downsample\.1))\.weight"
@@ -75,17 +76,7 @@ def ratios_outside(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[s
             f"{anchors} anchors per cell are no multiple of {ratios} ratios: set "
             f"model.{setting}.anchor_ratios"
         )
-    names = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
-    return {
-        name: _transpose(tensors[name], anchors // ratios, ratios)
-        for name in names
-        if name in tensors and len(tensors[name]) % anchors == 0
-    }
-
-
-def _transpose(rows: Tensor, sizes: int, ratios: int) -> Tensor:
-    by_anchor = rows.reshape(sizes, ratios, -1, *rows.shape[1:])
-    return by_anchor.transpose(0, 1).flatten(0, 2).contiguous()
+    return sizes_inside(tensors, layers, layers[1], range(ratios), range(ratios))
 
 
 def is_group_normed(tensors: Mapping[str, Tensor], config: ModelConfig) -> bool:

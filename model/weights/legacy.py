@@ -22,6 +22,7 @@ LEGACY = Conventions(
     mask_targets="polygon",
     mask_paste="padded",
     resize_rounding="nearest",
+    resize_filter="bilinear",
     keypoint_coordinates="pixel_numbers",
     legacy_geometry=True,
 )

@@ -16,7 +16,10 @@ from model.weights.legacy_settings import conventions_of_model, with_settings_of
 from model.weights.maskrcnn_benchmark_names import UNNEEDED, renames_of
 from model.weights.report import WeightsError
 
-MASKRCNN_BENCHMARK = LEGACY.model_copy(update={"resize_rounding": "down"})
+# Its pictures are Pillow's, Detectron's are OpenCV's.
+MASKRCNN_BENCHMARK = LEGACY.model_copy(
+    update={"resize_rounding": "down", "resize_filter": "antialias"}
+)
 _UNBUILT = {
     "roi_heads.maskiou.": "Mask Scoring R-CNN",
 }

@@ -16,7 +16,7 @@ from model.weights.conversion import Conversion, Replacement, StoredWeights, ren
 from model.weights.torchvision_retinanet import (
     RETINANET_RENAMES,
     is_torchvision_retinanet,
-    with_their_box_loss,
+    with_their_settings,
     without_background,
 )
 
@@ -96,7 +96,8 @@ def convert_torchvision(stored: StoredWeights, config: ModelConfig) -> Conversio
     # v1 weights were made when FrozenBatchNorm2d added no epsilon; BatchNorm2d always did.
     trained_norm = "backbone.body.bn1.num_batches_tracked" in stored.tensors
     conventions = TORCHVISION.model_copy(update={"norm_epsilon": 1e-5} if trained_norm else {})
-    conversion = with_their_box_loss(describe_detector("torchvision", renamed, conventions, config))
+    described = describe_detector("torchvision", renamed, conventions, config)
+    conversion = with_their_settings(described, config.retinanet)
     sparse = sparse_coco_categories()
     known = conversion.config is not None and conversion.config.num_classes == len(sparse)
     return replace(conversion, categories=sparse) if known else conversion

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from model.config import RetinaNetConfig
+from model.weights.architecture import stated
 from model.weights.conversion import Conversion, RenamedTensors, Replacement
 
 _CLASS_LOGITS = ("retinanet.class_logits.weight", "retinanet.class_logits.bias")
@@ -54,10 +56,18 @@ def without_background(renamed: RenamedTensors) -> RenamedTensors:
     return replace(renamed, tensors=tensors)
 
 
-def with_their_box_loss(conversion: Conversion) -> Conversion:
-    """The config says what the weights were trained with: v2, known by its norms, with GIoU."""
+def with_their_settings(conversion: Conversion, given: RetinaNetConfig | None) -> Conversion:
+    """The config has the settings of their RetinaNet, but for what it states.
+
+    Args:
+        conversion: of weights of torchvision.
+        given: what the user states. v2 was trained with GIoU, which its norms tell.
+    """
     config = conversion.config
-    if config is None or config.retinanet is None or config.retinanet.norm == "none":
+    if config is None or config.retinanet is None:
         return conversion
-    retinanet = config.retinanet.model_copy(update={"box_loss": "giou"})
+    theirs = {"detections_per_image": 300} | (stated(given) if given else {})
+    if config.retinanet.norm != "none":
+        theirs["box_loss"] = "giou"
+    retinanet = config.retinanet.model_copy(update=theirs)
     return replace(conversion, config=config.model_copy(update={"retinanet": retinanet}))

@@ -1,5 +1,6 @@
 // Which source pixels make an output pixel when a picture is resized, for CPU and CUDA: Pillow's
-// antialiased bilinear filter, a triangle as wide as the scale, at least one pixel to either side.
+// antialiased bilinear filter, a triangle as wide as the scale, at least one pixel to either side;
+// or the plain bilinear one of torch and OpenCV, a pixel to either side whatever the scale.
 //
 // Positions are float64, weights float32 of small differences: a float32 position would be off by
 // an eighth of a level on a picture of 8,192 pixels.
@@ -27,9 +28,9 @@ struct AxisTaps {
   SHARED_INLINE float weight(int64_t k) const { return raw_weight(k) * share; }
 };
 
-SHARED_INLINE AxisTaps axis_taps(int64_t index, int64_t length, int64_t source) {
+SHARED_INLINE AxisTaps axis_taps(int64_t index, int64_t length, int64_t source, bool antialias) {
   const double scale = static_cast<double>(source) / static_cast<double>(length);
-  const double support = scale > 1.0 ? scale : 1.0;
+  const double support = antialias && scale > 1.0 ? scale : 1.0;
   const double centre = (static_cast<double>(index) + 0.5) * scale;
   const double low = centre - support + 0.5;
   const int64_t first = low > 0.0 ? static_cast<int64_t>(low) : 0;

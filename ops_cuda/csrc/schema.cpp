@@ -52,8 +52,8 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
   library.def("resize_image(Tensor pixels, int height, int width) -> Tensor");
   library.def(
       "preprocess(Tensor[] images, int[] heights, int[] widths, int canvas_height, "
-      "int canvas_width, float[] mean, float[] std, bool reverse_channels, ScalarType dtype)"
-      " -> Tensor");
+      "int canvas_width, float[] mean, float[] std, bool reverse_channels, ScalarType dtype, "
+      "bool antialias=True) -> Tensor");
   library.def("pack_conv3x3(Tensor weight) -> Tensor");
   // vector_bytes: the widest registers to use, 64, 32 or 16; the machine may have narrower ones.
   library.def(

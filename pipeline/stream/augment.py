@@ -5,14 +5,13 @@ Shapes: h w pixels of the image, N objects, P polygons or keypoints, V vertices.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from model.box_geometry import CONTINUOUS, BoxGeometry
-from model.preprocess import resize_image, resized_size
+from model.preprocess import ResizeRounding, resize_image, resized_size
 from model.structures import (
     BitmapMasks,
     ImageSize,
@@ -61,7 +60,7 @@ def draw_augmentation(
     long_side: int,
     flip_probability: float,
     rng: np.random.Generator,
-    rounding: Literal["nearest", "down"] = "nearest",
+    rounding: ResizeRounding = "nearest",
     geometry: BoxGeometry = CONTINUOUS,
 ) -> Augmentation:
     """Draw a short side and a flip.

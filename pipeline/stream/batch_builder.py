@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from model.box_geometry import CONTINUOUS, BoxGeometry
 from model.keypoint_names import flip_order
-from model.preprocess import canvas_size
+from model.preprocess import ResizeRounding, canvas_size
 from model.structures import ImageSize
 from pipeline.stream.arrived_row import ArrivedRow
 from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
@@ -40,7 +39,7 @@ class Recipe:
     size_divisor: int
     with_masks: bool
     keypoint_names: tuple[str, ...] | None = None
-    rounding: Literal["nearest", "down"] = "nearest"
+    rounding: ResizeRounding = "nearest"
     geometry: BoxGeometry = CONTINUOUS
 
     @property

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from model.preprocess import canvas_size, pad_batch, resize_image, resized_size
 from model.structures import ImageBatch, ImageSize
@@ -38,6 +39,21 @@ def test_the_published_sizes_of_coco_images(size, expected):
 )
 def test_sizes_whose_long_side_is_rounded_down(size, expected):
     assert resized_size(size, 800, 1333, "down") == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (ImageSize(480, 640), ImageSize(800, 1066)),
+        (ImageSize(426, 640), ImageSize(800, 1201)),  # 1201.88
+        (ImageSize(333, 500), ImageSize(800, 1201)),
+        (ImageSize(1000, 400), ImageSize(1333, 533)),
+    ],
+)
+def test_sizes_whose_sides_are_rounded_down_are_torchvision_s(size, expected):
+    assert resized_size(size, 800, 1333, "floor") == expected
+    transform = GeneralizedRCNNTransform(800, 1333, [0.0] * 3, [1.0] * 3)
+    assert transform.resize(torch.zeros(3, *size), None)[0].shape[1:] == expected
 
 
 @given(SIDES, SIDES, st.integers(1, 1000), st.integers(0, 1000))

@@ -19,6 +19,7 @@ from tests.model.torchvision_twins import (
     build_theirs,
     gradient_norm,
     keep_statistics,
+    two_originals,
     two_pictures,
 )
 
@@ -78,6 +79,26 @@ def test_the_same_weights_give_the_same_detections(
     for one, reference in zip(found, expected, strict=True):
         assert one.labels.tolist() == reference["labels"].tolist()
         torch.testing.assert_close(one.boxes, reference["boxes"], atol=0.01, rtol=0)
+        torch.testing.assert_close(one.scores, reference["scores"], atol=1e-4, rtol=0)
+        if kind.startswith("mask"):
+            wanted = (reference["masks"][:, 0] > 0.5).flatten(1)
+            got = one.bitmaps().bool().flatten(1)
+            shared, either = (wanted & got).sum(1), (wanted | got).sum(1)
+            assert ((shared > 0.99 * either) | (either == 0)).all()
+
+
+@pytest.mark.parametrize("kind", ["mask_rcnn", "faster_rcnn_v2"])
+def test_pictures_of_any_size_give_the_same_detections(tmp_path: Path, kind: str) -> None:
+    theirs = build_theirs(KINDS[kind], CLASSES).eval()
+    detector = build_ours(theirs, tmp_path)
+    originals = two_originals()
+    found = detector.predict([picture.numpy() for picture in originals], batch_size=1)
+    for one, picture in zip(found, originals, strict=True):
+        with torch.inference_mode():
+            [reference] = theirs([picture.permute(2, 0, 1) / 255])
+        assert len(one) >= 5
+        assert one.labels.tolist() == reference["labels"].tolist()
+        torch.testing.assert_close(one.boxes, reference["boxes"], atol=0.02, rtol=0)
         torch.testing.assert_close(one.scores, reference["scores"], atol=1e-4, rtol=0)
         if kind.startswith("mask"):
             wanted = (reference["masks"][:, 0] > 0.5).flatten(1)

@@ -119,6 +119,16 @@ def test_the_same_weights_give_the_same_detections(
         torch.testing.assert_close(one.scores, reference["scores"], atol=1e-4, rtol=0)
 
 
+def test_it_keeps_as_many_as_torchvision_unless_told(
+    pair: tuple[RetinaNet, Detector], tmp_path: Path
+) -> None:
+    torch.save(pair[0].state_dict(), tmp_path / "theirs.pth")
+    kept = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None).detections_per_img
+    for given, wanted in (({}, kept), ({"detections_per_image": 7}, 7)):
+        detector = load_detector(tmp_path / "theirs.pth", **given)
+        assert detector.config.retinanet.detections_per_image == wanted
+
+
 def test_the_same_weights_give_the_same_losses_and_gradients(
     pair: tuple[RetinaNet, Detector], small: list[Tensor]
 ) -> None:

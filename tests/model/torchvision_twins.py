@@ -27,16 +27,19 @@ DETECTIONS = 40
 EVERYTHING = 1_000_000
 
 
-def two_pictures() -> list[Tensor]:
-    """Two (H, W, 3) uint8 pictures, resized to what both transforms leave alone."""
+def two_originals() -> list[Tensor]:
+    """Two (H, W, 3) uint8 pictures, larger than the networks see them."""
     folder = os.environ.get("COCO_TINY")
     if folder is None:
-        originals = [_synthetic(seed, 200, 260 if seed else 150) for seed in range(2)]
-    else:
-        originals = [_decode(Path(folder), number) for number in range(2)]
+        return [_synthetic(seed, 200, 260 if seed else 150) for seed in range(2)]
+    return [_decode(Path(folder), number) for number in range(2)]
+
+
+def two_pictures() -> list[Tensor]:
+    """The same, resized to what both transforms leave alone."""
     return [
         resize_image(p, resized_size(ImageSize(*p.shape[:2]), SHORT_SIDE, LONG_SIDE))
-        for p in originals
+        for p in two_originals()
     ]
 
 

@@ -69,6 +69,7 @@ def examples():
             [50.0, 60.0, 57.0],
             True,
             torch.float32,
+            False,
         ),
         "pack_conv3x3": (torch.rand(40, 3, 3, 3),),
         "conv3x3_relu": (

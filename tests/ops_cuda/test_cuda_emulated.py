@@ -240,10 +240,11 @@ PICTURE_SIZES = ([40, 20, 9], [30, 64, 9], 48, 64)
 LEVEL_RULE = ([120.0, 110.0, 100.0], [50.0, 60.0, 57.0])
 
 
+@pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_batches_of_pictures_agree_in_every_bit(gpu, reverse, dtype):
-    arguments = (pictures(), *PICTURE_SIZES, *LEVEL_RULE, reverse, dtype)
+def test_batches_of_pictures_agree_in_every_bit(gpu, reverse, dtype, antialias):
+    arguments = (pictures(), *PICTURE_SIZES, *LEVEL_RULE, reverse, dtype, antialias)
     found, expected = gpu.preprocess(*arguments), CPU.preprocess(*arguments)
     assert found.stride() == expected.stride()
     assert found.equal(expected)

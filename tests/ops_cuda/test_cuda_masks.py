@@ -82,11 +82,12 @@ def test_runs_of_masks_agree(grid):
         assert all(map(torch.equal, *texts))
 
 
+@pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_batches_of_pictures_agree_in_every_bit(reverse, dtype):
+def test_batches_of_pictures_agree_in_every_bit(reverse, dtype, antialias):
     sizes = [(40, 30), (20, 64), (9, 9)] * 13
-    rule = ((48, 64), (120.0, 110.0, 100.0), (50.0, 60.0, 57.0), reverse, dtype)
+    rule = ((48, 64), (120.0, 110.0, 100.0), (50.0, 60.0, 57.0), reverse, dtype, antialias)
     expected = ops_cuda.preprocess(pictures() * 13, sizes, *rule)
     found = ops_cuda.preprocess(on_gpu(pictures() * 13), sizes, *rule)
     assert found.stride() == expected.stride()

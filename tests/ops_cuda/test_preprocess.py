@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -139,6 +140,24 @@ def test_the_twin_gives_the_same_batch(reverse, dtype):
     # a level may be rounded the other way at a half, which is rare
     assert (found != expected).float().mean() < 1e-3
     assert (found.float() - expected.float()).abs().max() < 1.1 / min(STD) + 0.02
+
+
+@pytest.mark.parametrize("twin", [False, True], ids=["public", "twin"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
+def test_without_antialiasing_it_is_torch_s_interpolation(reverse, twin):
+    pictures, sizes, canvas = scene()
+    heights, widths = zip(*sizes, strict=True)
+    if twin:
+        rule = (MEAN, STD, reverse, torch.float32, False)
+        batch = reference.preprocess(pictures, heights, widths, *canvas, *rule)
+    else:
+        batch = ops_cuda.preprocess(pictures, sizes, canvas, MEAN, STD, reverse, antialias=False)
+    for image, picture, (height, width) in zip(batch, pictures, sizes, strict=True):
+        floats = normalised(picture, reverse=reverse)[None]
+        expected = F.interpolate(floats, (height, width), mode="bilinear", align_corners=False)[0]
+        # float32 sums of levels up to 255, over 57
+        torch.testing.assert_close(image[:, :height, :width], expected, atol=1e-4, rtol=0)
+        assert image[:, height:].eq(0).all()
 
 
 def test_rows_may_be_any_distance_apart():

@@ -47,7 +47,7 @@ MULTIVERSION void blend_rows(
 
 // Two taps, as whenever a picture grows, are worth a loop of their own.
 template <int fixed_taps>
-SHARED_INLINE Levels stretched_levels(const float* row, const AxisWeights& columns, int64_t i) {
+SHARED_INLINE Pixel stretched_pixel(const float* row, const AxisWeights& columns, int64_t i) {
   const int64_t taps = fixed_taps > 0 ? fixed_taps : columns.taps;
   const float* pixels = row + 3 * columns.first[i];
   const float* weights = columns.weights + i * taps;
@@ -55,15 +55,17 @@ SHARED_INLINE Levels stretched_levels(const float* row, const AxisWeights& colum
   for (int64_t k = 1; k < taps; ++k) {
     sum += *reinterpret_cast<const Pixel*>(pixels + 3 * k) * weights[k];
   }
-  return __builtin_convertvector(sum + 0.5f, Levels);
+  return sum;
 }
 
+SHARED_INLINE Levels rounded(Pixel pixel) { return __builtin_convertvector(pixel + 0.5f, Levels); }
+
 template <bool reverse>
-SHARED_INLINE void store_normalised(Levels levels, const Normalisation& rule, bool last, float* out) {
+SHARED_INLINE void store_normalised(Pixel levels, const Normalisation& rule, bool last, float* out) {
   if (reverse) levels = __builtin_shuffle(levels, Levels{2, 1, 0, 3});
   const Pixel mean = *reinterpret_cast<const Pixel*>(rule.mean);
   const Pixel inverse_std = *reinterpret_cast<const Pixel*>(rule.inverse_std);
-  const Pixel value = (__builtin_convertvector(levels, Pixel) - mean) * inverse_std;
+  const Pixel value = (levels - mean) * inverse_std;
   if (last) {
     std::memcpy(out, &value, 3 * sizeof(float));
   } else {
@@ -71,30 +73,39 @@ SHARED_INLINE void store_normalised(Levels levels, const Normalisation& rule, bo
   }
 }
 
-template <bool reverse, int fixed_taps>
+template <bool reverse, bool whole_levels, int fixed_taps>
 SHARED_INLINE void stretch_and_normalise_body(
     const float* row, const AxisWeights& columns, const Normalisation& rule, float* output) {
   const int64_t last = columns.length - 1;
-  for (int64_t i = 0; i < last; ++i) {
-    const Levels levels = stretched_levels<fixed_taps>(row, columns, i);
-    store_normalised<reverse>(levels, rule, false, output + 3 * i);
+  for (int64_t i = 0; i <= last; ++i) {
+    Pixel pixel = stretched_pixel<fixed_taps>(row, columns, i);
+    if (whole_levels) pixel = __builtin_convertvector(rounded(pixel), Pixel);
+    store_normalised<reverse>(pixel, rule, i == last, output + 3 * i);
   }
-  const Levels levels = stretched_levels<fixed_taps>(row, columns, last);
-  store_normalised<reverse>(levels, rule, true, output + 3 * last);
+}
+
+template <bool reverse, bool whole_levels>
+SHARED_INLINE void stretch_and_normalise_taps(
+    const float* row, const AxisWeights& columns, const Normalisation& rule, float* output) {
+  if (columns.taps == 2) {
+    stretch_and_normalise_body<reverse, whole_levels, 2>(row, columns, rule, output);
+  } else {
+    stretch_and_normalise_body<reverse, whole_levels, 0>(row, columns, rule, output);
+  }
 }
 
 MULTIVERSION void stretch_and_normalise(
     const float* row, const AxisWeights& columns, const Normalisation& rule, float* output) {
-  if (rule.reverse_channels) {
-    if (columns.taps == 2) {
-      stretch_and_normalise_body<true, 2>(row, columns, rule, output);
+  if (rule.whole_levels) {
+    if (rule.reverse_channels) {
+      stretch_and_normalise_taps<true, true>(row, columns, rule, output);
     } else {
-      stretch_and_normalise_body<true, 0>(row, columns, rule, output);
+      stretch_and_normalise_taps<false, true>(row, columns, rule, output);
     }
-  } else if (columns.taps == 2) {
-    stretch_and_normalise_body<false, 2>(row, columns, rule, output);
+  } else if (rule.reverse_channels) {
+    stretch_and_normalise_taps<true, false>(row, columns, rule, output);
   } else {
-    stretch_and_normalise_body<false, 0>(row, columns, rule, output);
+    stretch_and_normalise_taps<false, false>(row, columns, rule, output);
   }
 }
 
@@ -104,7 +115,7 @@ SHARED_INLINE void stretch_to_levels_body(
   const int64_t last = columns.length - 1;
   for (int64_t i = 0; i <= last; ++i) {
     const Bytes pixel =
-        __builtin_convertvector(stretched_levels<fixed_taps>(row, columns, i), Bytes);
+        __builtin_convertvector(rounded(stretched_pixel<fixed_taps>(row, columns, i)), Bytes);
     std::memcpy(output + 3 * i, &pixel, i < last ? 4 : 3);
   }
 }
@@ -124,7 +135,7 @@ SHARED_INLINE void normalise_pixels_body(
   for (int64_t i = 0; i < count; ++i) {
     Bytes pixel{};
     std::memcpy(&pixel, pixels + 3 * i, i < count - 1 ? 4 : 3);
-    const Levels levels = __builtin_convertvector(pixel, Levels);
+    const Pixel levels = __builtin_convertvector(__builtin_convertvector(pixel, Levels), Pixel);
     store_normalised<reverse>(levels, rule, i == count - 1, output + 3 * i);
   }
 }

@@ -11,6 +11,7 @@ namespace ops_cuda::cpu {
 struct Normalisation {
   float mean[4], inverse_std[4];
   bool reverse_channels;
+  bool whole_levels;  // round what was resized first
 };
 
 // Source pixels of every output position along an axis: `taps` consecutive ones each, from
@@ -27,7 +28,7 @@ void blend_rows(
     float* output);
 
 // A row of pixels (one float more than its pixels need is read) to columns.length pixels, rounded
-// to whole levels and normalised.
+// to whole levels where the rule says so, and normalised.
 void stretch_and_normalise(
     const float* row, const AxisWeights& columns, const Normalisation& rule, float* output);
 

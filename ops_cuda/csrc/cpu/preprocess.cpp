@@ -1,5 +1,5 @@
 // Pictures to a padded, normalised batch in one pass: each row of the batch is blended from the
-// source rows it needs into a buffer, then stretched, rounded and normalised into place.
+// source rows it needs into a buffer, then stretched, rounded where wanted, and normalised into place.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -27,10 +27,10 @@ using torch::stable::Tensor;
 // The weights of a whole axis, as many taps for each position: short ones get zeros.
 class Axis {
  public:
-  Axis(int64_t length, int64_t source) {
+  Axis(int64_t length, int64_t source, bool antialias) {
     std::vector<AxisTaps> all(length);
     for (int64_t i = 0; i < length; ++i) {
-      all[i] = axis_taps(i, length, source);
+      all[i] = axis_taps(i, length, source, antialias);
       taps_ = std::max(taps_, all[i].count);
     }
     first_.resize(length);
@@ -57,15 +57,15 @@ class Axis {
 // A source picture and how it is resized.
 class Picture {
  public:
-  Picture(const Tensor& pixels, int64_t height, int64_t width)
+  Picture(const Tensor& pixels, int64_t height, int64_t width, bool antialias)
       : data_(pixels.const_data_ptr<uint8_t>()),
         stride_(pixels.stride(0)),
         source_width_(pixels.size(1)),
         resized_(pixels.size(0) != height || pixels.size(1) != width),
         height_(height),
         width_(width),
-        rows_(resized_ ? height : 0, pixels.size(0)),
-        columns_(resized_ ? width : 0, pixels.size(1)) {}
+        rows_(resized_ ? height : 0, pixels.size(0), antialias),
+        columns_(resized_ ? width : 0, pixels.size(1), antialias) {}
 
   int64_t height() const { return height_; }
   int64_t width() const { return width_; }
@@ -97,7 +97,7 @@ Tensor resize_image(const Tensor& pixels_in, int64_t height, int64_t width) {
   const Tensor pixels = rows_of_pixels(pixels_in);
   STD_TORCH_CHECK(height > 0 && width > 0, "height and width must be positive");
   Tensor resized = torch::stable::new_empty(pixels, {height, width, 3});
-  const Picture picture(pixels, height, width);
+  const Picture picture(pixels, height, width, true);
   uint8_t* output = resized.mutable_data_ptr<uint8_t>();
   std::vector<float> buffer;
   // on the calling thread: whoever resizes many pictures does so in threads of its own
@@ -155,15 +155,16 @@ Tensor preprocess(
     const std::vector<Tensor>& images, const std::vector<int64_t>& heights,
     const std::vector<int64_t>& widths, int64_t canvas_height, int64_t canvas_width,
     const std::vector<double>& mean, const std::vector<double>& std, bool reverse_channels,
-    ScalarType dtype) {
+    ScalarType dtype, bool antialias) {
   check_batch(images, heights, widths, canvas_height, canvas_width, mean, std);
   std::vector<Tensor> owners;
   std::vector<Picture> pictures;
   for (size_t i = 0; i < images.size(); ++i) {
     owners.push_back(rows_of_pixels(images[i]));
-    pictures.emplace_back(owners.back(), heights[i], widths[i]);
+    pictures.emplace_back(owners.back(), heights[i], widths[i], antialias);
   }
-  Normalisation rule{{}, {}, reverse_channels};
+  // Who antialiases works on levels: a picture there is bytes after it as before.
+  Normalisation rule{{}, {}, reverse_channels, antialias};
   for (int c = 0; c < 3; ++c) {
     rule.mean[c] = static_cast<float>(mean[c]);
     rule.inverse_std[c] = static_cast<float>(1.0 / std[c]);

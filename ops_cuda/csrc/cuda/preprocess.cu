@@ -37,13 +37,14 @@ struct PictureTable {
   SourcePicture pictures[kPicturesPerLaunch];
   float mean[3], inverse_std[3];
   bool reverse_channels;
+  bool antialias;  // and round to whole levels
 };
 
-// The levels of pixel (x, y) of the resized picture, whole numbers.
+// The levels of pixel (x, y) of the resized picture, with antialiasing whole numbers.
 __device__ inline void resized_pixel(
-    const SourcePicture& picture, int64_t y, int64_t x, float* levels) {
-  const AxisTaps rows = axis_taps(y, picture.height, picture.source_height);
-  const AxisTaps columns = axis_taps(x, picture.width, picture.source_width);
+    const SourcePicture& picture, bool antialias, int64_t y, int64_t x, float* levels) {
+  const AxisTaps rows = axis_taps(y, picture.height, picture.source_height, antialias);
+  const AxisTaps columns = axis_taps(x, picture.width, picture.source_width, antialias);
   float sums[3] = {0.0f, 0.0f, 0.0f};
   for (int64_t j = 0; j < columns.count; ++j) {
     const uint8_t* column = picture.data + rows.first * picture.stride + 3 * (columns.first + j);
@@ -58,7 +59,7 @@ __device__ inline void resized_pixel(
     for (int c = 0; c < 3; ++c) sums[c] += blended[c] * weight;
   }
   for (int c = 0; c < 3; ++c) {
-    levels[c] = static_cast<float>(static_cast<int32_t>(sums[c] + 0.5f));
+    levels[c] = antialias ? static_cast<float>(static_cast<int32_t>(sums[c] + 0.5f)) : sums[c];
   }
 }
 
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(kPixelTileWidth* kPixelTileHeight) fill_batch(
         const uint8_t* pixel = picture.data + y * picture.stride + 3 * x;
         for (int c = 0; c < 3; ++c) levels[c] = static_cast<float>(pixel[c]);
       } else {
-        resized_pixel(picture, y, x, levels);
+        resized_pixel(picture, table.antialias, y, x, levels);
       }
       for (int c = 0; c < 3; ++c) {
         const float level = levels[table.reverse_channels ? 2 - c : c];
@@ -117,7 +118,7 @@ Tensor resize_image(const Tensor& pixels_in, int64_t height, int64_t width) {
   const Tensor pixels = rows_of_pixels(pixels_in);
   STD_TORCH_CHECK(height > 0 && width > 0, "height and width must be positive");
   Tensor resized = torch::stable::new_empty(pixels, {height, width, 3});
-  PictureTable table{{}, {0.0f, 0.0f, 0.0f}, {1.0f, 1.0f, 1.0f}, false};
+  PictureTable table{{}, {0.0f, 0.0f, 0.0f}, {1.0f, 1.0f, 1.0f}, false, true};
   table.pictures[0] = source_picture(pixels, height, width);
   launch(table, 1, height, width, resized.mutable_data_ptr<uint8_t>(), current_stream(pixels));
   return resized;
@@ -127,12 +128,12 @@ Tensor preprocess(
     const std::vector<Tensor>& images, const std::vector<int64_t>& heights,
     const std::vector<int64_t>& widths, int64_t canvas_height, int64_t canvas_width,
     const std::vector<double>& mean, const std::vector<double>& std, bool reverse_channels,
-    ScalarType dtype) {
+    ScalarType dtype, bool antialias) {
   check_batch(images, heights, widths, canvas_height, canvas_width, mean, std);
   const auto guard = on_device_of(images[0]);
   std::vector<Tensor> owners;
   for (const Tensor& image : images) owners.push_back(rows_of_pixels(image));
-  PictureTable table{{}, {}, {}, reverse_channels};
+  PictureTable table{{}, {}, {}, reverse_channels, antialias};
   for (int c = 0; c < 3; ++c) {
     table.mean[c] = static_cast<float>(mean[c]);
     table.inverse_std[c] = static_cast<float>(1.0 / std[c]);

@@ -154,7 +154,8 @@ def test_the_config_says_what_the_weights_take_for_granted(blobs, write, caplog)
     assert rules.legacy_geometry
     assert rules.roi_sampling_ratio == 0  # stated, so it stays
     assert (rules.mask_paste, rules.resize_rounding) == ("padded", "nearest")
-    assert "without antialiasing" in caplog.text
+    assert rules.resize_filter == "bilinear"
+    assert "in pixels of the original image" in caplog.text
 
 
 def test_eighty_classes_are_coco_s(narrow_shapes, random_weights, write):

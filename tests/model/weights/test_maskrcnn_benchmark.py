@@ -125,6 +125,7 @@ def test_its_conventions_are_detectron_s(state, save, caplog):
     assert rules.pixel_mean == (102.9801, 115.9465, 122.7717)
     assert (rules.norm_epsilon, rules.stride_in_1x1, rules.legacy_geometry) == (0, True, True)
     assert (rules.mask_paste, rules.resize_rounding) == ("padded", "down")
+    assert rules.resize_filter == "antialias"
     assert not caplog.text  # all of them are followed
 
 
