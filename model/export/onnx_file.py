@@ -66,14 +66,16 @@ def description(detector: Detector) -> dict[str, object]:
 
     Returns:
         categories: ids and names, of which label i is the i-th, from 1; None where a proposal
-        network alone finds objects of no class; short_side, long_side, resize_rounding and
-        resize_filter: how a picture is resized before it is given, pixels; box_end: pixels from the coordinate that the
-        detector's conventions mean to x2 and y2 as they are given, 1 where boxes end on their last
-        pixel; mask_threshold: probability at which a pixel is object, and mask_paste: how masks
-        come to the picture, both None without masks, see :class:`model.detections.Detections`;
-        keypoints: their names, None without keypoints; keypoint_origin: as box_end, of x and y of
-        keypoints. Whoever scales a box or keypoint to another size takes box_end or
-        keypoint_origin away before and adds it after.
+        network alone finds objects of no class.
+        short_side, long_side, resize_rounding, resize_filter: how a picture is resized before it
+        is given, pixels.
+        mask_threshold: probability at which a pixel is object; mask_paste: how masks come to the
+        picture, see :class:`model.detections.Detections`; both None without masks.
+        keypoints: their names, None without keypoints.
+        box_end: pixels from the coordinate that the detector's conventions mean to x2 and y2 as
+        they are given, 1 where boxes end on their last pixel; keypoint_origin: the same of x and y
+        of keypoints. Whoever scales a box or keypoint to another size takes these away before and
+        adds them after.
     """
     config, rules = detector.config, detector.config.conventions
     proposes = config.box is None and config.retinanet is None
