@@ -4,6 +4,7 @@ Nothing is unpickled but tensors, arrays and plain containers.
 """
 
 import json
+import shutil
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,8 @@ def save_detector(detector: Detector, folder: str | Path) -> None:
         "categories": [category._asdict() for category in detector.categories],
     }
     (target / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+    # safetensors' files are their owner's alone; on a shared disk others run the model.
+    shutil.copymode(target / DESCRIPTION, target / TENSORS)
 
 
 def read_description(folder: Path) -> tuple[ModelConfig, tuple[Category, ...]]:

@@ -34,6 +34,11 @@ def test_a_saved_detector_loads_as_it_was(saved, file):
     assert not loaded.training
 
 
+def test_who_may_read_the_description_may_read_the_weights(saved):
+    modes = {path.name: path.stat().st_mode for path in saved.iterdir()}
+    assert modes["model.safetensors"] == modes["model.json"]
+
+
 def test_inference_settings_can_be_overridden_by_name(saved):
     config = load_detector(
         saved[1],
