@@ -4,8 +4,8 @@ Nothing is unpickled but tensors, arrays and plain containers.
 """
 
 import json
-import shutil
 import pickle
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 

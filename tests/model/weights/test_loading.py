@@ -35,7 +35,7 @@ def test_a_saved_detector_loads_as_it_was(saved, file):
 
 
 def test_who_may_read_the_description_may_read_the_weights(saved):
-    modes = {path.name: path.stat().st_mode for path in saved.iterdir()}
+    modes = {path.name: path.stat().st_mode for path in saved[1].iterdir()}
     assert modes["model.safetensors"] == modes["model.json"]
 
 
