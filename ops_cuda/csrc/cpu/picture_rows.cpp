@@ -76,12 +76,15 @@ SHARED_INLINE void store_normalised(Pixel levels, const Normalisation& rule, boo
 template <bool reverse, bool whole_levels, int fixed_taps>
 SHARED_INLINE void stretch_and_normalise_body(
     const float* row, const AxisWeights& columns, const Normalisation& rule, float* output) {
+  const auto stretched = [&](int64_t i) {
+    const Pixel pixel = stretched_pixel<fixed_taps>(row, columns, i);
+    return whole_levels ? __builtin_convertvector(rounded(pixel), Pixel) : pixel;
+  };
   const int64_t last = columns.length - 1;
-  for (int64_t i = 0; i <= last; ++i) {
-    Pixel pixel = stretched_pixel<fixed_taps>(row, columns, i);
-    if (whole_levels) pixel = __builtin_convertvector(rounded(pixel), Pixel);
-    store_normalised<reverse>(pixel, rule, i == last, output + 3 * i);
+  for (int64_t i = 0; i < last; ++i) {
+    store_normalised<reverse>(stretched(i), rule, false, output + 3 * i);
   }
+  store_normalised<reverse>(stretched(last), rule, true, output + 3 * last);
 }
 
 template <bool reverse, bool whole_levels>
