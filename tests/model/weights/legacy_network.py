@@ -200,3 +200,21 @@ def assert_same_anchors(detector, network, places):
         assert_close(logits[:, :, anchor], rows)
         rows = theirs[1][0, 4 * place : 4 * place + 4].permute(1, 2, 0)
         assert_close(deltas[:, :, anchor], rows)
+
+
+def assert_same_architecture(detector, report, kind):
+    """Every tensor has its place, and every place its tensor."""
+    config = detector.config
+    assert report.unexplained() == []
+    assert len(report.loaded) == len(detector.state_dict())
+    backbone = config.backbone
+    assert (backbone.depth, backbone.width, backbone.features) == (kind.depth, 8, kind.features)
+    assert (backbone.groups, config.conventions.stride_in_1x1) == (kind.groups, kind.stride_in_1x1)
+    assert backbone.norm == {"batch": "frozen_bn", "group": "group_norm"}[kind.norm]
+    assert backbone.deformable == {0: "none", 18: "v1", 27: "v2"}[kind.offset_rows]
+    assert config.conventions.norm_epsilon == {"batch": 0, "group": 1e-5}[kind.norm]
+    heads = [config.box, config.mask, config.keypoint, config.retinanet]
+    names = ("boxes", "masks", "keypoints", "retinanet")
+    assert [head is not None for head in heads] == [name in kind.heads for name in names]
+    assert config.conventions.pixel_order == "bgr"
+    assert config.conventions.pixel_mean == (102.9801, 115.9465, 122.7717)

@@ -14,6 +14,7 @@ from tests.model.weights.legacy_models import Kind, Layers
 from tests.model.weights.legacy_network import (
     Network,
     assert_same_anchors,
+    assert_same_architecture,
     assert_same_maps,
     assert_same_roi_heads,
 )
@@ -136,20 +137,7 @@ def load(tmp_path_factory):
 @pytest.mark.parametrize("name", KINDS)
 def test_nothing_is_left_over_and_shapes_tell_the_architecture(load, name):
     detector, report, network, _ = load(name)
-    kind, config = network.kind, detector.config
-    assert report.unexplained() == []
-    assert len(report.loaded) == len(detector.state_dict())
-    backbone = config.backbone
-    assert (backbone.depth, backbone.width, backbone.features) == (kind.depth, 8, kind.features)
-    assert (backbone.groups, config.conventions.stride_in_1x1) == (kind.groups, kind.stride_in_1x1)
-    assert backbone.norm == {"batch": "frozen_bn", "group": "group_norm"}[kind.norm]
-    assert backbone.deformable == {0: "none", 18: "v1", 27: "v2"}[kind.offset_rows]
-    assert config.conventions.norm_epsilon == {"batch": 0, "group": 1e-5}[kind.norm]
-    heads = [config.box, config.mask, config.keypoint, config.retinanet]
-    names = ("boxes", "masks", "keypoints", "retinanet")
-    assert [head is not None for head in heads] == [name in kind.heads for name in names]
-    assert config.conventions.pixel_order == "bgr"
-    assert config.conventions.pixel_mean == (102.9801, 115.9465, 122.7717)
+    assert_same_architecture(detector, report, network.kind)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in SAME_MAPS])
