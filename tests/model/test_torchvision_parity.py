@@ -32,7 +32,9 @@ KINDS = {
     "faster_rcnn": FasterRCNN,
     "mask_rcnn_v2": maskrcnn_resnet50_fpn_v2,
     "faster_rcnn_v2": fasterrcnn_resnet50_fpn_v2,
+    "mask_rcnn_resnext": MaskRCNN,
 }
+BODIES = {"mask_rcnn_resnext": "resnext50_32x4d"}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def _assert_same(found: Detections, reference: dict[str, Tensor]) -> None:
 def test_the_same_weights_give_the_same_detections(
     pictures: list[Tensor], tmp_path: Path, kind: str
 ) -> None:
-    theirs = build_theirs(KINDS[kind], CLASSES).eval()
+    theirs = build_theirs(KINDS[kind], CLASSES, BODIES.get(kind, "resnet50")).eval()
     detector = build_ours(theirs, tmp_path)
     with torch.inference_mode():
         expected = theirs([picture.permute(2, 0, 1) / 255 for picture in pictures])

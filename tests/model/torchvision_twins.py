@@ -55,18 +55,21 @@ def _synthetic(seed: int, height: int, width: int) -> Tensor:
     return (smooth[0].clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).contiguous()
 
 
-def build_theirs(kind: Callable[..., FasterRCNN], classes: int, **options: object) -> FasterRCNN:
-    """torchvision's R50-FPN with random weights, spread so that scores and boxes differ.
+def build_theirs(
+    kind: Callable[..., FasterRCNN], classes: int, body: str = "resnet50", **options: object
+) -> FasterRCNN:
+    """torchvision's FPN with random weights, spread so that scores and boxes differ.
 
     Args:
         kind: a class of detectors, or a function that builds one of its own kind (v2).
         classes: without the background.
+        body: of a class of detectors, the backbone's.
         options: of the detector.
     """
     torch.manual_seed(1)
     if isinstance(kind, type):
         options["backbone"] = resnet_fpn_backbone(
-            backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+            backbone_name=body, weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
         )
     else:
         options |= {"weights": None, "weights_backbone": None}
