@@ -21,37 +21,48 @@ def c4(tiny_config):
     return build
 
 
-def detectron2_names(shapes, draw):
-    """R-50.pkl in detectron2's format."""
-    names = {1: "conv1", 2: "conv2", 3: "conv3", 0: "shortcut"}
-    arrays = {"stem.conv1.weight": draw(shapes["stem",])}
-    norms = {"stem.conv1.norm": shapes["stem",][0]}
+def blocks_and_norms(shapes, draw, stem_norm, name_of):
+    """Weights of the blocks, and the channels of the norm after each layer, by name.
+
+    Args:
+        shapes: of the layers, by place.
+        draw: an array of a shape.
+        stem_norm: name of the stem's norm.
+        name_of: a layer's name, of its stage, block and number.
+    """
+    weights, norms = {}, {stem_norm: shapes["stem",][0]}
     for (kind, *place), shape in shapes.items():
         if kind == "block":
-            stage, block, layer = place
-            name = f"res{stage}.{block}.{names[layer]}"
-            arrays[f"{name}.weight"] = draw(shape)
-            norms[f"{name}.norm"] = shape[0]
+            weights[name_of(*place)] = draw(shape)
+            norms[name_of(*place)] = shape[0]
+    return weights, norms
+
+
+def detectron2_names(shapes, draw):
+    """R-50.pkl in detectron2's format."""
+    layers = ("shortcut", "conv1", "conv2", "conv3")
+    weights, norms = blocks_and_norms(
+        shapes, draw, "stem.conv1", lambda stage, block, n: f"res{stage}.{block}.{layers[n]}"
+    )
+    arrays = {"stem.conv1.weight": draw(shapes["stem",])}
+    arrays |= {f"{name}.weight": weight for name, weight in weights.items()}
     for name, channels in norms.items():
         for part in ("weight", "bias", "running_mean", "running_var"):
-            arrays[f"{name}.{part}"] = draw((channels,))
-    return arrays, "res5.{}.{}.weight", ("shortcut", "conv1", "conv2", "conv3")
+            arrays[f"{name}.norm.{part}"] = draw((channels,))
+    return arrays, "res5.{}.{}.weight", layers
 
 
 def detectron_names(shapes, draw):
     """R-50.pkl with the names of Caffe2's blobs, as most of detectron2's models start from."""
-    names = {1: "branch2a", 2: "branch2b", 3: "branch2c", 0: "branch1"}
+    layers = ("branch1", "branch2a", "branch2b", "branch2c")
+    weights, norms = blocks_and_norms(
+        shapes, draw, "res_conv1", lambda stage, block, n: f"res{stage}_{block}_{layers[n]}"
+    )
     arrays = {"conv1_w": draw(shapes["stem",])}
-    norms = {"res_conv1_bn": shapes["stem",][0]}
-    for (kind, *place), shape in shapes.items():
-        if kind == "block":
-            stage, block, layer = place
-            name = f"res{stage}_{block}_{names[layer]}"
-            arrays[f"{name}_w"] = draw(shape)
-            norms[f"{name}_bn"] = shape[0]
+    arrays |= {f"{name}_w": weight for name, weight in weights.items()}
     for name, channels in norms.items():
-        arrays[f"{name}_s"], arrays[f"{name}_b"] = draw((channels,)), draw((channels,))
-    return arrays, "res5_{}_{}_w", ("branch1", "branch2a", "branch2b", "branch2c")
+        arrays[f"{name}_bn_s"], arrays[f"{name}_bn_b"] = draw((channels,)), draw((channels,))
+    return arrays, "res5_{}_{}_w", layers
 
 
 @pytest.mark.parametrize("written", [detectron2_names, detectron_names], ids=["d2", "caffe2"])

@@ -12,17 +12,7 @@ from pipeline.evaluate.predictions import validate
 from pipeline.infer.prediction_rows import read_predictions
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shape_keypoints import SHAPE_KEYPOINTS
-from pipeline.ingest.shapes import draw_shapes_dataset
-from pipeline.ingest.shard_writer import write_shards
 from pipeline.stream.training_stream import open_local_stream
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("keypoints")
-    drawn = draw_shapes_dataset(folder / "drawn", 8, 64, 3, seed=1, keypoints=True)
-    write_shards(*map(str, drawn), str(folder / "shards"), 4, 4)
-    return str(folder / "shards")
 
 
 @pytest.fixture

@@ -19,18 +19,8 @@ from pipeline.infer.predictor import ImagePrediction
 from pipeline.ingest.coco import coco_ground_truth
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shape_keypoints import SHAPE_KEYPOINTS
-from pipeline.ingest.shapes import draw_shapes_dataset
 from pipeline.ingest.shard_row import read_rows
-from pipeline.ingest.shard_writer import write_shards
 from pipeline.stream.decode import decode_image
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("keypoints")
-    drawn = draw_shapes_dataset(folder / "drawn", 8, 64, 3, seed=1, keypoints=True)
-    write_shards(*map(str, drawn), str(folder / "shards"), 4, 4)
-    return str(folder / "shards")
 
 
 def all_rows(shards):
