@@ -11,7 +11,7 @@ from model.export.graph import InferenceGraph
 from model.export.program import ExportError, export_program, require_compiled_operators
 from model.structures import ImageSize
 
-INSTALL = "pip install 'maskrcnn-ray[export]'"
+INSTALL = "pip install onnx onnxruntime onnxscript"
 
 
 def export_onnx(detector: Detector, path: str | Path, size: ImageSize | None = None) -> None:
@@ -78,10 +78,11 @@ def description(detector: Detector) -> dict[str, object]:
         adds them after.
     """
     config, rules = detector.config, detector.config.conventions
-    proposes = config.box is None and config.retinanet is None
     mask, keypoint = config.mask, config.keypoint
     return {
-        "categories": None if proposes else [named._asdict() for named in detector.categories],
+        "categories": None
+        if config.is_proposal_network
+        else [named._asdict() for named in detector.categories],
         "short_side": config.input.short_side,
         "long_side": config.input.long_side,
         "resize_rounding": rules.resize_rounding,

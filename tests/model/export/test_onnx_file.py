@@ -96,7 +96,7 @@ def test_a_missing_package_is_named_with_what_to_install(folder, monkeypatch, ca
     assert main([str(folder / "weights"), "--to", str(folder / "other.onnx")]) == 1
     message = capsys.readouterr().err
     assert "onnxscript" in message
-    assert "pip install 'maskrcnn-ray[export]'" in message
+    assert "pip install onnx onnxruntime onnxscript" in message
 
 
 @pytest.mark.parametrize(
