@@ -52,16 +52,17 @@ class ModelFiles:
 
         Args:
             path: a folder with its own settings, or a bare weights file.
-            config: of a weights file. Of a folder only ``test_augmentation`` is read, where given:
-                how pictures are looked at is decided when predicting, not when training.
+            config: of a weights file. Of a folder only ``test_augmentation`` is read, where the
+                config states it, be it null: how pictures are looked at is decided when predicting,
+                not when training.
         """
         if not path.is_dir():
             return cls({path.name: path.read_bytes()}, config)
         files = {name: (path / name).read_bytes() for name in (WEIGHTS_FILE, SETTINGS_FILE)}
-        if config.test_augmentation is not None:
+        if "test_augmentation" in config.model_fields_set:
             description = json.loads(files[SETTINGS_FILE])
-            views = config.test_augmentation.model_dump(mode="json")
-            description["config"]["test_augmentation"] = views
+            stated = config.model_dump(mode="json", include={"test_augmentation"})
+            description["config"] |= stated
             files[SETTINGS_FILE] = json.dumps(description).encode()
         return cls(files)
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from model import ModelConfig, load_detector
+from model import ModelConfig, build_detector, load_detector, save_detector
 from pipeline.config import DataConfig, EvaluateConfig
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.infer.prediction_rows import read_predictions
+from pipeline.infer.predictor import ModelFiles
 from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shard_row import read_rows
 from pipeline.stream.decode import decode_image
@@ -40,3 +41,17 @@ def test_an_evaluation_looks_at_pictures_as_it_is_told_not_as_the_checkpoint_say
     assert row.scores == pytest.approx(expected.scores.tolist(), abs=1e-5)
     assert row.boxes[0] == pytest.approx(expected.boxes[0].tolist(), abs=1e-2)
     assert row.scores != pytest.approx(alone.scores.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("stated", "looked_at"), [({}, 2), ({"test_augmentation": None}, None)], ids=["silent", "null"]
+)
+def test_a_config_that_says_nothing_leaves_the_views_of_the_model_and_null_takes_them(
+    tiny_model_config, tmp_path, stated, looked_at
+):
+    views = {"test_augmentation": {"short_sides": (48, 64), "long_side": 96}}
+    tree = tiny_model_config.model_dump(exclude={"test_augmentation"})
+    save_detector(build_detector(ModelConfig.model_validate(tree | views)), tmp_path)
+    files = ModelFiles.read(tmp_path, ModelConfig.model_validate(tree | stated))
+    kept = files.load("cpu").config.test_augmentation
+    assert (kept and len(kept.short_sides)) == looked_at
