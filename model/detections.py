@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from model.box_geometry import BoxGeometry, MaskPaste
+from model.boxes.convention import BoxGeometry, MaskPaste
 from model.structures import ImageSize
 from ops_cuda import compress_rle, encode_roi_masks_rle, paste_masks
 

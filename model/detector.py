@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 import ops_cuda
-from model.anchors import AnchorGrid
 from model.backbones.fpn import FeaturePyramid
 from model.backbones.resnet import ResNet, ResNetStages
-from model.box_geometry import BoxGeometry
+from model.boxes.anchors import AnchorGrid
+from model.boxes.convention import BoxGeometry
+from model.boxes.selection import SelectedBoxes, proposals_as_boxes, to_detections
 from model.config import ModelConfig
 from model.detections import Detections
 from model.heads.keypoint import keypoint_origins
-from model.postprocess import SelectedBoxes, proposals_as_boxes, to_detections
-from model.prediction import predict
-from model.retinanet import RetinaNet, octave_sizes
-from model.roi_heads import RoiHeads
-from model.roi_pooling import POOLED_STRIDES
-from model.rpn import RegionProposalNetwork
+from model.heads.roi_heads import RoiHeads
+from model.inference.predictor import predict
+from model.layers.roi_pooling import POOLED_STRIDES
+from model.retinanet.network import RetinaNet, octave_sizes
+from model.rpn.network import RegionProposalNetwork
 from model.structures import Category, ImageBatch, ImageSize, LossTerm, Targets
 
 

@@ -10,7 +10,7 @@ from torchvision.ops import box_iou
 import ops_cuda
 from benchmarks.ops.contest import Contest
 from benchmarks.ops.scene import HEIGHT, WIDTH, random_boxes
-from model.anchors import AnchorGrid
+from model.boxes.anchors import AnchorGrid
 from model.structures import ImageSize
 
 STRIDES = (4, 8, 16, 32, 64)

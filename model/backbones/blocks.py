@@ -5,9 +5,9 @@ Source: He et al. 2016, figure 5; with groups, Xie et al. 2017, figure 3 c.
 
 from torch import Tensor, nn
 
-from model.backbones.deformable import convolve_deformed, make_offsets
-from model.backbones.norm import make_norm
-from model.convolution import convolve
+from model.layers.convolution import convolve
+from model.layers.deformable import convolve_deformed, make_offsets
+from model.layers.norm import make_norm
 
 
 class BasicBlock(nn.Module):

@@ -10,8 +10,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbones.norm import make_norms
-from model.convolution import convolve, infers_on_cpu
+from model.layers.convolution import convolve, infers_on_cpu
+from model.layers.norm import make_norms
 
 
 class FeaturePyramid(nn.Module):

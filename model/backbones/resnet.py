@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.backbones.blocks import BasicBlock, Bottleneck
-from model.backbones.deformable import reset_offsets
-from model.backbones.norm import make_norm
 from model.config import BackboneConfig, Conventions
-from model.convolution import convolve
+from model.layers.convolution import convolve
+from model.layers.deformable import reset_offsets
+from model.layers.norm import make_norm
 
 BLOCKS = {
     18: (2, 2, 2, 2),

@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 from model.config.backbone import BackboneConfig, FpnConfig, InputConfig
 from model.config.conventions import TORCHVISION, Conventions
 from model.config.heads import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
+from model.config.keypoint_names import flip_order
 from model.config.retinanet import RetinaNetConfig
 from model.config.rpn import RpnConfig
+from model.config.settings import Positive, Settings
 from model.config.test_augmentation import TestAugmentationConfig
-from model.keypoint_names import flip_order
-from model.settings import Positive, Settings
 
 __all__ = [
     "TORCHVISION",

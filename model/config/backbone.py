@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from model.settings import Positive, Settings
+from model.config.settings import Positive, Settings
 
 Norm = Literal["frozen_bn", "batch_norm", "group_norm"]
 OptionalNorm = Literal["none", "frozen_bn", "batch_norm", "group_norm"]

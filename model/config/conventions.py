@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from model.settings import NonNegative, PositiveFloat, Settings
+from model.config.settings import NonNegative, PositiveFloat, Settings
 
 
 class Conventions(Settings):

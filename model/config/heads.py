@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from model.config.backbone import OptionalNorm
-from model.keypoint_names import COCO_PERSON_KEYPOINTS
-from model.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
+from model.config.keypoint_names import COCO_PERSON_KEYPOINTS
+from model.config.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
 
 
 class BoxHeadConfig(Settings):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from model.settings import Fraction, Positive, PositiveFloat, Settings
+from model.config.settings import Fraction, Positive, PositiveFloat, Settings
 
 
 class RetinaNetConfig(Settings):

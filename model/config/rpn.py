@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from model.settings import Fraction, Positive, PositiveFloat, Settings
+from model.config.settings import Fraction, Positive, PositiveFloat, Settings
 
 
 class RpnConfig(Settings):

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from model.settings import Positive, Settings
+from model.config.settings import Positive, Settings
 
 
 class TestAugmentationConfig(Settings):

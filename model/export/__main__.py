@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.config.settings import ConfigError
 from model.detector import Detector
 from model.export.comparison import Exported, compare_on
 from model.export.onnx_file import INSTALL, description, export_onnx
 from model.export.program import ExportError, export_program
 from model.preprocess import resize_image, resized_size
-from model.settings import ConfigError
 from model.structures import ImageSize
 from model.weights import load_detector
 from model.weights.report import WeightsError

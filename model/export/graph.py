@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.anchors import AnchorGrid
+from model.boxes.anchors import AnchorGrid
+from model.boxes.selection import SelectedBoxes, proposals_as_boxes
 from model.detector import Detector
-from model.postprocess import SelectedBoxes, proposals_as_boxes
-from model.retinanet import RetinaNet
+from model.retinanet.network import RetinaNet
 from model.structures import ImageBatch, ImageSize, Proposals
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.box_coding import BoxCoder
+from model.boxes.coding import BoxCoder
 from model.heads.training_rois import TrainingRois
 from model.structures import LossTerm
 

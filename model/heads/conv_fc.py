@@ -10,11 +10,11 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbones.norm import make_norms
-from model.convolution import infers_on_cpu
-from model.derived_weights import derived
 from model.heads.box import BoxHead
-from model.heads.convolutions import convolve_in_turn, make_convolutions
+from model.layers.conv_stack import convolve_in_turn, make_convolutions
+from model.layers.convolution import infers_on_cpu
+from model.layers.norm import make_norms
+from model.layers.weight_cache import derived
 
 
 class ConvFcBoxHead(BoxHead):

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import Conventions
-from model.convolution import convolve
 from model.heads.keypoint_search import search_keypoints
 from model.heads.training_rois import TrainingRois
+from model.layers.convolution import convolve
 from model.structures import ImageBatch, LossTerm, Targets
-from model.truths import join_truths
+from model.structures.batch_targets import join_truths
 
 
 class KeypointHead(nn.Module):

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbones.norm import make_norms
-from model.batch_masks import draw_masks, join_masks
-from model.heads.convolutions import convolve_in_turn, make_convolutions
 from model.heads.training_rois import TrainingRois
+from model.layers.conv_stack import convolve_in_turn, make_convolutions
+from model.layers.norm import make_norms
 from model.structures import BitmapMasks, ImageSize, InstanceMasks, LossTerm, Targets
-from model.truths import join_truths
+from model.structures.batch_masks import draw_masks, join_masks
+from model.structures.batch_targets import join_truths
 from ops_cuda import multiscale_roi_align
 
 

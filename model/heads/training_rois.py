@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.boxes.matching import match_to_objects
+from model.boxes.sampling import PROPOSALS, sample_candidates
 from model.config import BoxHeadConfig
-from model.matching import match_to_objects
-from model.sampling import PROPOSALS, sample_candidates
 from model.structures import Proposals
-from model.truths import BatchTruths
+from model.structures.batch_targets import BatchTruths
 from ops_cuda import IGNORED
 
 

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 
 from model.config import ModelConfig
-from model.settings import ConfigError, check_settings, compose_yaml
-from model.weights.backbone_architecture import infer_backbone
-from model.weights.files import save_detector
-from model.weights.loading import read_detector
+from model.config.settings import ConfigError, check_settings, compose_yaml
+from model.weights.architecture.backbone import infer_backbone
+from model.weights.load import read_detector
+from model.weights.read import read_source
 from model.weights.report import WeightsError
-from model.weights.sources import read_source
+from model.weights.storage.files import save_detector
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import ModelConfig
-from model.settings import check_settings
+from model.config.settings import check_settings
 
 # Where each inference setting lies in ModelConfig; what "box" has, RetinaNet's head has too.
 _INFERENCE_SETTINGS = {

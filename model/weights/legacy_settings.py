@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from model.config import Conventions, ModelConfig, RetinaNetConfig
-from model.weights.architecture import is_whole_detector, stated
-from model.weights.backbone_architecture import infer_norm
-from model.weights.retinanet_architecture import is_retinanet
+from model.weights.architecture.backbone import infer_norm
+from model.weights.architecture.detector import is_whole_detector, stated
+from model.weights.architecture.retinanet import is_retinanet
 
 # Of both; torch's and Caffe2's default too.
 GROUP_NORM_EPSILON = 1e-5

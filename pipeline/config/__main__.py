@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.settings import ConfigError
-from pipeline.config.importing import import_config
+from model.config.settings import ConfigError
+from pipeline.config.maskrcnn_benchmark.convert import import_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from model.settings import Fraction, NonNegative, Positive, Settings
-from pipeline.urls import Location
+from model.config.settings import Fraction, NonNegative, Positive, Settings
+from pipeline.storage.urls import Location
 
 Source = Literal["shapes", "coco", "voc", "cityscapes"]
 

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from model.settings import Fraction, NonNegative, Positive, Settings
-from pipeline.urls import Location
+from model.config.settings import Fraction, NonNegative, Positive, Settings
+from pipeline.storage.urls import Location
 
 
 class InferConfig(Settings):

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from model.settings import (
+from model.config.settings import (
     ConfigError,
     Settings,
     apply_overrides,
@@ -16,7 +16,7 @@ from model.settings import (
     compose_yaml,
 )
 from pipeline.config.run import RunConfig
-from pipeline.urls import is_relative
+from pipeline.storage.urls import is_relative
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -3,14 +3,14 @@
 from pydantic import Field
 
 from model.config import ModelConfig
-from model.settings import NonNegative, Settings
+from model.config.settings import NonNegative, Settings
 from pipeline.config.data import DataConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.infer import InferConfig
 from pipeline.config.sweep import SweepConfig
 from pipeline.config.track import TrackConfig
 from pipeline.config.train import TrainConfig
-from pipeline.urls import Location
+from pipeline.storage.urls import Location
 
 
 class RunConfig(Settings):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from model.settings import Positive, Settings
+from model.config.settings import Positive, Settings
 
 
 class SearchDimension(Settings):

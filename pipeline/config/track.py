@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from model.settings import Settings
+from model.config.settings import Settings
 
 
 class TrackConfig(Settings):

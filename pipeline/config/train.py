@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from model.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
-from pipeline.urls import Location
+from model.config.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
+from pipeline.storage.urls import Location
 
 
 class OptimizerConfig(Settings):

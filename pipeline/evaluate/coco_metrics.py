@@ -14,7 +14,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from model.keypoint_names import COCO_PERSON_KEYPOINTS
+from model.config.keypoint_names import COCO_PERSON_KEYPOINTS
 
 NUMBERS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),

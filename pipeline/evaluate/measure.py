@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.evaluate.coco_metrics import Metrics, coco_metrics, proposal_metrics
 from pipeline.evaluate.voc_metrics import NUMBER, mean_of_measured, voc_metrics
 from pipeline.ingest.coco import coco_ground_truth
-from pipeline.ingest.manifest import read_manifest
+from pipeline.shards.manifest import read_manifest
 
 
 def measure_results(

@@ -6,15 +6,15 @@ from itertools import islice
 import numpy as np
 from pycocotools import mask as rle_codec
 
-from pipeline import storage
 from pipeline.draw import DrawnObject, draw_objects, encode_png, side_by_side
 from pipeline.infer.inputs import InputPiece
 from pipeline.infer.ledger import output_url
 from pipeline.infer.pictures import LEAST_DRAWN_SCORE, picture_name, predicted_objects
 from pipeline.infer.prediction_rows import read_predictions
-from pipeline.ingest.manifest import Manifest
-from pipeline.ingest.shard_row import ShardRow, read_rows
-from pipeline.stream.decode import decode_image
+from pipeline.shards.decode import decode_image
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.row import ShardRow, read_rows
+from pipeline.storage import files as storage
 
 
 def true_objects(row: ShardRow, manifest: Manifest) -> list[DrawnObject]:

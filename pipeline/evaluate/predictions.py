@@ -13,9 +13,9 @@ from pipeline.evaluate.measure import measure_results
 from pipeline.infer.inputs import InputImage
 from pipeline.infer.prediction_rows import coco_results, row_of
 from pipeline.infer.predictor import predict_images
-from pipeline.ingest.keypoint_set import KeypointSet
-from pipeline.ingest.manifest import read_manifest
-from pipeline.ingest.shard_row import ShardRow, read_row_group, rows_from_arrow
+from pipeline.shards.keypoints import KeypointSet
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.row import ShardRow, read_row_group, rows_from_arrow
 
 logger = logging.getLogger(__name__)
 

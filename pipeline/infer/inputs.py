@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipeline import storage
-from pipeline.ingest.manifest import MANIFEST_NAME, read_manifest
-from pipeline.ingest.shard_row import read_rows
+from pipeline.shards.manifest import MANIFEST_NAME, read_manifest
+from pipeline.shards.row import read_rows
+from pipeline.storage import files as storage
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 

@@ -7,10 +7,10 @@ output stands in full.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from pipeline import storage
 from pipeline.config import digest_of
 from pipeline.infer.inputs import InputPiece
 from pipeline.infer.prediction_rows import SCHEMA_VERSION
+from pipeline.storage import files as storage
 
 DONE = "_done"
 OUTPUT_SUFFIX = ".parquet"

@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from pycocotools import mask as rle_codec
 
-from model.keypoint_names import skeleton_of
-from pipeline import storage
+from model.config.keypoint_names import skeleton_of
 from pipeline.draw import DrawnObject, Skeleton, draw_objects, encode_png, found_keypoints
 from pipeline.infer.inputs import InputPiece, read_images
 from pipeline.infer.ledger import output_url
 from pipeline.infer.prediction_rows import PredictedRow, read_predictions
-from pipeline.stream.decode import decode_image
+from pipeline.shards.decode import decode_image
+from pipeline.storage import files as storage
 
 LEAST_DRAWN_SCORE = 0.5
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from model import Detections, Detector, ModelConfig, load_detector
 from pipeline.infer.inputs import InputImage
-from pipeline.stream.decode import decode_image
+from pipeline.shards.decode import decode_image
 from pipeline.track.weights_source import SETTINGS_FILE, WEIGHTS_FILE
 
 DECODE_THREADS = 2

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipeline.ingest.keypoint_set import KeypointSet, coco_category_keypoints, coco_keypoints
 from pipeline.ingest.shape_keypoints import SHAPE_KEYPOINTS, SHAPE_SKELETON, outermost_points
-from pipeline.storage import write_bytes
+from pipeline.shards.keypoints import KeypointSet, coco_category_keypoints, coco_keypoints
+from pipeline.storage.files import write_bytes
 
 CLASSES = ("circle", "square", "triangle", "star", "cross")
 _SCALES = (0.20, 0.55)  # larger side of the box, relative to the image

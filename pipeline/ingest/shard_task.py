@@ -13,10 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.structures import ImageSize
-from pipeline import storage
 from pipeline.ingest.listing import ImageRecord
-from pipeline.ingest.manifest import ShardFile
-from pipeline.ingest.shard_file import SCHEMA
 from pipeline.ingest.validate import (
     AnnotationError,
     ObjectRecord,
@@ -24,6 +21,9 @@ from pipeline.ingest.validate import (
     judge_annotation,
     judge_image,
 )
+from pipeline.shards.manifest import ShardFile
+from pipeline.shards.shard_file import SCHEMA
+from pipeline.storage import files as storage
 
 _READERS = 8  # threads that wait for the store
 

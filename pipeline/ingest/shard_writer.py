@@ -16,10 +16,11 @@ import numpy as np
 import ray
 from pydantic import TypeAdapter
 
-from pipeline import storage
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.listing import Listing
-from pipeline.ingest.manifest import (
+from pipeline.ingest.shard_task import ShardReport, ShardTask, write_shard
+from pipeline.ingest.validate import Reject
+from pipeline.shards.manifest import (
     MANIFEST_NAME,
     QUARANTINE_NAME,
     SCHEMA_VERSION,
@@ -27,8 +28,7 @@ from pipeline.ingest.manifest import (
     read_manifest,
     write_manifest,
 )
-from pipeline.ingest.shard_task import ShardReport, ShardTask, write_shard
-from pipeline.ingest.validate import Reject
+from pipeline.storage import files as storage
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pycocotools.mask as coco_masks
 
 from model.structures import ImageSize
-from pipeline.ingest.keypoint_set import PIXEL_CENTRE
-from pipeline.stream.decode import DecodeError, decode_image
+from pipeline.shards.decode import DecodeError, decode_image
+from pipeline.shards.keypoints import PIXEL_CENTRE
 
 _CLIP_TOLERANCE = 0.01
 """Pixels that a box may overshoot its image without a word: annotations are rounded."""

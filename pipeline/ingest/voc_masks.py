@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.structures import ImageSize
-from pipeline import storage
 from pipeline.ingest.instance_masks import mask_annotation
 from pipeline.ingest.listing import Annotation, ImageRecord
 from pipeline.ingest.validate import AnnotationError, Reject
+from pipeline.storage import files as storage
 
 _OBJECTS, _CLASSES = "SegmentationObject", "SegmentationClass"
 _BORDER = 255

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.ingest.shard_row import ShardRow, rows_from_arrow
+from pipeline.shards.row import ShardRow, rows_from_arrow
 
 
 @dataclass(frozen=True)

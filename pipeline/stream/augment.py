@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.box_geometry import CONTINUOUS, BoxGeometry
+from model.boxes.convention import CONTINUOUS, BoxGeometry
 from model.preprocess import ResizeRounding, resize_image, resized_size
 from model.structures import (
     BitmapMasks,

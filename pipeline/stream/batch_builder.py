@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.box_geometry import CONTINUOUS, BoxGeometry
-from model.keypoint_names import flip_order
+from model.boxes.convention import CONTINUOUS, BoxGeometry
+from model.config.keypoint_names import flip_order
 from model.preprocess import ResizeRounding, canvas_size
 from model.structures import ImageSize
+from pipeline.shards.decode import DecodeError
 from pipeline.stream.arrived_row import ArrivedRow
 from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
 from pipeline.stream.collate import StreamBatch, blank_sample, collate, sample_from_row
-from pipeline.stream.decode import DecodeError
 from pipeline.stream.shard_plan import ShardPlan, images_of_step, locate_image
 
 _AUGMENTATION, _SAMPLING = 0, 1  # purposes of random numbers

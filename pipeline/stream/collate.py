@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.batch_masks import unmoved
 from model.preprocess import pad_batch
 from model.structures import (
     ImageBatch,
@@ -18,10 +17,11 @@ from model.structures import (
     RunLengthMasks,
     Targets,
 )
-from pipeline.ingest.shard_row import ShardRow
+from model.structures.batch_masks import unmoved
+from pipeline.shards.decode import DecodeError, decode_image
+from pipeline.shards.row import ShardRow
+from pipeline.shards.run_lengths import run_ends
 from pipeline.stream.augment import TrainingSample
-from pipeline.stream.decode import DecodeError, decode_image
-from pipeline.stream.run_lengths import run_ends
 
 
 @dataclass(frozen=True)

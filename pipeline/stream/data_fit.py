@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from model.keypoint_names import flip_order
-from model.settings import ConfigError
+from model.config.keypoint_names import flip_order
+from model.config.settings import ConfigError
 from pipeline.config import RunConfig
-from pipeline.ingest.manifest import Manifest
+from pipeline.shards.manifest import Manifest
 
 
 def check_fit(config: RunConfig, manifest: Manifest, shards_url: str) -> None:

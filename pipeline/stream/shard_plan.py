@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # it knows torch, and the processes that only read do without
-    from pipeline.ingest.manifest import Manifest, ShardFile
+    from pipeline.shards.manifest import Manifest, ShardFile
 
 Integers = NDArray[np.int64]
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray
 from ray.data import DataContext, ExecutionOptions, ExecutionResources, TaskPoolStrategy
 
-from pipeline.ingest.shard_file import SCHEMA, read_row_group
+from pipeline.shards.shard_file import SCHEMA, read_row_group
 from pipeline.stream.shard_plan import Read, ShardPlan, plan_reads
 
 _STEPS_PER_CHUNK = 16  # reads are planned for so many steps at once

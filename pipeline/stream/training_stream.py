@@ -9,9 +9,9 @@ from typing import Self
 
 import pyarrow as pa
 
-from model.box_geometry import BoxGeometry
+from model.boxes.convention import BoxGeometry
 from pipeline.config import RunConfig
-from pipeline.ingest.manifest import Manifest, read_manifest
+from pipeline.shards.manifest import Manifest, read_manifest
 from pipeline.stream.arrived_row import ArrivedRow, arrived_rows
 from pipeline.stream.batch_builder import BadRow, BuiltBatch, Recipe, build_batch
 from pipeline.stream.collate import StreamBatch

@@ -19,8 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from pipeline.config import RunConfig, config_digest
-from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.splits import split_shards_url
+from pipeline.shards.manifest import read_manifest
 from pipeline.track.mlflow_run import code_commit, tracking_uri
 from pipeline.track.model_signature import SIGNATURE
 from pipeline.track.promotion import METRIC_TAG, RegisteredVersion, promote

@@ -12,7 +12,7 @@ import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from model import Detections, load_detector
-from pipeline.stream.decode import decode_image
+from pipeline.shards.decode import decode_image
 
 
 class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types

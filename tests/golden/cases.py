@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from model import ModelConfig, build_detector
-from model.batch_masks import encode_bitmaps
 from model.config import TORCHVISION
 from model.preprocess import pad_batch
 from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
+from model.structures.batch_masks import encode_bitmaps
 from pipeline.config import OptimizerConfig
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.optimizer import build_optimizer

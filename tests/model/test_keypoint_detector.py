@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model import build_detector, load_detector, save_detector
-from model.postprocess import SelectedBoxes, to_detections
+from model.boxes.selection import SelectedBoxes, to_detections
 from model.structures import ImageBatch, ImageSize, Targets
 
 

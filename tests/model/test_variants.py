@@ -6,9 +6,9 @@ import torch
 from torchvision.models import detection as zoo
 
 from model import ModelConfig, build_detector
-from model import roi_heads as roi_heads_module
 from model.config import Conventions
-from model.weights.architecture import infer_architecture
+from model.heads import roi_heads as roi_heads_module
+from model.weights.architecture.detector import infer_architecture
 
 NARROW = {"depth": 50, "norm": "group_norm", "frozen_stages": 0, "width": 8}
 GROUPS = {"groups": 4, "group_width": 4}

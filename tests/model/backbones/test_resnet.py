@@ -3,8 +3,8 @@ import torch
 import torchvision.models as zoo
 from torch import nn
 
-from model.backbones.norm import FrozenBatchNorm, convolve_and_normalise
 from model.backbones.resnet import ResNet, ResNetStages
+from model.layers.norm import FrozenBatchNorm, convolve_and_normalise
 
 
 def randomise_norms(model):

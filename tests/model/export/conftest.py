@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model import ModelConfig, build_detector
-from model.backbones.norm import FrozenBatchNorm
+from model.layers.norm import FrozenBatchNorm
 
 SETTINGS = {
     "num_classes": 5,

@@ -4,11 +4,11 @@ from torch import nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 
-from model.box_coding import BoxCoder
+from model.boxes.coding import BoxCoder
+from model.boxes.selection import select_boxes
 from model.config import BoxHeadConfig
 from model.heads.conv_fc import ConvFcBoxHead
 from model.heads.mask import MaskHead
-from model.postprocess import select_boxes
 from model.structures import ImageSize
 
 NORMS = {

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-from model.batch_masks import encode_bitmaps
 from model.heads.mask import MaskHead, mask_loss, mask_targets
 from model.heads.training_rois import TrainingRois
 from model.structures import (
@@ -15,6 +14,7 @@ from model.structures import (
     RunLengthMasks,
     Targets,
 )
+from model.structures.batch_masks import encode_bitmaps
 
 SIDE = 28
 SIZES = (ImageSize(64, 64), ImageSize(64, 40))

@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import roi_heads as roi_heads_module
-from model.box_coding import BoxCoder
+from model.boxes.coding import BoxCoder
 from model.config import BoxHeadConfig, RpnConfig
+from model.heads import roi_heads as roi_heads_module
 from model.heads.box import box_losses
 from model.heads.keypoint import keypoint_loss, keypoint_targets
 from model.heads.mask import mask_loss
 from model.heads.training_rois import add_objects, choose_training_rois
-from model.rpn_loss import gather_from_levels, rpn_losses
+from model.rpn.loss import gather_from_levels, rpn_losses
 from model.structures import Proposals
-from model.truths import join_truths
+from model.structures.batch_targets import join_truths
 
 CPU = torch.device("cpu")
 WAITING = {"nonzero", "_local_scalar_dense", "item", "masked_select", "unique", "_unique2", "equal"}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from model import Category, ModelConfig, build_detector, load_detector
-from model.backbones.norm import convolve_and_normalise
+from model.layers.norm import convolve_and_normalise
 from model.weights import WeightsError, load_weights
 
 BRANCHES = {0: "branch1", 1: "branch2a", 2: "branch2b", 3: "branch2c"}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from model import ModelConfig, build_detector, load_detector
-from model.backbones.norm import convolve_and_normalise
+from model.layers.norm import convolve_and_normalise
 from model.weights import WeightsError, load_weights
 
 LAYERS = {0: "shortcut", 1: "conv1", 2: "conv2", 3: "conv3"}

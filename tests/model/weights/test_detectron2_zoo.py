@@ -9,7 +9,7 @@ from model import ModelConfig, load_detector
 from model.structures import ImageBatch, ImageSize
 from model.weights import WeightsError
 from model.weights.__main__ import main
-from model.weights.loading import read_detector
+from model.weights.load import read_detector
 from tests.model.weights import detectron2_layers as theirs
 from tests.model.weights.detectron2_zoo import HEAD, HIDDEN, PYRAMID, STEM, ZOO, weights_of
 

@@ -11,7 +11,7 @@ from model import Category, ModelConfig, build_detector, save_detector
 from model.config import KeypointHeadConfig
 from model.weights import WeightsError, load_weights
 from model.weights.conversion import StoredWeights
-from model.weights.torchvision import convert_torchvision
+from model.weights.torchvision.convert import convert_torchvision
 
 
 def convert(config=None, **options):

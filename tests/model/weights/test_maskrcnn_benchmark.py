@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from model import load_detector
-from model.backbones.norm import convolve_and_normalise
+from model.layers.norm import convolve_and_normalise
 from model.weights import WeightsError
 
 NAMES = {

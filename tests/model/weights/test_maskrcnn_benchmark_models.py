@@ -9,7 +9,7 @@ from model import ModelConfig, build_detector, load_detector
 from model.config import KeypointHeadConfig
 from model.weights import WeightsError, load_weights
 from model.weights.__main__ import main
-from model.weights.loading import read_detector
+from model.weights.load import read_detector
 from tests.model.weights.legacy_models import Kind, Layers
 from tests.model.weights.legacy_network import (
     Network,

@@ -10,7 +10,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from model import Category, ModelConfig, build_detector, load_detector, save_detector
 from model.weights import WeightsError, load_weights
-from model.weights.architecture import infer_architecture
+from model.weights.architecture.detector import infer_architecture
 from model.weights.classes import sparse_coco_categories
 
 FROZEN = {"depth": 18, "norm": "frozen_bn", "width": 16, "frozen_stages": 0}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from model.settings import ConfigError
+from model.config.settings import ConfigError
 from pipeline.config import RunConfig, config_digest, digest_of, load_config, to_yaml
-from pipeline.urls import absolute, is_relative, join, local_path
+from pipeline.storage.urls import absolute, is_relative, join, local_path
 
 
 @pytest.fixture

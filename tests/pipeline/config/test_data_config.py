@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from model.settings import ConfigError, check_settings
+from model.config.settings import ConfigError, check_settings
 from pipeline.config import RunConfig, load_config, to_yaml
 
 COCO = {"annotations": "/a.json", "images": "/i"}

@@ -16,8 +16,8 @@ from pipeline.evaluate.coco_metrics import NUMBERS
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.predictions import validate
 from pipeline.evaluate.registration import register_evaluated
-from pipeline.ingest.manifest import read_manifest
-from pipeline.ingest.shard_row import read_rows
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.row import read_rows
 from pipeline.track.mlflow_run import open_run
 from pipeline.train.run_record import RunRecord, write_record
 

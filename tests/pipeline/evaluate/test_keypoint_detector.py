@@ -10,8 +10,8 @@ from pipeline.evaluate.coco_metrics import KEYPOINT_NUMBERS, NUMBERS
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.predictions import validate
 from pipeline.infer.prediction_rows import read_predictions
-from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shape_keypoints import SHAPE_KEYPOINTS
+from pipeline.shards.manifest import read_manifest
 from pipeline.stream.training_stream import open_local_stream
 
 

@@ -17,10 +17,10 @@ from pipeline.infer.ledger import output_url
 from pipeline.infer.prediction_rows import coco_results, read_predictions, row_of, write_rows
 from pipeline.infer.predictor import ImagePrediction
 from pipeline.ingest.coco import coco_ground_truth
-from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shape_keypoints import SHAPE_KEYPOINTS
-from pipeline.ingest.shard_row import read_rows
-from pipeline.stream.decode import decode_image
+from pipeline.shards.decode import decode_image
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.row import read_rows
 
 
 def all_rows(shards):

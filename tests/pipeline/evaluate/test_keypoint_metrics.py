@@ -9,10 +9,10 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from model.keypoint_names import COCO_PERSON_KEYPOINTS
+from model.config.keypoint_names import COCO_PERSON_KEYPOINTS
 from pipeline.evaluate.coco_metrics import KEYPOINT_NUMBERS, NUMBERS, UNIFORM_SIGMA, coco_metrics
 from pipeline.evaluate.predictions import metric_kinds
-from pipeline.ingest.keypoint_set import KeypointSet
+from pipeline.shards.keypoints import KeypointSet
 
 SIDE = 200
 

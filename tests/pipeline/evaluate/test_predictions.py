@@ -15,8 +15,8 @@ from model import Detections, ModelConfig, load_detector
 from pipeline.evaluate.coco_metrics import coco_metrics
 from pipeline.evaluate.predictions import predict_rows, rows_of_rank, validate
 from pipeline.ingest.coco import coco_ground_truth
-from pipeline.ingest.manifest import read_manifest
-from pipeline.ingest.shard_row import read_rows
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.row import read_rows
 
 
 def all_rows(shards_url):

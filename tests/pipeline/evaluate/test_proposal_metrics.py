@@ -18,7 +18,7 @@ from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.predictions import validate
 from pipeline.evaluate.registration import register_evaluated
 from pipeline.infer.prediction_rows import read_predictions
-from pipeline.ingest.manifest import read_manifest
+from pipeline.shards.manifest import read_manifest
 
 CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
 

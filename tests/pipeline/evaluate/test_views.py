@@ -9,9 +9,9 @@ from pipeline.config import DataConfig, EvaluateConfig
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.infer.prediction_rows import read_predictions
 from pipeline.infer.predictor import ModelFiles
-from pipeline.ingest.manifest import read_manifest
-from pipeline.ingest.shard_row import read_rows
-from pipeline.stream.decode import decode_image
+from pipeline.shards.decode import decode_image
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.row import read_rows
 
 
 def test_an_evaluation_looks_at_pictures_as_it_is_told_not_as_the_checkpoint_says(

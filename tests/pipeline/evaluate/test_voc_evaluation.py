@@ -10,8 +10,8 @@ from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.measure import measure_results
 from pipeline.evaluate.predictions import validate
 from pipeline.ingest.coco import coco_ground_truth
-from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.splits import prepare_split
+from pipeline.shards.manifest import read_manifest
 from tests.annotated_sets import voc_object, write_voc
 
 IMAGES = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.infer.inputs import plan_inputs, read_images
-from pipeline.ingest.manifest import read_manifest
+from pipeline.shards.manifest import read_manifest
 
 
 @pytest.fixture

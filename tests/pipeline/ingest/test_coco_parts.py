@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shapes import draw_shapes_dataset
-from pipeline.ingest.shard_row import read_rows
 from pipeline.ingest.splits import prepare_split
-from pipeline.storage import MissingFileError, StorageError
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.row import read_rows
+from pipeline.storage.files import MissingFileError, StorageError
 
 
 @pytest.fixture

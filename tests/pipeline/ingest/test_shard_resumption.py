@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from pipeline.ingest.manifest import read_manifest
 from pipeline.ingest.shapes import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
-from pipeline.storage import MissingFileError
+from pipeline.shards.manifest import read_manifest
+from pipeline.storage.files import MissingFileError
 
 KILLED_AFTER_TWO_SHARDS = """
 import os, signal, sys

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.batch_masks import draw_masks, encode_bitmaps, join_masks
-from model.box_geometry import BoxGeometry
+from model.boxes.convention import BoxGeometry
 from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
+from model.structures.batch_masks import draw_masks, encode_bitmaps, join_masks
 from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
 
 OUTLINE = [12.0, 6.0, 40.0, 10.0, 30.0, 34.0]

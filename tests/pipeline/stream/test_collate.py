@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from model.batch_masks import draw_masks
 from model.structures import ImageSize, MixedMasks, PolygonMasks
-from pipeline.ingest.shard_row import ShardRow
+from model.structures.batch_masks import draw_masks
+from pipeline.shards.decode import DecodeError
+from pipeline.shards.row import ShardRow
 from pipeline.stream.collate import blank_sample, collate, sample_from_row
-from pipeline.stream.decode import DecodeError
 
 FIRST = np.array([[2, 2], [9, 2], [9, 9]], dtype=float)
 SECOND = np.array([[12, 1], [18, 1], [18, 6], [12, 6]], dtype=float)

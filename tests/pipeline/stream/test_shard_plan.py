@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.structures import ImageSize
-from pipeline.ingest.manifest import Manifest, ShardFile
+from pipeline.shards.manifest import Manifest, ShardFile
 from pipeline.stream.shard_plan import (
     images_of_epoch,
     images_of_step,

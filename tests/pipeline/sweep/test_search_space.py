@@ -1,6 +1,6 @@
 import pytest
 
-from model.settings import ConfigError, check_settings
+from model.config.settings import ConfigError, check_settings
 from pipeline.config import RunConfig, to_yaml
 from pipeline.sweep.driver import concurrent_trials, early_stopping
 from pipeline.sweep.search_space import (

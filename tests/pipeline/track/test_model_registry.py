@@ -203,6 +203,6 @@ def test_a_fresh_process_serves_the_champion_without_unpickling(
 
 
 def _pixels(path):
-    from pipeline.stream.decode import decode_image
+    from pipeline.shards.decode import decode_image
 
     return decode_image(path.read_bytes())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.weights import WeightsError
-from model.weights.download import CACHE_VARIABLE
+from model.weights.storage.download import CACHE_VARIABLE
 from pipeline.config import RunConfig
 from pipeline.track.weights_source import resolve_weights
 

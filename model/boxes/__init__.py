@@ -1,0 +1,1 @@
+"""Boxes: geometry, coding, anchors, matching, sampling, suppression and selection."""

@@ -1,0 +1,1 @@
+"""RetinaNet's head and its losses."""

@@ -1,0 +1,1 @@
+"""Which detector a set of tensors belongs to."""

@@ -1,0 +1,1 @@
+"""Convert a YAML file of maskrcnn-benchmark into a recipe."""

@@ -1,0 +1,1 @@
+"""The Parquet shards of a dataset: rows, files and their manifest."""

@@ -1,0 +1,1 @@
+"""Files at a path, `file://` or `s3://` URL."""

@@ -1,0 +1,24 @@
+import torch
+from torchvision.ops import clip_boxes_to_image
+
+from model.boxes.operations import clip_boxes, image_limits, scale_boxes, sides_at_least
+from model.structures import ImageSize
+
+
+def test_clipping_agrees_with_torchvision_for_each_image_of_a_batch():
+    sizes = [ImageSize(30, 50), ImageSize(70, 20)]
+    boxes = torch.randn(2, 100, 4, generator=torch.Generator().manual_seed(0)) * 60
+    clipped = clip_boxes(boxes, image_limits(sizes, torch.device("cpu"))[:, None])
+    for image, size in enumerate(sizes):
+        assert torch.equal(clipped[image], clip_boxes_to_image(boxes[image], size))
+
+
+def test_a_box_is_large_only_if_both_sides_are():
+    boxes = torch.tensor([[0, 0, 2, 2], [0, 0, 2, 1.9], [0, 0, 1.9, 2], [5, 5, 4, 9.0]])
+    assert sides_at_least(boxes, 2.0).tolist() == [True, False, False, False]
+
+
+def test_scaling_maps_the_image_border_onto_the_new_border():
+    box = torch.tensor([[0.0, 0.0, 50.0, 30.0]])
+    scaled = scale_boxes(box, ImageSize(30, 50), ImageSize(90, 25))
+    assert scaled.tolist() == [[0, 0, 25, 90]]

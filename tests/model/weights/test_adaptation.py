@@ -1,0 +1,101 @@
+"""Weights into a detector with other conventions: what can be converted computes the same."""
+
+import pytest
+import torch
+
+from model import build_detector
+from model.config import TORCHVISION, Conventions
+from model.layers.norm import convolve_and_normalise
+from model.weights import load_weights, save_detector
+from model.weights.adaptation import adapt_to_conventions, folded_norms_note
+from model.weights.detectron2.convert import DETECTRON2
+from model.weights.legacy import LEGACY
+
+
+def stem(detector, picture):
+    rules = detector.config.conventions
+    pixels = picture.flip(1) if rules.pixel_order == "bgr" else picture
+    mean, std = torch.tensor([rules.pixel_mean, rules.pixel_std]).view(2, 3, 1, 1)
+    x = (pixels - mean) / std
+    return convolve_and_normalise(x, detector.backbone.conv1, detector.backbone.bn1)
+
+
+FROZEN = {"depth": 18, "norm": "frozen_bn", "width": 8, "frozen_stages": 2}
+
+
+@pytest.mark.parametrize("theirs", [LEGACY, DETECTRON2, TORCHVISION], ids=["legacy", "d2", "tv"])
+@pytest.mark.parametrize("ours", [LEGACY, DETECTRON2, Conventions()], ids=["legacy", "d2", "own"])
+def test_the_stem_sees_the_picture_as_its_weights_did(tiny_config, tmp_path, theirs, ours):
+    torch.manual_seed(0)
+    source = build_detector(tiny_config(backbone=FROZEN, conventions=theirs))
+    source.backbone.bn1.running_mean.normal_()
+    source.backbone.bn1.running_var.uniform_(0.5, 2)
+    save_detector(source, tmp_path)
+    target = build_detector(tiny_config(backbone=FROZEN, conventions=ours))
+    load_weights(target, tmp_path)
+    picture = 255 * torch.rand(1, 3, 32, 40)
+    # Not at the border, where zero stands for another mean.
+    wanted, got = (stem(d, picture)[:, :, 2:-2, 2:-2] for d in (source, target))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max())
+
+
+def test_like_conventions_change_no_bit(tiny_config, tmp_path):
+    source = build_detector(tiny_config(backbone=FROZEN))
+    save_detector(source, tmp_path)
+    target = build_detector(tiny_config(backbone=FROZEN))
+    report = load_weights(target, tmp_path)
+    assert report.notes == ()
+    assert target.backbone.conv1.weight.equal(source.backbone.conv1.weight)
+
+
+def test_an_epsilon_moves_into_the_variance():
+    ours = Conventions(norm_epsilon=1e-5)
+    variance = torch.tensor([1.0, 1e-6, 0.0])
+    theirs = Conventions(norm_epsilon=1e-3)
+    name = "backbone.layer1.0.bn1.running_var"
+    adapted, notes = adapt_to_conventions({name: variance}, theirs, ours, whole=False)
+    torch.testing.assert_close(adapted[name] + 1e-5, variance + 1e-3)
+    assert "0.001" in notes[0]
+
+
+def test_norms_of_pyramid_and_heads_have_an_epsilon_of_their_own():
+    names = ("fpn.output_norms.0", "roi_heads.box.norms.0", "roi_heads.box.res5.0.bn1")
+    tensors = {f"{name}.running_var": torch.ones(2) for name in names}
+    theirs, ours = Conventions(norm_epsilon=1e-3), Conventions()
+    adapted, _ = adapt_to_conventions(tensors, theirs, ours, whole=True)
+    changed = [name for name in names if not adapted[f"{name}.running_var"].equal(torch.ones(2))]
+    assert changed == ["roi_heads.box.res5.0.bn1"]
+
+
+def test_another_dilation_is_told_where_something_is_dilated():
+    for dilated in (True, False):
+        _, notes = adapt_to_conventions({}, DETECTRON2, Conventions(), True, dilated)
+        assert any("dilate_first_block = True" in note for note in notes) == dilated
+
+
+def test_other_keypoint_coordinates_are_told_where_there_are_keypoints():
+    for name in ("roi_heads.keypoint.upsample.weight", "roi_heads.mask.upsample.weight"):
+        tensors = {name: torch.ones(1)}
+        _, notes = adapt_to_conventions(tensors, TORCHVISION, Conventions(), True)
+        told = any("keypoint_coordinates = pixel_numbers" in note for note in notes)
+        assert told == ("keypoint" in name)
+
+
+def test_what_cannot_be_converted_is_told():
+    bottleneck = {"backbone.layer1.0.conv3.weight": torch.ones(1)}
+    _, of_backbone = adapt_to_conventions(bottleneck, LEGACY, Conventions(), whole=False)
+    assert any("stride_in_1x1 = True" in note for note in of_backbone)
+    assert not any("roi_aligned" in note for note in of_backbone)
+    _, of_detector = adapt_to_conventions(bottleneck, LEGACY, Conventions(), whole=True)
+    for key in ("stride_in_1x1", "roi_aligned", "legacy_geometry"):
+        assert any(f"{key} = " in note for note in of_detector)
+    # A network of basic blocks strides in its 3x3 either way.
+    assert not any("stride" in n for n in adapt_to_conventions({}, LEGACY, Conventions(), False)[1])
+
+
+def test_folded_norms_want_a_frozen_norm():
+    folded = {"backbone.bn1.running_mean": torch.zeros(4)}
+    assert folded_norms_note(folded, "frozen_bn") == ()
+    assert "use frozen_bn" in folded_norms_note(folded, "batch_norm")[0]
+    measured = {"backbone.bn1.running_mean": torch.ones(4)}
+    assert folded_norms_note(measured, "batch_norm") == ()

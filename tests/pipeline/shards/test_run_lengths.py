@@ -1,0 +1,31 @@
+"""Laws of COCO's run-length strings."""
+
+import numpy as np
+import pycocotools.mask as coco_masks
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.structures import ImageSize
+from pipeline.shards.decode import DecodeError
+from pipeline.shards.run_lengths import run_ends
+
+
+def test_a_known_string():
+    # the example of pycocotools' documentation
+    ends = run_ends("61X13mN000`0", ImageSize(9, 10))
+    assert np.diff(ends, prepend=0).tolist() == [6, 1, 40, 4, 5, 4, 5, 4, 21]
+
+
+@given(st.lists(st.integers(0, 300_000), min_size=1, max_size=30))
+def test_runs_of_any_length_come_back(counts):
+    total = sum(counts)
+    encoded = coco_masks.frPyObjects({"size": [1, total], "counts": counts}, 1, total)
+    ends = run_ends(encoded["counts"].decode(), ImageSize(1, total))
+    assert np.array_equal(ends, np.cumsum(counts))
+
+
+@given(st.text(max_size=20))
+def test_any_other_text_is_an_error_and_nothing_else(text):
+    with pytest.raises(DecodeError, match="run-length mask"):
+        run_ends(text, ImageSize(1_000_003, 999_983))
