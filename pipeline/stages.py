@@ -15,13 +15,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
+from pipeline import storage
 from pipeline.cluster import prepare_environment
 from pipeline.config import RunConfig, digest_of
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.registration import register_evaluated
 from pipeline.infer.inference import run_inference
 from pipeline.ingest.splits import Split, prepare_split, split_shards_url
-from pipeline.storage import files as storage
 from pipeline.train.driver import run_training
 
 Outcome = dict[str, Any]

@@ -10,7 +10,7 @@ from model.weights import WeightsError
 from pipeline import cluster
 from pipeline.config import RunConfig, load_config
 from pipeline.infer.piece_worker import CountMismatchError
-from pipeline.storage.files import StorageError
+from pipeline.storage import StorageError
 from pipeline.sweep.driver import SweepError
 from pipeline.track.mlflow_run import TrackingError
 from pipeline.train.checkpoint import CheckpointError

@@ -16,7 +16,7 @@ from model.config.settings import (
     compose_yaml,
 )
 from pipeline.config.run import RunConfig
-from pipeline.storage.urls import is_relative
+from pipeline.storage import is_relative
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

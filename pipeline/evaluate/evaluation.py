@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric
 
+from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.coco_metrics import MAIN_NUMBERS, ClassMetrics, Metrics
 from pipeline.evaluate.measure import measure_results
@@ -23,7 +24,6 @@ from pipeline.infer.prediction_run import PieceOutcome, predict_pieces
 from pipeline.infer.predictor import ModelFiles
 from pipeline.ingest.splits import split_shards_url
 from pipeline.shards.manifest import read_manifest
-from pipeline.storage import files as storage
 from pipeline.track.mlflow_run import TrackedRun, open_run, tracking_uri
 from pipeline.track.weights_source import newest_checkpoint, pin_version, resolve_weights
 from pipeline.train.run_record import recorded_run

@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 from pycocotools import mask as rle_codec
 
+from pipeline import storage
 from pipeline.draw import DrawnObject, draw_objects, encode_png, side_by_side
 from pipeline.infer.inputs import InputPiece
 from pipeline.infer.ledger import output_url
@@ -14,7 +15,6 @@ from pipeline.infer.prediction_rows import read_predictions
 from pipeline.shards.decode import decode_image
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.row import ShardRow, read_rows
-from pipeline.storage import files as storage
 
 
 def true_objects(row: ShardRow, manifest: Manifest) -> list[DrawnObject]:

@@ -1,8 +1,8 @@
 """The registration job: the checkpoint that the output's evaluation measured becomes a version."""
 
+from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.evaluation import EVALUATION, REPORT_NAME
-from pipeline.storage import files as storage
 from pipeline.track.model_registry import register_model
 from pipeline.track.promotion import RegisteredVersion
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.config import RunConfig
 from pipeline.infer.inputs import plan_inputs
@@ -15,7 +16,6 @@ from pipeline.infer.prediction_rows import read_predictions
 from pipeline.infer.prediction_run import PieceOutcome, predict_pieces
 from pipeline.infer.predictor import ModelFiles
 from pipeline.ingest.splits import split_shards_url
-from pipeline.storage import files as storage
 from pipeline.track.promotion import CHAMPION
 from pipeline.track.weights_source import pin_version, resolve_weights
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from pipeline import storage
 from pipeline.shards.manifest import MANIFEST_NAME, read_manifest
 from pipeline.shards.row import read_rows
-from pipeline.storage import files as storage
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -76,7 +76,7 @@ def plan_inputs(url: str, images_per_piece: int) -> tuple[InputPiece, ...]:
             )
             for file in read_manifest(url).files
         )
-    sizes = storage.list_sizes(url, IMAGE_SUFFIXES)
+    sizes = storage.file_sizes(url, IMAGE_SUFFIXES)
     if not sizes:
         raise FileNotFoundError(
             f"{url} holds neither shards ({MANIFEST_NAME}) nor images ({', '.join(IMAGE_SUFFIXES)})"

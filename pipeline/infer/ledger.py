@@ -7,10 +7,10 @@ output stands in full.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from pipeline import storage
 from pipeline.config import digest_of
 from pipeline.infer.inputs import InputPiece
 from pipeline.infer.prediction_rows import SCHEMA_VERSION
-from pipeline.storage import files as storage
 
 DONE = "_done"
 OUTPUT_SUFFIX = ".parquet"
@@ -69,7 +69,7 @@ def finished_entries(folder: str, keys: dict[str, str]) -> dict[str, LedgerEntry
         folder: URL of the outputs.
         keys: piece name to the key it would get now.
     """
-    sizes = storage.list_sizes(folder)
+    sizes = storage.file_sizes(folder)
     finished = {}
     for name, key in keys.items():
         if _entry_url(folder, name) not in sizes:

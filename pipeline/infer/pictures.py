@@ -8,12 +8,12 @@ import numpy as np
 from pycocotools import mask as rle_codec
 
 from model.config.keypoint_names import skeleton_of
+from pipeline import storage
 from pipeline.draw import DrawnObject, Skeleton, draw_objects, encode_png, found_keypoints
 from pipeline.infer.inputs import InputPiece, read_images
 from pipeline.infer.ledger import output_url
 from pipeline.infer.prediction_rows import PredictedRow, read_predictions
 from pipeline.shards.decode import decode_image
-from pipeline.storage import files as storage
 
 LEAST_DRAWN_SCORE = 0.5
 

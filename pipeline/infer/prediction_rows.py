@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model import Detector
+from pipeline import storage
 from pipeline.infer.predictor import ImagePrediction
 from pipeline.shards.keypoints import coco_keypoints
-from pipeline.storage import files as storage
 
 SCHEMA_VERSION = 2
 

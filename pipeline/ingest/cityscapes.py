@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from model.structures import Category, ImageSize
+from pipeline import storage
 from pipeline.ingest.instance_masks import mask_annotation
 from pipeline.ingest.listing import Annotation, ImageRecord, Listing, number_of, read_files
 from pipeline.ingest.validate import AnnotationError, Reject
-from pipeline.storage import files as storage
 
 _IDS = {
     **{"person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28},

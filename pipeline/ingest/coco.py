@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.structures import Category, ImageSize
+from pipeline import storage
 from pipeline.ingest.listing import ImageRecord, Listing
 from pipeline.ingest.validate import Reject
 from pipeline.shards.keypoints import coco_category_keypoints, coco_keypoints, list_keypoints
 from pipeline.shards.manifest import Manifest, read_manifest
 from pipeline.shards.row import ShardRow, read_rows
-from pipeline.storage import files as storage
-from pipeline.storage.files import StorageError
+from pipeline.storage import StorageError
 
 
 def read_coco(annotations_url: str, images_url: str, image_ids_url: str | None = None) -> Listing:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from model.structures import Category, ImageSize
+from pipeline import storage
 from pipeline.ingest.validate import Reject
 from pipeline.shards.keypoints import KeypointSet, combine_keypoints
 from pipeline.shards.manifest import Protocol
-from pipeline.storage import files as storage
 
 _READERS = 16  # threads that wait for the store
 _READ_AT_ONCE = 256  # files in memory

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from pipeline.ingest.shape_keypoints import SHAPE_KEYPOINTS, SHAPE_SKELETON, outermost_points
 from pipeline.shards.keypoints import KeypointSet, coco_category_keypoints, coco_keypoints
-from pipeline.storage.files import write_bytes
+from pipeline.storage import write_bytes
 
 CLASSES = ("circle", "square", "triangle", "star", "cross")
 _SCALES = (0.20, 0.55)  # larger side of the box, relative to the image

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.structures import ImageSize
+from pipeline import storage
 from pipeline.ingest.listing import ImageRecord
 from pipeline.ingest.validate import (
     AnnotationError,
@@ -23,7 +24,6 @@ from pipeline.ingest.validate import (
 )
 from pipeline.shards.manifest import ShardFile
 from pipeline.shards.shard_file import SCHEMA
-from pipeline.storage import files as storage
 
 _READERS = 8  # threads that wait for the store
 
@@ -89,7 +89,7 @@ def write_shard(task: ShardTask) -> ShardReport:
             return ShardReport(None, dict(counts), tuple(rejects))
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        storage.put_file(path, storage.join(task.shards_url, task.name))
+        storage.upload_file(path, storage.join(task.shards_url, task.name))
     file = ShardFile(task.name, len(sizes), sha256, tuple(groups), tuple(sizes), tuple(labelled))
     return ShardReport(file, dict(counts), tuple(rejects))
 

@@ -16,6 +16,7 @@ import numpy as np
 import ray
 from pydantic import TypeAdapter
 
+from pipeline import storage
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.listing import Listing
 from pipeline.ingest.shard_task import ShardReport, ShardTask, write_shard
@@ -28,7 +29,6 @@ from pipeline.shards.manifest import (
     read_manifest,
     write_manifest,
 )
-from pipeline.storage import files as storage
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _source_digest(listing: Listing, rows_per_shard: int, rows_per_group: int) -
     sizes = {
         (folder, url[len(folder) :].strip("/")): size
         for folder in _image_folders(listing)
-        for url, size in storage.list_sizes(folder).items()
+        for url, size in storage.file_sizes(folder).items()
     }
     listed = [
         (image.file_name, sizes.get((image.images_url, image.file_name)))

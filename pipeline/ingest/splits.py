@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.listing import Listing
@@ -11,8 +12,7 @@ from pipeline.ingest.shapes import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_listed
 from pipeline.ingest.sources import read_source
 from pipeline.shards.manifest import Manifest, read_manifest
-from pipeline.storage import files as storage
-from pipeline.storage.urls import local_path
+from pipeline.storage import local_path
 
 Split = Literal["train", "val"]
 

@@ -11,10 +11,10 @@ import xml.etree.ElementTree as ET
 from pathlib import PurePosixPath
 
 from model.structures import Category, ImageSize
+from pipeline import storage
 from pipeline.ingest.listing import Annotation, ImageRecord, Listing, number_of, read_files
 from pipeline.ingest.validate import AnnotationError, Reject
 from pipeline.ingest.voc_masks import VocMasks, mask_sizes
-from pipeline.storage import files as storage
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

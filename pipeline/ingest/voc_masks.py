@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.structures import ImageSize
+from pipeline import storage
 from pipeline.ingest.instance_masks import mask_annotation
 from pipeline.ingest.listing import Annotation, ImageRecord
 from pipeline.ingest.validate import AnnotationError, Reject
-from pipeline.storage import files as storage
 
 _OBJECTS, _CLASSES = "SegmentationObject", "SegmentationClass"
 _BORDER = 255
@@ -108,7 +108,7 @@ def _share_inside(pixels: NDArray[np.bool_], box: Sequence[float]) -> float:
 
 def mask_sizes(root_url: str, names: Sequence[str]) -> bytes:
     """Sizes in bytes of the images' pictures: differs where they were drawn anew."""
-    sizes = [storage.list_sizes(storage.join(root_url, folder)) for folder in (_OBJECTS, _CLASSES)]
+    sizes = [storage.file_sizes(storage.join(root_url, folder)) for folder in (_OBJECTS, _CLASSES)]
     below = {
         url.removeprefix(root_url).strip("/"): n for found in sizes for url, n in found.items()
     }

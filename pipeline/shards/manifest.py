@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from model.structures import Category, ImageSize
 from pipeline.shards.keypoints import KeypointSet
-from pipeline.storage.files import MissingFileError, StorageError, join, read_bytes, write_bytes
+from pipeline.storage import MissingFileError, StorageError, join, read_bytes, write_bytes
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # those of 1 have no keypoints

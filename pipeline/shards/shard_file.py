@@ -6,7 +6,7 @@ Without torch, so that the processes that only read start in a moment.
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage.files import filesystem, join
+from pipeline.storage import filesystem, join
 
 SCHEMA = pa.schema(
     [

@@ -31,8 +31,8 @@ __all__ = [
     "filesystem",
     "join",
     "list_files",
-    "list_sizes",
-    "put_file",
+    "file_sizes",
+    "upload_file",
     "read_bytes",
     "read_json",
     "upload_folder",
@@ -117,7 +117,7 @@ def write_bytes(url: str, data: bytes) -> None:
     persist(url, write)
 
 
-def put_file(source: Path, url: str) -> None:
+def upload_file(source: Path, url: str) -> None:
     """Copy a local file to the URL, atomically and without holding it in memory."""
     store, path = filesystem(url)
     local = local_path(url)
@@ -166,10 +166,10 @@ def list_files(url: str, suffixes: Sequence[str] = ()) -> list[str]:
         url: folder or file; a missing one has no files.
         suffixes: keep names that end so, in any case (".jpg", ".png"); empty keeps all.
     """
-    return sorted(list_sizes(url, suffixes))
+    return sorted(file_sizes(url, suffixes))
 
 
-def list_sizes(url: str, suffixes: Sequence[str] = ()) -> dict[str, int]:
+def file_sizes(url: str, suffixes: Sequence[str] = ()) -> dict[str, int]:
     """`list_files` with each file's size, bytes."""
     store, root = filesystem(url)
     selector = pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)
@@ -198,7 +198,7 @@ def upload_folder(folder: Path, url: str) -> None:
     """Copy every file of a local folder below the URL."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            put_file(path, join(url, path.relative_to(folder).as_posix()))
+            upload_file(path, join(url, path.relative_to(folder).as_posix()))
 
 
 def download_folder(url: str, folder: Path) -> None:

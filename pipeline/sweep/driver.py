@@ -15,9 +15,9 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import BasicVariantGenerator
 
+from pipeline import storage
 from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig, config_digest, to_yaml
-from pipeline.storage import files as storage
 from pipeline.sweep.results import TrialSummary, best_trial, summarize_trial
 from pipeline.sweep.search_space import best_config, check_space, distributions
 from pipeline.sweep.stopped_trials import StoppedTrials, give_back_all

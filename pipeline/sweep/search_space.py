@@ -6,9 +6,9 @@ from typing import Any
 from ray import tune
 
 from model.config.settings import ConfigError, check_settings
+from pipeline import storage
 from pipeline.config import RunConfig, SearchDimension, SweepConfig
 from pipeline.ingest.splits import split_shards_url
-from pipeline.storage import files as storage
 from pipeline.track.mlflow_run import tracking_uri
 
 # A trial may differ in what it learns from and how, not in where it runs or writes.

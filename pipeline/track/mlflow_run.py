@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from ops_cuda import backend
 from pipeline.config import RunConfig, config_digest, to_yaml
-from pipeline.storage.urls import join, local_path
+from pipeline.storage import join, local_path
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from model.weights.storage.download import local_path as downloaded_path
+from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.storage import files as storage
 from pipeline.track.mlflow_run import TrackingError, hide_password, tracking_uri
 
 WEIGHTS_FILE = "model.safetensors"

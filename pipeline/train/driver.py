@@ -15,11 +15,11 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, ScalingCon
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 
+from pipeline import storage
 from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig
 from pipeline.ingest.splits import split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
-from pipeline.storage import files as storage
 from pipeline.stream.data_fit import check_fit, check_measurable
 from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run, tracking_uri
 from pipeline.train.failures import TrainingError, training_error

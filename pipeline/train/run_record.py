@@ -4,8 +4,8 @@ import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.storage import files as storage
 from pipeline.track.mlflow_run import flatten_settings
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 
 from model import Category
+from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate import validate
 from pipeline.evaluate.coco_metrics import MAIN_NUMBERS
-from pipeline.storage import files as storage
 from pipeline.stream.training_stream import TrainingStream, open_stream
 from pipeline.track.metric_sink import MetricSink
 from pipeline.train.checkpoint import save_checkpoint

@@ -6,7 +6,7 @@ import pytest
 
 from model.config.settings import ConfigError
 from pipeline.config import RunConfig, config_digest, digest_of, load_config, to_yaml
-from pipeline.storage.urls import absolute, is_relative, join, local_path
+from pipeline.storage import absolute, is_relative, join, local_path
 
 
 @pytest.fixture

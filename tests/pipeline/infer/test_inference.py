@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from model import load_detector
+from pipeline import storage
 from pipeline.config import InferConfig
 from pipeline.infer.inference import run_inference
 from pipeline.infer.prediction_rows import SCHEMA, read_predictions
 from pipeline.shards.decode import decode_image
-from pipeline.storage import files as storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline import storage
 from pipeline.infer.inputs import InputPiece
 from pipeline.infer.ledger import (
     LedgerEntry,
@@ -13,7 +14,6 @@ from pipeline.infer.ledger import (
     remove_stale,
     write_entry,
 )
-from pipeline.storage import files as storage
 
 PIECE = InputPiece("part-00000", 4, "content", "/images", ("a.jpg",))
 KEY = piece_key(PIECE, "model", 0.05)

@@ -6,14 +6,14 @@ import numpy as np
 import pycocotools.mask as coco_masks
 import pytest
 
+from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.ingest.cityscapes import read_cityscapes
 from pipeline.ingest.shard_writer import write_listed
 from pipeline.ingest.splits import prepare_split
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
-from pipeline.storage import files as storage
-from pipeline.storage.files import StorageError
+from pipeline.storage import StorageError
 from tests.annotated_sets import HEIGHT, WIDTH, rectangle, write_cityscapes
 
 FIRST, SECOND = "aachen/aachen_000000_000019", "bochum/bochum_000000_000313"

@@ -10,7 +10,7 @@ from pipeline.ingest.shapes import draw_shapes_dataset
 from pipeline.ingest.splits import prepare_split
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
-from pipeline.storage.files import MissingFileError, StorageError
+from pipeline.storage import MissingFileError, StorageError
 
 
 @pytest.fixture

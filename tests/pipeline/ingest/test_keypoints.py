@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from model.structures import ImageSize
+from pipeline import storage
 from pipeline.ingest.coco import coco_ground_truth
 from pipeline.ingest.shapes import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
@@ -22,8 +23,7 @@ from pipeline.shards.keypoints import KeypointSet, combine_keypoints
 from pipeline.shards.manifest import read_manifest, write_manifest
 from pipeline.shards.row import read_rows, rows_from_arrow
 from pipeline.shards.shard_file import SCHEMA, read_row_group
-from pipeline.storage import files as storage
-from pipeline.storage.files import StorageError
+from pipeline.storage import StorageError
 
 SIZE = ImageSize(40, 60)
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline.ingest.shapes import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.manifest import read_manifest
-from pipeline.storage.files import MissingFileError
+from pipeline.storage import MissingFileError
 
 KILLED_AFTER_TWO_SHARDS = """
 import os, signal, sys

@@ -9,13 +9,13 @@ import pytest
 from pycocotools.coco import COCO
 
 from model.structures import Category
+from pipeline import storage
 from pipeline.ingest.coco import coco_ground_truth
 from pipeline.ingest.shapes import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
-from pipeline.storage import files as storage
-from pipeline.storage.files import StorageError, join
+from pipeline.storage import StorageError, join
 
 
 @pytest.fixture

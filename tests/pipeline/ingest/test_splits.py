@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from pipeline import storage
 from pipeline.config import DataConfig, RunConfig, ShapesConfig
 from pipeline.ingest.splits import prepare_split, split_shards_url
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
-from pipeline.storage import files as storage
 
 SHAPES = DataConfig(shapes=ShapesConfig(images=6, val_images=4, side=32), rows_per_shard=4)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pycocotools.mask as coco_masks
 import pytest
 
+from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.ingest.listing import number_of
 from pipeline.ingest.shard_writer import write_listed
@@ -14,8 +15,7 @@ from pipeline.ingest.validate import AnnotationError
 from pipeline.ingest.voc import CLASSES, parse_annotation, read_voc
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
-from pipeline.storage import files as storage
-from pipeline.storage.files import StorageError
+from pipeline.storage import StorageError
 from pipeline.stream.collate import sample_from_row
 from tests.annotated_sets import (
     HEIGHT,

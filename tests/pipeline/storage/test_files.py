@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.storage import files as storage
-from pipeline.storage.files import MissingFileError, StorageError, join
+from pipeline import storage
+from pipeline.storage import MissingFileError, StorageError, join
 
 
 @pytest.fixture(params=["path", "file", pytest.param("s3", marks=pytest.mark.s3)])
@@ -39,7 +39,7 @@ def test_listing_is_recursive_sorted_complete_and_filters_by_suffix(place):
     images = storage.list_files(place, (".jpg", ".png"))
     assert [url.removeprefix(place) for url in images] == ["/a/c.JPG", "/a/e/f.png", "/b.jpg"]
     assert all(storage.read_bytes(url) == b"12" for url in images)
-    assert set(storage.list_sizes(place).values()) == {2}
+    assert set(storage.file_sizes(place).values()) == {2}
     assert storage.list_files(images[0]) == [images[0]]
     assert storage.list_files(join(place, "nothing")) == []
 

@@ -14,13 +14,13 @@ from model.config import InputConfig, KeypointHeadConfig, ModelConfig
 from model.config.keypoint_names import COCO_PERSON_KEYPOINTS, flip_order
 from model.config.settings import ConfigError
 from model.structures import ImageSize, Targets
+from pipeline import storage
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.ingest.shape_keypoints import SHAPE_KEYPOINTS
 from pipeline.ingest.shapes import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.manifest import Manifest, ShardFile, read_manifest, write_manifest
 from pipeline.shards.row import read_rows
-from pipeline.storage import files as storage
 from pipeline.stream.augment import Augmentation, TrainingSample, augment
 from pipeline.stream.collate import blank_sample, sample_from_row
 from pipeline.stream.data_fit import check_measurable

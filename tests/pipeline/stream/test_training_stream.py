@@ -10,13 +10,13 @@ import torch
 
 from model.config import InputConfig, ModelConfig
 from model.config.settings import ConfigError
+from pipeline import storage
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.ingest.shapes import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.manifest import read_manifest, write_manifest
 from pipeline.shards.row import read_rows
 from pipeline.shards.shard_file import SCHEMA
-from pipeline.storage import files as storage
 from pipeline.stream.shard_plan import images_of_step, plan_shards
 from pipeline.stream.training_stream import StreamError, open_local_stream, open_stream
 

@@ -12,9 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from model import load_detector
+from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.ingest.splits import prepare_split
-from pipeline.storage import files as storage
 from pipeline.train.driver import run_training
 from pipeline.train.failures import TrainingError
 
