@@ -7,7 +7,13 @@ constants of Detectron's 1x schedule. Settings stop at the constructors: layers 
 from pydantic import Field, model_validator
 
 from model.config.backbone import BackboneConfig, FpnConfig, InputConfig
-from model.config.conventions import TORCHVISION, Conventions
+from model.config.conventions import (
+    DETECTRON,
+    DETECTRON2,
+    MASKRCNN_BENCHMARK,
+    TORCHVISION,
+    Conventions,
+)
 from model.config.heads import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from model.config.keypoint_names import flip_order
 from model.config.retinanet import RetinaNetConfig
@@ -16,6 +22,9 @@ from model.config.settings import Positive, Settings
 from model.config.test_augmentation import TestAugmentationConfig
 
 __all__ = [
+    "DETECTRON",
+    "DETECTRON2",
+    "MASKRCNN_BENCHMARK",
     "TORCHVISION",
     "BackboneConfig",
     "BoxHeadConfig",

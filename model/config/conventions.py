@@ -95,3 +95,48 @@ TORCHVISION = Conventions(
     keypoint_coordinates="pixel_numbers",
 )
 """torchvision's ``maskrcnn_resnet50_fpn`` with its COCO weights (v1)."""
+
+DETECTRON2 = Conventions(
+    pixel_order="bgr",
+    pixel_mean=(103.53, 116.28, 123.675),
+    pixel_std=(1.0, 1.0, 1.0),
+    stride_in_1x1=True,
+    norm_epsilon=1e-5,
+    round_anchors=False,
+    anchor_stride="level",
+    roi_aligned=True,
+    roi_sampling_ratio=0,
+    dilate_first_block=True,
+    rpn_smooth_l1_beta=0.0,
+    box_smooth_l1_beta=0.0,
+    mask_targets="polygon",
+    mask_paste="grid",
+    keypoint_coordinates="continuous",
+)
+"""The defaults of detectron2's configs, with the ImageNet backbones of the ResNet authors."""
+
+DETECTRON = Conventions(
+    pixel_order="bgr",
+    pixel_mean=(102.9801, 115.9465, 122.7717),
+    pixel_std=(1.0, 1.0, 1.0),
+    stride_in_1x1=True,
+    norm_epsilon=0.0,
+    round_anchors=False,
+    anchor_stride="level",
+    roi_aligned=False,
+    roi_sampling_ratio=2,
+    rpn_smooth_l1_beta=1 / 9,
+    box_smooth_l1_beta=1.0,
+    mask_targets="polygon",
+    mask_paste="padded",
+    resize_rounding="nearest",
+    resize_filter="bilinear",
+    keypoint_coordinates="pixel_numbers",
+    legacy_geometry=True,
+)
+"""Detectron (Caffe2)."""
+
+MASKRCNN_BENCHMARK = DETECTRON.model_copy(
+    update={"resize_rounding": "down", "resize_filter": "antialias"}
+)
+"""maskrcnn-benchmark: Detectron's, except that images are resized with Pillow, not OpenCV."""

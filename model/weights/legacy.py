@@ -1,31 +1,10 @@
-"""The conventions that Detectron and maskrcnn-benchmark share."""
+"""Facts that Detectron's and maskrcnn-benchmark's weights share."""
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from model.config import Conventions
 from model.weights.report import WeightsError
-
-LEGACY = Conventions(
-    pixel_order="bgr",
-    pixel_mean=(102.9801, 115.9465, 122.7717),
-    pixel_std=(1.0, 1.0, 1.0),
-    stride_in_1x1=True,
-    norm_epsilon=0.0,
-    round_anchors=False,
-    anchor_stride="level",
-    roi_aligned=False,
-    roi_sampling_ratio=2,
-    rpn_smooth_l1_beta=1 / 9,
-    box_smooth_l1_beta=1.0,
-    mask_targets="polygon",
-    mask_paste="padded",
-    resize_rounding="nearest",
-    resize_filter="bilinear",
-    keypoint_coordinates="pixel_numbers",
-    legacy_geometry=True,
-)
 
 
 def one_box_for_all(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

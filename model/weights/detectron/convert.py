@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig, RetinaNetConfig
+from model.config import DETECTRON, ModelConfig, RetinaNetConfig
 from model.weights.anchor_order import sizes_inside
 from model.weights.architecture.backbone import RES5_OF_BOX_HEAD
 from model.weights.architecture.detector import describe_detector, stated
@@ -24,12 +24,12 @@ from model.weights.conversion import (
     rename_tensors,
 )
 from model.weights.detectron.names import UNNEEDED, renames
-from model.weights.legacy import LEGACY, one_box_for_all, refuse_unbuilt
+from model.weights.legacy import one_box_for_all, refuse_unbuilt
 from model.weights.legacy_settings import conventions_of_model, with_settings_of_model
 from model.weights.report import WeightsError
 
 # detectron2's X-101-32x8d of FAIR, the one backbone in this format that is not folded.
-FAIR_RESNEXT = LEGACY.model_copy(
+FAIR_RESNEXT = DETECTRON.model_copy(
     update={
         "pixel_mean": (103.53, 116.28, 123.675),
         "pixel_std": (57.375, 57.12, 58.395),
@@ -75,7 +75,7 @@ def convert_detectron(stored: StoredWeights, config: ModelConfig) -> Conversion:
     refuse_unbuilt(stored.tensors, _UNBUILT)
     renamed = _renamed(stored.tensors)
     check_dimensions(renamed)
-    rules = FAIR_RESNEXT if "backbone.bn1.running_var" in renamed.tensors else LEGACY
+    rules = FAIR_RESNEXT if "backbone.bn1.running_var" in renamed.tensors else DETECTRON
     renamed.tensors.update(one_box_for_all(renamed.tensors))
     renamed.tensors.update(_identity_statistics(renamed, rules.norm_epsilon))
     assumed = _ratios_outside(renamed.tensors, config)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.config import BoxHeadConfig, Conventions, ModelConfig
+from model.config import DETECTRON2, BoxHeadConfig, Conventions, ModelConfig
 from model.weights.architecture.detector import describe_detector, is_whole_detector, stated
 from model.weights.conversion import Conversion, StoredWeights, rename_tensors
 from model.weights.detectron2.names import UNBUILT, UNNEEDED, renames
@@ -23,24 +23,6 @@ from model.weights.detectron2.rows import (
 from model.weights.legacy import refuse_unbuilt
 from model.weights.report import WeightsError
 
-# Its configs' defaults: the ImageNet backbones of the ResNet paper's authors.
-DETECTRON2 = Conventions(
-    pixel_order="bgr",
-    pixel_mean=(103.53, 116.28, 123.675),
-    pixel_std=(1.0, 1.0, 1.0),
-    stride_in_1x1=True,
-    norm_epsilon=1e-5,
-    round_anchors=False,
-    anchor_stride="level",
-    roi_aligned=True,
-    roi_sampling_ratio=0,
-    dilate_first_block=True,
-    rpn_smooth_l1_beta=0.0,
-    box_smooth_l1_beta=0.0,
-    mask_targets="polygon",
-    mask_paste="grid",
-    keypoint_coordinates="continuous",
-)
 _AUTHOR_OF_RGB_BACKBONES = "torchvision"
 _RGB = {
     "pixel_order": "rgb",

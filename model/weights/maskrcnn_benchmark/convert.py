@@ -8,18 +8,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import MASKRCNN_BENCHMARK, ModelConfig
 from model.weights.architecture.detector import describe_detector
 from model.weights.conversion import Conversion, StoredWeights, check_dimensions, rename_tensors
-from model.weights.legacy import LEGACY, one_box_for_all, refuse_unbuilt
+from model.weights.legacy import one_box_for_all, refuse_unbuilt
 from model.weights.legacy_settings import conventions_of_model, with_settings_of_model
 from model.weights.maskrcnn_benchmark.names import UNNEEDED, renames_of
 from model.weights.report import WeightsError
 
-# Its pictures are Pillow's, Detectron's are OpenCV's.
-MASKRCNN_BENCHMARK = LEGACY.model_copy(
-    update={"resize_rounding": "down", "resize_filter": "antialias"}
-)
 _UNBUILT = {
     "roi_heads.maskiou.": "Mask Scoring R-CNN",
 }

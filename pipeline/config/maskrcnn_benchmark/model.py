@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from model.weights.maskrcnn_benchmark.convert import MASKRCNN_BENCHMARK
+from model.config import MASKRCNN_BENCHMARK
 from pipeline.config.maskrcnn_benchmark.heads import (
     box_tree,
     keypoint_tree,

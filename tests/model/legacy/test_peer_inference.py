@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from model import build_detector
-from model.weights.detectron2.convert import DETECTRON2
-from model.weights.maskrcnn_benchmark.convert import MASKRCNN_BENCHMARK
+from model.config import DETECTRON2, MASKRCNN_BENCHMARK
 from tests.model.legacy import forms
 from tests.model.legacy.plain_inference import find_objects
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from model import build_detector
+from model.config import MASKRCNN_BENCHMARK
 from model.preprocess import pad_batch
 from model.structures import ImageSize, PolygonMasks, Targets
-from model.weights.maskrcnn_benchmark.convert import MASKRCNN_BENCHMARK
 from tests.model.legacy.plain_training import head_losses, rpn_losses, training_proposals
 
 EVERYTHING = 1_000_000

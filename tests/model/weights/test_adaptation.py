@@ -4,12 +4,10 @@ import pytest
 import torch
 
 from model import build_detector
-from model.config import TORCHVISION, Conventions
+from model.config import DETECTRON, DETECTRON2, TORCHVISION, Conventions
 from model.layers.norm import convolve_and_normalise
 from model.weights import load_weights, save_detector
 from model.weights.adaptation import adapt_to_conventions, folded_norms_note
-from model.weights.detectron2.convert import DETECTRON2
-from model.weights.legacy import LEGACY
 
 
 def stem(detector, picture):
@@ -23,8 +21,10 @@ def stem(detector, picture):
 FROZEN = {"depth": 18, "norm": "frozen_bn", "width": 8, "frozen_stages": 2}
 
 
-@pytest.mark.parametrize("theirs", [LEGACY, DETECTRON2, TORCHVISION], ids=["legacy", "d2", "tv"])
-@pytest.mark.parametrize("ours", [LEGACY, DETECTRON2, Conventions()], ids=["legacy", "d2", "own"])
+@pytest.mark.parametrize("theirs", [DETECTRON, DETECTRON2, TORCHVISION], ids=["legacy", "d2", "tv"])
+@pytest.mark.parametrize(
+    "ours", [DETECTRON, DETECTRON2, Conventions()], ids=["legacy", "d2", "own"]
+)
 def test_the_stem_sees_the_picture_as_its_weights_did(tiny_config, tmp_path, theirs, ours):
     torch.manual_seed(0)
     source = build_detector(tiny_config(backbone=FROZEN, conventions=theirs))
@@ -83,14 +83,16 @@ def test_other_keypoint_coordinates_are_told_where_there_are_keypoints():
 
 def test_what_cannot_be_converted_is_told():
     bottleneck = {"backbone.layer1.0.conv3.weight": torch.ones(1)}
-    _, of_backbone = adapt_to_conventions(bottleneck, LEGACY, Conventions(), whole=False)
+    _, of_backbone = adapt_to_conventions(bottleneck, DETECTRON, Conventions(), whole=False)
     assert any("stride_in_1x1 = True" in note for note in of_backbone)
     assert not any("roi_aligned" in note for note in of_backbone)
-    _, of_detector = adapt_to_conventions(bottleneck, LEGACY, Conventions(), whole=True)
+    _, of_detector = adapt_to_conventions(bottleneck, DETECTRON, Conventions(), whole=True)
     for key in ("stride_in_1x1", "roi_aligned", "legacy_geometry"):
         assert any(f"{key} = " in note for note in of_detector)
     # A network of basic blocks strides in its 3x3 either way.
-    assert not any("stride" in n for n in adapt_to_conventions({}, LEGACY, Conventions(), False)[1])
+    assert not any(
+        "stride" in n for n in adapt_to_conventions({}, DETECTRON, Conventions(), False)[1]
+    )
 
 
 def test_folded_norms_want_a_frozen_norm():

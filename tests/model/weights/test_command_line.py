@@ -3,9 +3,9 @@ import torch
 import torchvision
 
 from model import Category, build_detector, load_detector, save_detector
+from model.config import DETECTRON
 from model.weights import load_weights
 from model.weights.__main__ import main
-from model.weights.legacy import LEGACY
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_what_cannot_be_read_is_said_in_a_line(tmp_path, capsys):
 
 def test_our_own_folder_keeps_its_classes_and_its_legacy(tiny_config, tmp_path, caplog):
     categories = (Category(3, "cat"), Category(9, "dog"), Category(70, "owl"))
-    config = tiny_config(conventions=LEGACY)
+    config = tiny_config(conventions=DETECTRON)
     save_detector(build_detector(config, categories), tmp_path / "one")
     assert main(["convert", str(tmp_path / "one"), "--to", str(tmp_path / "two")]) == 0
     assert load_detector(tmp_path / "two").categories == categories
