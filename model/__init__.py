@@ -1,10 +1,26 @@
-"""Mask R-CNN on a feature pyramid: build it, train it, load it, predict with it."""
+"""Mask R-CNN and its relatives: build a detector, train it, load it, predict with it."""
 
-from model.config import ModelConfig
-from model.detections import Detections
-from model.detector import Detector, build_detector
-from model.structures import Category
-from model.weights import load_detector, save_detector
+from typing import TYPE_CHECKING
+
+from model.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from model.config import ModelConfig
+    from model.detections import Detections
+    from model.detector import Detector, build_detector
+    from model.structures import Category
+    from model.weights import load_detector, save_detector
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "model.config": ["ModelConfig"],
+            "model.detections": ["Detections"],
+            "model.detector": ["Detector", "build_detector"],
+            "model.structures": ["Category"],
+            "model.weights": ["load_detector", "save_detector"],
+        },
+    )
 
 __all__ = [
     "Category",
