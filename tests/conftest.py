@@ -14,7 +14,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from tests.real_pictures import coco_tiny  # noqa: F401
+from tests.real_images import coco_tiny  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from model.structures import Category, ImageSize
 from pipeline import storage
 from pipeline.ingest.instance_masks import mask_annotation
-from pipeline.ingest.listing import Annotation, ImageRecord, Listing, number_of, read_files
+from pipeline.ingest.listing import Annotation, ImageRecord, Listing, image_id_from_name, read_files
 from pipeline.ingest.validate import AnnotationError, Reject
 
 _IDS = {
@@ -66,7 +66,7 @@ def read_cityscapes(root_url: str, image_set: str) -> Listing:
         try:
             image, refused = _read_image(data, name, url, images_url)
         except AnnotationError as error:
-            names = (f"{name}{_SUFFIX}", number_of(PurePosixPath(name).name), None)
+            names = (f"{name}{_SUFFIX}", image_id_from_name(PurePosixPath(name).name), None)
             rejects.append(Reject("image", *names, error.reason, error.detail))
             continue
         images.append(image)
@@ -88,7 +88,7 @@ def _read_image(
 ) -> tuple[ImageRecord, list[Reject]]:
     """The image that a JSON file describes, and the objects in it that cannot be used."""
     size, objects = _parse(data)
-    image_id, file_name = number_of(PurePosixPath(name).name), f"{name}_leftImg8bit.png"
+    image_id, file_name = image_id_from_name(PurePosixPath(name).name), f"{name}_leftImg8bit.png"
     annotations: list[Annotation] = []
     refused: list[Reject] = []
     for number, each in enumerate(objects, 1):

@@ -146,7 +146,7 @@ def _read_if_there(url: str) -> bytes | None:
         return None
 
 
-def number_of(name: str) -> int:
+def image_id_from_name(name: str) -> int:
     """The image id of a data set that only names its images; the same name, the same id.
 
     Digits are read as a number (000005 is 5, 2008_000002 is 2008000002); any other name gives

@@ -17,10 +17,10 @@ from pipeline import storage
 from pipeline.ingest.listing import ImageRecord
 from pipeline.ingest.validate import (
     AnnotationError,
-    ObjectRecord,
     Reject,
-    judge_annotation,
-    judge_image,
+    ValidatedObject,
+    validate_annotation,
+    validate_image,
 )
 from pipeline.shards.manifest import ShardFile
 from pipeline.shards.shard_file import SCHEMA
@@ -128,7 +128,7 @@ def _read_image(image: ImageRecord) -> tuple[ImageRecord, bytes | Reject, tuple[
         data = storage.read_bytes(url)
     except storage.MissingFileError:
         return image, Reject("image", *_names(image), None, "missing image file", url), ()
-    problem = judge_image(data, image.size)
+    problem = validate_image(data, image.size)
     if problem is not None:
         return image, Reject("image", *_names(image), None, *problem), ()
     if image.mask_files is None:
@@ -161,10 +161,10 @@ def _judge_row(
             for a in image.annotations
         ]
         return None
-    objects: list[ObjectRecord] = []
+    objects: list[ValidatedObject] = []
     for annotation in image.annotations:
         try:
-            judged = judge_annotation(annotation, image.size, task.labels, task.keypoint_count)
+            judged = validate_annotation(annotation, image.size, task.labels, task.keypoint_count)
         except AnnotationError as error:
             counts["annotations_quarantined"] += 1
             names = (*_names(image), annotation["id"])
@@ -183,7 +183,10 @@ def _judge_row(
 
 
 def _mended(
-    judged: ObjectRecord, annotation: Mapping[str, Any], keypoint_count: int, counts: Counter[str]
+    judged: ValidatedObject,
+    annotation: Mapping[str, Any],
+    keypoint_count: int,
+    counts: Counter[str],
 ) -> Iterator[tuple[str, str]]:
     """What of a good annotation was changed or left out: reason and detail of each, counted."""
     if judged.overshoot:
@@ -208,7 +211,7 @@ def _labelled_points(row: Mapping[str, Any]) -> int:
 
 
 def _arrow_row(
-    image: ImageRecord, content: bytes, objects: Sequence[ObjectRecord], with_keypoints: bool
+    image: ImageRecord, content: bytes, objects: Sequence[ValidatedObject], with_keypoints: bool
 ) -> dict[str, Any]:
     return {
         "image_bytes": content,

@@ -17,7 +17,6 @@ import ray
 from pydantic import TypeAdapter
 
 from pipeline import storage
-from pipeline.ingest.coco import read_coco
 from pipeline.ingest.listing import Listing
 from pipeline.ingest.shard_task import ShardReport, ShardTask, write_shard
 from pipeline.ingest.validate import Reject
@@ -53,29 +52,6 @@ _COUNTED = (
 
 
 def write_shards(
-    annotations_url: str,
-    images_url: str,
-    shards_url: str,
-    rows_per_shard: int = 512,
-    rows_per_group: int = 32,
-) -> Manifest:
-    """Write the shards of one COCO split; shards of the same sources are left as they stand.
-
-    Args:
-        annotations_url: COCO instances JSON.
-        images_url: folder its file names are relative to.
-        shards_url: folder for shards, ``manifest.json`` and ``quarantine.jsonl``.
-        rows_per_shard: images per file.
-        rows_per_group: images per row group, the unit of reading.
-
-    Raises:
-        StorageError: a location cannot be read or written, or no image at all is good.
-    """
-    listing = read_coco(annotations_url, images_url)
-    return write_listed(listing, shards_url, rows_per_shard, rows_per_group)
-
-
-def write_listed(
     listing: Listing, shards_url: str, rows_per_shard: int, rows_per_group: int
 ) -> Manifest:
     """Write the shards of what a data set lists; those of the same sources are left as they stand.

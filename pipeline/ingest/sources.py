@@ -12,7 +12,7 @@ from pipeline.ingest.voc import read_voc
 Format = Literal["coco", "voc", "cityscapes"]
 
 
-def read_source(source: Format, parts: Sequence[SplitConfig]) -> Listing:
+def list_split(source: Format, parts: Sequence[SplitConfig]) -> Listing:
     """What the parts of a split list together.
 
     Args:

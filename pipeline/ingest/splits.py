@@ -8,9 +8,9 @@ from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.listing import Listing
-from pipeline.ingest.shapes import draw_shapes_dataset
-from pipeline.ingest.shard_writer import write_listed
-from pipeline.ingest.sources import read_source
+from pipeline.ingest.shapes_dataset import draw_shapes_dataset
+from pipeline.ingest.shard_writer import write_shards
+from pipeline.ingest.sources import list_split
 from pipeline.shards.manifest import Manifest, read_manifest
 from pipeline.storage import local_path
 
@@ -37,7 +37,7 @@ def prepare_split(config: RunConfig, split: Split) -> Manifest:
     parts = config.data.parts(split)
     if not parts:
         return read_manifest(shards_url)
-    return _write(config, read_source(config.data.source, parts), shards_url)
+    return _write(config, list_split(config.data.source, parts), shards_url)
 
 
 def _prepare_shapes(config: RunConfig, split: Split, shards_url: str) -> Manifest:
@@ -64,4 +64,6 @@ def _prepare_shapes(config: RunConfig, split: Split, shards_url: str) -> Manifes
 
 
 def _write(config: RunConfig, listing: Listing, shards_url: str) -> Manifest:
-    return write_listed(listing, shards_url, config.data.rows_per_shard, config.data.rows_per_group)
+    return write_shards(
+        listing, shards_url, config.data.rows_per_shard, config.data.rows_per_group
+    )

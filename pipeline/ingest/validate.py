@@ -9,7 +9,7 @@ import pycocotools.mask as coco_masks
 
 from model.structures import ImageSize
 from pipeline.shards.decode import DecodeError, decode_image
-from pipeline.shards.keypoints import PIXEL_CENTRE
+from pipeline.shards.keypoints import PIXEL_CENTER
 
 _CLIP_TOLERANCE = 0.01
 """Pixels that a box may overshoot its image without a word: annotations are rounded."""
@@ -35,7 +35,7 @@ class Reject:
 
 
 @dataclass(frozen=True)
-class ObjectRecord:
+class ValidatedObject:
     """One good annotation: box x1 y1 x2 y2 inside the image, mask as polygons or as RLE counts.
 
     ``keypoints`` is flat x y visibility, in the same pixels as the box; empty where the data set
@@ -73,12 +73,12 @@ class AnnotationError(ValueError):
         self.detail = detail
 
 
-def judge_annotation(
+def validate_annotation(
     annotation: Mapping[str, Any],
     size: ImageSize,
     labels: Mapping[int, int],
     keypoint_count: int = 0,
-) -> ObjectRecord:
+) -> ValidatedObject:
     """Check one COCO annotation and clip its box to the image.
 
     Args:
@@ -115,7 +115,7 @@ def judge_annotation(
     overshoot = max(abs(a - b) for a, b in zip((x, y, x + width, y + height), clipped, strict=True))
     polygons, rle = _judge_mask(annotation.get("segmentation"), size)
     keypoints, points_outside = _judge_keypoints(annotation.get("keypoints"), size, keypoint_count)
-    return ObjectRecord(
+    return ValidatedObject(
         annotation_id=annotation["id"],
         label=labels[category],
         box=clipped,
@@ -186,14 +186,14 @@ def _judge_keypoints(given: Any, size: ImageSize, count: int) -> tuple[tuple[flo
         if visibility not in (0, 1, 2):
             raise AnnotationError("bad keypoints", f"a visibility of {visibility:g}, not 0, 1 or 2")
         # COCO counts pixels, others their corners: either's border still belongs to the image.
-        inside = -PIXEL_CENTRE <= x <= size.width and -PIXEL_CENTRE <= y <= size.height
+        inside = -PIXEL_CENTER <= x <= size.width and -PIXEL_CENTER <= y <= size.height
         outside += visibility > 0 and not inside
         labelled = visibility > 0 and inside
-        kept += [x + PIXEL_CENTRE, y + PIXEL_CENTRE, visibility] if labelled else [0.0, 0.0, 0.0]
+        kept += [x + PIXEL_CENTER, y + PIXEL_CENTER, visibility] if labelled else [0.0, 0.0, 0.0]
     return tuple(kept), outside
 
 
-def judge_image(data: bytes, size: ImageSize) -> tuple[str, str] | None:
+def validate_image(data: bytes, size: ImageSize) -> tuple[str, str] | None:
     """Why an encoded image cannot be used, as (reason, detail); None for a good one.
 
     Args:

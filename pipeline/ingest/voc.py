@@ -12,11 +12,11 @@ from pathlib import PurePosixPath
 
 from model.structures import Category, ImageSize
 from pipeline import storage
-from pipeline.ingest.listing import Annotation, ImageRecord, Listing, number_of, read_files
+from pipeline.ingest.listing import Annotation, ImageRecord, Listing, image_id_from_name, read_files
 from pipeline.ingest.validate import AnnotationError, Reject
 from pipeline.ingest.voc_masks import VocMasks, mask_sizes
 
-CLASSES = (
+VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
@@ -24,7 +24,7 @@ CLASSES = (
 """In VOC's order, which is that of the numbers in its pictures of classes, from 1."""
 
 _BY_AREA_SINCE = 2010
-_IDS = {name: number for number, name in enumerate(CLASSES, 1)}
+_IDS = {name: number for number, name in enumerate(VOC_CLASSES, 1)}
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 
 
@@ -50,7 +50,7 @@ def read_voc(root_url: str, image_set: str, year: int, masks: bool = False) -> L
     objects_listed = 0
     ids: dict[int, str] = {}
     for name, data in zip(names, read_files(annotation_urls), strict=True):
-        image_id = number_of(name)
+        image_id = image_id_from_name(name)
         other = ids.setdefault(image_id, name)
         fingerprint.update(hashlib.sha256(data or b"").digest())
         try:
@@ -98,7 +98,9 @@ def _read_set(url: str) -> tuple[list[str], list[Reject], int]:
             reason, detail = "malformed image record", f"{entry[:80]!r} in {url}"
             rejects.append(Reject("image", None, None, None, reason, detail))
         elif entry in names:
-            reject = Reject("image", entry, number_of(entry), None, "listed twice", f"in {url}")
+            reject = Reject(
+                "image", entry, image_id_from_name(entry), None, "listed twice", f"in {url}"
+            )
             rejects.append(reject)
         else:
             names[entry] = None

@@ -13,7 +13,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-PIXEL_CENTRE = 0.5
+PIXEL_CENTER = 0.5
 """Added to COCO's coordinates, taken from ours."""
 
 
@@ -100,5 +100,5 @@ def coco_keypoints(points: Iterable[Sequence[float]]) -> list[float]:
     flat: list[float] = []
     for x, y, visibility in points:
         labelled = visibility > 0
-        flat += [x - PIXEL_CENTRE, y - PIXEL_CENTRE, int(visibility)] if labelled else [0, 0, 0]
+        flat += [x - PIXEL_CENTER, y - PIXEL_CENTER, int(visibility)] if labelled else [0, 0, 0]
     return flat

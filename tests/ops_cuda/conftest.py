@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.real_pictures import coco_tiny  # noqa: F401
+from tests.real_images import coco_tiny  # noqa: F401
 
 
 @pytest.fixture

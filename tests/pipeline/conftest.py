@@ -15,11 +15,13 @@ from model.config import (
     RpnConfig,
 )
 from pipeline.config import RunConfig, TrackConfig
-from pipeline.ingest.shapes import CLASSES, draw_shapes_dataset
+from pipeline.ingest.coco import read_coco
+from pipeline.ingest.shapes import SHAPE_CLASSES
+from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
 
 # Ids that are not the labels 1..K, so that a mix-up shows.
-SHAPES = tuple(Category(10 * n, name) for n, name in enumerate(CLASSES, start=1))
+SHAPES = tuple(Category(10 * n, name) for n, name in enumerate(SHAPE_CLASSES, start=1))
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +88,7 @@ def shapes_shards(shapes_images, tmp_path_factory):
     """The drawn pictures as three shards of 4, 4 and 3 rows; gives their URL."""
     annotations, images = shapes_images
     folder = str(tmp_path_factory.mktemp("shards"))
-    manifest = write_shards(str(annotations), str(images), folder, 4, 4)
+    manifest = write_shards(read_coco(str(annotations), str(images)), folder, 4, 4)
     if [file.rows for file in manifest.files] != [4, 4, 3]:
         pytest.fail(f"unexpected shards: {manifest.files}")
     return folder

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.ingest.shapes import draw_shapes_dataset
+from pipeline.ingest.coco import read_coco
+from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
 
 
@@ -10,5 +11,5 @@ from pipeline.ingest.shard_writer import write_shards
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("keypoints")
     drawn = draw_shapes_dataset(folder / "drawn", 8, 64, 3, seed=1, keypoints=True)
-    write_shards(*map(str, drawn), str(folder / "shards"), 4, 4)
+    write_shards(read_coco(*map(str, drawn)), str(folder / "shards"), 4, 4)
     return str(folder / "shards")

@@ -9,12 +9,12 @@ import pytest
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.ingest.cityscapes import read_cityscapes
-from pipeline.ingest.shard_writer import write_listed
+from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.splits import prepare_split
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
 from pipeline.storage import StorageError
-from tests.annotated_sets import HEIGHT, WIDTH, rectangle, write_cityscapes
+from tests.annotated_datasets import HEIGHT, WIDTH, rectangle, write_cityscapes
 
 FIRST, SECOND = "aachen/aachen_000000_000019", "bochum/bochum_000000_000313"
 IMAGES = {
@@ -32,7 +32,7 @@ NAMES = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicyc
 
 
 def write(root, shards):
-    return write_listed(read_cityscapes(str(root), "train"), str(shards), 8, 8)
+    return write_shards(read_cityscapes(str(root), "train"), str(shards), 8, 8)
 
 
 def rows_of(url):

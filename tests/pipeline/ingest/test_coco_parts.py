@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.ingest.shapes import draw_shapes_dataset
+from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 from pipeline.ingest.splits import prepare_split
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows

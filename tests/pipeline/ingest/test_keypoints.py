@@ -15,10 +15,11 @@ from pycocotools.coco import COCO
 
 from model.structures import ImageSize
 from pipeline import storage
-from pipeline.ingest.coco import coco_ground_truth
-from pipeline.ingest.shapes import draw_shapes_dataset
+from pipeline.ingest.coco import read_coco
+from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
-from pipeline.ingest.validate import AnnotationError, judge_annotation
+from pipeline.ingest.validate import AnnotationError, validate_annotation
+from pipeline.shards.coco_ground_truth import coco_ground_truth
 from pipeline.shards.keypoints import KeypointSet, combine_keypoints
 from pipeline.shards.manifest import read_manifest, write_manifest
 from pipeline.shards.row import read_rows, rows_from_arrow
@@ -30,7 +31,7 @@ SIZE = ImageSize(40, 60)
 
 def judged(keypoints, count=2):
     annotation = {"id": 1, "category_id": 9, "bbox": [10, 10, 20, 15], "keypoints": keypoints}
-    return judge_annotation(annotation, SIZE, {9: 1}, count)
+    return validate_annotation(annotation, SIZE, {9: 1}, count)
 
 
 visibilities = st.sampled_from([0, 1, 2])
@@ -93,7 +94,7 @@ def source(tmp_path):
 def write(source, folder):
     document, annotations, images = source
     annotations.write_text(json.dumps(document))
-    return write_shards(str(annotations), str(images), str(folder), 5, 2)
+    return write_shards(read_coco(str(annotations), str(images)), str(folder), 5, 2)
 
 
 def rows_of(url):
@@ -235,7 +236,7 @@ def old_shards(shapes_images, tmp_path):
     """Shards as schema version 1 had them: without the column and without its fields."""
     url = str(tmp_path / "old")
     annotations, images = shapes_images
-    manifest = write_shards(str(annotations), str(images), url, 4, 2)
+    manifest = write_shards(read_coco(str(annotations), str(images)), url, 4, 2)
     files = []
     for file in manifest.files:
         path = Path(url) / file.name
@@ -272,7 +273,7 @@ def test_shards_of_version_1_are_read(old_shards, shapes_shards):
 def test_standing_shards_of_version_1_are_not_written_again(old_shards, shapes_images):
     annotations, images = shapes_images
     standing = read_manifest(old_shards)
-    assert write_shards(str(annotations), str(images), old_shards, 4, 2) == standing
+    assert write_shards(read_coco(str(annotations), str(images)), old_shards, 4, 2) == standing
 
 
 def test_a_later_version_is_refused(old_shards):

@@ -7,7 +7,8 @@ import pycocotools.mask as coco_masks
 import pytest
 from PIL import Image
 
-from pipeline.ingest.shapes import CLASSES, draw_picture, draw_shapes_dataset, unit_outline
+from pipeline.ingest.shapes import SHAPE_CLASSES, draw_image, unit_outline
+from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def drawn(tmp_path_factory):
 
 
 def test_pictures_and_annotations_repeat_for_the_same_seed_only():
-    draw = [draw_picture(64, 3, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    draw = [draw_image(64, 3, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert np.array_equal(draw[0][0], draw[1][0])
     assert not np.array_equal(draw[0][0], draw[2][0])
 
@@ -44,7 +45,9 @@ def test_every_image_has_objects_inside_it_of_the_promised_size(drawn):
 
 def test_all_classes_occur_and_boxes_and_areas_follow_the_outlines(drawn):
     document, _ = drawn
-    assert {a["category_id"] for a in document["annotations"]} == set(range(1, len(CLASSES) + 1))
+    assert {a["category_id"] for a in document["annotations"]} == set(
+        range(1, len(SHAPE_CLASSES) + 1)
+    )
     for annotation in document["annotations"]:
         outline = np.array(annotation["segmentation"][0]).reshape(-1, 2)
         x, y, width, height = annotation["bbox"]
@@ -60,7 +63,7 @@ def test_the_outline_is_where_the_picture_changes():
     """Erasing the noise: inside a lone object's outline the colour is not the ground's."""
     found = 0
     for seed in range(30):
-        picture, shapes = draw_picture(64, 1, np.random.default_rng(seed))
+        picture, shapes = draw_image(64, 1, np.random.default_rng(seed))
         [shape] = shapes
         mask = coco_masks.decode(coco_masks.frPyObjects([shape.outline.ravel().tolist()], 64, 64))
         inside = mask[..., 0].astype(bool)
@@ -84,7 +87,7 @@ def test_colour_does_not_tell_the_class(drawn):
 
 
 def test_unit_outlines_have_the_corners_of_their_name():
-    assert [len(unit_outline(name)) for name in CLASSES] == [40, 4, 3, 10, 12]
+    assert [len(unit_outline(name)) for name in SHAPE_CLASSES] == [40, 4, 3, 10, 12]
     with pytest.raises(ValueError, match="no shape is called 'ring'"):
         unit_outline("ring")
 

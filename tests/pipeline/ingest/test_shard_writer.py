@@ -10,9 +10,10 @@ from pycocotools.coco import COCO
 
 from model.structures import Category
 from pipeline import storage
-from pipeline.ingest.coco import coco_ground_truth
-from pipeline.ingest.shapes import draw_shapes_dataset
+from pipeline.ingest.coco import read_coco
+from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
+from pipeline.shards.coco_ground_truth import coco_ground_truth
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
 from pipeline.storage import StorageError, join
@@ -29,7 +30,7 @@ def write(source, folder, **sizes):
     document, annotations, images = source
     annotations.write_text(json.dumps(document))
     sizes = {"rows_per_shard": 5, "rows_per_group": 2} | sizes
-    return write_shards(str(annotations), str(images), str(folder), **sizes)
+    return write_shards(read_coco(str(annotations), str(images)), str(folder), **sizes)
 
 
 def rows_of(url):
@@ -76,13 +77,9 @@ def test_the_manifest_describes_the_files(source, tmp_path):
 
 def test_a_row_group_holds_one_orientation(coco_tiny, tmp_path):
     url = str(tmp_path / "shards")
-    manifest = write_shards(
-        str(coco_tiny / "annotations/instances_val2017.json"),
-        str(coco_tiny / "val2017"),
-        url,
-        32,
-        8,
-    )
+    annotations = coco_tiny / "annotations/instances_val2017.json"
+    listing = read_coco(str(annotations), str(coco_tiny / "val2017"))
+    manifest = write_shards(listing, url, 32, 8)
     for file in manifest.files:
         uprights = np.array([height > width for height, width in file.sizes])
         for group in np.split(uprights, np.cumsum(file.row_groups)[:-1]):
@@ -202,7 +199,7 @@ def test_the_same_sources_give_the_same_digest_in_another_place(source, tmp_path
 
 def test_the_ground_truth_is_what_the_annotation_file_said(coco_tiny, tmp_path):
     path = coco_tiny / "annotations/instances_val2017.json"
-    write_shards(str(path), str(coco_tiny / "val2017"), str(tmp_path / "s"), 50, 8)
+    write_shards(read_coco(str(path), str(coco_tiny / "val2017")), str(tmp_path / "s"), 50, 8)
     rebuilt = coco_ground_truth(str(tmp_path / "s"))
     original = json.loads(path.read_text())
     assert len(rebuilt["images"]) == 80
@@ -243,7 +240,7 @@ def test_no_good_image_at_all_is_an_error(source, tmp_path):
 def test_a_file_that_is_no_coco_file_is_named(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(StorageError, match=r"a\.json: not a COCO instances file"):
-        write_shards(str(tmp_path / "a.json"), str(tmp_path), str(tmp_path / "s"))
+        read_coco(str(tmp_path / "a.json"), str(tmp_path))
 
 
 def test_a_damaged_manifest_is_named(tmp_path):
@@ -260,10 +257,9 @@ def test_ray_tasks_write_the_same_shards_to_a_bucket(ray_cluster, s3, source, tm
     bucket = s3("shards")
     storage.upload_folder(images, join(bucket, "images"))
     storage.write_json(join(bucket, "a.json"), document)
-    there = write_shards(join(bucket, "a.json"), join(bucket, "images"), join(bucket, "s"), 5, 2)
-    assert write_shards(
-        join(bucket, "a.json"), join(bucket, "images"), join(bucket, "s"), 5, 2
-    ) == read_manifest(join(bucket, "s"))
+    listing = read_coco(join(bucket, "a.json"), join(bucket, "images"))
+    there = write_shards(listing, join(bucket, "s"), 5, 2)
+    assert write_shards(listing, join(bucket, "s"), 5, 2) == read_manifest(join(bucket, "s"))
     assert len(rows_of(join(bucket, "s"))) == there.rows == 9
     local = write(source, tmp_path / "local")
     assert (there.digest, there.counts) == (local.digest, local.counts)

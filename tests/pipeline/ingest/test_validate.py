@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.structures import ImageSize
-from pipeline.ingest.validate import AnnotationError, judge_annotation, judge_image
+from pipeline.ingest.validate import AnnotationError, validate_annotation, validate_image
 
 SIZE = ImageSize(40, 60)
 LABELS = {7: 1, 9: 2}
@@ -30,12 +30,12 @@ def annotation(**changes):
 
 def reason_of(**changes):
     with pytest.raises(AnnotationError) as caught:
-        judge_annotation(annotation(**changes), SIZE, LABELS)
+        validate_annotation(annotation(**changes), SIZE, LABELS)
     return caught.value.reason
 
 
 def test_a_good_annotation_is_kept_as_it_is():
-    judged = judge_annotation(annotation(), SIZE, LABELS)
+    judged = validate_annotation(annotation(), SIZE, LABELS)
     assert judged.label == 2
     assert judged.box == (10, 10, 30, 25)
     assert judged.polygons == ((10, 10, 30, 10, 30, 25),)
@@ -75,9 +75,9 @@ def test_a_box_partly_inside_is_its_intersection_with_the_image(x, y, width, hei
     seen = annotation(bbox=[x, y, width, height])
     if inside[2] - inside[0] < 0.01 or inside[3] - inside[1] < 0.01:
         with pytest.raises(AnnotationError, match="outside"):
-            judge_annotation(seen, SIZE, LABELS)
+            validate_annotation(seen, SIZE, LABELS)
         return
-    judged = judge_annotation(seen, SIZE, LABELS)
+    judged = validate_annotation(seen, SIZE, LABELS)
     assert judged.box == inside
     far = max(-x, -y, x + width - 60, y + height - 40)
     assert judged.overshoot == (pytest.approx(far) if far > 0.01 else 0)
@@ -90,7 +90,7 @@ def test_a_run_length_mask_is_kept_in_compressed_form(compressed):
     encoded = coco_masks.encode(bitmap)
     counts = encoded["counts"].decode() if compressed else uncompressed(bitmap)
     seen = annotation(segmentation={"size": list(SIZE), "counts": counts}, iscrowd=1)
-    judged = judge_annotation(seen, SIZE, LABELS)
+    judged = validate_annotation(seen, SIZE, LABELS)
     assert judged.iscrowd and judged.polygons == ()
     assert np.array_equal(coco_masks.decode({"size": list(SIZE), "counts": judged.rle}), bitmap)
 
@@ -102,7 +102,7 @@ def uncompressed(bitmap):
 
 
 def test_an_annotation_without_outline_is_an_object_without_mask():
-    judged = judge_annotation(annotation(segmentation=[]), SIZE, LABELS)
+    judged = validate_annotation(annotation(segmentation=[]), SIZE, LABELS)
     assert not judged.has_mask
 
 
@@ -117,18 +117,18 @@ def encode(kind, mode="RGB", size=(60, 40)):
     ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA")]
 )
 def test_whole_images_of_any_colour_are_good(kind, mode):
-    assert judge_image(encode(kind, mode), SIZE) is None
+    assert validate_image(encode(kind, mode), SIZE) is None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.97])
 def test_a_truncated_image_is_found_out(kind, share):
     data = encode(kind)
-    reason, _ = judge_image(data[: int(len(data) * share)], SIZE)
+    reason, _ = validate_image(data[: int(len(data) * share)], SIZE)
     assert reason == "truncated or unreadable image"
 
 
 def test_an_image_of_another_size_is_found_out():
-    reason, detail = judge_image(encode("JPEG"), ImageSize(60, 40))
+    reason, detail = validate_image(encode("JPEG"), ImageSize(60, 40))
     assert reason == "image size differs from its annotations"
     assert "60x40" in detail and "40x60" in detail

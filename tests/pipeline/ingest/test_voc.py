@@ -8,16 +8,16 @@ import pytest
 
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.ingest.listing import number_of
-from pipeline.ingest.shard_writer import write_listed
+from pipeline.ingest.listing import image_id_from_name
+from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.splits import prepare_split
 from pipeline.ingest.validate import AnnotationError
-from pipeline.ingest.voc import CLASSES, parse_annotation, read_voc
+from pipeline.ingest.voc import VOC_CLASSES, parse_annotation, read_voc
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
 from pipeline.storage import StorageError
 from pipeline.stream.collate import sample_from_row
-from tests.annotated_sets import (
+from tests.annotated_datasets import (
     HEIGHT,
     WIDTH,
     picture,
@@ -47,7 +47,7 @@ def root(tmp_path):
 
 
 def write(root, shards, image_set="trainval", masks=False):
-    return write_listed(read_voc(str(root), image_set, 2007, masks), str(shards), 8, 8)
+    return write_shards(read_voc(str(root), image_set, 2007, masks), str(shards), 8, 8)
 
 
 def rows_of(url):
@@ -62,8 +62,8 @@ def quarantine_of(shards):
 
 def test_boxes_lose_one_pixel_at_the_left_and_the_top_and_labels_are_in_vocs_order(root, tmp_path):
     manifest = write(root, tmp_path / "s")
-    assert [category.name for category in manifest.categories] == list(CLASSES)
-    assert (len(CLASSES), CLASSES[0], CLASSES[14], CLASSES[19]) == (
+    assert [category.name for category in manifest.categories] == list(VOC_CLASSES)
+    assert (len(VOC_CLASSES), VOC_CLASSES[0], VOC_CLASSES[14], VOC_CLASSES[19]) == (
         *(20, "aeroplane", "person", "tvmonitor"),
     )
     rows = rows_of(tmp_path / "s")
@@ -188,10 +188,10 @@ def test_a_list_that_is_not_there_is_an_error_that_names_those_that_are(root):
 
 
 def test_the_same_name_is_the_same_number_and_digits_are_themselves():
-    assert (number_of("000005"), number_of("2008_000002")) == (5, 2008000002)
+    assert (image_id_from_name("000005"), image_id_from_name("2008_000002")) == (5, 2008000002)
     names = [f"img-{n}" for n in range(500)] + ["9" * 30, "²"]
-    numbers = [number_of(name) for name in names]
-    assert numbers == [number_of(name) for name in names]
+    numbers = [image_id_from_name(name) for name in names]
+    assert numbers == [image_id_from_name(name) for name in names]
     assert len(set(numbers)) == len(names) and max(numbers) < 2**53
 
 
@@ -274,7 +274,7 @@ def test_shards_stand_until_the_annotations_change(masked, tmp_path, change):
         objects[10:20:2, 12:20:3] = 0
         write_voc_masks(root, "000005", objects, classes)
     listing = read_voc(str(root), "val", 2012 if change == "year" else 2007, masks=True)
-    second = write_listed(listing, str(tmp_path / "s"), 8, 8)
+    second = write_shards(listing, str(tmp_path / "s"), 8, 8)
     assert second.source_digest != first.source_digest
     assert second.digest != first.digest
 

@@ -16,8 +16,9 @@ from model.config.settings import ConfigError
 from model.structures import ImageSize, Targets
 from pipeline import storage
 from pipeline.config import DataConfig, RunConfig, TrainConfig
-from pipeline.ingest.shape_keypoints import SHAPE_KEYPOINTS
-from pipeline.ingest.shapes import draw_shapes_dataset
+from pipeline.ingest.coco import read_coco
+from pipeline.ingest.shapes import SHAPE_KEYPOINTS
+from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.manifest import Manifest, ShardFile, read_manifest, write_manifest
 from pipeline.shards.row import read_rows
@@ -46,7 +47,7 @@ CONFIG = RunConfig(
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stream")
     drawn = draw_shapes_dataset(folder / "drawn", 22, 48, 3, seed=1, keypoints=True)
-    write_shards(*map(str, drawn), str(folder / "shards"), 8, 3)
+    write_shards(read_coco(*map(str, drawn)), str(folder / "shards"), 8, 3)
     return str(folder / "shards")
 
 

@@ -12,7 +12,8 @@ from model.config import InputConfig, ModelConfig
 from model.config.settings import ConfigError
 from pipeline import storage
 from pipeline.config import DataConfig, RunConfig, TrainConfig
-from pipeline.ingest.shapes import draw_shapes_dataset
+from pipeline.ingest.coco import read_coco
+from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.manifest import read_manifest, write_manifest
 from pipeline.shards.row import read_rows
@@ -32,7 +33,7 @@ CONFIG = RunConfig(
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stream")
     annotations, images = draw_shapes_dataset(folder / "drawn", 22, 48, 3, seed=1)
-    write_shards(str(annotations), str(images), str(folder / "shards"), 8, 3)
+    write_shards(read_coco(str(annotations), str(images)), str(folder / "shards"), 8, 3)
     return str(folder / "shards")
 
 
@@ -239,13 +240,11 @@ def test_a_closed_stream_leaves_the_cluster_to_others(ray_cluster, shards):
 def test_real_images_stream_from_a_bucket(ray_cluster, s3, coco_tiny):
     bucket = s3("coco")
     for split in ("train", "val"):
-        manifest = write_shards(
+        listing = read_coco(
             str(coco_tiny / f"annotations/instances_{split}2017.json"),
             str(coco_tiny / f"{split}2017"),
-            storage.join(bucket, split),
-            32,
-            8,
         )
+        manifest = write_shards(listing, storage.join(bucket, split), 32, 8)
         assert manifest.rows == manifest.counts["images"] == 80
     config = RunConfig(
         model=ModelConfig(num_classes=80, input=InputConfig(short_side=128, long_side=256)),

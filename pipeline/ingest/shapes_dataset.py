@@ -1,0 +1,98 @@
+"""Drawn shapes as a COCO dataset on disk."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline import storage
+from pipeline.ingest.shapes import (
+    SHAPE_CLASSES,
+    SHAPE_KEYPOINTS,
+    SHAPE_SKELETON,
+    Shape,
+    draw_image,
+    keypoints_of_shapes,
+)
+from pipeline.shards.keypoints import KeypointSet, coco_category_keypoints, coco_keypoints
+
+_JPEG_QUALITY = 92
+_KEYPOINTS = KeypointSet(SHAPE_KEYPOINTS, SHAPE_SKELETON, tuple(range(1, len(SHAPE_CLASSES) + 1)))
+
+
+def draw_shapes_dataset(
+    folder: Path, images: int, side: int, max_objects: int, seed: int, keypoints: bool = False
+) -> tuple[Path, Path]:
+    """Draw pictures with annotations, the same for the same arguments.
+
+    Args:
+        folder: gets ``annotations.json`` and ``images/``; a finished one is left as it is.
+        images: how many.
+        side: width and height, pixels.
+        max_objects: 1 up to this many objects per image.
+        seed: of everything random.
+        keypoints: whether to annotate the outermost points of each shape.
+
+    Returns:
+        The COCO instances file and the folder of JPEG files.
+    """
+    annotations_path, images_folder = folder / "annotations.json", folder / "images"
+    recipe = {"images": images, "side": side, "max_objects": max_objects, "seed": seed}
+    if keypoints:
+        recipe["keypoints"] = True
+    if annotations_path.exists() and json.loads(annotations_path.read_text())["info"] == recipe:
+        return annotations_path, images_folder
+    images_folder.mkdir(parents=True, exist_ok=True)
+    document: dict[str, Any] = {
+        "info": recipe,
+        "categories": [
+            {"id": i, "name": name, **coco_category_keypoints(_KEYPOINTS if keypoints else None, i)}
+            for i, name in enumerate(SHAPE_CLASSES, 1)
+        ],
+        "images": [],
+        "annotations": [],
+    }
+    for image_id in range(1, images + 1):
+        picture, shapes = draw_image(side, max_objects, np.random.default_rng([seed, image_id]))
+        name = f"{image_id:06d}.jpg"
+        Image.fromarray(picture).save(
+            images_folder / name, quality=_JPEG_QUALITY, subsampling="4:4:4"
+        )
+        document["images"].append(
+            {"id": image_id, "file_name": name, "height": side, "width": side}
+        )
+        points = _keypoints(shapes, side) if keypoints else [{}] * len(shapes)
+        for shape, pointed in zip(shapes, points, strict=True):
+            number = len(document["annotations"]) + 1
+            document["annotations"].append(_annotation(number, image_id, shape) | pointed)
+    storage.write_bytes(str(annotations_path), json.dumps(document).encode())
+    return annotations_path, images_folder
+
+
+def _annotation(number: int, image_id: int, shape: Shape) -> dict[str, Any]:
+    x1, y1, x2, y2 = shape.box.tolist()
+    x, y = shape.outline.T
+    area = 0.5 * abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1)))
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": shape.kind + 1,
+        "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
+        "segmentation": [shape.outline.ravel().tolist()],
+        "area": area,
+        "iscrowd": 0,
+    }
+
+
+def _keypoints(shapes: Sequence[Shape], side: int) -> list[dict[str, Any]]:
+    """What each shape's annotation says of its keypoints."""
+    return [
+        {
+            "keypoints": [round(value, 2) for value in coco_keypoints(points.tolist())],
+            "num_keypoints": len(points),
+        }
+        for points in keypoints_of_shapes(shapes, side)
+    ]
