@@ -1,1 +1,1 @@
-"""The command line: one verb per file; each parses, calls one pipeline function and prints."""
+"""The command line, one job per file: parse, check, call one function of `pipeline`, print."""

@@ -1,4 +1,8 @@
-"""What the jobs' command lines share: ``JOB.py CONFIG.yaml key=value ...``."""
+"""The command line that every job shares: ``python workflows/JOB.py CONFIG.yaml key=value ...``.
+
+Settings are checked first. What a job runs is imported afterwards, inside the job's function: ray,
+torch and mlflow take seconds, and ``--help`` and a mistyped key are answered without them.
+"""
 
 import argparse
 import sys
@@ -6,32 +10,10 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 from model.config.settings import ConfigError, describe_settings
-from model.weights import WeightsError
-from pipeline import cluster
 from pipeline.config import RunConfig, load_config
-from pipeline.infer.piece_worker import CountMismatchError
-from pipeline.storage import StorageError
-from pipeline.sweep.driver import SweepError
-from pipeline.track.mlflow_run import TrackingError
-from pipeline.train.checkpoint import CheckpointError
-from pipeline.train.failures import TrainingError
-from pipeline.train.run_record import RunMismatchError
-
-# What can be wrong with a job's surroundings. Their texts say what to do, so they are shown without
-# a traceback; any other exception is our mistake and keeps its own.
-EXPECTED_ERRORS = (
-    CheckpointError,
-    CountMismatchError,
-    RunMismatchError,
-    StorageError,
-    SweepError,
-    TrackingError,
-    TrainingError,
-    WeightsError,
-)
 
 Job = Callable[[RunConfig], str]
-"""Does the work and returns what to print at the end."""
+"""Runs a job and returns its closing message."""
 
 
 def main(
@@ -41,41 +23,68 @@ def main(
     sections: Sequence[str],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Read the configuration, join or start a cluster, run ``job``, print its outcome.
+    """Check the configuration, join or start a cluster, run ``job`` and print its message.
 
     Args:
         description: what the job reads and writes, for ``--help``.
         example: a command line that works, for ``--help``.
-        job: the work.
-        sections: the parts of the configuration that the job reads, for ``--help``.
+        job: runs the job; imports what it needs when it is called.
+        sections: the sections of the configuration that the job reads, for ``--help``.
         arguments: the command line; default ``sys.argv``.
 
     Returns:
-        The exit status: 0 done, 1 the job failed, 2 the configuration is wrong.
+        The exit status: 0 success, 1 the job failed, 2 the configuration is wrong.
     """
     parser = _parser(description, example, sections)
     options = parser.parse_args(arguments)
     try:
-        config = load_config(options.config, options.settings)
-        with cluster.session():
-            print(job(config), flush=True)
+        return _run(job, load_config(options.config, options.settings), parser.prog)
     except ConfigError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    except EXPECTED_ERRORS as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+
+
+def _run(job: Job, config: RunConfig, program: str) -> int:
+    # Imported late: see the module's docstring.
+    from model.weights import WeightsError
+    from pipeline import cluster
+    from pipeline.infer.inference_worker import CountMismatchError
+    from pipeline.storage import StorageError
+    from pipeline.sweep.driver import SweepError
+    from pipeline.track.mlflow_run import TrackingError
+    from pipeline.train.checkpoint import CheckpointError
+    from pipeline.train.failures import TrainingError
+    from pipeline.train.run_record import RunMismatchError
+
+    # Problems with a job's environment or inputs. Their messages say what to do, so they are
+    # printed without a traceback; any other exception is a bug and keeps its own.
+    expected_errors = (
+        CheckpointError,
+        CountMismatchError,
+        RunMismatchError,
+        StorageError,
+        SweepError,
+        TrackingError,
+        TrainingError,
+        WeightsError,
+    )
+    try:
+        with cluster.session():
+            print(job(config), flush=True)
+    except expected_errors as error:
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def figures(values: Mapping[str, object], prefix: str = "") -> str:
-    """One ``name  value`` line for each value whose name begins with ``prefix``."""
-    chosen = {
+def format_values(values: Mapping[str, object], prefix: str = "") -> str:
+    """Return one ``name  value`` line per value whose name starts with ``prefix``, cut off."""
+    selected = {
         name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)
     }
     return "\n".join(
         f"{name:<11} {value:.4g}" if isinstance(value, float) else f"{name:<11} {value}"
-        for name, value in chosen.items()
+        for name, value in selected.items()
     )
 
 
@@ -90,12 +99,12 @@ def _parser(description: str, example: str, sections: Sequence[str]) -> argparse
     parser = argparse.ArgumentParser(
         description=textwrap.dedent(description).strip(),
         epilog=(
-            f"example:\n  {example}\n\nkeys that this job reads (docs/CONFIG.md has all):\n{keys}"
+            f"example:\n  {example}\n\nkeys that this job reads (docs/CONFIG.md lists all):\n{keys}"
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="YAML file, for example configs/quickstart.yaml")
     parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="replaces a key, e.g. train.workers=2"
+        "settings", nargs="*", metavar="key=value", help="overrides a key, e.g. train.workers=2"
     )
     return parser

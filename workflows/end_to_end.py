@@ -1,44 +1,49 @@
-"""Every job in a row: shards, training, evaluation, registration, batch inference."""
+"""Run every job in order: shards, training, evaluation, registration, batch inference."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from pipeline.config import RunConfig
-from pipeline.stages import StageRecord, run_chain
-from workflows.command_line import figures, main
+from workflows.command_line import format_values, main
+
+if TYPE_CHECKING:
+    from pipeline.stages import StageRecord
 
 
 def job(config: RunConfig) -> str:
-    """Run the stages that do not stand yet, telling of each as it ends."""
+    """Run the stages that are not done yet, printing a line as each one ends."""
+    from pipeline.stages import run_chain
+
     records = {}
     for record in run_chain(config):
         records[record.stage] = record
-        print(_line(record), flush=True)
-    measured = records["evaluate"].outcome
+        print(_stage_line(record), flush=True)
+    evaluated = records["evaluate"].outcome
     predicted = records["infer"].outcome
-    aps = {key: measured["metrics"][key] for key in measured["metrics"] if key.endswith("/AP")}
-    pictures = (predicted["pictures"] or ["none"])[0].rpartition("/")[0]
+    aps = {name: ap for name, ap in evaluated["metrics"].items() if name.endswith("/AP")}
+    image_folder = (predicted["pictures"] or ["none"])[0].rpartition("/")[0]
     return (
-        f"\n{figures(aps)}\n"
+        f"\n{format_values(aps)}\n"
         f"champion    {predicted['model']}\n"
-        f"pictures    {pictures}\n"
-        f"report      {measured['report_url']}\n"
-        f"MLflow      {measured['run_url']}"
+        f"images      {image_folder}\n"
+        f"report      {evaluated['report_url']}\n"
+        f"MLflow      {evaluated['run_url']}"
     )
 
 
-def _line(record: StageRecord) -> str:
-    how = "stands, skipped" if record.skipped else f"done in {record.seconds:.0f} s"
-    about = record.outcome.get("summary") or record.outcome.get("reason") or ""
-    return f"[{record.stage}] {how}" + (f": {about}" if about else "")
+def _stage_line(record: "StageRecord") -> str:
+    status = "up to date, skipped" if record.skipped else f"done in {record.seconds:.0f} s"
+    details = record.outcome.get("summary") or record.outcome.get("reason") or ""
+    return f"[{record.stage}] {status}" + (f": {details}" if details else "")
 
 
 if __name__ == "__main__":
     sys.exit(
         main(
             description="""
-            Runs the whole chain as stages. Each finished stage is remembered below {output}/stages
-            and skipped when its settings and inputs have not changed, so submitting the same job
-            again resumes it.""",
+            Runs the whole chain as stages. Each finished stage is recorded in {output}/stages and
+            skipped if its settings and inputs have not changed, so submitting the same job again
+            resumes it.""",
             example="python workflows/end_to_end.py configs/quickstart.yaml",
             job=job,
             sections=("data", "model", "train", "evaluate", "track", "infer"),

@@ -1,17 +1,18 @@
-"""Measure a detector on the validation shards with COCO's metrics."""
+"""Evaluate a detector on the validation shards with COCO metrics."""
 
 import sys
 
 from pipeline.config import RunConfig
-from pipeline.evaluate.evaluation import run_evaluation
-from workflows.command_line import figures, main
+from workflows.command_line import format_values, main
 
 
 def job(config: RunConfig) -> str:
-    """Evaluate and show the numbers."""
+    """Evaluate and return the metrics."""
+    from pipeline.evaluate.evaluation import run_evaluation
+
     result = run_evaluation(config)
     return (
-        f"{figures(result.metrics)}\n"
+        f"{format_values(result.metrics)}\n"
         f"images      {result.images} ({result.failed_images} unreadable)\n"
         f"weights     {result.weights}\n"
         f"report      {result.report_url}\n"
@@ -25,7 +26,8 @@ if __name__ == "__main__":
             description="""
             Predicts on {output}/shards/val (or data.val_shards) with evaluate.weights, a checkpoint
             or models:/name@alias (default: the newest checkpoint of this output), and writes
-            COCO's 12 numbers per kind, per-class AP and pictures to {output}/evaluation.""",
+            COCO's 12 metrics per task, AP per class and images with predictions to
+            {output}/evaluation.""",
             example="python workflows/evaluate.py configs/quickstart.yaml "
             "evaluate.weights=models:/quickstart@champion",
             job=job,

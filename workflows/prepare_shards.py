@@ -1,14 +1,15 @@
-"""Annotations and images to Parquet shards with a manifest."""
+"""Convert annotated images to Parquet shards with a manifest."""
 
 import sys
 
 from pipeline.config import RunConfig
-from pipeline.ingest.splits import SPLITS, prepare_split
 from workflows.command_line import main
 
 
 def job(config: RunConfig) -> str:
     """Write the shards of both splits."""
+    from pipeline.ingest.splits import SPLITS, prepare_split
+
     return "\n".join(prepare_split(config, split).summary() for split in SPLITS)
 
 
@@ -17,8 +18,8 @@ if __name__ == "__main__":
         main(
             description="""
             Reads annotated images (data.source) and writes Parquet shards with a manifest, one
-            folder per split. Bad records are named in quarantine.jsonl beside the manifest.
-            Shards that stand are left as they are.""",
+            folder per split. Invalid records are listed in quarantine.jsonl beside the manifest.
+            Existing shards are left unchanged.""",
             example="python workflows/prepare_shards.py configs/coco_tiny.yaml "
             "output=s3://bucket/coco_tiny",
             job=job,

@@ -3,15 +3,16 @@
 import sys
 
 from pipeline.config import RunConfig
-from pipeline.train.driver import run_training
-from workflows.command_line import figures, main
+from workflows.command_line import format_values, main
 
 
 def job(config: RunConfig) -> str:
-    """Train, or continue, or say that it is done."""
+    """Train, or resume an unfinished training, and return its final metrics."""
+    from pipeline.train.driver import run_training
+
     result = run_training(config)
     return (
-        f"{figures(result.metrics, 'val/')}\n"
+        f"{format_values(result.metrics, 'val/')}\n"
         f"steps       {result.steps}\n"
         f"checkpoint  {result.checkpoint_url}\n"
         f"MLflow run  {result.run_id}"

@@ -1,5 +1,6 @@
-"""What a person sees of the jobs: help, wrong settings, surroundings that are not ready."""
+"""What users see of the jobs: help, refused settings, missing inputs, and how soon."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import load_config
-from workflows.command_line import figures, main
+from workflows.command_line import format_values, main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 JOBS = sorted(p for p in (ROOT / "workflows").glob("*.py") if "__name__" in p.read_text())
+SLOW_IMPORTS = {"torch", "ray", "mlflow", "pyarrow", "pandas"}
 
 
 def run_job(job, *arguments):
@@ -22,7 +24,20 @@ def never(_config):
     pytest.fail("the job was started")
 
 
-def test_all_seven_jobs_are_there():
+def run_in_fresh_interpreter(*command):
+    """Run Python; return the exit status, what it printed, and the top-level packages imported."""
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", *map(str, command)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    imports = re.findall(r"^import time:.*\| +(\w+)", process.stderr, re.MULTILINE)
+    errors = re.sub(r"^import time:.*\n", "", process.stderr, flags=re.MULTILINE)
+    return process.returncode, process.stdout + errors, set(imports)
+
+
+def test_all_seven_jobs_exist():
     names = {path.stem for path in JOBS}
     assert names == {
         *("prepare_shards", "train", "sweep", "evaluate", "register", "infer_batch"),
@@ -30,22 +45,38 @@ def test_all_seven_jobs_are_there():
     }
 
 
-def test_wrong_settings_stop_before_ray_and_are_all_named(capsys):
+@pytest.mark.parametrize("job", JOBS, ids=lambda path: path.stem)
+def test_help_does_not_wait_for_slow_imports(job):
+    status, output, imports = run_in_fresh_interpreter(job, "--help")
+    assert (status, "usage:" in output) == (0, True)
+    assert "pydantic" in imports
+    assert not imports & SLOW_IMPORTS
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda path: path.stem)
+def test_a_wrong_setting_is_refused_without_slow_imports(job):
+    status, output, imports = run_in_fresh_interpreter(job, QUICKSTART, "trian.steps=3")
+    assert (status, "did you mean train?" in output) == (2, True)
+    assert "pydantic" in imports
+    assert not imports & SLOW_IMPORTS
+
+
+def test_all_wrong_settings_are_listed_before_ray_starts(capsys):
     status = run_job(never, "train.workers=two", "trian.lr=1", "model.rpn.nms_iou=7")
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert status == 2
-    assert "train.workers" in said
-    assert "did you mean train?" in said
-    assert "model.rpn.nms_iou" in said
+    assert "train.workers" in errors
+    assert "did you mean train?" in errors
+    assert "model.rpn.nms_iou" in errors
 
 
-def test_a_missing_file_is_named(capsys):
+def test_the_error_names_a_missing_file(capsys):
     assert main("about", "example", never, (), ["no_such.yaml"]) == 2
     assert "no_such.yaml" in capsys.readouterr().err
 
 
 def test_help_shows_an_example_and_the_keys_with_their_defaults():
-    # A process of its own: the script must find its packages by itself.
+    # A process of its own, in another folder: the script must find its packages by itself.
     shown = subprocess.run(
         [sys.executable, str(ROOT / "workflows" / "train.py"), "--help"],
         capture_output=True,
@@ -67,7 +98,7 @@ def test_a_job_without_its_inputs_says_what_is_missing(ray_cluster, tmp_path, ca
 
 
 @pytest.mark.ray
-def test_a_mistake_of_ours_keeps_its_traceback(ray_cluster):
+def test_a_bug_keeps_its_traceback(ray_cluster):
     def broken(_config):
         raise ZeroDivisionError
 
@@ -75,8 +106,8 @@ def test_a_mistake_of_ours_keeps_its_traceback(ray_cluster):
         run_job(broken)
 
 
-def test_figures_are_one_to_a_line():
-    assert figures({"val/AP": 0.5, "loss": 1.0}, "val/") == "AP          0.5"
+def test_values_are_printed_one_per_line():
+    assert format_values({"val/AP": 0.5, "loss": 1.0}, "val/") == "AP          0.5"
 
 
 def test_overrides_reach_the_job():
