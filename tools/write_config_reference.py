@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from model.config.settings import settings_table
+from model.config.settings_table import settings_table
 from pipeline.config import RunConfig
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "CONFIG.md"

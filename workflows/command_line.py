@@ -9,7 +9,8 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
-from model.config.settings import ConfigError, describe_settings
+from model.config.settings import ConfigError
+from model.config.settings_table import list_settings
 from pipeline.config import RunConfig, load_config
 
 Job = Callable[[RunConfig], str]
@@ -93,7 +94,7 @@ def _parser(description: str, example: str, sections: Sequence[str]) -> argparse
     keys = "\n".join(
         f"  {row.key} = {row.default}  ({row.type})\n"
         f"{textwrap.fill(row.description, 90, initial_indent=' ' * 6, subsequent_indent=' ' * 6)}"
-        for row in describe_settings(RunConfig)
+        for row in list_settings(RunConfig)
         if row.key.split(".")[0] in shown
     )
     parser = argparse.ArgumentParser(

@@ -1,4 +1,4 @@
-"""From the picture to feature maps."""
+"""Settings of the input size, the backbone and the feature pyramid."""
 
 from typing import Annotated, Literal
 
@@ -11,63 +11,65 @@ OptionalNorm = Literal["none", "frozen_bn", "batch_norm", "group_norm"]
 
 
 class InputConfig(Settings):
-    """How an image is sized before the network sees it."""
+    """Input size of the network."""
 
     short_side: Positive = Field(800, description="Short side after resizing, pixels.")
-    long_side: Positive = Field(1333, description="Limit of the long side, pixels.")
-    size_divisor: Positive = Field(32, description="A batch is padded to multiples of this.")
+    long_side: Positive = Field(1333, description="Maximum long side, pixels.")
+    size_divisor: Positive = Field(32, description="Batches are padded to a multiple of this.")
 
     @model_validator(mode="after")
-    def _sides_in_order(self) -> "InputConfig":
+    def _sides_are_ordered(self) -> "InputConfig":
         if self.long_side < self.short_side:
             raise ValueError(f"long_side {self.long_side} is below short_side {self.short_side}")
         return self
 
 
 class BackboneConfig(Settings):
-    """ResNet (He et al. 2016) or ResNeXt (Xie et al. 2017), and which of its maps are read."""
+    """ResNet (He et al. 2016) or ResNeXt (Xie et al. 2017), and which of its features are used."""
 
-    depth: Literal[18, 34, 50, 101, 152] = Field(50, description="ResNet depth.")
+    depth: Literal[18, 34, 50, 101, 152] = Field(50, description="Number of layers.")
     features: Literal["fpn", "c4", "c5", "dc5"] = Field(
         "fpn",
-        description="fpn: a feature pyramid; c4: the map of res4, res5 being the box head; c5: the "
-        "map of res5; dc5: the same, dilated to the resolution of res4.",
+        description="fpn: a feature pyramid; c4: the output of res4, with res5 as the box head; "
+        "c5: the output of res5; dc5: the output of res5, dilated to the resolution of res4.",
     )
     norm: Norm = Field(
-        "frozen_bn", description="frozen_bn needs pretrained weights, the others do not."
+        "frozen_bn",
+        description="Normalization layers; frozen_bn needs pretrained weights, the others do not.",
     )
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = Field(
-        2, description="Stages that do not train, counted from the stem: 2 is stem and res2."
+        2, description="Stages that are not trained, from the stem up: 2 freezes stem and res2."
     )
     width: Positive = Field(64, description="Channels of the stem; the stages scale with it.")
-    groups: Positive = Field(1, description="Groups of the 3x3 convolutions; ResNeXt has 32.")
+    groups: Positive = Field(1, description="Groups of the 3x3 convolutions; 32 in ResNeXt.")
     group_width: Positive = Field(
-        64, description="Channels of a group in res2; 8 in ResNeXt-101-32x8d; read with groups."
+        64,
+        description="Channels per group in res2, used if groups > 1; 8 in ResNeXt-101-32x8d.",
     )
     deformable: Literal["none", "v1", "v2"] = Field(
         "none",
-        description="Deformable 3x3 convolutions: v1 offsets (Dai et al. 2017), v2 also modulates "
-        "(Zhu et al. 2019).",
+        description="Deformable 3x3 convolutions: v1 learns offsets (Dai et al. 2017), v2 also "
+        "modulation (Zhu et al. 2019).",
     )
     deformable_stages: tuple[Literal[2, 3, 4, 5], ...] = Field(
-        (3, 4, 5), description="Stages whose 3x3 convolutions deform."
+        (3, 4, 5), description="Stages whose 3x3 convolutions are deformable."
     )
 
     @model_validator(mode="after")
-    def _bottlenecks_where_needed(self) -> "BackboneConfig":
-        wanted = {
+    def _bottleneck_features_need_bottlenecks(self) -> "BackboneConfig":
+        needs_bottlenecks = {
             "groups": self.groups > 1,
             "deformable": self.deformable != "none",
             "features = dc5": self.features == "dc5",
         }
-        given = [name for name, is_given in wanted.items() if is_given]
+        given = [name for name, is_given in needs_bottlenecks.items() if is_given]
         if given and self.depth < 50:
             raise ValueError(f"{' and '.join(given)} need a depth of 50 or more; got {self.depth}")
         return self
 
 
 class FpnConfig(Settings):
-    """The feature pyramid (Lin et al. 2017); read with ``backbone.features = fpn``."""
+    """The feature pyramid (Lin et al. 2017), used if ``backbone.features`` is ``fpn``."""
 
     channels: Positive = Field(256, description="Channels of every pyramid level.")
-    norm: OptionalNorm = Field("none", description="After each of its convolutions.")
+    norm: OptionalNorm = Field("none", description="Normalization after each convolution.")

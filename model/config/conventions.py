@@ -1,4 +1,4 @@
-"""What a set of weights takes for granted."""
+"""Conventions that differ between ecosystems: what weights assume of the code around them."""
 
 from typing import Literal
 
@@ -6,80 +6,95 @@ from pydantic import Field
 
 from model.config.settings import NonNegative, PositiveFloat, Settings
 
+NORM_EPSILON = 1e-5
+"""Default of torch, Caffe2 and every library here, unless weights were made without an epsilon."""
+
 
 class Conventions(Settings):
-    """What a set of weights takes for granted; stored with the weights and restored with them."""
+    """What a set of weights assumes; saved with the weights and restored with them."""
 
     pixel_order: Literal["rgb", "bgr"] = Field("rgb", description="Channel order of the input.")
     pixel_mean: tuple[float, float, float] = Field(
-        (123.675, 116.28, 103.53), description="Subtracted per channel, in 0..255, in pixel_order."
+        (123.675, 116.28, 103.53),
+        description="Mean subtracted from each channel, on a 0..255 scale, in pixel_order.",
     )
     pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
-        (58.395, 57.12, 57.375), description="Divisor per channel, in 0..255, in pixel_order."
+        (58.395, 57.12, 57.375),
+        description="Divisor of each channel, on a 0..255 scale, in pixel_order.",
     )
     stride_in_1x1: bool = Field(
-        False, description="Bottleneck stride in the 1x1 convolution (Detectron R-50/101)."
+        False,
+        description="Put the stride of a bottleneck in its first 1x1 convolution (Detectron's "
+        "ResNet-50 and 101), not in the 3x3.",
     )
     dilate_first_block: bool = Field(
         False,
-        description="dc5: the first 3x3 convolution of res5 is dilated as the others are "
-        "(detectron2); False: it is not (torchvision).",
+        description="dc5: also dilate the 3x3 convolution of res5's first block (detectron2; not "
+        "torchvision).",
     )
-    norm_epsilon: float = Field(1e-5, ge=0.0, description="Epsilon of the backbone's norm layers.")
+    norm_epsilon: float = Field(
+        NORM_EPSILON, ge=0.0, description="Epsilon of the backbone's normalization layers."
+    )
     round_anchors: bool = Field(
-        False, description="Round the base anchors to whole pixels, as torchvision does."
+        False, description="Round the base anchors to whole pixels (torchvision)."
     )
     anchor_stride: Literal["level", "grid"] = Field(
         "level",
-        description="level: 4, 8 .. 64 pixels; grid: canvas // cells, as torchvision (61 for the "
-        "13 cells of P6 on 800 pixels).",
+        description="level: anchors are 4, 8 .. 64 pixels apart; grid: canvas // cells apart "
+        "(torchvision; 61 pixels for the 13 cells of P6 on 800 pixels).",
     )
     roi_aligned: bool = Field(
-        True, description="ROI align with the half-pixel shift (detectron2); False: torchvision."
+        True,
+        description="Shift ROI align by half a pixel (detectron2); false: do not (torchvision).",
     )
     roi_sampling_ratio: NonNegative = Field(
-        2, description="Samples per ROI bin and axis; 0 adapts to the ROI's size."
+        2, description="Samples per ROI bin along each axis; 0 adapts to the size of the ROI."
     )
-    rpn_smooth_l1_beta: float = Field(1 / 9, ge=0.0, description="RPN box loss; 0 is plain L1.")
-    box_smooth_l1_beta: float = Field(1.0, ge=0.0, description="Box head loss; 0 is plain L1.")
+    rpn_smooth_l1_beta: float = Field(
+        1 / 9, ge=0.0, description="Beta of the RPN's smooth L1 box loss; 0 is plain L1."
+    )
+    box_smooth_l1_beta: float = Field(
+        1.0, ge=0.0, description="Beta of the box head's smooth L1 loss; 0 is plain L1."
+    )
     mask_targets: Literal["polygon", "roi_align"] = Field(
         "polygon",
-        description="Mask targets drawn inside the ROI, or averages of a bitmap of the image.",
+        description="polygon: rasterize the mask targets inside the ROI; roi_align: average them "
+        "from a bitmap of the image.",
     )
     keypoint_coordinates: Literal["continuous", "pixel_numbers"] = Field(
         "continuous",
-        description="What the keypoint head learns: places where the middle of pixel 0 is 0.5 "
-        "(detectron2), or numbers of pixels of the image as it was, which are half a pixel less "
-        "(Detectron, maskrcnn-benchmark, torchvision).",
+        description="Coordinates that the keypoint head learns: continuous: the center of pixel 0 "
+        "is 0.5 (detectron2); pixel_numbers: it is 0, in pixels of the original image (Detectron, "
+        "maskrcnn-benchmark, torchvision).",
     )
     mask_paste: Literal["padded", "grid"] = Field(
         "padded",
-        description="padded: masks get a border of zeros and are resized to whole pixels "
-        "(torchvision, maskrcnn-benchmark); grid: pixels read them at their centres (detectron2).",
+        description="padded: pad masks with a border of zeros and resize them to whole pixels "
+        "(torchvision, maskrcnn-benchmark); grid: sample masks at the pixel centers (detectron2).",
     )
     resize_rounding: Literal["nearest", "floor", "down"] = Field(
         "nearest",
-        description="Sides of a resized image: nearest rounds both; floor rounds both down "
-        "(torchvision); down takes the short side as it is and rounds the long one down "
-        "(maskrcnn-benchmark).",
+        description="Rounding of a resized image's sides: nearest: both to the nearest pixel; "
+        "floor: both down (torchvision); down: the short side is exact, the long side is rounded "
+        "down (maskrcnn-benchmark).",
     )
     resize_filter: Literal["antialias", "bilinear"] = Field(
         "antialias",
-        description="Pictures are resized as Pillow does, to whole levels; or, when predicting, as "
-        "torch and OpenCV do, between two pixels whatever the scale, not rounded (torchvision, "
-        "Detectron).",
+        description="antialias: resize images as Pillow does, rounding to integers; bilinear: in "
+        "inference, interpolate between two pixels at any scale, without rounding, as torch and "
+        "OpenCV do (torchvision, Detectron).",
     )
     legacy_geometry: bool = Field(
         False,
-        description="Boxes end on their last pixel, so that x2 - x1 + 1 is a width; anchors are "
-        "rounded on the stride's square and centred in it; in training, those that cross the "
-        "border are left out and post_nms_train counts for a batch (Detectron, "
-        "maskrcnn-benchmark).",
+        description="Boxes include their last pixel: the width is x2 - x1 + 1. Anchors are rounded "
+        "for a square of the stride, then scaled, and centered in that square. In training, "
+        "anchors that cross the image border are ignored, and post_nms_train limits the whole "
+        "batch (Detectron, maskrcnn-benchmark).",
     )
 
     @property
     def keypoint_origin(self) -> float:
-        """Where a keypoint that the head calls 0 is, in pixels of the image as it was."""
+        """Position of the head's coordinate 0, in pixels of the original image."""
         return 0.5 if self.keypoint_coordinates == "pixel_numbers" else 0.0
 
 
@@ -101,7 +116,7 @@ DETECTRON2 = Conventions(
     pixel_mean=(103.53, 116.28, 123.675),
     pixel_std=(1.0, 1.0, 1.0),
     stride_in_1x1=True,
-    norm_epsilon=1e-5,
+    norm_epsilon=NORM_EPSILON,
     round_anchors=False,
     anchor_stride="level",
     roi_aligned=True,
@@ -134,9 +149,9 @@ DETECTRON = Conventions(
     keypoint_coordinates="pixel_numbers",
     legacy_geometry=True,
 )
-"""Detectron (Caffe2)."""
+"""Detectron (Caffe2); images are resized with OpenCV."""
 
 MASKRCNN_BENCHMARK = DETECTRON.model_copy(
     update={"resize_rounding": "down", "resize_filter": "antialias"}
 )
-"""maskrcnn-benchmark: Detectron's, except that images are resized with Pillow, not OpenCV."""
+"""maskrcnn-benchmark: as Detectron, but images are resized with Pillow."""

@@ -1,4 +1,4 @@
-"""What is asked of each region of interest."""
+"""Settings of the ROI heads: box, mask and keypoint."""
 
 from typing import Literal
 
@@ -18,57 +18,65 @@ class BoxHeadConfig(Settings):
     conv_channels: Positive = Field(256, description="Channels of those convolutions.")
     fc_layers: Positive = Field(2, description="Hidden fully connected layers; 1 in 4conv1fc.")
     hidden: Positive = Field(1024, description="Width of the fully connected layers.")
-    norm: OptionalNorm = Field("none", description="After each of its convolutions.")
+    norm: OptionalNorm = Field("none", description="Normalization after each convolution.")
     fc_norm: Literal["none", "group_norm"] = Field(
-        "none", description="After each fully connected layer (maskrcnn-benchmark's gn_baselines)."
+        "none",
+        description="Normalization after each fully connected layer (maskrcnn-benchmark's "
+        "gn_baselines).",
     )
-    class_agnostic: bool = Field(False, description="One box per ROI instead of one per class.")
-    pool_side: Positive = Field(7, description="ROI align output side; 14 before res5 (c4).")
-    positive_iou: Fraction = Field(0.5, description="A proposal at or above this is an object.")
+    class_agnostic: bool = Field(False, description="Predict one box per ROI, not one per class.")
+    pool_side: Positive = Field(7, description="Output size of ROI align; 14 before res5 (c4).")
+    positive_iou: Fraction = Field(
+        0.5, description="Proposals with at least this IoU are positive, all others negative."
+    )
     samples_per_image: Positive = Field(512, description="Proposals sampled for the loss.")
-    positive_fraction: Fraction = Field(0.25, description="Largest share of positive samples.")
+    positive_fraction: Fraction = Field(0.25, description="Maximum fraction of positive samples.")
     delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = Field(
         (10.0, 10.0, 5.0, 5.0), description="Scale of the dx, dy, dw, dh regression targets."
     )
-    score_threshold: Fraction = Field(0.05, description="Detections below this are dropped.")
-    nms_iou: Fraction = Field(0.5, description="Overlap of same-class detections for NMS.")
-    detections_per_image: Positive = Field(100, description="At most this many, best first.")
+    score_threshold: Fraction = Field(0.05, description="Minimum score of a detection.")
+    nms_iou: Fraction = Field(0.5, description="IoU threshold of NMS, applied per class.")
+    detections_per_image: Positive = Field(
+        100, description="Maximum number of detections, highest scores first."
+    )
 
 
 class MaskHeadConfig(Settings):
-    """Fully convolutional mask branch (He et al. 2017)."""
+    """Fully convolutional mask head (He et al. 2017)."""
 
-    channels: Positive = Field(256, description="Channels of its convolutions.")
+    channels: Positive = Field(256, description="Channels of the convolutions.")
     layers: NonNegative = Field(
         4,
-        description="3x3 convolutions before the upsampling; with c4 it reads res5's maps and "
-        "has none.",
+        description="3x3 convolutions before the upsampling; none with c4, where the head reads "
+        "the output of res5.",
     )
-    norm: OptionalNorm = Field("none", description="After each of those convolutions.")
-    class_agnostic: bool = Field(False, description="One mask per ROI instead of one per class.")
+    norm: OptionalNorm = Field("none", description="Normalization after each convolution.")
+    class_agnostic: bool = Field(False, description="Predict one mask per ROI, not one per class.")
     pool_side: Positive = Field(
         14,
-        description="ROI align output side; masks are twice as large. With c4 the box head's "
-        "pool_side counts instead, which res5 halves.",
+        description="Output size of ROI align; masks are twice as large. Unused with c4, where "
+        "res5 halves the box head's pool_side.",
     )
-    threshold: Fraction = Field(0.5, description="Probability at which a pixel is object.")
+    threshold: Fraction = Field(
+        0.5, description="Probability at which a pixel counts as part of the object."
+    )
 
 
 class KeypointHeadConfig(Settings):
-    """Keypoint branch (He et al. 2017, section 5)."""
+    """Keypoint head (He et al. 2017, section 5)."""
 
     names: tuple[str, ...] = Field(
         COCO_PERSON_KEYPOINTS,
-        description="Keypoints in the data's order; left_x and right_x change places in a flip.",
+        description="Keypoint names in the order of the data; a flip swaps left_x and right_x.",
     )
-    channels: Positive = Field(512, description="Channels of its convolutions.")
+    channels: Positive = Field(512, description="Channels of the convolutions.")
     layers: Positive = Field(8, description="3x3 convolutions before the upsampling.")
     pool_side: Positive = Field(
-        14, description="ROI align output side; heatmaps are four times as large."
+        14, description="Output size of ROI align; heatmaps are four times as large."
     )
 
     @model_validator(mode="after")
-    def _names_differ(self) -> "KeypointHeadConfig":
+    def _names_are_unique(self) -> "KeypointHeadConfig":
         if not self.names or len(set(self.names)) != len(self.names):
             raise ValueError("names needs at least one keypoint, and no name twice")
         return self

@@ -1,4 +1,4 @@
-"""A settings tree in words: every key with its type, default and description."""
+"""Reference of a settings tree: every key with its type, default and description."""
 
 import json
 import types
@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One key of a settings tree, in words."""
+    """One key of a settings tree, as text."""
 
     key: str
     type: str
@@ -22,37 +22,40 @@ class SettingRow:
     description: str
 
     def markdown(self) -> str:
-        """A table row: key, type, default, description."""
+        """Return the row of a markdown table: key, type, default, description."""
         cells = (f"`{self.key}`", self.type, f"`{self.default}`", self.description)
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def describe_settings(cls: type[BaseModel]) -> list[SettingRow]:
-    """Every key of the tree under ``cls`` in order of definition, dotted, branches included."""
+def list_settings(cls: type[BaseModel]) -> list[SettingRow]:
+    """Return every key of the tree under ``cls``, dotted and in order of definition.
+
+    Sections have a row of their own if they can be null or have a description.
+    """
     return list(_rows(cls, ""))
 
 
 def settings_table(cls: type[BaseModel]) -> str:
-    """`describe_settings` as a markdown table."""
+    """Return `list_settings` as a markdown table."""
     head = ["| key | type | default | |", "|---|---|---|---|"]
-    return "\n".join(head + [row.markdown() for row in describe_settings(cls)])
+    return "\n".join(head + [row.markdown() for row in list_settings(cls)])
 
 
 def _rows(cls: type[BaseModel], prefix: str) -> Iterator[SettingRow]:
     for name, field in cls.model_fields.items():
         key = f"{prefix}{name}"
-        branch = _branch(field.annotation)
+        section = _section(field.annotation)
         optional = type(None) in typing.get_args(field.annotation)
-        described = field.description or (branch and branch.__doc__) or ""
-        if branch is None or optional or field.description:
-            yield SettingRow(key, _type_words(field), _default_words(field), described)
-        if branch is not None:
+        description = field.description or (section and section.__doc__) or ""
+        if section is None or optional or field.description:
+            yield SettingRow(key, _type_text(field), _default_text(field), description)
+        if section is not None:
             inner = f"{key}.<key>." if typing.get_origin(field.annotation) is dict else f"{key}."
-            yield from _rows(branch, inner)
+            yield from _rows(section, inner)
 
 
-def _branch(annotation: Any) -> type[BaseModel] | None:
-    """The settings class inside ``X``, ``X | None`` or ``dict[str, X]``."""
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """Return the settings class inside ``X``, ``X | None`` or ``dict[str, X]``, if any."""
     candidates = [annotation, *typing.get_args(annotation)]
     return next(
         (item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)),
@@ -60,39 +63,39 @@ def _branch(annotation: Any) -> type[BaseModel] | None:
     )
 
 
-def _type_words(field: FieldInfo) -> str:
+def _type_text(field: FieldInfo) -> str:
     limits = "".join(
         f" {sign} {getattr(limit, attribute):g}"
         for limit in field.metadata
         for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
         if hasattr(limit, attribute)
     )
-    return _annotation_words(field.annotation) + limits
+    return _annotation_text(field.annotation) + limits
 
 
-def _annotation_words(annotation: Any) -> str:
+def _annotation_text(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return _type_words(FieldInfo.from_annotation(annotation))
+        return _type_text(FieldInfo.from_annotation(annotation))
     if origin is typing.Literal:
         return ", ".join(json.dumps(option) for option in arguments)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(map(_annotation_words, arguments))
+        return " or ".join(map(_annotation_text, arguments))
     if origin is tuple:
-        items = dict.fromkeys(map(_annotation_words, (a for a in arguments if a is not Ellipsis)))
+        items = dict.fromkeys(map(_annotation_text, (a for a in arguments if a is not Ellipsis)))
         count = "" if Ellipsis in arguments else f"{len(arguments)} "
         return f"list of {count}{', '.join(items)}"
     if origin is dict:
-        return f"map to {_annotation_words(arguments[1])}"
+        return f"map to {_annotation_text(arguments[1])}"
     if annotation is type(None):
         return "null"
-    if _branch(annotation):
+    if _section(annotation):
         return "settings"
-    names = {str: "text", int: "integer", float: "number", bool: "true, false", Any: "any"}
+    names = {str: "string", int: "integer", float: "number", bool: "true, false", Any: "any"}
     return names.get(annotation, str(annotation))
 
 
-def _default_words(field: FieldInfo) -> str:
+def _default_text(field: FieldInfo) -> str:
     if field.default_factory is not None:
         return "{}"
     if field.default is PydanticUndefined:

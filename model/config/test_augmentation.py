@@ -1,4 +1,4 @@
-"""How a picture is looked at more than once."""
+"""Settings of test-time augmentation."""
 
 from pydantic import Field, model_validator
 
@@ -6,17 +6,17 @@ from model.config.settings import Positive, Settings
 
 
 class TestAugmentationConfig(Settings):
-    """Views of a picture whose findings are joined; read instead of ``input`` when predicting."""
+    """Views of an image whose detections are merged; replaces ``input`` in inference."""
 
     short_sides: tuple[Positive, ...] = Field(
         (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
-        description="Short sides that a picture is resized to, pixels.",
+        description="Short sides that each image is resized to, pixels.",
     )
-    long_side: Positive = Field(2000, description="Limit of the long side, pixels.")
-    flip: bool = Field(True, description="Look at each size mirrored, too.")
+    long_side: Positive = Field(2000, description="Maximum long side, pixels.")
+    flip: bool = Field(True, description="Add a horizontally flipped view of each size.")
 
     @model_validator(mode="after")
-    def _sizes_make_sense(self) -> "TestAugmentationConfig":
+    def _sizes_are_valid(self) -> "TestAugmentationConfig":
         sides = self.short_sides
         if not sides or len(set(sides)) != len(sides):
             raise ValueError("short_sides needs at least one size, and none twice")

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from model.config import ModelConfig
-from model.config.settings import ConfigError, check_settings, compose_yaml
+from model.config.settings import ConfigError, check_settings
+from model.config.yaml_files import compose_yaml
 from model.weights.architecture.backbone import infer_backbone
 from model.weights.load import read_detector
 from model.weights.read import read_source

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from model.config import Conventions, ModelConfig
-from model.config.settings import check_settings, compose_yaml
+from model.config.settings import check_settings
+from model.config.yaml_files import compose_yaml
 from model.detector import Detector, build_detector
 from model.weights.adaptation import adapt_to_conventions, folded_norms_note
 from model.weights.architecture.backbone import RES5_OF_BOX_HEAD

@@ -8,13 +8,8 @@ from typing import Any
 
 import yaml
 
-from model.config.settings import (
-    ConfigError,
-    Settings,
-    apply_overrides,
-    check_settings,
-    compose_yaml,
-)
+from model.config.settings import ConfigError, Settings, check_settings
+from model.config.yaml_files import apply_overrides, compose_yaml
 from pipeline.config.run import RunConfig
 from pipeline.storage import is_relative
 
