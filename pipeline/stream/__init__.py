@@ -1,1 +1,1 @@
-"""Shards as a stream of training batches: planned, read, decoded, augmented, padded."""
+"""Training batches from shards: planned, read, decoded, augmented and padded."""

@@ -1,6 +1,6 @@
-"""One training image: resized to a drawn short side and perhaps flipped, with its objects.
+"""Augmentation of one training image and its objects: random resize and horizontal flip.
 
-Shapes: h w pixels of the image, N objects, P polygons or keypoints, V vertices.
+Shapes: H W pixels of the image, G ground-truth objects, P keypoints, V vertices.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ from model.structures import (
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """An image with its objects, in the same pixels.
+    """An image and its objects, in the same pixel coordinates.
 
     Args:
-        pixels: (h, w, 3) uint8 RGB.
+        pixels: (H, W, 3) uint8 RGB.
         targets: boxes, labels, masks and keypoints.
-        original_size: before resizing.
+        original_size: image size before resizing.
     """
 
     pixels: Tensor
@@ -40,17 +40,20 @@ class TrainingSample:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to one image: its size, and whether left and right change places.
+    """The transform of one image.
 
-    ``geometry`` says which corner of a box is resized.
+    Args:
+        size: image size after resizing.
+        flip: whether to flip left and right.
+        geometry: box convention; decides which corner of a box is resized.
     """
 
     size: ImageSize
     flip: bool
     geometry: BoxGeometry = CONTINUOUS
 
-    def mirrored(self, x: Tensor) -> Tensor:
-        """Where outlines and keypoints at x are after the flip: where the boxes' corners are."""
+    def mirror_x(self, x: Tensor) -> Tensor:
+        """Mirror the x of polygon vertices and keypoints, consistently with box corners."""
         return self.size.width - self.geometry.last_pixel - x
 
 
@@ -66,13 +69,13 @@ def draw_augmentation(
     """Draw a short side and a flip.
 
     Args:
-        original_size: of the image.
-        short_sides: to choose from, pixels.
+        original_size: size of the image.
+        short_sides: short sides to draw from, pixels.
         long_side: limit of the long side, pixels.
-        flip_probability: chance of a horizontal flip.
-        rng: the same state gives the same augmentation.
-        rounding: of the new sides; see ``model.preprocess.resized_size``.
-        geometry: of the boxes.
+        flip_probability: probability of a horizontal flip.
+        rng: equal states give equal augmentations.
+        rounding: of the resized sides; see ``model.preprocess.resized_size``.
+        geometry: box convention.
     """
     short_side = int(rng.choice(np.asarray(short_sides)))
     flip = bool(rng.random() < flip_probability)
@@ -83,12 +86,13 @@ def draw_augmentation(
 def augment(
     sample: TrainingSample, augmentation: Augmentation, keypoint_flip: Sequence[int] = ()
 ) -> TrainingSample:
-    """The sample resized and flipped: pixels, boxes, masks and keypoints alike.
+    """Resize and flip pixels, boxes, masks and keypoints together.
 
     Args:
-        sample: not changed.
-        augmentation: what to do.
-        keypoint_flip: where each keypoint comes from in a flip (`model.keypoint_names.flip_order`).
+        sample: left unchanged.
+        augmentation: the transform to apply.
+        keypoint_flip: source index of each keypoint in a flip (`model.config.keypoint_names`'s
+            ``flip_order``).
     """
     height, width = sample.pixels.shape[:2]
     size, flip = augmentation.size, augmentation.flip
@@ -110,14 +114,14 @@ def augment(
 
 
 def _augment_keypoints(
-    keypoints: Tensor, augmentation: Augmentation, scale: Tensor, order: Sequence[int]
+    keypoints: Tensor, augmentation: Augmentation, scale: Tensor, flip_order: Sequence[int]
 ) -> Tensor:
-    """Points that are not labelled stay 0, 0, 0."""
-    places, visibility = keypoints[..., :2] * scale, keypoints[..., 2:]
+    """Transform (G, P, 3) keypoints; unlabeled ones stay 0, 0, 0."""
+    points, visibility = keypoints[..., :2] * scale, keypoints[..., 2:]
     if augmentation.flip:
-        mirrored = torch.stack([augmentation.mirrored(places[..., 0]), places[..., 1]], -1)
-        places, visibility = mirrored[:, order], visibility[:, order]
-    return torch.cat([places * (visibility > 0), visibility], -1)
+        mirrored = torch.stack([augmentation.mirror_x(points[..., 0]), points[..., 1]], -1)
+        points, visibility = mirrored[:, flip_order], visibility[:, flip_order]
+    return torch.cat([points * (visibility > 0), visibility], -1)
 
 
 def _augment_masks(
@@ -135,7 +139,8 @@ def _augment_masks(
             )
         case BitmapMasks():
             raise TypeError(
-                "bitmaps are not resized; encode them: model.batch_masks.encode_bitmaps"
+                "bitmap masks cannot be resized; encode them first with "
+                "model.structures.batch_masks.encode_bitmaps"
             )
 
 
@@ -144,14 +149,17 @@ def _augment_polygons(
 ) -> PolygonMasks:
     vertices = masks.vertices * scale
     if augmentation.flip:
-        vertices = torch.stack([augmentation.mirrored(vertices[:, 0]), vertices[:, 1]], 1)
+        vertices = torch.stack([augmentation.mirror_x(vertices[:, 0]), vertices[:, 1]], 1)
     return replace(masks, vertices=vertices)
 
 
 def _augment_runs(
     masks: RunLengthMasks, augmentation: Augmentation, scale: Tensor
 ) -> RunLengthMasks:
-    """The runs stay; the way back to them goes through the flip, then through the resizing."""
+    """Update only ``to_canvas``, the map from the augmented image back to the runs' canvas.
+
+    That map undoes the flip first, then the resize.
+    """
     to_canvas = masks.to_canvas.clone()
     to_canvas[:, :2] /= scale
     if augmentation.flip:

@@ -1,4 +1,4 @@
-"""Rows that have arrived become one micro-batch; a bad row becomes a grey image, and is named."""
+"""Micro-batches built from planned rows: decode, augment and pad; bad rows become gray images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,27 +10,28 @@ from model.config.keypoint_names import flip_order
 from model.preprocess import ResizeRounding, canvas_size
 from model.structures import ImageSize
 from pipeline.shards.decode import DecodeError
-from pipeline.stream.arrived_row import ArrivedRow
 from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
 from pipeline.stream.collate import StreamBatch, blank_sample, collate, sample_from_row
+from pipeline.stream.planned_row import PlannedRow
 from pipeline.stream.shard_plan import ShardPlan, images_of_step, locate_image
 
-_AUGMENTATION, _SAMPLING = 0, 1  # purposes of random numbers
+# What a random number is for: it is part of the seed.
+_AUGMENTATION, _SAMPLING = 0, 1
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BatchSettings:
     """How rows become batches.
 
     Args:
-        short_sides: to draw from, pixels.
-        long_side: limit, pixels.
-        flip_probability: of a horizontal flip.
+        short_sides: short sides to draw from, pixels.
+        long_side: limit of the long side, pixels.
+        flip_probability: probability of a horizontal flip.
         size_divisor: padded sizes are multiples of this.
         with_masks: whether targets carry masks.
-        keypoint_names: of the keypoints that targets carry; None: they carry none.
+        keypoint_names: names of the keypoints that targets carry; None if they carry none.
         rounding: of the sides of resized images; see ``model.preprocess.resized_size``.
-        geometry: of the boxes.
+        geometry: box convention.
     """
 
     short_sides: tuple[int, ...]
@@ -44,18 +45,18 @@ class Recipe:
 
     @property
     def keypoint_count(self) -> int | None:
-        """Keypoints of an object, None where targets carry none."""
+        """Number of keypoints per object; None if targets carry none."""
         return None if self.keypoint_names is None else len(self.keypoint_names)
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that a grey image without objects stood in for.
+    """An unreadable row, replaced by a gray image without objects.
 
     Args:
-        file: the shard.
-        row: number of the row in it.
-        step: the optimiser step that it was for.
+        file: name of the shard.
+        row: index of the row in the shard.
+        step: optimizer step the row was planned for.
         reason: why it cannot be read.
     """
 
@@ -67,65 +68,64 @@ class BadRow:
 
 @dataclass(frozen=True)
 class BuiltBatch:
-    """A micro-batch and the rows that had to be replaced in it."""
+    """A micro-batch and the rows that were replaced in it."""
 
     batch: StreamBatch
     bad_rows: tuple[BadRow, ...]
 
 
 def build_batch(
-    plan: ShardPlan, recipe: Recipe, step: int, rows: Sequence[ArrivedRow]
+    plan: ShardPlan, settings: BatchSettings, step: int, rows: Sequence[PlannedRow]
 ) -> BuiltBatch:
     """Decode, augment and pad the rows of one micro-batch.
 
-    Everything random depends on (seed, epoch, image) alone, and the canvas is that of the whole
-    global batch, so neither depends on the number of workers.
+    Random numbers depend only on (seed, epoch, image), and the canvas is that of the whole global
+    batch, so neither depends on the number of workers.
 
     Args:
-        plan: of the data set.
-        recipe: sizes and chances.
-        step: the optimiser step.
-        rows: in order of their places in the global batch.
+        plan: plan of the data set.
+        settings: sizes, probabilities and what targets carry.
+        step: the optimizer step.
+        rows: in order of their slots in the global batch.
     """
     epoch, images = images_of_step(plan, step)
-    augmentations = [_augmentation(plan, recipe, epoch, image) for image in images.tolist()]
-    # Only where something flips: names without counterparts may train without flips.
-    flips = any(each.flip for each in augmentations)
-    keypoint_flip = flip_order(recipe.keypoint_names or ()) if flips else ()
+    augmentations = [_draw(plan, settings, epoch, image) for image in images.tolist()]
+    # Names without left/right counterparts cannot be flipped but may train without flips.
+    flips = any(augmentation.flip for augmentation in augmentations)
+    keypoint_flip = flip_order(settings.keypoint_names or ()) if flips else ()
     samples, seeds, bad_rows = [], [], []
-    for arrived in rows:
-        image = int(images[arrived.place])
-        augmentation = augmentations[arrived.place]
+    for planned in rows:
+        image = int(images[planned.slot])
         try:
-            sample = _sample(arrived, recipe)
+            sample = _decode(planned, settings)
         except DecodeError as error:
             bad_rows.append(BadRow(*locate_image(plan, image), step, str(error)))
             size = ImageSize(*plan.sizes[image].tolist())
-            sample = blank_sample(size, recipe.with_masks, recipe.keypoint_count)
-        samples.append(augment(sample, augmentation, keypoint_flip))
-        seeds.append(int(_random(plan, epoch, image, _SAMPLING).integers(2**62)))
-    canvas = canvas_size([each.size for each in augmentations], recipe.size_divisor)
-    batch = collate(samples, seeds, canvas, recipe.size_divisor, step)
+            sample = blank_sample(size, settings.with_masks, settings.keypoint_count)
+        samples.append(augment(sample, augmentations[planned.slot], keypoint_flip))
+        seeds.append(int(_rng(plan, epoch, image, _SAMPLING).integers(2**62)))
+    canvas = canvas_size([each.size for each in augmentations], settings.size_divisor)
+    batch = collate(samples, seeds, canvas, settings.size_divisor, step)
     return BuiltBatch(batch, tuple(bad_rows))
 
 
-def _sample(arrived: ArrivedRow, recipe: Recipe) -> TrainingSample:
-    if arrived.row is None:
-        raise DecodeError(arrived.problem)
-    return sample_from_row(arrived.row, recipe.with_masks, recipe.keypoint_count)
+def _decode(planned: PlannedRow, settings: BatchSettings) -> TrainingSample:
+    if planned.row is None:
+        raise DecodeError(planned.problem)
+    return sample_from_row(planned.row, settings.with_masks, settings.keypoint_count)
 
 
-def _augmentation(plan: ShardPlan, recipe: Recipe, epoch: int, image: int) -> Augmentation:
+def _draw(plan: ShardPlan, settings: BatchSettings, epoch: int, image: int) -> Augmentation:
     return draw_augmentation(
         ImageSize(*plan.sizes[image].tolist()),
-        recipe.short_sides,
-        recipe.long_side,
-        recipe.flip_probability,
-        _random(plan, epoch, image, _AUGMENTATION),
-        recipe.rounding,
-        recipe.geometry,
+        settings.short_sides,
+        settings.long_side,
+        settings.flip_probability,
+        _rng(plan, epoch, image, _AUGMENTATION),
+        settings.rounding,
+        settings.geometry,
     )
 
 
-def _random(plan: ShardPlan, epoch: int, image: int, purpose: int) -> np.random.Generator:
+def _rng(plan: ShardPlan, epoch: int, image: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng([plan.seed, epoch, image, purpose])

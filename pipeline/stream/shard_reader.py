@@ -1,12 +1,11 @@
-"""Row groups read in planned order: by one Ray Data execution for a whole run, or right here.
+"""Row groups read in planned order: by one Ray Data execution per run, or in this process.
 
-Without torch, like everything that the reading tasks import: they start in a moment.
+Imports no torch, like everything that the reading tasks import: they start quickly.
 """
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -14,71 +13,54 @@ import ray
 from ray.data import DataContext, ExecutionOptions, ExecutionResources, TaskPoolStrategy
 
 from pipeline.shards.shard_file import SCHEMA, read_row_group
-from pipeline.stream.shard_plan import Read, ShardPlan, plan_reads
+from pipeline.stream.read_plan import Read, ReadPlan, plan_reads
 
-_STEPS_PER_CHUNK = 16  # reads are planned for so many steps at once
-_CHUNKS_PER_TASK = 8
+_STEPS_PER_WINDOW = 16  # reads are planned for this many steps at once
+_WINDOWS_PER_TASK = 8
 _READS_AHEAD = 4
 _BLOCK_BYTES = 8 << 20
-_STORE_SHARE = 0.3  # of the object store, for the streams of all workers
-_LEAST_STORE_BYTES = 64 << 20
+_STORE_SHARE = 0.3  # of the object store, for the streams of all workers together
+_MIN_STORE_BYTES = 64 << 20
 
-SLOTTED = pa.schema(
-    [*SCHEMA, ("step", pa.int64()), ("place", pa.int64()), ("problem", pa.string())]
+PLANNED_SCHEMA = pa.schema(
+    [*SCHEMA, ("step", pa.int64()), ("slot", pa.int64()), ("problem", pa.string())]
 )
-"""A row with the slot that it is for; where it could not be read, ``problem`` says why."""
+"""A row with the step and slot it is for; ``problem`` says why an unreadable row is empty."""
 
 
-@dataclass(frozen=True)
-class Walk:
-    """What one worker reads in one run.
-
-    Args:
-        shards_url: folder of the shards.
-        plan: of the whole data set.
-        places: of the global batch that are this worker's.
-        run: the steps that will be taken.
-    """
-
-    shards_url: str
-    plan: ShardPlan
-    places: range
-    run: range
-
-
-def read_here(walk: Walk) -> Generator[pa.Table]:
-    """The rows of a walk in the order they are needed, read in this process.
+def read_locally(plan: ReadPlan) -> Generator[pa.Table]:
+    """Read a plan's rows in the order they are needed, in this process.
 
     Yields:
-        Tables of `SLOTTED`.
+        Tables with `PLANNED_SCHEMA`.
     """
-    yield from _read_ahead(walk, walk.run[::_STEPS_PER_CHUNK])
+    yield from _read_ahead(plan, plan.steps[::_STEPS_PER_WINDOW])
 
 
-def read_with_ray(walk: Walk, world_size: int) -> Generator[pa.Table]:
-    """The rows of a walk in the order they are needed, read ahead by Ray tasks.
+def read_with_ray(plan: ReadPlan, world_size: int) -> Generator[pa.Table]:
+    """Read a plan's rows in the order they are needed, ahead of time in Ray tasks.
 
-    One execution serves the whole run: its start takes seconds, and epochs pass without a pause.
-    Its tasks run one after the other, each reading with a few threads. They ask for no CPUs, so
-    that they run where the training workers have reserved all of them; reading mostly waits for
-    the store. Closing the generator ends the execution.
+    One execution serves the whole run: starting one takes seconds, and this way epochs follow each
+    other without a pause. Its tasks run one after another, each reading with a few threads. They
+    request no CPUs, so they run even when the training workers have reserved all of them; reading
+    mostly waits for storage. Closing the generator ends the execution.
 
     Args:
-        walk: what to read.
-        world_size: workers with such a stream, to share the object store.
+        plan: what to read.
+        world_size: number of workers with such a stream; they share the object store.
 
     Yields:
-        Tables of `SLOTTED`.
+        Tables with `PLANNED_SCHEMA`.
     """
-    chunks = [{"first": first} for first in walk.run[::_STEPS_PER_CHUNK]]
-    if not chunks:
+    windows = [{"first": first} for first in plan.steps[::_STEPS_PER_WINDOW]]
+    if not windows:
         return
-    with DataContext.current(_context(world_size)):
+    with DataContext.current(_data_context(world_size)):
         dataset = ray.data.from_items(
-            chunks, override_num_blocks=-(-len(chunks) // _CHUNKS_PER_TASK)
+            windows, override_num_blocks=-(-len(windows) // _WINDOWS_PER_TASK)
         ).map_batches(
-            _read_chunks,
-            fn_kwargs={"walk": walk},
+            _read_windows,
+            fn_kwargs={"plan": plan},
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=0,
@@ -91,10 +73,10 @@ def read_with_ray(walk: Walk, world_size: int) -> Generator[pa.Table]:
         blocks.close()
 
 
-def _context(world_size: int) -> DataContext:
+def _data_context(world_size: int) -> DataContext:
     context = DataContext.get_current().copy()
     total = ray.cluster_resources().get("object_store_memory", 0.0)
-    share = max(_LEAST_STORE_BYTES, _STORE_SHARE * total / world_size)
+    share = max(_MIN_STORE_BYTES, _STORE_SHARE * total / world_size)
     context.execution_options = ExecutionOptions(
         preserve_order=True,
         resource_limits=ExecutionResources.for_limits(object_store_memory=share),
@@ -105,47 +87,46 @@ def _context(world_size: int) -> DataContext:
     return context
 
 
-def _read_chunks(chunks: pa.Table, walk: Walk) -> Iterator[pa.Table]:
-    return _read_ahead(walk, chunks.column("first").to_pylist())
+def _read_windows(windows: pa.Table, plan: ReadPlan) -> Iterator[pa.Table]:
+    return _read_ahead(plan, windows.column("first").to_pylist())
 
 
-def _read_ahead(walk: Walk, chunks: Iterable[int]) -> Iterator[pa.Table]:
-    """The reads of chunks of steps in order, a few of them under way at once."""
-    reads = (read for first in chunks for read in _reads_of_chunk(walk, first))
-    under_way: deque[Future[pa.Table]] = deque()
+def _read_ahead(plan: ReadPlan, first_steps: Iterable[int]) -> Iterator[pa.Table]:
+    """Yield the reads of windows of steps in order, with a few reads in flight."""
+    reads = (read for first in first_steps for read in _reads_of_window(plan, first))
+    in_flight: deque[Future[pa.Table]] = deque()
     with ThreadPoolExecutor(_READS_AHEAD) as readers:
         for read in reads:
-            under_way.append(readers.submit(_read_table, walk.shards_url, read))
-            if len(under_way) >= _READS_AHEAD:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+            in_flight.append(readers.submit(_read_table, plan.shards_url, read))
+            if len(in_flight) >= _READS_AHEAD:
+                yield in_flight.popleft().result()
+        while in_flight:
+            yield in_flight.popleft().result()
 
 
-def _reads_of_chunk(walk: Walk, first: int) -> list[Read]:
-    chunk = range(first, min(first + _STEPS_PER_CHUNK, walk.run.stop))
-    return plan_reads(walk.plan, walk.places, walk.run, chunk)
+def _reads_of_window(plan: ReadPlan, first: int) -> list[Read]:
+    return plan_reads(plan, range(first, min(first + _STEPS_PER_WINDOW, plan.steps.stop)))
 
 
 def _read_table(shards_url: str, read: Read) -> pa.Table:
-    """The rows of a read with their slots; rows that say why, where they cannot be read."""
-    steps, places = zip(*read.slots, strict=True)
+    """Read rows with their steps and slots; empty rows with a problem if they are unreadable."""
+    steps, slots = zip(*read.destinations, strict=True)
     problem: str | None = None
     try:
         table = read_row_group(shards_url, read.file, read.group).select(SCHEMA.names)
         table = table.take(pa.array(read.rows))
     except (OSError, pa.ArrowException, KeyError) as error:
         problem = f"{read.file}, row group {read.group}: {error}"
-        table = _unread(len(read.rows))
+        table = _empty_rows(len(read.rows))
     extra: dict[str, Any] = {
         "step": pa.array(steps, pa.int64()),
-        "place": pa.array(places, pa.int64()),
+        "slot": pa.array(slots, pa.int64()),
         "problem": pa.array([problem] * len(read.rows), pa.string()),
     }
     for name, column in extra.items():
         table = table.append_column(name, column)
-    return table.cast(SLOTTED)
+    return table.cast(PLANNED_SCHEMA)
 
 
-def _unread(rows: int) -> pa.Table:
-    return pa.table({field.name: pa.nulls(rows, field.type) for field in SCHEMA}, SCHEMA)
+def _empty_rows(count: int) -> pa.Table:
+    return pa.table({field.name: pa.nulls(count, field.type) for field in SCHEMA}, SCHEMA)

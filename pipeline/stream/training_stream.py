@@ -1,4 +1,4 @@
-"""The batches of a training run, decoded ahead: what one worker's loop iterates over."""
+"""The stream of training batches that one worker iterates over, decoded ahead of time."""
 
 import logging
 from collections import deque
@@ -11,22 +11,24 @@ import pyarrow as pa
 
 from model.boxes.convention import BoxGeometry
 from pipeline.config import RunConfig
-from pipeline.shards.manifest import Manifest, read_manifest
-from pipeline.stream.arrived_row import ArrivedRow, arrived_rows
-from pipeline.stream.batch_builder import BadRow, BuiltBatch, Recipe, build_batch
+from pipeline.shards.manifest import read_manifest
+from pipeline.stream.batch_builder import BadRow, BatchSettings, BuiltBatch, build_batch
 from pipeline.stream.collate import StreamBatch
-from pipeline.stream.data_fit import check_fit, flips_keep_every_name
-from pipeline.stream.shard_plan import ShardPlan, places_of_rank, plan_shards
-from pipeline.stream.shard_reader import Walk, read_here, read_with_ray
+from pipeline.stream.dataset_checks import check_training_data, flip_swaps_no_keypoints
+from pipeline.stream.planned_row import PlannedRow, planned_rows
+from pipeline.stream.read_plan import ReadPlan
+from pipeline.stream.shard_plan import plan_shards, slots_of_rank
+from pipeline.stream.shard_reader import read_locally, read_with_ray
 
 logger = logging.getLogger(__name__)
 
-_BAD_ROWS = 16
-_BAD_SHARE = 0.2
+# A run stops once its bad rows exceed both limits: the number, and the share of all rows so far.
+_MAX_BAD_ROWS = 16
+_MAX_BAD_SHARE = 0.2
 
 
 class StreamError(RuntimeError):
-    """So many rows cannot be read that training would not be what it claims to be."""
+    """Too many rows are unreadable, or the reader ended early."""
 
 
 def open_stream(
@@ -37,25 +39,25 @@ def open_stream(
     start_step: int,
     total_steps: int,
 ) -> "TrainingStream":
-    """One worker's batches from ``start_step`` until ``total_steps``, read by Ray Data.
+    """Open one worker's stream from ``start_step`` to ``total_steps``, read by Ray Data.
 
-    Memory, besides the decoded batches: the encoded images of one row group for each of the
-    worker's places in the global batch, twice where both orientations occur.
+    Besides the decoded batches, memory holds the encoded images of one row group for each of the
+    worker's slots in the global batch; of two if both orientations occur.
 
     Args:
-        config: of the run.
+        config: the job's settings.
         shards_url: folder of the shards.
         rank: 0 .. world_size - 1.
-        world_size: workers; global_batch must divide by workers x accumulate.
-        start_step: first step to give batches for; a resumed run continues exactly.
+        world_size: number of workers; global_batch must be divisible by workers x accumulate.
+        start_step: first step of the stream; a resumed run continues exactly.
         total_steps: end of the run.
 
     Raises:
         ConfigError: the data set's classes, masks or keypoints do not fit the model.
         StorageError: there is no manifest.
     """
-    walk = _walk(config, shards_url, rank, world_size, range(start_step, total_steps))
-    return TrainingStream(read_with_ray(walk, world_size), walk, config)
+    plan = _read_plan(config, shards_url, rank, world_size, range(start_step, total_steps))
+    return TrainingStream(read_with_ray(plan, world_size), plan, config)
 
 
 def open_local_stream(
@@ -66,47 +68,45 @@ def open_local_stream(
     start_step: int,
     total_steps: int,
 ) -> "TrainingStream":
-    """The batches that `open_stream` gives, read in this process without a cluster."""
-    walk = _walk(config, shards_url, rank, world_size, range(start_step, total_steps))
-    return TrainingStream(read_here(walk), walk, config)
+    """Open the same stream as `open_stream`, read in this process without a cluster."""
+    plan = _read_plan(config, shards_url, rank, world_size, range(start_step, total_steps))
+    return TrainingStream(read_locally(plan), plan, config)
 
 
-def _walk(config: RunConfig, shards_url: str, rank: int, world_size: int, run: range) -> Walk:
+def _read_plan(
+    config: RunConfig, shards_url: str, rank: int, world_size: int, steps: range
+) -> ReadPlan:
+    """Check that the data fits the model and plan one worker's reads; rank 0 logs oddities."""
     manifest = read_manifest(shards_url)
-    check_fit(config, manifest, shards_url)
+    check_training_data(config, manifest, shards_url)
     plan = plan_shards(manifest, config.train.global_batch, config.seed, config.data.min_keypoints)
-    if rank == 0:
-        _say_what_is_special(config, plan, manifest)
-    return Walk(shards_url, plan, places_of_rank(plan, rank, world_size), run)
-
-
-def _say_what_is_special(config: RunConfig, plan: ShardPlan, manifest: Manifest) -> None:
-    if plan.images < manifest.rows:
+    if rank == 0 and plan.image_count < manifest.rows:
         logger.info(
-            "%d of %d images have fewer than %d labelled keypoints and are left out",
-            manifest.rows - plan.images,
+            "%d of %d images have fewer than %d labeled keypoints and are left out",
+            manifest.rows - plan.image_count,
             manifest.rows,
             config.data.min_keypoints,
         )
-    if flips_keep_every_name(config):
+    if rank == 0 and flip_swaps_no_keypoints(config):
         logger.warning(
-            "no keypoint is called left_... or right_...: a flipped image keeps every name. If "
-            "some are mirror images of each other, set data.flip_probability=0"
+            "no keypoint is named left_... or right_..., so flipping an image swaps no keypoints. "
+            "If some are mirror images of each other, set data.flip_probability=0"
         )
+    return ReadPlan(shards_url, plan, slots_of_rank(plan, rank, world_size), steps)
 
 
 class TrainingStream(Iterator[StreamBatch]):
-    """An iterator of batches that can be closed: use it in a ``with``, or call `close`.
+    """A closable iterator of batches: use it in a ``with`` block, or call `close`.
 
-    One thread reads, a few decode, each a whole micro-batch: decoding and resizing release the
-    interpreter lock. ``bad_rows`` names the rows so far that could not be read.
+    One thread reads. A few threads decode, each a whole micro-batch: decoding and resizing release
+    the GIL. ``bad_rows`` lists the unreadable rows so far.
     """
 
-    def __init__(self, tables: Generator[pa.Table], walk: Walk, config: RunConfig) -> None:
+    def __init__(self, tables: Generator[pa.Table], plan: ReadPlan, config: RunConfig) -> None:
         self.bad_rows: list[BadRow] = []
         self._tables = tables
-        self._walk = walk
-        self._recipe = Recipe(
+        self._plan = plan
+        self._settings = BatchSettings(
             short_sides=config.data.train_short_sides or (config.model.input.short_side,),
             long_side=config.model.input.long_side,
             flip_probability=config.data.flip_probability,
@@ -116,15 +116,15 @@ class TrainingStream(Iterator[StreamBatch]):
             rounding=config.model.conventions.resize_rounding,
             geometry=BoxGeometry(config.model.conventions.legacy_geometry),
         )
-        self._micro_batch = len(walk.places) // config.train.accumulate
-        self._ahead = max(config.data.lookahead_batches, config.data.decode_threads)
-        self._arrived: dict[tuple[int, int], ArrivedRow] = {}
-        self._images_given = 0
+        self._micro_batch = len(plan.slots) // config.train.accumulate
+        self._lookahead = max(config.data.lookahead_batches, config.data.decode_threads)
+        self._early_rows: dict[tuple[int, int], PlannedRow] = {}  # by (step, slot)
+        self._images_returned = 0
         self._reader = ThreadPoolExecutor(1, "stream-read")
         self._decoders = ThreadPoolExecutor(config.data.decode_threads, "stream-decode")
-        self._parts = self._micro_batches()
+        self._micro_batches = self._plan_micro_batches()
         self._pending: deque[Future[BuiltBatch]] = deque()
-        # From now on, not from the first batch: the model can be built meanwhile.
+        # Start now rather than at the first batch: the model is built in the meantime.
         self._decode_ahead()
 
     def __iter__(self) -> Self:
@@ -136,7 +136,8 @@ class TrainingStream(Iterator[StreamBatch]):
                 raise StopIteration
             built = self._pending.popleft().result()
             self._decode_ahead()
-            return self._give(built)
+            self._record_bad_rows(built)
+            return built.batch
         except BaseException:
             self.close()
             raise
@@ -158,50 +159,58 @@ class TrainingStream(Iterator[StreamBatch]):
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._reader.shutdown(wait=True, cancel_futures=True)
         self._tables.close()
-        self._arrived.clear()
+        self._early_rows.clear()
 
-    def _micro_batches(self) -> Iterator[tuple[int, range]]:
-        """Every step of the run with this worker's places in it, part by part."""
-        places = self._walk.places
-        for step in self._walk.run:
-            for first in range(0, len(places), self._micro_batch):
-                yield step, places[first : first + self._micro_batch]
+    def _plan_micro_batches(self) -> Iterator[tuple[int, range]]:
+        """Yield the step and slots of each of this worker's micro-batches."""
+        slots = self._plan.slots
+        for step in self._plan.steps:
+            for first in range(0, len(slots), self._micro_batch):
+                yield step, slots[first : first + self._micro_batch]
 
     def _decode_ahead(self) -> None:
-        """Keep the decoders a few micro-batches ahead of the loop."""
-        while len(self._pending) < self._ahead:
-            part = next(self._parts, None)
-            if part is None:
+        """Keep the decoders a few micro-batches ahead of the training loop."""
+        while len(self._pending) < self._lookahead:
+            micro_batch = next(self._micro_batches, None)
+            if micro_batch is None:
                 return
-            rows = self._reader.submit(self._take_rows, *part)
-            self._pending.append(self._decoders.submit(self._build, part[0], rows))
+            step, slots = micro_batch
+            rows = self._reader.submit(self._take_rows, step, slots)
+            self._pending.append(self._decoders.submit(self._build, step, rows))
 
-    def _take_rows(self, step: int, places: range) -> list[ArrivedRow]:
-        """The rows of a micro-batch; on the way, rows of later steps arrive and are kept."""
+    def _take_rows(self, step: int, slots: range) -> list[PlannedRow]:
+        """Return the rows of a micro-batch, reading on until all are there.
+
+        Rows of later steps that are read on the way are kept until they are needed.
+        """
         taken = []
-        for place in places:
-            while (step, place) not in self._arrived:
+        for slot in slots:
+            while (step, slot) not in self._early_rows:
                 table = next(self._tables, None)
                 if table is None:
                     raise StreamError(f"the reader ended before step {step}")
-                self._arrived |= {(row.step, row.place): row for row in arrived_rows(table)}
-            taken.append(self._arrived.pop((step, place)))
+                self._early_rows |= {(row.step, row.slot): row for row in planned_rows(table)}
+            taken.append(self._early_rows.pop((step, slot)))
         return taken
 
-    def _build(self, step: int, rows: Future[list[ArrivedRow]]) -> BuiltBatch:
-        return build_batch(self._walk.plan, self._recipe, step, rows.result())
+    def _build(self, step: int, rows: Future[list[PlannedRow]]) -> BuiltBatch:
+        return build_batch(self._plan.shard_plan, self._settings, step, rows.result())
 
-    def _give(self, built: BuiltBatch) -> StreamBatch:
-        """Count what is given, and stop where bad rows are no longer the exception."""
-        self._images_given += len(built.batch.images)
+    def _record_bad_rows(self, built: BuiltBatch) -> None:
+        """Log and count bad rows; raise if they are no longer an exception."""
+        self._images_returned += len(built.batch.images)
         for bad in built.bad_rows:
             logger.warning(
-                "%s row %d left out of step %d: %s", bad.file, bad.row, bad.step, bad.reason
+                "%s row %d: replaced by a gray image in step %d: %s",
+                bad.file,
+                bad.row,
+                bad.step,
+                bad.reason,
             )
         self.bad_rows += built.bad_rows
-        if len(self.bad_rows) > max(_BAD_ROWS, _BAD_SHARE * self._images_given):
+        if len(self.bad_rows) > max(_MAX_BAD_ROWS, _MAX_BAD_SHARE * self._images_returned):
             raise StreamError(
-                f"{len(self.bad_rows)} of {self._images_given} rows below "
-                f"{self._walk.shards_url} cannot be read, the last: {self.bad_rows[-1].reason}"
+                f"{len(self.bad_rows)} of {self._images_returned} rows below "
+                f"{self._plan.shards_url} cannot be read; the last error: "
+                f"{self.bad_rows[-1].reason}"
             )
-        return built.batch

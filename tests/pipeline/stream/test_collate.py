@@ -1,4 +1,4 @@
-"""Laws of rows becoming samples and samples a batch."""
+"""Rows are decoded to samples, and samples are padded to a batch."""
 
 import io
 from dataclasses import replace
@@ -21,7 +21,7 @@ THIRD = np.array([[4, 10], [10, 10], [10, 14]], dtype=float)
 
 
 def row(**changes):
-    """An image of 16 x 20 with an object of two polygons, a crowd region and an object of one."""
+    """Return an image of 16 x 20: an object of two polygons, a crowd region, an object of one."""
     buffer = io.BytesIO()
     Image.fromarray(np.full((16, 20, 3), 50, np.uint8)).save(buffer, "PNG")
     plain = ShardRow(
@@ -42,7 +42,7 @@ def row(**changes):
     return replace(plain, **changes)
 
 
-def test_crowd_regions_are_left_out_and_outlines_stay_with_their_objects():
+def test_crowd_regions_are_left_out_and_polygons_stay_with_their_objects():
     sample = sample_from_row(row(), with_masks=True)
     targets = sample.targets
     assert targets.labels.tolist() == [3, 2]
@@ -54,7 +54,7 @@ def test_crowd_regions_are_left_out_and_outlines_stay_with_their_objects():
     assert (sample.pixels.numpy() == 50).all() and targets.image_id == 8
 
 
-def test_run_length_masks_stay_runs_beside_the_outlines_of_others():
+def test_run_length_masks_stay_runs_beside_the_polygons_of_other_objects():
     bitmap = np.zeros((16, 20), np.uint8, order="F")
     bitmap[10:14, 4:10] = 1
     counts = coco_masks.encode(bitmap)["counts"].decode()
@@ -72,8 +72,8 @@ def test_run_length_masks_stay_runs_beside_the_outlines_of_others():
     assert masks.runs.to_canvas.tolist() == [[1, 1, 0, 0]] * 2
     whole = torch.tensor([[0.0, 0.0, 20, 20]]).repeat(2, 1)
     drawn = draw_masks(masks, torch.arange(2), whole, 20)[:, :16].numpy()
-    outlines = [FIRST.ravel().tolist(), SECOND.ravel().tolist()]
-    expected = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(outlines, 16, 20)))
+    polygons = [FIRST.ravel().tolist(), SECOND.ravel().tolist()]
+    expected = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(polygons, 16, 20)))
     assert np.array_equal(drawn[0], expected)
     assert np.array_equal(drawn[1], bitmap)
 
@@ -84,12 +84,12 @@ def test_a_damaged_run_length_mask_is_an_error(counts):
         sample_from_row(row(rle=(None, "crowd", counts)), with_masks=True)
 
 
-def test_masks_are_left_out_where_nobody_wants_them():
+def test_masks_are_left_out_unless_requested():
     assert sample_from_row(row(), with_masks=False).targets.masks is None
 
 
 @pytest.mark.parametrize("bad", [{"image_bytes": b"junk"}, {"size": ImageSize(20, 16)}])
-def test_a_damaged_image_or_another_size_is_an_error(bad):
+def test_a_damaged_image_or_a_wrong_size_is_an_error(bad):
     with pytest.raises(DecodeError):
         sample_from_row(row(**bad), with_masks=True)
 
@@ -108,13 +108,30 @@ def test_a_row_without_objects_gives_empty_targets():
     assert targets.boxes.shape == (0, 4) and len(targets.masks) == 0
 
 
-def test_a_blank_sample_has_the_size_and_nothing_else():
+def test_a_blank_sample_has_the_size_but_no_objects():
     sample = blank_sample(ImageSize(5, 7), with_masks=True)
     assert tuple(sample.pixels.shape) == (5, 7, 3)
     assert len(sample.targets) == len(sample.targets.masks) == 0
 
 
-def test_a_batch_lies_on_the_canvas_of_its_step():
+def test_crowd_regions_lose_their_keypoints_with_their_boxes(keypoint_rows):
+    row = next(row for row in keypoint_rows if len(row.labels) > 1)
+    crowd = np.arange(len(row.labels)) == 0
+    sample = sample_from_row(replace(row, iscrowd=crowd), True, 4)
+    assert sample.targets.keypoints.dtype == torch.float32
+    np.testing.assert_allclose(sample.targets.keypoints, row.keypoints[1:], rtol=1e-6)
+
+
+def test_keypoints_are_left_out_unless_requested_and_empty_without_objects(keypoint_rows):
+    row = keypoint_rows[0]
+    assert sample_from_row(row, with_masks=True).targets.keypoints is None
+    assert blank_sample(ImageSize(40, 60), with_masks=False).targets.keypoints is None
+    all_crowd = replace(row, iscrowd=np.ones(len(row.labels), dtype=bool))
+    assert sample_from_row(all_crowd, False, 4).targets.keypoints.shape == (0, 4, 3)
+    assert blank_sample(ImageSize(40, 60), False, 4).targets.keypoints.shape == (0, 4, 3)
+
+
+def test_a_batch_is_padded_to_the_canvas_of_its_step():
     samples = [sample_from_row(row(), True), blank_sample(ImageSize(30, 10), True)]
     batch = collate(samples, (11, 12), ImageSize(32, 64), size_divisor=32, step=4)
     assert tuple(batch.images.pixels.shape) == (2, 3, 32, 64)

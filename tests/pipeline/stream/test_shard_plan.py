@@ -7,39 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.structures import ImageSize
-from pipeline.shards.manifest import Manifest, ShardFile
-from pipeline.stream.shard_plan import (
-    images_of_epoch,
-    images_of_step,
-    places_of_rank,
-    plan_reads,
-    plan_shards,
+from pipeline.stream.shard_plan import images_of_epoch, plan_shards, slots_of_rank
+from tests.pipeline.stream.manifests import (
+    batches,
+    data_sets,
+    manifest_of,
+    manifest_with_keypoints,
+    seeds,
 )
 
 
-def manifest_of(shards):
-    """Shards given as lists of row groups, a row group as a list of "is upright"."""
-    files = []
-    for number, groups in enumerate(shards):
-        uprights = [upright for group in groups for upright in group]
-        sizes = tuple(ImageSize(20, 10) if upright else ImageSize(10, 20) for upright in uprights)
-        lengths = tuple(map(len, groups))
-        files.append(ShardFile(f"s{number}", len(sizes), "", lengths, sizes))
-    return Manifest(1, (), tuple(files), "", {}, {})
-
-
-data_sets = st.lists(
-    st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=4),
-    min_size=1,
-    max_size=5,
-).map(manifest_of)
-batches = st.integers(1, 8)
-seeds = st.integers(0, 2**32)
-
-
 @given(data_sets, batches, seeds, st.integers(0, 3))
-def test_an_epoch_shows_no_image_twice_and_leaves_out_less_than_a_batch(data, batch, seed, epoch):
+def test_an_epoch_repeats_no_image_and_leaves_out_less_than_a_batch(data, batch, seed, epoch):
     plan = plan_shards(data, batch, seed)
     images = images_of_epoch(plan, epoch)
     assert images.shape == (plan.steps_per_epoch, batch)
@@ -54,64 +33,35 @@ def test_an_epoch_shows_no_image_twice_and_leaves_out_less_than_a_batch(data, ba
 @given(data_sets, batches, seeds)
 def test_at_most_one_batch_of_an_epoch_mixes_orientations(data, batch, seed):
     plan = plan_shards(data, batch, seed)
-    upright = plan.sizes[images_of_epoch(plan, 0), 0] > plan.sizes[images_of_epoch(plan, 0), 1]
-    mixed = sum(row.any() and not row.all() for row in upright)
+    portrait = plan.sizes[images_of_epoch(plan, 0), 0] > plan.sizes[images_of_epoch(plan, 0), 1]
+    mixed = sum(row.any() and not row.all() for row in portrait)
     assert mixed <= 1
 
 
-@given(data_sets, st.integers(1, 3), seeds, st.sampled_from([1, 2, 4]), st.data())
-def test_reads_of_all_workers_fill_every_slot_of_the_run_once(data, part, seed, world, draw):
-    """Also when the run begins and ends anywhere, for any number of workers."""
-    plan = plan_shards(data, 4 * part, seed)
-    start = draw.draw(st.integers(0, 3 * plan.steps_per_epoch))
-    run = range(start, start + draw.draw(st.integers(1, 2 * plan.steps_per_epoch + 1)))
-    chunk = draw.draw(st.integers(1, 5))
-    filled = {}
-    for rank in range(world):
-        places = places_of_rank(plan, rank, world)
-        for first in range(run.start, run.stop, chunk):
-            window = range(first, min(first + chunk, run.stop))
-            for read in plan_reads(plan, places, run, window):
-                group = next(
-                    index
-                    for index, file in enumerate(plan.group_file)
-                    if plan.files[file] == read.file and plan.group_number[index] == read.group
-                )
-                assert read.slots[0][0] in window
-                for row, (step, place) in zip(read.rows, read.slots, strict=True):
-                    assert (step, place) not in filled
-                    filled[step, place] = int(plan.group_start[group]) + row
-    expected = {
-        (step, place): image
-        for step in run
-        for place, image in enumerate(images_of_step(plan, step)[1].tolist())
-    }
-    assert filled == expected
+@given(
+    st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=9).map(tuple), min_size=1),
+    st.integers(0, 20),
+    st.integers(1, 5),
+)
+def test_an_epoch_has_only_images_with_enough_keypoints(shards, min_keypoints, batch):
+    manifest = manifest_with_keypoints(*shards)
+    counts = np.concatenate(shards)
+    enough = int((counts >= min_keypoints).sum())
+    if not enough:
+        with pytest.raises(ValueError, match="no image has"):
+            plan_shards(manifest, batch, 0, min_keypoints)
+        return
+    plan = plan_shards(manifest, batch, 0, min_keypoints)
+    images = images_of_epoch(plan, 1)
+    assert plan.image_count == enough
+    assert images.shape == (plan.steps_per_epoch, batch)
+    assert (counts[images] >= min_keypoints).all()
+    assert enough - len(np.unique(images)) < batch
+    if min_keypoints == 0:
+        assert np.array_equal(images, images_of_epoch(plan_shards(manifest, batch, 0), 1))
 
 
-@given(data_sets, batches, seeds)
-def test_rows_arrive_no_later_than_their_step(data, batch, seed):
-    plan = plan_shards(data, batch, seed)
-    run = range(2 * plan.steps_per_epoch)
-    arrived = set()
-    for step in run:
-        for read in plan_reads(plan, range(batch), run, range(step, step + 1)):
-            arrived |= set(read.slots)
-        assert {(step, place) for place in range(batch)} <= arrived
-
-
-def test_large_lanes_read_each_row_group_about_once():
-    data = manifest_of([[[False] * 8] * 16] * 4)
-    plan = plan_shards(data, 4, 0)
-    run = range(plan.steps_per_epoch)
-    reads = [
-        read for step in run for read in plan_reads(plan, range(4), run, range(step, step + 1))
-    ]
-    # 64 row groups; each of the three inner borders between lanes may cut one in two.
-    assert len(reads) <= 64 + 3
-
-
-def test_epochs_and_seeds_differ_and_repeat():
+def test_epochs_and_seeds_differ_and_are_reproducible():
     data = manifest_of([[[False] * 8] * 8])
     plan, same, other = plan_shards(data, 4, 0), plan_shards(data, 4, 0), plan_shards(data, 4, 1)
     assert np.array_equal(images_of_epoch(plan, 2), images_of_epoch(same, 2))
@@ -119,16 +69,16 @@ def test_epochs_and_seeds_differ_and_repeat():
     assert not np.array_equal(images_of_epoch(plan, 2), images_of_epoch(other, 2))
 
 
-def test_images_left_out_of_one_epoch_are_shown_in_others():
+def test_images_left_out_of_one_epoch_appear_in_others():
     plan = plan_shards(manifest_of([[[False] * 7]]), 4, 0)
     left_out = [set(range(7)) - set(images_of_epoch(plan, e).ravel().tolist()) for e in range(8)]
     assert not set.intersection(*left_out)
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_an_indivisible_batch_is_refused():
     plan = plan_shards(manifest_of([[[False] * 7]]), 4, 0)
-    with pytest.raises(ValueError, match="4 does not divide by 3"):
-        places_of_rank(plan, 0, 3)
+    with pytest.raises(ValueError, match="4 is not divisible by 3"):
+        slots_of_rank(plan, 0, 3)
 
 
 def test_shards_without_images_are_refused():

@@ -1,6 +1,6 @@
-"""Laws of the stream: the plan's images in the plan's order, whoever reads them."""
+"""The stream yields the planned images in planned order, whichever way they are read."""
 
-import dataclasses
+import logging
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,40 +9,19 @@ import pytest
 import torch
 
 from model.config import InputConfig, ModelConfig
-from model.config.settings import ConfigError
 from pipeline import storage
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.ingest.coco import read_coco
-from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
-from pipeline.shards.manifest import read_manifest, write_manifest
+from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
 from pipeline.shards.shard_file import SCHEMA
 from pipeline.stream.shard_plan import images_of_step, plan_shards
 from pipeline.stream.training_stream import StreamError, open_local_stream, open_stream
 
-CONFIG = RunConfig(
-    seed=3,
-    model=ModelConfig(num_classes=5, input=InputConfig(short_side=48, long_side=64)),
-    data=DataConfig(train_short_sides=(32, 48)),
-    train=TrainConfig(global_batch=4),
-)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stream")
-    annotations, images = draw_shapes_dataset(folder / "drawn", 22, 48, 3, seed=1)
-    write_shards(read_coco(str(annotations), str(images)), str(folder / "shards"), 8, 3)
-    return str(folder / "shards")
-
-
-def with_train(**changes):
-    return CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update=changes)})
-
 
 def content(batch):
-    """Everything a model can see of a batch, image by image."""
+    """Return everything a model can see of a batch, image by image."""
     pixels, sizes = batch.images.pixels, batch.images.sizes
     return [
         (
@@ -64,19 +43,19 @@ def read(open_one, config, shards, rank, world_size, start, stop):
         return [content(batch) for batch in stream]
 
 
-def test_the_stream_gives_the_plans_images_in_order(shards):
+def test_the_stream_yields_the_planned_images_in_order(config, shards):
     manifest = read_manifest(shards)
     ids = [row.image_id for file in manifest.files for row in read_rows(shards, file.name)]
-    plan = plan_shards(manifest, 4, CONFIG.seed)
-    batches = read(open_local_stream, CONFIG, shards, 0, 1, 0, 13)
+    plan = plan_shards(manifest, 4, config.seed)
+    batches = read(open_local_stream, config, shards, 0, 1, 0, 13)
     assert len(batches) == 13
     for step, batch in enumerate(batches):
         planned = [ids[image] for image in images_of_step(plan, step)[1].tolist()]
         assert [image[1] for image in batch] == planned
 
 
-def test_epochs_augment_anew(shards):
-    batches = read(open_local_stream, CONFIG, shards, 0, 1, 0, 11)
+def test_each_epoch_draws_new_augmentations(config, shards):
+    batches = read(open_local_stream, config, shards, 0, 1, 0, 11)
     seeds = {}
     for batch in batches:
         for image in batch:
@@ -86,12 +65,14 @@ def test_epochs_augment_anew(shards):
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (4, 1), (1, 2), (2, 2)])
-def test_workers_and_micro_batches_only_divide_the_global_batch(shards, world_size, accumulate):
-    whole = read(open_local_stream, CONFIG, shards, 0, 1, 0, 7)
-    config = with_train(accumulate=accumulate)
+def test_workers_and_micro_batches_only_divide_the_global_batch(
+    config, shards, world_size, accumulate
+):
+    whole = read(open_local_stream, config, shards, 0, 1, 0, 7)
+    train = config.train.model_copy(update={"accumulate": accumulate})
+    split = config.model_copy(update={"train": train})
     parts = [
-        read(open_local_stream, config, shards, rank, world_size, 0, 7)
-        for rank in range(world_size)
+        read(open_local_stream, split, shards, rank, world_size, 0, 7) for rank in range(world_size)
     ]
     for step in range(7):
         micro = slice(step * accumulate, (step + 1) * accumulate)
@@ -100,17 +81,17 @@ def test_workers_and_micro_batches_only_divide_the_global_batch(shards, world_si
 
 
 @pytest.mark.parametrize("start", [1, 4, 5, 6, 12])
-def test_a_resumed_stream_is_the_rest_of_the_uninterrupted_one(shards, start):
-    whole = read(open_local_stream, CONFIG, shards, 0, 1, 0, 13)
-    assert read(open_local_stream, CONFIG, shards, 0, 1, start, 13) == whole[start:]
+def test_a_resumed_stream_is_the_rest_of_the_uninterrupted_one(config, shards, start):
+    whole = read(open_local_stream, config, shards, 0, 1, 0, 13)
+    assert read(open_local_stream, config, shards, 0, 1, start, 13) == whole[start:]
 
 
-def test_a_run_that_is_done_has_no_batches(shards):
-    assert read(open_local_stream, CONFIG, shards, 0, 1, 13, 13) == []
+def test_a_finished_run_has_no_batches(config, shards):
+    assert read(open_local_stream, config, shards, 0, 1, 13, 13) == []
 
 
-def test_a_stream_may_be_closed_early_and_twice(shards):
-    stream = open_local_stream(CONFIG, shards, 0, 1, 0, 1000)
+def test_a_stream_may_be_closed_early_and_twice(config, shards):
+    stream = open_local_stream(config, shards, 0, 1, 0, 1000)
     next(stream)
     stream.close()
     stream.close()
@@ -118,52 +99,52 @@ def test_a_stream_may_be_closed_early_and_twice(shards):
         next(stream)
 
 
-def test_short_sides_default_to_the_models(shards):
-    config = CONFIG.model_copy(update={"data": DataConfig(flip_probability=0.0)})
+def test_short_sides_default_to_the_models(config, shards):
+    config = config.model_copy(update={"data": DataConfig(flip_probability=0.0)})
     with open_local_stream(config, shards, 0, 1, 0, 3) as stream:
         assert {size for batch in stream for size in batch.images.sizes} == {(48, 48)}
 
 
-def damaged(shards, folder, change):
-    """A copy of the shards in which ``change`` spoils the first row of the first shard."""
+def copy_with_damage(shards, folder, damage):
+    """Copy the shards and ``damage`` the first row of the first one; return that shard's name."""
     storage.upload_folder(Path(shards), str(folder))
     manifest = read_manifest(str(folder))
     path = folder / manifest.files[0].name
     file = pq.ParquetFile(path)
     rows = [file.read_row_group(group).to_pylist() for group in range(file.num_row_groups)]
-    change(rows[0][0])
+    damage(rows[0][0])
     with pq.ParquetWriter(path, SCHEMA) as writer:
         for group in rows:
             writer.write_table(pa.Table.from_pylist(group, SCHEMA))
     return manifest.files[0].name
 
 
-def test_a_damaged_row_is_replaced_named_and_changes_nothing_else(shards, tmp_path):
+def test_a_damaged_row_is_replaced_and_reported_and_changes_nothing_else(config, shards, tmp_path):
     def truncate(row):
         row["image_bytes"] = row["image_bytes"][:-200]
 
-    name = damaged(shards, tmp_path, truncate)
+    name = copy_with_damage(shards, tmp_path, truncate)
     bad_id = next(read_rows(shards, name)).image_id
-    with open_local_stream(CONFIG, str(tmp_path), 0, 1, 0, 5) as stream:
+    with open_local_stream(config, str(tmp_path), 0, 1, 0, 5) as stream:
         batches = list(stream)
         bad = stream.bad_rows
-    whole = read(open_local_stream, CONFIG, shards, 0, 1, 0, 5)
+    whole = read(open_local_stream, config, shards, 0, 1, 0, 5)
     replaced = [i for i, batch in enumerate(whole) for image in batch if image[1] == bad_id]
     assert [(row.file, row.row, row.step) for row in bad] == [(name, 0, step) for step in replaced]
-    for batch, expected in zip(batches, whole, strict=True):
-        for image, wanted in zip(content(batch), expected, strict=True):
-            if wanted[1] == bad_id:
-                assert image[2:5] == wanted[2:5] and image[6] == b""
+    for batch, undamaged in zip(batches, whole, strict=True):
+        for image, expected in zip(content(batch), undamaged, strict=True):
+            if expected[1] == bad_id:
+                assert image[2:5] == expected[2:5] and image[6] == b""
             else:
-                assert image == wanted
+                assert image == expected
 
 
-def test_an_unreadable_row_group_is_named_and_survived(shards, tmp_path):
+def test_an_unreadable_row_group_is_reported_and_the_stream_continues(config, shards, tmp_path):
     storage.upload_folder(Path(shards), str(tmp_path))
     name = read_manifest(shards).files[2].name
     (tmp_path / name).write_bytes(b"no parquet")
     rows = read_manifest(shards).files[2].rows
-    with open_local_stream(CONFIG, str(tmp_path), 0, 1, 0, 5) as stream:
+    with open_local_stream(config, str(tmp_path), 0, 1, 0, 5) as stream:
         shown = sum(len(batch.images) for batch in stream)
         bad = stream.bad_rows
     assert shown == 20
@@ -172,31 +153,61 @@ def test_an_unreadable_row_group_is_named_and_survived(shards, tmp_path):
     assert name in bad[0].reason
 
 
-def test_too_many_bad_rows_stop_the_run(shards, tmp_path):
+def test_too_many_bad_rows_stop_the_run(config, shards, tmp_path):
     storage.upload_folder(Path(shards), str(tmp_path))
     for file in read_manifest(shards).files:
         (tmp_path / file.name).unlink()
     with (
-        open_local_stream(CONFIG, str(tmp_path), 0, 1, 0, 50) as stream,
+        open_local_stream(config, str(tmp_path), 0, 1, 0, 50) as stream,
         pytest.raises(StreamError, match=r"17|18|19|20 of 20 rows"),
     ):
         list(stream)
 
 
-def test_shards_that_do_not_fit_the_model_are_refused(shards, tmp_path):
-    other = CONFIG.model_copy(update={"model": ModelConfig(num_classes=80)})
-    with pytest.raises(ConfigError, match=r"num_classes: .* has 5 categories; got 80"):
-        open_local_stream(other, shards, 0, 1, 0, 1)
-    storage.upload_folder(Path(shards), str(tmp_path))
-    manifest = read_manifest(shards)
-    counts = manifest.counts | {"without_mask": 2}
-    write_manifest(str(tmp_path), dataclasses.replace(manifest, counts=counts))
-    with pytest.raises(ConfigError, match=r"2 objects of .* have no mask"):
-        open_local_stream(CONFIG, str(tmp_path), 0, 1, 0, 1)
+def test_the_stream_yields_every_objects_keypoints(keypoint_config, keypoint_shards):
+    seen = {}
+    with open_local_stream(keypoint_config, keypoint_shards, 0, 1, 0, 12) as stream:
+        for batch in stream:
+            for target in batch.targets:
+                top, left, right, bottom = target.keypoints.unbind(1)
+                sides = torch.stack([left[:, 0], top[:, 1], right[:, 0], bottom[:, 1]], 1)
+                assert torch.allclose(sides, target.boxes, atol=0.05)
+                seen.setdefault(target.image_id, []).append(target.keypoints)
+        assert stream.bad_rows == []
+    assert len(seen) == 22
+    # Flips and sizes were drawn: some image was augmented in two ways.
+    assert any(len({points.numpy().tobytes() for points in each}) > 1 for each in seen.values())
+
+
+def test_an_unreadable_row_has_no_keypoints_and_the_stream_continues(
+    keypoint_config, keypoint_shards, tmp_path
+):
+    storage.upload_folder(Path(keypoint_shards), str(tmp_path))
+    name = read_manifest(keypoint_shards).files[2].name
+    (tmp_path / name).write_bytes(b"no parquet")
+    with open_local_stream(keypoint_config, str(tmp_path), 0, 1, 0, 5) as stream:
+        counts = [target.keypoints.shape[1:] for batch in stream for target in batch.targets]
+        assert stream.bad_rows
+    assert set(counts) == {(4, 3)}
+
+
+def test_images_with_few_keypoints_are_left_out_of_training_and_counted_in_the_log(
+    keypoint_config, keypoint_shards, keypoint_rows, caplog
+):
+    caplog.set_level(logging.INFO)
+    data = keypoint_config.data.model_copy(update={"min_keypoints": 8})
+    config = keypoint_config.model_copy(update={"data": data})
+    expected = {row.image_id for row in keypoint_rows if (row.keypoints[..., 2] > 0).sum() >= 8}
+    assert 4 < len(expected) < 22
+    with open_local_stream(config, keypoint_shards, 0, 1, 0, 12) as stream:
+        shown = {target.image_id for batch in stream for target in batch.targets}
+    assert shown == expected
+    left_out = f"{22 - len(expected)} of 22 images have fewer than 8 labeled keypoints"
+    assert left_out in caplog.text
 
 
 class Worker:
-    """What Ray Train starts: an actor that holds CPUs and opens a stream inside."""
+    """An actor that holds CPUs and opens a stream, like a Ray Train worker."""
 
     def read(self, config, shards, rank, world_size, start, stop):
         torch.set_num_threads(1)
@@ -210,26 +221,26 @@ class Worker:
 
 
 @pytest.mark.ray
-def test_ray_reads_the_same_batches_while_workers_hold_every_cpu(ray_cluster, shards):
-    """150 steps are two reading tasks: their rows arrive in order too."""
+def test_ray_reads_the_same_batches_while_workers_hold_every_cpu(ray_cluster, config, shards):
+    """150 steps take two reading tasks: rows are in order across tasks, too."""
     workers = [ray_cluster.remote(num_cpus=1)(Worker).remote() for _ in range(2)]
     try:
         parts = ray_cluster.get(
-            [w.read.remote(CONFIG, shards, rank, 2, 7, 157) for rank, w in enumerate(workers)]
+            [w.read.remote(config, shards, rank, 2, 7, 157) for rank, w in enumerate(workers)]
         )
     finally:
         for worker in workers:
             ray_cluster.kill(worker)
     together = [a + b for a, b in zip(*parts, strict=True)]
-    assert together == read(open_local_stream, CONFIG, shards, 0, 1, 7, 157)
+    assert together == read(open_local_stream, config, shards, 0, 1, 7, 157)
 
 
 @pytest.mark.ray
-def test_a_closed_stream_leaves_the_cluster_to_others(ray_cluster, shards):
+def test_a_closed_stream_leaves_the_cluster_to_others(ray_cluster, config, shards):
     worker = ray_cluster.remote(num_cpus=2)(Worker).remote()
     try:
-        assert ray_cluster.get(worker.read_some_and_close.remote(CONFIG, shards, 3)) == [0, 1, 2]
-        [first] = ray_cluster.get(worker.read.remote(CONFIG, shards, 0, 1, 9, 10))
+        assert ray_cluster.get(worker.read_some_and_close.remote(config, shards, 3)) == [0, 1, 2]
+        [first] = ray_cluster.get(worker.read.remote(config, shards, 0, 1, 9, 10))
         assert first[0][0] == 9
     finally:
         ray_cluster.kill(worker)

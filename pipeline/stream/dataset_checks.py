@@ -1,0 +1,95 @@
+"""Checks that a data set has what the configured model learns from."""
+
+from collections.abc import Iterator
+
+from model.config.keypoint_names import flip_order
+from model.config.settings import ConfigError
+from pipeline.config import RunConfig
+from pipeline.shards.manifest import Manifest
+
+
+def check_training_data(config: RunConfig, manifest: Manifest, shards_url: str) -> None:
+    """Raise if the model cannot be trained on the data set.
+
+    Args:
+        config: the job's settings.
+        manifest: manifest of the training shards.
+        shards_url: URL of the shards, for error messages.
+
+    Raises:
+        ConfigError: the data set's classes, masks or keypoints do not fit the model.
+    """
+    problems = [
+        *_class_problems(config, manifest, shards_url),
+        *_keypoint_problems(config, manifest, shards_url),
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_validation_data(config: RunConfig, manifest: Manifest, shards_url: str) -> None:
+    """Raise if the validation shards have other keypoints than the model learns.
+
+    Shards without any keypoints pass: boxes and masks can still be validated.
+
+    Raises:
+        ConfigError: the shards' keypoints differ from the model's.
+    """
+    if config.model.keypoint is not None and manifest.keypoints is not None:
+        problem = _name_problem(config.model.keypoint.names, manifest, shards_url)
+        if problem is not None:
+            raise ConfigError([problem])
+
+
+def flip_swaps_no_keypoints(config: RunConfig) -> bool:
+    """Return whether images are flipped although no keypoint's name names its side."""
+    names = config.model.keypoint.names if config.model.keypoint else ()
+    flips = config.data.flip_probability > 0 and len(names) > 1
+    return flips and flip_order(names) == tuple(range(len(names)))
+
+
+def _class_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> Iterator[str]:
+    classes = len(manifest.categories)
+    if config.model.num_classes != classes:
+        yield (
+            f"model.num_classes: {shards_url} has {classes} categories; "
+            f"got {config.model.num_classes}"
+        )
+    without_mask = manifest.counts.get("without_mask", 0)
+    if config.model.mask is not None and without_mask:
+        yield (
+            f"model.mask: {without_mask} objects of {shards_url} have no mask; set model.mask=null "
+            "to train boxes only"
+        )
+
+
+def _keypoint_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> Iterator[str]:
+    if config.data.min_keypoints and manifest.keypoints is None:
+        yield (
+            f"data.min_keypoints: {shards_url} has no keypoints, so no image would be left; "
+            "set data.min_keypoints=0 to keep all images"
+        )
+    if config.model.keypoint is None:
+        return
+    names = config.model.keypoint.names
+    if manifest.keypoints is None:
+        yield (
+            f"model.keypoint: {shards_url} has no keypoints; prepare it from annotations whose "
+            "categories name keypoints, or set model.keypoint=null"
+        )
+    elif problem := _name_problem(names, manifest, shards_url):
+        yield problem
+    elif config.data.flip_probability > 0:
+        try:
+            flip_order(names)
+        except ValueError as error:
+            yield f"model.keypoint.names: {error}; or set data.flip_probability=0"
+
+
+def _name_problem(names: tuple[str, ...], manifest: Manifest, shards_url: str) -> str | None:
+    if manifest.keypoints is None or manifest.keypoints.names == names:
+        return None
+    return (
+        f"model.keypoint.names: must be those of {shards_url} in the same order, "
+        f"[{', '.join(manifest.keypoints.names)}]; got [{', '.join(names)}]"
+    )

@@ -1,0 +1,37 @@
+"""Manifests of shards that do not exist, for tests of plans, and strategies that draw them."""
+
+from hypothesis import strategies as st
+
+from model.structures import ImageSize
+from pipeline.shards.manifest import Manifest, ShardFile
+
+LANDSCAPE, PORTRAIT = ImageSize(10, 20), ImageSize(20, 10)
+
+
+def manifest_of(shards):
+    """Build a manifest from shards: lists of row groups, each a list of "is portrait"."""
+    files = []
+    for number, groups in enumerate(shards):
+        portrait = [each for group in groups for each in group]
+        sizes = tuple(PORTRAIT if each else LANDSCAPE for each in portrait)
+        lengths = tuple(map(len, groups))
+        files.append(ShardFile(f"s{number}", len(sizes), "", lengths, sizes))
+    return Manifest(1, (), tuple(files), "", {}, {})
+
+
+def manifest_with_keypoints(*shards):
+    """Build a manifest from shards: the labeled keypoints of each image; one row group each."""
+    files = []
+    for number, counts in enumerate(shards):
+        sizes = tuple(PORTRAIT if index % 2 else LANDSCAPE for index in range(len(counts)))
+        files.append(ShardFile(f"s{number}", len(counts), "", (len(counts),), sizes, counts))
+    return Manifest(2, (), tuple(files), "", {}, {})
+
+
+data_sets = st.lists(
+    st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=4),
+    min_size=1,
+    max_size=5,
+).map(manifest_of)
+batches = st.integers(1, 8)
+seeds = st.integers(0, 2**32)

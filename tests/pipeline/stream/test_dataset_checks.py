@@ -1,0 +1,94 @@
+"""Data sets that do not fit the model are refused before anything is read."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from model.config import KeypointHeadConfig, ModelConfig
+from model.config.settings import ConfigError
+from pipeline import storage
+from pipeline.config import DataConfig
+from pipeline.shards.manifest import read_manifest, write_manifest
+from pipeline.stream.dataset_checks import check_validation_data
+from pipeline.stream.training_stream import open_local_stream
+
+
+def error_of_opening(config, url):
+    with pytest.raises(ConfigError) as caught:
+        open_local_stream(config, url, 0, 1, 0, 1)
+    return str(caught.value)
+
+
+def with_keypoint_head(config, head):
+    return config.model_copy(update={"model": config.model.model_copy(update={"keypoint": head})})
+
+
+def rename_keypoints(config, shards, folder, names):
+    """Copy the shards to ``folder`` under other keypoint names; return the config that fits."""
+    storage.upload_folder(Path(shards), str(folder))
+    manifest = read_manifest(shards)
+    keypoints = dataclasses.replace(manifest.keypoints, names=names)
+    write_manifest(str(folder), dataclasses.replace(manifest, keypoints=keypoints))
+    return with_keypoint_head(config, KeypointHeadConfig(names=names))
+
+
+def test_classes_and_masks_that_do_not_fit_the_model_are_refused(config, shards, tmp_path):
+    other = config.model_copy(update={"model": ModelConfig(num_classes=80)})
+    with pytest.raises(ConfigError, match=r"num_classes: .* has 5 categories; got 80"):
+        open_local_stream(other, shards, 0, 1, 0, 1)
+    storage.upload_folder(Path(shards), str(tmp_path))
+    manifest = read_manifest(shards)
+    counts = manifest.counts | {"without_mask": 2}
+    write_manifest(str(tmp_path), dataclasses.replace(manifest, counts=counts))
+    with pytest.raises(ConfigError, match=r"2 objects of .* have no mask"):
+        open_local_stream(config, str(tmp_path), 0, 1, 0, 1)
+
+
+def test_keypoints_that_do_not_fit_the_model_are_refused(
+    keypoint_config, keypoint_shards, tmp_path
+):
+    person = with_keypoint_head(keypoint_config, KeypointHeadConfig())
+    error = error_of_opening(person, keypoint_shards)
+    assert "must be those of" in error
+    assert "[top, left_side, right_side, bottom]; got [nose, left_eye" in error
+    storage.upload_folder(Path(keypoint_shards), str(tmp_path))
+    manifest = read_manifest(keypoint_shards)
+    write_manifest(str(tmp_path), dataclasses.replace(manifest, keypoints=None))
+    assert "has no keypoints" in error_of_opening(keypoint_config, str(tmp_path))
+    boxes_only = with_keypoint_head(keypoint_config, None)
+    min_keypoints = boxes_only.model_copy(update={"data": DataConfig(min_keypoints=1)})
+    assert "data.min_keypoints: " in error_of_opening(min_keypoints, str(tmp_path))
+
+
+def test_validation_shards_may_lack_keypoints_but_not_have_others(keypoint_config, keypoint_shards):
+    manifest = read_manifest(keypoint_shards)
+    check_validation_data(keypoint_config, manifest, keypoint_shards)
+    without = dataclasses.replace(manifest, keypoints=None)
+    check_validation_data(keypoint_config, without, keypoint_shards)
+    boxes_only = with_keypoint_head(keypoint_config, None)
+    check_validation_data(boxes_only, manifest, keypoint_shards)
+    person = with_keypoint_head(keypoint_config, KeypointHeadConfig())
+    with pytest.raises(ConfigError, match="must be those of"):
+        check_validation_data(person, manifest, keypoint_shards)
+
+
+def test_keypoint_names_that_cannot_be_flipped_train_only_without_flips(
+    keypoint_config, keypoint_shards, tmp_path
+):
+    names = ("top", "left_side", "other", "bottom")
+    config = rename_keypoints(keypoint_config, keypoint_shards, tmp_path, names)
+    error = error_of_opening(config, str(tmp_path))
+    assert "left_side has no counterpart right_side" in error
+    no_flips = config.model_copy(update={"data": DataConfig(flip_probability=0.0)})
+    with open_local_stream(no_flips, str(tmp_path), 0, 1, 0, 1) as stream:
+        assert next(stream).targets[0].keypoints.shape[1:] == (4, 3)
+
+
+def test_keypoint_names_without_sides_are_warned_of(
+    keypoint_config, keypoint_shards, tmp_path, caplog
+):
+    names = ("N", "W", "E", "S")
+    config = rename_keypoints(keypoint_config, keypoint_shards, tmp_path, names)
+    open_local_stream(config, str(tmp_path), 0, 1, 0, 1).close()
+    assert "no keypoint is named left_" in caplog.text

@@ -1,0 +1,60 @@
+"""Laws of planned reads, for any data set, batch and number of workers."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.stream.read_plan import ReadPlan, plan_reads
+from pipeline.stream.shard_plan import images_of_step, plan_shards, slots_of_rank
+from tests.pipeline.stream.manifests import batches, data_sets, manifest_of, seeds
+
+
+@given(data_sets, st.integers(1, 3), seeds, st.sampled_from([1, 2, 4]), st.data())
+def test_reads_of_all_workers_fill_every_slot_of_the_run_once(data, share, seed, world, draw):
+    """For any number of workers and any first and last step of the run."""
+    plan = plan_shards(data, 4 * share, seed)
+    start = draw.draw(st.integers(0, 3 * plan.steps_per_epoch))
+    steps = range(start, start + draw.draw(st.integers(1, 2 * plan.steps_per_epoch + 1)))
+    length = draw.draw(st.integers(1, 5))
+    filled = {}
+    for rank in range(world):
+        read_plan = ReadPlan("shards", plan, slots_of_rank(plan, rank, world), steps)
+        for first in range(steps.start, steps.stop, length):
+            window = range(first, min(first + length, steps.stop))
+            for read in plan_reads(read_plan, window):
+                group = next(
+                    index
+                    for index, file in enumerate(plan.group_file)
+                    if plan.files[file] == read.file and plan.group_number[index] == read.group
+                )
+                assert read.destinations[0][0] in window
+                for row, (step, slot) in zip(read.rows, read.destinations, strict=True):
+                    assert (step, slot) not in filled
+                    filled[step, slot] = int(plan.group_start[group]) + row
+    expected = {
+        (step, slot): image
+        for step in steps
+        for slot, image in enumerate(images_of_step(plan, step)[1].tolist())
+    }
+    assert filled == expected
+
+
+@given(data_sets, batches, seeds)
+def test_rows_are_read_no_later_than_their_step(data, batch, seed):
+    plan = plan_shards(data, batch, seed)
+    steps = range(2 * plan.steps_per_epoch)
+    read_plan = ReadPlan("shards", plan, range(batch), steps)
+    filled = set()
+    for step in steps:
+        for read in plan_reads(read_plan, range(step, step + 1)):
+            filled |= set(read.destinations)
+        assert {(step, slot) for slot in range(batch)} <= filled
+
+
+def test_long_lanes_read_each_row_group_about_once():
+    data = manifest_of([[[False] * 8] * 16] * 4)
+    plan = plan_shards(data, 4, 0)
+    steps = range(plan.steps_per_epoch)
+    read_plan = ReadPlan("shards", plan, range(4), steps)
+    reads = [read for step in steps for read in plan_reads(read_plan, range(step, step + 1))]
+    # 64 row groups; each of the three borders between lanes may split one in two.
+    assert len(reads) <= 64 + 3
