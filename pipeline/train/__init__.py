@@ -1,1 +1,1 @@
-"""Training: the step (``loop``, torch only), its worker inside Ray Train, and the job's driver."""
+"""Training: the loop (torch only), the Ray Train worker that runs it, and the job's driver."""

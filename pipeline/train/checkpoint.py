@@ -1,8 +1,8 @@
-"""A checkpoint: a folder with the detector and everything the next step depends on.
+"""Checkpoints: a folder with the detector and everything else that the next step depends on.
 
 ``model.safetensors`` and ``model.json`` are what ``load_detector`` reads; ``training.pt`` holds the
-step, the optimiser's memory, the gradient scaler and the random states of each worker. The place in
-the data is the step: the stream is a pure function of it.
+step, the optimizer state, the gradient scaler and the random states of each worker. The position in
+the data needs no saving: the stream is a pure function of the step.
 """
 
 import shutil
@@ -12,30 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
 from model import Detector, save_detector
-from pipeline.train.loss_normalization import worker_count
+from model.weights.storage import WEIGHTS_FILE
+from pipeline.train.distributed import gather_objects
 
-MODEL_FILE = "model.safetensors"
 TRAINING_FILE = "training.pt"
 
 RandomState = dict[str, Tensor]
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint does not fit the present model or cannot be read; the text says what to do."""
+    """A checkpoint cannot be read or does not fit the model; the message says what to do."""
 
 
 @dataclass(frozen=True)
-class TrainingState:
-    """What a run needs beside the weights to go on.
+class SavedState:
+    """The content of ``training.pt``: what a run needs besides the weights to resume.
+
+    The fields are the keys in the file.
 
     Args:
-        step: optimiser steps taken.
-        optimizer: memory by parameter name (``optimizer.optimizer_state``).
+        step: optimizer steps taken.
+        optimizer: optimizer state by parameter name (``optimizer.optimizer_state``).
         scaler: state of the gradient scaler; empty without one.
         random_states: one per worker, by rank (``gather_random_states``).
     """
@@ -46,8 +47,8 @@ class TrainingState:
     random_states: list[RandomState] = field(default_factory=list)
 
 
-def save_checkpoint(folder: Path, detector: Detector, state: TrainingState) -> None:
-    """Write a checkpoint, replacing one that stands; a reader sees a whole one or none."""
+def save_checkpoint(folder: Path, detector: Detector, state: SavedState) -> None:
+    """Write a checkpoint, replacing an existing one; readers see a complete one or none."""
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.mkdir(parents=True)
     try:
@@ -60,51 +61,47 @@ def save_checkpoint(folder: Path, detector: Detector, state: TrainingState) -> N
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_weights_of(folder: Path, detector: Detector) -> None:
-    """Put the checkpoint's weights into a detector of the same shape.
+def load_checkpoint_weights(folder: Path, detector: Detector) -> None:
+    """Load a checkpoint's weights into a detector of the same model.
 
     Raises:
-        CheckpointError: the shapes or names differ.
+        CheckpointError: names or shapes differ.
     """
     try:
-        detector.load_state_dict(load_file(folder / MODEL_FILE))
+        detector.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except RuntimeError as error:
         raise CheckpointError(
-            f"the checkpoint {folder.name} is of another model: {error}. Restore the model settings"
-            " it was trained with, or choose another output."
+            f"checkpoint {folder.name} holds another model: {error}. Restore the model settings it "
+            "was trained with, or choose another output."
         ) from error
 
 
-def load_training_state(folder: Path) -> TrainingState:
-    """Read everything but the weights; no code in the file is run.
+def load_saved_state(folder: Path) -> SavedState:
+    """Read everything but the weights; code in the file is not executed.
 
     Raises:
         CheckpointError: the file is missing or damaged.
     """
     try:
         content = torch.load(folder / TRAINING_FILE, map_location="cpu", weights_only=True)
-        return TrainingState(**content)
-    except Exception as error:  # pickle, zip and file errors: all mean the same to the user
+        return SavedState(**content)
+    except Exception as error:  # pickle, zip and file errors all mean the same to the user
         raise CheckpointError(
             f"{folder / TRAINING_FILE} cannot be read ({type(error).__name__}: {error}); "
-            "delete this checkpoint to go on from the one before."
+            "delete this checkpoint to continue from the previous one."
         ) from error
 
 
 def gather_random_states(device: torch.device) -> list[RandomState]:
-    """The random states of all workers, by rank; every worker must call it."""
+    """Return the random states of all workers, by rank; every worker must call it."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
-    if worker_count() == 1:
-        return [state]
-    states: list[RandomState] = [{} for _ in range(worker_count())]
-    dist.all_gather_object(states, state)
-    return states
+    return gather_objects(state)
 
 
 def restore_random_state(states: list[RandomState], rank: int, device: torch.device) -> None:
-    """Give worker ``rank`` its state back; a worker that did not exist then keeps its own."""
+    """Restore the random state of worker ``rank``; a worker without a saved one keeps its own."""
     if rank >= len(states):
         return
     torch.set_rng_state(states[rank]["cpu"])

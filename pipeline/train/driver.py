@@ -1,7 +1,8 @@
 """The training job: from a config to a checkpoint, through Ray Train and MLflow.
 
-Everything lies in ``{output}/train``: Ray's checkpoints, ``run.json``, ``nan_batch.json``. The same
-job submitted again continues from the newest checkpoint, or returns at once when it is finished.
+Everything is written to ``{output}/train``: Ray's checkpoints, ``run.json``, ``nan_batch.json``.
+Submitting the same job again continues from the newest checkpoint, or returns at once if the
+training is finished.
 """
 
 import dataclasses
@@ -20,35 +21,34 @@ from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig
 from pipeline.ingest.splits import split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
-from pipeline.stream.data_fit import check_fit, check_measurable
+from pipeline.stream.dataset_checks import check_training_data, check_validation_data
 from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run, tracking_uri
-from pipeline.train.failures import TrainingError, training_error
+from pipeline.train.failures import TrainingError, to_training_error
 from pipeline.train.run_record import (
+    TRAINING_FOLDER,
     RunRecord,
-    check_continuable,
+    check_resumable,
     is_finished,
+    read_run_record,
     recipe_settings,
-    recorded_run,
-    write_record,
+    write_run_record,
 )
 from pipeline.train.schedule import scale_recipe
 from pipeline.train.start_weights import adopt_conventions
-from pipeline.train.worker import WorkerOutcome, WorkerTask, train_worker
+from pipeline.train.worker import WorkerResult, WorkerTask, train_worker
 
 logger = logging.getLogger(__name__)
-
-RAY_RUN_NAME = "train"
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished training left.
+    """The result of a finished training.
 
     Args:
         checkpoint_url: folder of the last checkpoint, for ``load_detector`` and ``evaluate``.
         run_id: the MLflow run.
         metrics: the last losses (``train/...``) and validation metrics (``val/...``).
-        steps: optimiser steps taken in all.
+        steps: optimizer steps taken in total.
     """
 
     checkpoint_url: str
@@ -60,7 +60,7 @@ class TrainingResult:
 def run_training(
     config: RunConfig, *, parent_run_id: str | None = None, callbacks: Sequence[Any] = ()
 ) -> TrainingResult:
-    """Train as ``config`` says; continue or return what already stands in its output.
+    """Train a detector, or continue or return the training that its output already holds.
 
     Args:
         config: the job's settings.
@@ -69,7 +69,7 @@ def run_training(
 
     Raises:
         TrainingError: the training failed; the text is the failing worker's own message.
-        ConfigError: the shards' masks or keypoints are not what the model learns from.
+        ConfigError: the masks or keypoints of the shards do not fit the model.
         RunMismatchError: the output holds a run that these settings cannot continue.
         FileNotFoundError: there are no training shards.
     """
@@ -77,29 +77,28 @@ def run_training(
     shards = split_shards_url(config, "train")
     manifest = read_manifest(shards)
     _check_data(config, manifest, shards)
-    record_url = storage.join(config.output, RAY_RUN_NAME, "run.json")
-    recorded = recorded_run(record_url)
+    recorded = read_run_record(config.output)
     config, adopted = adopt_conventions(config, recorded.adopted if recorded else None)
     present = dataclasses.replace(_present_record(config, manifest, recorded), adopted=adopted)
     if recorded is not None:
-        check_continuable(recorded, present, config.output)
+        check_resumable(recorded, present, config.output)
         if recorded.result is not None and is_finished(recorded, present):
             logger.info("the training in %s is finished; nothing to do", config.output)
             return TrainingResult(run_id=recorded.run_id, **recorded.result)
 
     resources = connect()
-    known_run = present.run_id or None
-    with open_run(config, "train", run_id=known_run, parent_run_id=parent_run_id) as run:
+    run_id = present.run_id or None
+    with open_run(config, "train", run_id=run_id, parent_run_id=parent_run_id) as run:
         record = dataclasses.replace(present, run_id=run.run_id)
-        write_record(record_url, record)
+        write_run_record(config.output, record)
         result = _fit(config, manifest, shards, run, resources, callbacks)
         finished = {k: v for k, v in dataclasses.asdict(result).items() if k != "run_id"}
-        write_record(record_url, dataclasses.replace(record, result=finished))
+        write_run_record(config.output, dataclasses.replace(record, result=finished))
     return result
 
 
 def _present_record(config: RunConfig, manifest: Manifest, recorded: RunRecord | None) -> RunRecord:
-    """What run.json would say of this job; without a run id where a new MLflow run is needed."""
+    """Build this job's record; its run id is empty if a new MLflow run is needed."""
     uri = tracking_uri(config)
     return RunRecord(
         run_id=recorded.run_id if recorded and recorded.tracking_uri == uri else "",
@@ -111,17 +110,17 @@ def _present_record(config: RunConfig, manifest: Manifest, recorded: RunRecord |
 
 
 def _check_data(config: RunConfig, manifest: Manifest, shards: str) -> None:
-    """Before anything starts: what the workers would refuse, and the last validation could not."""
-    there = len(manifest.categories)
-    if config.model.num_classes != there:
+    """Raise early for data that the workers or the last validation would fail on."""
+    categories = len(manifest.categories)
+    if config.model.num_classes != categories:
         raise TrainingError(
             f"model.num_classes is {config.model.num_classes}, but the training shards have "
-            f"{there} categories; set model.num_classes={there}"
+            f"{categories} categories; set model.num_classes={categories}"
         )
-    check_fit(config, manifest, shards)
+    check_training_data(config, manifest, shards)
     val_shards = split_shards_url(config, "val")
     if storage.exists(storage.join(val_shards, MANIFEST_NAME)):
-        check_measurable(config, read_manifest(val_shards), val_shards)
+        check_validation_data(config, read_manifest(val_shards), val_shards)
 
 
 def _fit(
@@ -132,7 +131,7 @@ def _fit(
     resources: ClusterResources,
     callbacks: Sequence[Any],
 ) -> TrainingResult:
-    nan_report = storage.join(config.output, RAY_RUN_NAME, "nan_batch.json")
+    nan_report = storage.join(config.output, TRAINING_FOLDER, "nan_batch.json")
     task = WorkerTask(
         config=config,
         categories=manifest.categories,
@@ -147,33 +146,33 @@ def _fit(
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"task": task},
-        scaling_config=scaling(config, resources),
+        scaling_config=scaling_config(config, resources),
         run_config=RayRunConfig(
-            name=RAY_RUN_NAME,
+            name=TRAINING_FOLDER,
             storage_path=path,
             storage_filesystem=store,
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
             failure_config=FailureConfig(max_failures=config.train.max_failures),
             callbacks=list(callbacks),
-            # Below, it prints every report whole.
+            # At lower levels Ray prints every report in full.
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
         fitted = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        # Ray's own text repeats every worker's traceback; they were printed when they happened.
-        raise training_error(error) from None
-    outcome: WorkerOutcome = fitted.return_value
-    if outcome.not_finite is not None:
-        raise TrainingError(f"{outcome.not_finite} Their ids are in {nan_report}.")
+        # Ray's message repeats the traceback of every worker; they were printed as they happened.
+        raise to_training_error(error) from None
+    worker_result: WorkerResult = fitted.return_value
+    if worker_result.not_finite is not None:
+        raise TrainingError(f"{worker_result.not_finite} Their ids are in {nan_report}.")
     name = fitted.checkpoint.path.rstrip("/").rpartition("/")[2]
-    metrics = outcome.metrics or {key: value for key, value in fitted.metrics.items() if "/" in key}
+    metrics = worker_result.metrics or {k: v for k, v in fitted.metrics.items() if "/" in k}
     return TrainingResult(
-        checkpoint_url=storage.join(config.output, RAY_RUN_NAME, name),
+        checkpoint_url=storage.join(config.output, TRAINING_FOLDER, name),
         run_id=run.run_id,
         metrics=metrics,
-        steps=outcome.steps,
+        steps=worker_result.steps,
     )
 
 
@@ -185,23 +184,23 @@ def _validation_shards(config: RunConfig) -> str | None:
     return None
 
 
-def scaling(config: RunConfig, resources: ClusterResources) -> ScalingConfig:
-    """Workers and what each reserves, with a GPU each where wanted and there.
+def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingConfig:
+    """Return the number of workers and what each reserves; a GPU each if configured and available.
 
     Raises:
-        TrainingError: one machine alone cannot hold them, and Ray would wait for ever.
+        TrainingError: the only machine cannot hold the workers; Ray would wait forever.
     """
     train = config.train
     use_gpu = train.device == "cuda" or (train.device == "auto" and resources.gpus >= train.workers)
     needed = {"CPU": train.workers * train.cpus_per_worker, "GPU": float(train.workers * use_gpu)}
-    there = {"CPU": resources.cpus, "GPU": resources.gpus}
-    # More than one machine may have an autoscaler that brings the rest.
+    available = {"CPU": resources.cpus, "GPU": resources.gpus}
+    # A cluster of several machines may have an autoscaler that adds the rest.
     if len(ray.nodes()) == 1:
         for kind, amount in needed.items():
-            if amount > there[kind]:
+            if amount > available[kind]:
                 raise TrainingError(
                     f"train.workers={train.workers} need {amount:g} {kind}s, but this machine has "
-                    f"{there[kind]:g}; lower train.workers or train.cpus_per_worker, "
+                    f"{available[kind]:g}; lower train.workers or train.cpus_per_worker, "
                     "or set train.device=cpu"
                 )
     if not use_gpu and train.precision == "fp16":

@@ -1,43 +1,42 @@
-"""What went wrong in a training, in the words of the worker where it began."""
+"""Why a training failed, as the message of the worker where the failure started."""
 
 import ray.train
 
 
 class TrainingError(RuntimeError):
-    """A training failed or cannot begin; the text says why and what to do."""
+    """A training failed or cannot start; the message says why and what to do."""
 
 
-# What the other workers say when one of them is gone.
-CONSEQUENCES = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+# What the other workers report after one of them has died.
+_LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 
 
-def training_error(failure: ray.train.TrainingFailedError) -> TrainingError:
-    """The error to show for what Ray Train raised.
+def to_training_error(failure: ray.train.TrainingFailedError) -> TrainingError:
+    """Convert Ray Train's exception to the error to show.
 
-    Where several workers failed, those whose message only says that another one vanished come
-    last.
+    If several workers failed, those that only lost their connection to another one come last.
     """
     if not isinstance(failure, ray.train.WorkerGroupError):
         cause = getattr(failure, "controller_failure", failure)
-        return TrainingError(f"training failed in Ray Train's controller: {describe_error(cause)}")
-    causes = sorted(
-        failure.worker_failures.items(), key=lambda item: (_is_consequence(item[1]), item[0])
+        return TrainingError(f"training failed in Ray Train's controller: {error_message(cause)}")
+    by_cause = sorted(
+        failure.worker_failures.items(), key=lambda item: (_lost_peer(item[1]), item[0])
     )
-    rank, error = causes[0]
-    return TrainingError(f"training failed on worker {rank}: {describe_error(error)}")
+    rank, error = by_cause[0]
+    return TrainingError(f"training failed on worker {rank}: {error_message(error)}")
 
 
-def _is_consequence(error: Exception) -> bool:
+def error_message(error: BaseException) -> str:
+    """Return an exception's type and message, without the tracebacks that Ray wraps around it."""
+    original = _original(error)
+    return f"{type(original).__name__}: {original}"
+
+
+def _lost_peer(error: Exception) -> bool:
     text = str(_original(error)).lower()
-    return any(word in text for word in CONSEQUENCES)
+    return any(message in text for message in _LOST_PEER)
 
 
 def _original(error: BaseException) -> BaseException:
-    """The exception the user's code raised, below Ray's wrappers."""
+    """Return the exception that user code raised, without Ray's wrappers."""
     return getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error
-
-
-def describe_error(error: BaseException) -> str:
-    """Type and message of an exception, without the traces that Ray wraps around it."""
-    original = _original(error)
-    return f"{type(original).__name__}: {original}"

@@ -1,7 +1,7 @@
-"""The training loop: forward, losses, backward, clip, step. Torch only; no cluster in sight.
+"""The training loop, with torch only.
 
-It runs inside a Ray Train worker (``worker.py``), in a bare process, and on a machine that has
-nothing but torch. What happens between the steps (logging, checkpoints, validation) is handed in.
+It runs inside a Ray Train worker (``worker.py``), in a plain process, and on a machine with nothing
+but torch. What happens between steps (logging, checkpoints, validation) is passed in as hooks.
 """
 
 import time
@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.structures import ImageBatch, Targets
-from pipeline.train.loss_normalization import NormalizedLosses, normalize_losses
+from pipeline.train.loss_normalization import normalize_losses
 from pipeline.train.non_finite import NonFiniteWatch
 from pipeline.train.optimizer import set_learning_rate
 from pipeline.train.precision import Precision
@@ -36,14 +36,14 @@ class MicroBatch(Protocol):
 
 @dataclass(frozen=True)
 class LoopPlan:
-    """How far to go, and how.
+    """Length of the run and settings of a step.
 
     Args:
-        start_step: optimiser steps already taken.
-        total_steps: optimiser steps of the whole run.
-        images_per_step: images of one optimiser step, all workers together.
-        accumulate: micro-batches per optimiser step.
-        clip_norm: largest gradient norm; 0 does not clip.
+        start_step: optimizer steps already taken.
+        total_steps: optimizer steps of the whole run.
+        images_per_step: images of one optimizer step, all workers together.
+        accumulate: micro-batches per optimizer step.
+        clip_norm: maximum gradient norm; 0 does not clip.
         log_every: steps between reports.
     """
 
@@ -61,9 +61,9 @@ class LoopHooks:
 
     Args:
         log: receives each report.
-        pauses_after: whether training pauses once this many steps are taken.
-        pause: called then (validation, checkpoint); its time is not counted as training. Weights
-            are known to be finite.
+        pauses_after: whether training pauses after this number of steps.
+        pause: called in each pause (validation, checkpoint) with the number of steps taken. Its
+            time does not count as training, and losses and gradients were finite so far.
     """
 
     log: Callable[[StepReport], None] = lambda report: None
@@ -74,28 +74,28 @@ class LoopHooks:
 class TrainingLoop:
     """Trains ``model`` from ``plan.start_step`` to ``plan.total_steps``.
 
-    With several micro-batches per step each is normalised by its own counts (over all workers) and
-    the step takes their mean. That equals one large micro-batch wherever the counts of the
-    micro-batches are equal, as they are for the sampled losses (256 anchors, 512 ROIs an image);
-    the mask loss, counted per positive ROI, can differ slightly.
+    With several micro-batches per step, each is normalized by its own counts (over all workers) and
+    the step takes their mean. That equals one large micro-batch if the counts of the micro-batches
+    are equal, as they are for the sampled losses (256 anchors, 512 ROIs per image); the mask loss,
+    counted per positive ROI, can differ slightly.
 
     Args:
-        model: called as ``model(images, targets)`` in training mode; returns named LossTerms.
-            Wrapped in DistributedDataParallel where there are several workers.
+        model: called as ``model(images, targets)`` in training mode; returns LossTerms by name.
+            Wrapped in DistributedDataParallel if there are several workers.
         optimizer: its groups carry ``lr_factor`` (``optimizer.parameter_groups``).
-        rate_at: learning rate of a step.
+        lr_schedule: learning rate of each step.
         precision: autocast and gradient scaling.
-        device: where the model lives; batches are moved there.
-        plan: how far, and how.
+        device: device of the model; batches are moved there.
+        plan: length of the run and settings of a step.
         hooks: what happens between steps.
-        clock: seconds from any origin.
+        clock: returns seconds from any origin.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        rate_at: Callable[[int], float],
+        lr_schedule: Callable[[int], float],
         precision: Precision,
         device: torch.device,
         plan: LoopPlan,
@@ -104,7 +104,7 @@ class TrainingLoop:
     ) -> None:
         self.model = model
         self.optimizer = optimizer
-        self.rate_at = rate_at
+        self.lr_schedule = lr_schedule
         self.precision = precision
         self.device = device
         self.plan = plan
@@ -117,8 +117,8 @@ class TrainingLoop:
         """Take all remaining steps.
 
         Args:
-            batches: this worker's micro-batches, ``plan.accumulate`` for each step, beginning with
-                those of ``plan.start_step``.
+            batches: this worker's micro-batches, ``plan.accumulate`` per step, starting with those
+                of ``plan.start_step``.
 
         Raises:
             NonFiniteLossError: a loss or gradient was not finite; on every worker alike.
@@ -126,83 +126,71 @@ class TrainingLoop:
         """
         self.model.train()
         for step in range(self.plan.start_step, self.plan.total_steps):
-            rate = self.rate_at(step)
-            set_learning_rate(self.optimizer, rate)
-            norm = self._take_step(step, batches)
+            self._train_step(step, batches)
 
-            taken = step + 1
-            logs = taken % self.plan.log_every == 0 or taken == self.plan.total_steps
-            pauses = self.hooks.pauses_after(taken)
-            # Reading a verdict waits for the device: on a GPU only where we wait anyway.
-            if self.device.type == "cpu" or logs or pauses:
-                self._watch.raise_if_not_finite()
-            if logs:
-                self.hooks.log(self._meter.report(taken, rate, norm))
-            if pauses:
-                with self._meter.paused():
-                    self.hooks.pause(taken)
-                self.model.train()
-
-    def _take_step(self, step: int, batches: Iterator[MicroBatch]) -> Tensor:
-        """One optimiser step; returns the norm of its gradients, a scalar on the device."""
+    def _train_step(self, step: int, batches: Iterator[MicroBatch]) -> None:
+        """Take one optimizer step, then log and pause if they are due."""
+        plan, scaler = self.plan, self.precision.scaler
+        lr = self.lr_schedule(step)
+        set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        image_ids: tuple[int, ...] = ()
-        micro_values = []
-        for index in range(self.plan.accumulate):
-            batch = self._next_batch(batches, step)
-            losses = self._backward(batch, last=index == self.plan.accumulate - 1)
-            ids = tuple(target.image_id for target in batch.targets)
-            finite_everywhere = losses.values.isfinite().all()
-            self._watch.observe(step, "loss", ids, losses.finite, finite_everywhere)
-            micro_values.append(losses.values)
-            image_ids += ids
-        self._meter.add(losses.names, torch.stack(micro_values).mean(0))
-        norm = self._update_weights()
-        if not self.precision.skips_overflows:
-            self._watch.observe(step, "gradient", image_ids, norm.isfinite(), norm.isfinite())
-        return norm
 
-    def _next_batch(self, batches: Iterator[MicroBatch], step: int) -> MicroBatch:
-        with self._meter.waiting_for_data():
-            batch = next(batches, None)
-        if batch is None:
-            raise RuntimeError(
-                f"the data ended at step {step} of {self.plan.total_steps}; "
-                "the stream must be opened for all steps of the run"
-            )
-        return batch
+        # Forward and backward, micro-batch by micro-batch; their gradients add up.
+        micro_losses = []
+        step_image_ids: tuple[int, ...] = ()
+        for micro_step in range(plan.accumulate):
+            with self._meter.waiting_for_data():
+                batch = next(batches, None)
+            if batch is None:
+                raise RuntimeError(
+                    f"the data ended at step {step} of {plan.total_steps}; "
+                    "open the stream for all steps of the run"
+                )
+            images = batch.images
+            if self.device.type == "cuda" and not images.pixels.is_cuda:
+                # Only copies from pinned memory overlap with computation.
+                images = replace(images, pixels=images.pixels.pin_memory())
+            images = images.to(self.device, non_blocking=True)
+            targets = tuple(target.to(self.device, non_blocking=True) for target in batch.targets)
 
-    def _backward(self, batch: MicroBatch, last: bool) -> NormalizedLosses:
-        """Add the micro-batch's gradients; workers exchange them only on the ``last`` one."""
-        images = self._move_images(batch.images)
-        targets = tuple(target.to(self.device, non_blocking=True) for target in batch.targets)
-        with self._exchange(last):
-            with self.precision.autocast():
-                terms = self.model(images, targets)
-            losses = normalize_losses(terms)
-            loss = losses.loss / self.plan.accumulate
-            torch.autograd.backward(self.precision.scaler.scale(loss))
-        return losses
+            # Workers exchange gradients only in the last backward pass of a step.
+            exchange_gradients: AbstractContextManager[object] = nullcontext()
+            if micro_step < plan.accumulate - 1 and isinstance(self.model, DistributedDataParallel):
+                exchange_gradients = self.model.no_sync()
+            with exchange_gradients:
+                with self.precision.autocast():
+                    terms = self.model(images, targets)
+                losses = normalize_losses(terms)
+                torch.autograd.backward(scaler.scale(losses.loss / plan.accumulate))
 
-    def _move_images(self, images: ImageBatch) -> ImageBatch:
-        if self.device.type == "cuda" and not images.pixels.is_cuda:
-            # Only pinned memory is copied while the device goes on computing.
-            images = replace(images, pixels=images.pixels.pin_memory())
-        return images.to(self.device, non_blocking=True)
+            image_ids = tuple(target.image_id for target in batch.targets)
+            all_finite = losses.values.isfinite().all()
+            self._watch.observe(step, "loss", image_ids, losses.finite, all_finite)
+            micro_losses.append(losses.values)
+            step_image_ids += image_ids
+        self._meter.add(losses.names, torch.stack(micro_losses).mean(0))
 
-    def _exchange(self, last: bool) -> AbstractContextManager[object]:
-        if last or not isinstance(self.model, DistributedDataParallel):
-            return nullcontext()
-        return self.model.no_sync()
-
-    def _update_weights(self) -> Tensor:
-        """Clip and step; returns the gradients' norm before clipping, a scalar on the device."""
-        scaler = self.precision.scaler
+        # Clip and step. The norm is a scalar on the device, before clipping.
         scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if self.plan.clip_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.plan.clip_norm, norm)
+        if plan.clip_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, plan.clip_norm, norm)
         scaler.step(self.optimizer)
         scaler.update()
-        return norm
+        if not self.precision.skips_overflows:
+            finite = norm.isfinite()
+            self._watch.observe(step, "gradient", step_image_ids, finite, finite)
+
+        steps_taken = step + 1
+        logs = steps_taken % plan.log_every == 0 or steps_taken == plan.total_steps
+        pauses = self.hooks.pauses_after(steps_taken)
+        # Reading the finite flags waits for the device: on a GPU, only do so when waiting anyway.
+        if self.device.type == "cpu" or logs or pauses:
+            self._watch.raise_if_not_finite()
+        if logs:
+            self.hooks.log(self._meter.report(steps_taken, lr, norm))
+        if pauses:
+            with self._meter.paused():
+                self.hooks.pause(steps_taken)
+            self.model.train()

@@ -1,4 +1,4 @@
-"""Losses divided by what all workers counted, so that a run does not depend on their number.
+"""Losses divided by the counts of all workers, so that they do not depend on their number.
 
 Shapes: T loss terms.
 """
@@ -11,17 +11,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.structures import LossTerm
+from pipeline.train.distributed import worker_count
 
 
 @dataclass(frozen=True)
 class NormalizedLosses:
-    """The losses of one micro-batch of all workers.
+    """The losses of one micro-batch over all workers.
 
     Args:
-        loss: scalar with a graph, this worker's share; its gradients, averaged over the workers
-            as DistributedDataParallel does, are those of ``values.sum()``.
-        names: the T terms, in the order of ``values``.
-        values: (T,) without a graph: each term over all workers, equal on every worker.
+        loss: scalar with a graph, this worker's share; its gradients, averaged over the workers by
+            DistributedDataParallel, are those of ``values.sum()``.
+        names: names of the T terms, in the order of ``values``.
+        values: (T,) without a graph; each term over all workers, equal on every worker.
         finite: scalar bool, whether this worker's own terms are finite.
     """
 
@@ -31,13 +32,8 @@ class NormalizedLosses:
     finite: Tensor
 
 
-def worker_count() -> int:
-    """Workers of this run; 1 where no process group stands."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def normalize_losses(terms: Mapping[str, LossTerm]) -> NormalizedLosses:
-    """Divide each term's sum by its count over all workers (1 where nothing was counted).
+    """Divide each term's sum by its count over all workers (by 1 if the count is 0).
 
     One collective of 2 T numbers, without waiting for the device. Every worker must call it with
     the same terms.
@@ -47,14 +43,14 @@ def normalize_losses(terms: Mapping[str, LossTerm]) -> NormalizedLosses:
     counts = torch.stack([terms[name].count.to(totals) for name in names])
     local = torch.stack([totals.detach(), counts])
     workers = worker_count()
-    everywhere = local.clone()
+    summed = local.clone()
     if workers > 1:
-        dist.all_reduce(everywhere)
-    divisors = everywhere[1].clamp(min=1.0)
+        dist.all_reduce(summed)
+    divisors = summed[1].clamp(min=1.0)
     return NormalizedLosses(
-        # x workers: the gradients are averaged over the workers afterwards, not summed.
+        # x workers: DistributedDataParallel averages the gradients over the workers.
         loss=(totals / divisors).sum() * workers,
         names=names,
-        values=everywhere[0] / divisors,
+        values=summed[0] / divisors,
         finite=local[0].isfinite().all(),
     )

@@ -1,21 +1,20 @@
-"""The watch over NaN and infinity: which images were in the step that brought them."""
+"""Detection of NaN and infinity in losses and gradients, with the images that caused them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.train.loss_normalization import worker_count
+from pipeline.train.distributed import gather_objects
 
 
 class NonFiniteLossError(RuntimeError):
     """A loss or gradient became NaN or infinite.
 
     Args:
-        step: the optimiser step, counted from 0, that was being taken.
-        image_ids: the images of the micro-batches it appeared in, of all workers.
+        step: the optimizer step it happened in, counted from 0.
+        image_ids: images of the micro-batches it happened in, on all workers.
         what: "loss" or "gradient".
     """
 
@@ -25,8 +24,8 @@ class NonFiniteLossError(RuntimeError):
         self.what = what
         super().__init__(
             f"the {what} became NaN or infinite at step {step}; the images of that step were "
-            f"{list(image_ids)}. Lower train.optimizer.lr, set train.optimizer.clip_norm, or look "
-            "at these images' annotations."
+            f"{list(image_ids)}. Lower train.optimizer.lr, set train.optimizer.clip_norm, or check "
+            "the annotations of these images."
         )
 
     def __reduce__(self) -> tuple[type["NonFiniteLossError"], tuple[int, tuple[int, ...], str]]:
@@ -43,7 +42,7 @@ class _Observation:
 
 
 class NonFiniteWatch:
-    """Collects verdicts on the device and reads them rarely, since reading waits for the device."""
+    """Collects finite flags on the device; reading them waits for the device, so do so rarely."""
 
     def __init__(self) -> None:
         self._observations: list[_Observation] = []
@@ -56,13 +55,21 @@ class NonFiniteWatch:
         finite_here: Tensor,
         finite_everywhere: Tensor,
     ) -> None:
-        """Note a scalar bool verdict of this worker and one that is equal on all workers."""
+        """Record whether a loss or gradient is finite.
+
+        Args:
+            step: the optimizer step.
+            what: "loss" or "gradient".
+            image_ids: this worker's images that it comes from.
+            finite_here: scalar bool of this worker.
+            finite_everywhere: scalar bool, equal on all workers.
+        """
         self._observations.append(
             _Observation(step, what, image_ids, finite_here, finite_everywhere)
         )
 
     def raise_if_not_finite(self) -> None:
-        """Read the verdicts since the last call; every worker must call at the same steps.
+        """Read the flags since the last call; every worker must call it at the same steps.
 
         Raises:
             NonFiniteLossError: on every worker alike, for the first step that was not finite.
@@ -70,32 +77,28 @@ class NonFiniteWatch:
         observations, self._observations = self._observations, []
         if not observations:
             return
-        verdicts = torch.stack(
+        finite_here, finite_everywhere = torch.stack(
             [
                 torch.stack([o.finite_here for o in observations]),
                 torch.stack([o.finite_everywhere for o in observations]),
             ]
         ).tolist()
-        first = next((i for i, finite in enumerate(verdicts[1]) if not finite), None)
+        first = next((i for i, finite in enumerate(finite_everywhere) if not finite), None)
         if first is None:
             return
         step, what = observations[first].step, observations[first].what
         in_step = [
-            (o, here)
-            for o, here in zip(observations, verdicts[0], strict=True)
-            if o.step == step and o.what == what
+            (observation, finite)
+            for observation, finite in zip(observations, finite_here, strict=True)
+            if observation.step == step and observation.what == what
         ]
-        guilty = [image for o, here in in_step if not here for image in o.image_ids]
-        every = [image for o, _ in in_step for image in o.image_ids]
-        # An overflow can appear only in the sum over workers: then nobody is guilty alone.
-        image_ids = _gathered(guilty) or _gathered(every)
+        not_finite = [image for o, finite in in_step if not finite for image in o.image_ids]
+        all_images = [image for o, _ in in_step for image in o.image_ids]
+        # The sum over workers can overflow although each worker's share is finite: then report all.
+        image_ids = _concatenate_workers(not_finite) or _concatenate_workers(all_images)
         raise NonFiniteLossError(step, image_ids, what)
 
 
-def _gathered(image_ids: list[int]) -> list[int]:
-    """The lists of all workers, in rank order."""
-    if worker_count() == 1:
-        return image_ids
-    lists: list[list[int]] = [[] for _ in range(worker_count())]
-    dist.all_gather_object(lists, image_ids)
-    return [image for part in lists for image in part]
+def _concatenate_workers(image_ids: list[int]) -> list[int]:
+    """Return the lists of all workers, joined in rank order."""
+    return [image for of_worker in gather_objects(image_ids) for image in of_worker]

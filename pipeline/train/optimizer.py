@@ -1,4 +1,4 @@
-"""The optimiser: which parameters train, at which share of the rate, with which decay."""
+"""The optimizer: trainable parameters with their learning rate factors and weight decays."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Trainable parameters in three groups: weights, norm weights, biases.
+    """Return the trainable parameters in up to three groups: weights, norm weights, biases.
 
-    Each group carries ``lr_factor``, its rate relative to the schedule's. Frozen parameters
-    (``requires_grad`` off) are left out, and so are empty groups.
+    Each group carries ``lr_factor``, its learning rate relative to the schedule's. Frozen
+    parameters (``requires_grad`` off) and empty groups are left out.
 
-    Source: Detectron doubles the rate of biases and does not decay them.
+    Source: Detectron doubles the learning rate of biases and does not decay them.
     """
     weights, norm_weights, biases = [], [], []
     for module in model.modules():
@@ -42,17 +42,17 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW over ``parameter_groups``.
+    """Build SGD with momentum or AdamW over ``parameter_groups``.
 
     Raises:
-        ValueError: nothing in the model trains.
+        ValueError: the model has no trainable parameter.
     """
     groups = parameter_groups(model, config)
     if not groups:
         raise ValueError(
             "the model has no trainable parameter; lower model.backbone.frozen_stages?"
         )
-    # fused: one kernel per step, and under a gradient scaler no wait for the device.
+    # fused: one kernel per step; with a gradient scaler it also avoids a device sync.
     match config.kind:
         case "sgd":
             return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
@@ -62,16 +62,19 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
             )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of ``rate``."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group to ``lr`` times its ``lr_factor``."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_factor"]
+        group["lr"] = lr * group["lr_factor"]
 
 
 def optimizer_state(
     optimizer: torch.optim.Optimizer, model: nn.Module
 ) -> dict[str, dict[str, Any]]:
-    """The optimiser's memory by parameter name, without rates and decays: those are settings."""
+    """Return the optimizer's state by parameter name, without hyperparameters.
+
+    Learning rates, decays and momenta are settings; a resumed run takes them from its config.
+    """
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     return {names[parameter]: state for parameter, state in optimizer.state.items()}
 
@@ -79,17 +82,17 @@ def optimizer_state(
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, model: nn.Module, state: dict[str, dict[str, Any]]
 ) -> None:
-    """Give back what ``optimizer_state`` returned; rates, decays and momenta stay the present ones.
+    """Restore what ``optimizer_state`` returned; hyperparameters stay the present ones.
 
-    A parameter that has no memory (it was frozen then) starts without.
+    A parameter without saved state (it was frozen then) starts with none.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    memory = {
+    restored = {
         index: state[names[parameter]]
         for index, parameter in enumerate(parameters)
         if names[parameter] in state
     }
     optimizer.load_state_dict(
-        {"state": memory, "param_groups": optimizer.state_dict()["param_groups"]}
+        {"state": restored, "param_groups": optimizer.state_dict()["param_groups"]}
     )

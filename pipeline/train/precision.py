@@ -1,4 +1,4 @@
-"""The arithmetic of a step: autocast type and, for fp16, the scaling of the gradients."""
+"""Mixed precision of a training step: autocast and, for fp16, gradient scaling."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -9,14 +9,14 @@ AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """What wraps the forward pass and the optimiser step.
+    """Autocast for the forward pass and a gradient scaler for the optimizer step.
 
     Args:
-        kind: fp32 runs as written; bf16 and fp16 run the forward pass under autocast.
-        device: where the model lives.
+        kind: bf16 and fp16 run the forward pass under autocast; fp32 does not.
+        device: device of the model.
 
     Raises:
-        ValueError: fp16 on a CPU, whose kernels lack it.
+        ValueError: fp16 on a CPU, which lacks the kernels.
     """
 
     def __init__(self, kind: Literal["fp32", "bf16", "fp16"], device: torch.device) -> None:
@@ -26,16 +26,16 @@ class Precision:
             )
         self.kind = kind
         self.device_type = device.type
-        # Only fp16 needs it: bf16 has the exponent range of fp32.
+        # bf16 needs no scaling: it has the exponent range of fp32.
         self.scaler = torch.amp.GradScaler(device.type, enabled=kind == "fp16")
 
     @property
     def skips_overflows(self) -> bool:
-        """Whether a step with infinite gradients is skipped instead of taken."""
+        """Whether a step with infinite gradients is skipped."""
         return self.scaler.is_enabled()
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of the forward pass."""
+        """Return the context of the forward pass."""
         if self.kind == "fp32":
             return nullcontext()
         return torch.autocast(self.device_type, dtype=AUTOCAST_TYPES[self.kind])

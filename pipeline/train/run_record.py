@@ -1,4 +1,4 @@
-"""``run.json``: which MLflow run an output folder belongs to, with which settings, how it ended."""
+"""``run.json``: an output folder's MLflow run, the settings it was trained with, and its result."""
 
 import logging
 from dataclasses import asdict, dataclass, field
@@ -10,7 +10,10 @@ from pipeline.track.mlflow_run import flatten_settings
 
 logger = logging.getLogger(__name__)
 
-# Settings that change where and how fast a run goes, not what comes out of it.
+TRAINING_FOLDER = "train"
+"""Folder of a training below its output."""
+
+# Settings that change where and how fast a run trains, but not its result.
 OPERATIONAL = {
     "workers",
     "device",
@@ -30,16 +33,16 @@ class RunMismatchError(ValueError):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What stands in an output folder about its training.
+    """The record of a training in its output folder.
 
     Args:
         run_id: the MLflow run; a resumed training continues it.
-        tracking_uri: where that run is kept.
+        tracking_uri: tracker of that run.
         dataset_digest: digest of the training shards.
         model: the detector's settings, flat.
-        recipe: the training settings that decide the result, flat, scaled to the batch.
-        result: what a finished training returned; None before.
-        adopted: conventions taken over from the weights that it started from.
+        recipe: the training settings that affect the result, flat, scaled to the batch.
+        result: what the finished training returned; None until then.
+        adopted: conventions adopted from the weights that training started from.
     """
 
     run_id: str
@@ -51,36 +54,46 @@ class RunRecord:
     adopted: dict[str, Any] = field(default_factory=dict)
 
 
-def recorded_run(url: str) -> RunRecord | None:
-    """Read the record; None where no training has begun.
+def read_run_record(output: str) -> RunRecord | None:
+    """Read the record of an output folder; None if no training has started there.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the record cannot be read.
     """
+    url = _record_url(output)
     return RunRecord(**storage.read_json(url)) if storage.exists(url) else None
 
 
-def write_record(url: str, record: RunRecord) -> None:
-    """Write the record, atomically."""
-    storage.write_json(url, asdict(record))
+def write_run_record(output: str, record: RunRecord) -> None:
+    """Write the record of an output folder, atomically."""
+    storage.write_json(_record_url(output), asdict(record))
+
+
+def _record_url(output: str) -> str:
+    return storage.join(output, TRAINING_FOLDER, "run.json")
 
 
 def recipe_settings(config: RunConfig) -> dict[str, str]:
-    """The settings that decide what training makes of a model and a data set, flat."""
+    """Return the training settings that affect the result, flat."""
     recipe = config.train.model_dump(mode="json", exclude=OPERATIONAL)
     return flatten_settings({"train": recipe, "seed": config.seed})
 
 
-def check_continuable(record: RunRecord, present: RunRecord, output: str) -> None:
-    """Refuse to go on with another model or data; say which settings of the recipe changed.
+def check_resumable(record: RunRecord, present: RunRecord, output: str) -> None:
+    """Raise if the present job cannot continue the recorded one; log changes of the recipe.
+
+    Args:
+        record: the record in the output folder.
+        present: the record of the present job.
+        output: the output folder, for error messages.
 
     Raises:
         RunMismatchError: the model or the data changed, or the run is finished and its recipe
             changed without asking for more steps.
     """
-    if changed := _changes(record.model, present.model):
+    if changes := _changes(record.model, present.model):
         raise RunMismatchError(
-            f"{output} holds the training of another model ({changed}); choose another output"
+            f"{output} holds the training of another model ({changes}); choose another output"
         )
     if record.dataset_digest != present.dataset_digest:
         raise RunMismatchError(
@@ -88,21 +101,21 @@ def check_continuable(record: RunRecord, present: RunRecord, output: str) -> Non
             f"{present.dataset_digest[:12]}, was {record.dataset_digest[:12]}); "
             "choose another output"
         )
-    changed = _changes(record.recipe, present.recipe)
-    if not changed:
+    changes = _changes(record.recipe, present.recipe)
+    if not changes:
         return
     if is_finished(record, present):
         raise RunMismatchError(
-            f"{output} holds a finished training with other settings ({changed}); choose another "
-            "output, or more train.schedule.steps to continue it"
+            f"{output} holds a finished training with other settings ({changes}); choose another "
+            "output, or increase train.schedule.steps to continue it"
         )
-    logger.warning("continuing the training in %s with changed settings: %s", output, changed)
+    logger.warning("continuing the training in %s with changed settings: %s", output, changes)
 
 
 def is_finished(record: RunRecord, present: RunRecord) -> bool:
-    """Whether the recorded training has taken all steps that are wanted now."""
-    wanted = int(present.recipe["train.schedule.steps"])
-    return record.result is not None and int(record.result["steps"]) >= wanted
+    """Return whether the recorded training has taken all steps that the present job asks for."""
+    steps = int(present.recipe["train.schedule.steps"])
+    return record.result is not None and int(record.result["steps"]) >= steps
 
 
 def _changes(before: dict[str, str], now: dict[str, str]) -> str:

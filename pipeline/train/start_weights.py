@@ -1,10 +1,10 @@
-"""What a training that starts from a detector's weights takes over from them."""
+"""Conventions that a training takes over from the detector whose weights it starts from."""
 
 import logging
 from typing import Any
 
 from model.config import Conventions
-from model.weights import conventions_of
+from model.weights import read_conventions
 from pipeline.config import RunConfig
 from pipeline.track.weights_source import resolve_weights
 
@@ -12,41 +12,41 @@ logger = logging.getLogger(__name__)
 
 
 def adopt_conventions(
-    config: RunConfig, known: dict[str, Any] | None = None
+    config: RunConfig, adopted: dict[str, Any] | None = None
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """The config with the conventions of the detector whose weights training starts from.
+    """Return the config with the conventions of the detector whose weights training starts from.
 
-    Conventions that the config states stay as stated. Weights of a backbone alone have none to
-    take over: they are converted to the config's pixels.
+    Conventions that the config sets explicitly are kept. Weights of a backbone alone have none to
+    adopt: they are converted to the config's pixel convention.
 
     Args:
         config: the job's settings.
-        known: what an earlier submission of the job took over; None reads the weights.
+        adopted: what an earlier submission of the job adopted; None reads the weights.
 
     Returns:
-        The config, and what was taken over, by name; empty where nothing was.
+        The config, and the adopted values by name; empty if there are none.
 
     Raises:
         WeightsError: the weights cannot be read.
     """
     if config.train.weights is None:
         return config, {}
-    if known is None:
+    if adopted is None:
         with resolve_weights(config.train.weights, config) as path:
-            theirs = conventions_of(path)
-        known = {} if theirs is None else _unlike(config.model.conventions, theirs)
-    adopted = Conventions.model_validate(known)  # lists of run.json become tuples
-    values = {name: getattr(adopted, name) for name in known}
+            theirs = read_conventions(path)
+        adopted = {} if theirs is None else _differences(config.model.conventions, theirs)
+    parsed = Conventions.model_validate(adopted)  # turns the lists of run.json into tuples
+    values = {name: getattr(parsed, name) for name in adopted}
     if values:
-        said = ", ".join(f"{name} = {value}" for name, value in values.items())
-        logger.info("conventions of %s: %s", config.train.weights, said)
+        listed = ", ".join(f"{name} = {value}" for name, value in values.items())
+        logger.info("conventions adopted from %s: %s", config.train.weights, listed)
     conventions = config.model.conventions.model_copy(update=values)
     model = config.model.model_copy(update={"conventions": conventions})
-    return config.model_copy(update={"model": model}), known
+    return config.model_copy(update={"model": model}), adopted
 
 
-def _unlike(ours: Conventions, theirs: Conventions) -> dict[str, Any]:
-    """Theirs by name, where they differ from ours and ours are not stated."""
+def _differences(ours: Conventions, theirs: Conventions) -> dict[str, Any]:
+    """Return their values by name where they differ from ours and ours are not set explicitly."""
     return {
         name: value
         for name, value in theirs.model_dump(mode="json").items()

@@ -1,4 +1,4 @@
-"""What a run says about itself every few steps: losses, speed, time left."""
+"""Reports of a training every few steps: losses, throughput, time left."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,17 +10,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StepReport:
-    """What happened since the last report.
+    """Measurements of the steps since the last report.
 
     Args:
-        step: optimiser steps taken so far.
-        total_steps: optimiser steps of the whole run.
-        losses: each term and their sum ``loss``, over all workers, mean of the steps.
-        learning_rate: of the last step.
-        gradient_norm: of the last step, before clipping.
-        images_per_s: of all workers together, pauses left out.
-        data_wait: share of the time spent waiting for batches.
-        seconds_left: to the end of the run at this speed.
+        step: optimizer steps taken so far.
+        total_steps: optimizer steps of the whole run.
+        losses: each term and their sum ``loss``, over all workers, averaged over the steps.
+        learning_rate: learning rate of the last step.
+        gradient_norm: gradient norm of the last step, before clipping.
+        images_per_s: throughput of all workers together, pauses excluded.
+        data_wait: fraction of the time spent waiting for batches.
+        seconds_left: time to the end of the run at this speed.
     """
 
     step: int
@@ -33,7 +33,7 @@ class StepReport:
     seconds_left: float
 
     def metrics(self) -> dict[str, float]:
-        """The report as flat numbers for a tracker."""
+        """Return the report as flat metrics for a tracker."""
         return {
             **{f"train/{name}": value for name, value in self.losses.items()},
             "train/learning_rate": self.learning_rate,
@@ -43,7 +43,7 @@ class StepReport:
         }
 
     def line(self) -> str:
-        """The report as one line of text."""
+        """Return the report as one line of text."""
         terms = "  ".join(
             f"{name} {value:.4f}" for name, value in self.losses.items() if name != "loss"
         )
@@ -55,7 +55,7 @@ class StepReport:
 
 
 def format_duration(seconds: float) -> str:
-    """``3725`` becomes ``1h 02m``, ``62`` becomes ``1m 02s``."""
+    """Format seconds: 3725 as ``1h 02m``, 62 as ``1m 02s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -64,12 +64,12 @@ def format_duration(seconds: float) -> str:
 
 
 class StepMeter:
-    """Adds up losses on the device and time on the host between two reports.
+    """Accumulates losses on the device and time on the host between two reports.
 
     Args:
-        total_steps: optimiser steps of the whole run.
-        images_per_step: images of one optimiser step, all workers together.
-        clock: seconds from any origin.
+        total_steps: optimizer steps of the whole run.
+        images_per_step: images of one optimizer step, all workers together.
+        clock: returns seconds from any origin.
     """
 
     def __init__(
@@ -81,10 +81,9 @@ class StepMeter:
         self._total_steps = total_steps
         self._images_per_step = images_per_step
         self._clock = clock
-        self.start()
+        self._reset()
 
-    def start(self) -> None:
-        """Forget what was added and begin anew now."""
+    def _reset(self) -> None:
         self._sum: Tensor | None = None
         self._names: tuple[str, ...] = ()
         self._steps = 0
@@ -94,26 +93,26 @@ class StepMeter:
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """The time inside counts as waiting."""
+        """Count the time inside the block as waiting for data."""
         begin = self._clock()
         yield
         self._waited_s += self._clock() - begin
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The time inside does not count as training."""
+        """Exclude the time inside the block from training time."""
         begin = self._clock()
         yield
         self._paused_s += self._clock() - begin
 
     def add(self, names: tuple[str, ...], values: Tensor) -> None:
-        """Note a step's losses, (T,) on any device."""
+        """Add a step's losses, (T,) on any device."""
         self._sum = values if self._sum is None else self._sum + values
         self._names = names
         self._steps += 1
 
     def report(self, step: int, learning_rate: float, gradient_norm: Tensor) -> StepReport:
-        """Sum up the steps since the last report, and start anew. Waits for the device."""
+        """Summarize the steps since the last report and start over; waits for the device."""
         values = [] if self._sum is None else (self._sum / self._steps).tolist()
         norm = float(gradient_norm)
         elapsed_s = max(self._clock() - self._since_s - self._paused_s, 1e-9)
@@ -128,5 +127,5 @@ class StepMeter:
             data_wait=self._waited_s / elapsed_s,
             seconds_left=(self._total_steps - step) * seconds_per_step,
         )
-        self.start()
+        self._reset()
         return report

@@ -1,4 +1,4 @@
-"""One Ray Train worker: its rank, device and share of the data around the training loop."""
+"""One Ray Train worker: the training loop with this worker's rank, device and share of the data."""
 
 import logging
 import sys
@@ -17,37 +17,41 @@ import torch.distributed as dist
 from model import Category
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.evaluate import validate
-from pipeline.evaluate.coco_metrics import MAIN_NUMBERS
+from pipeline.evaluate.metrics import HEADLINE_METRICS
+from pipeline.evaluate.validation import validate
 from pipeline.stream.training_stream import TrainingStream, open_stream
 from pipeline.track.metric_sink import MetricSink
 from pipeline.train.checkpoint import save_checkpoint
+from pipeline.train.distributed import average_norm_statistics
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.non_finite import NonFiniteLossError
-from pipeline.train.norm_statistics import average_norm_statistics
-from pipeline.train.reservation import RESERVATION, current_reservation
+from pipeline.train.placement_group import PLACEMENT_GROUP, current_placement_group_id
 from pipeline.train.schedule import learning_rate
 from pipeline.train.step_report import StepReport
-from pipeline.train.trainee import Trainee, new_trainee, resumed_trainee
+from pipeline.train.training_state import (
+    TrainingState,
+    new_training_state,
+    resume_training_state,
+)
 
 logger = logging.getLogger(__name__)
 
-# A tracker that is away may cost this much per checkpoint, and no more.
-TRACKER_PATIENCE_S = 5.0
+# An unavailable tracker delays each checkpoint by at most this long.
+CHECKPOINT_FLUSH_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What the driver tells every worker.
+    """What the driver passes to every worker.
 
     Args:
-        config: the job's settings, its recipe already scaled to the batch.
-        categories: the classes of the data set, label i is ``categories[i - 1]``.
+        config: the job's settings, with the recipe already scaled to the batch.
+        categories: classes of the data set; label i is ``categories[i - 1]``.
         train_shards: URL of the training shards.
-        val_shards: URL of the validation shards; None does not validate.
-        tracking_uri: where rank 0 logs.
+        val_shards: URL of the validation shards; None skips validation.
+        tracking_uri: tracker that rank 0 logs to.
         run_id: the MLflow run it logs to.
-        nan_report: URL of the file that names the images of a step that became NaN.
+        nan_report: URL of the file that lists the images of a step that became NaN.
     """
 
     config: RunConfig
@@ -60,13 +64,13 @@ class WorkerTask:
 
 
 @dataclass(frozen=True)
-class WorkerOutcome:
+class WorkerResult:
     """How the run ended on rank 0.
 
     Args:
-        steps: optimiser steps taken in all.
-        metrics: the last losses and validation metrics; empty if there was nothing left to do.
-        not_finite: the message of a run that stopped at a NaN.
+        steps: optimizer steps taken in total.
+        metrics: the last losses and validation metrics; empty if no steps were left to take.
+        not_finite: error message of a run that stopped at a NaN.
     """
 
     steps: int
@@ -74,8 +78,8 @@ class WorkerOutcome:
     not_finite: str | None = None
 
 
-def train_worker(settings: Mapping[str, Any]) -> WorkerOutcome:
-    """Ray Train's entry: train this worker's share of ``settings["task"]``, a ``WorkerTask``."""
+def train_worker(settings: Mapping[str, Any]) -> WorkerResult:
+    """Train this worker's share of ``settings["task"]``, a ``WorkerTask``; called by Ray Train."""
     task: WorkerTask = settings["task"]
     context = ray.train.get_context()
     return _Worker(task, context.get_world_rank(), context.get_world_size()).train()
@@ -89,37 +93,46 @@ class _Worker:
         self.world_size = world_size
         self.device = ray.train.torch.get_device()
         self.metrics: dict[str, float] = {}
-        # Workers on one machine share its cores: more threads than the share would fight.
+        # Workers on one machine share its cores: more threads than reserved would compete.
         torch.set_num_threads(max(1, int(self.config.cpus_per_worker)))
         torch.manual_seed(task.config.seed)
-        _show_progress(rank)
+        _configure_logging(rank)
         self.sink: MetricSink | None = None
         self.stream: TrainingStream
-        self.trainee = self._trainee()
+        self.state = self._build_state()
 
-    def train(self) -> WorkerOutcome:
+    def _build_state(self) -> TrainingState:
+        """Resume from the newest checkpoint, or start a new training."""
+        config, categories = self.task.config, self.task.categories
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return new_training_state(config, categories, self.device)
+        with checkpoint.as_directory() as folder:
+            return resume_training_state(config, categories, self.device, Path(folder), self.rank)
+
+    def train(self) -> WorkerResult:
         total_steps = self.config.schedule.steps
-        if self.trainee.step >= total_steps:
-            return WorkerOutcome(self.trainee.step)
-        # Rank 0 alone speaks to MLflow; a tracker that is away never stops the training.
+        if self.state.start_step >= total_steps:
+            return WorkerResult(self.state.start_step)
+        # Only rank 0 talks to MLflow; an unavailable tracker never stops the training.
         if self.rank == 0:
             self.sink = MetricSink(self.task.tracking_uri, self.task.run_id)
         try:
             return self._run_loop(total_steps)
         except NonFiniteLossError as error:
-            # Every worker is here. Returning, not raising: the same steps would fail again.
+            # Raised on every worker. Return instead of raising: a retry would fail again.
             if self.rank == 0:
                 report = {"step": error.step, "image_ids": error.image_ids, "what": error.what}
                 storage.write_json(self.task.nan_report, report)
-            return WorkerOutcome(error.step, self.metrics, not_finite=str(error))
+            return WorkerResult(error.step, self.metrics, not_finite=str(error))
         finally:
             if self.sink is not None:
                 self.sink.close()
 
-    def _run_loop(self, total_steps: int) -> WorkerOutcome:
-        config = self.config
+    def _run_loop(self, total_steps: int) -> WorkerResult:
+        config, start_step = self.config, self.state.start_step
         plan = LoopPlan(
-            start_step=self.trainee.step,
+            start_step=start_step,
             total_steps=total_steps,
             images_per_step=config.global_batch,
             accumulate=config.accumulate,
@@ -132,30 +145,21 @@ class _Worker:
             pause=self._pause,
         )
         loop = TrainingLoop(
-            model=self.trainee.distributed(),
-            optimizer=self.trainee.optimizer,
-            rate_at=lambda step: learning_rate(step, config.optimizer.lr, config.schedule),
-            precision=self.trainee.precision,
+            model=self.state.distributed_model(),
+            optimizer=self.state.optimizer,
+            lr_schedule=lambda step: learning_rate(step, config.optimizer.lr, config.schedule),
+            precision=self.state.precision,
             device=self.device,
             plan=plan,
             hooks=hooks,
         )
         shards = self.task.train_shards
         with open_stream(
-            self.task.config, shards, self.rank, self.world_size, self.trainee.step, total_steps
+            self.task.config, shards, self.rank, self.world_size, start_step, total_steps
         ) as stream:
             self.stream = stream
             loop.run(stream)
-        return WorkerOutcome(total_steps, self.metrics)
-
-    def _trainee(self) -> Trainee:
-        """From the newest checkpoint, or from the beginning."""
-        config, categories = self.task.config, self.task.categories
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return new_trainee(config, categories, self.device)
-        with checkpoint.as_directory() as folder:
-            return resumed_trainee(config, categories, self.device, Path(folder), self.rank)
+        return WorkerResult(total_steps, self.metrics)
 
     def _log(self, report: StepReport) -> None:
         self.metrics |= report.metrics()
@@ -173,30 +177,31 @@ class _Worker:
         return step == self.config.schedule.steps or step % self.config.checkpoint_every == 0
 
     def _pause(self, step: int) -> None:
-        """Validate, save, and tell Ray; every worker takes part."""
-        average_norm_statistics(self.trainee.detector)
+        """Validate, save and report to Ray, as due; every worker takes part."""
+        average_norm_statistics(self.state.detector)
         self._count_bad_rows(step)
         if self._validates(step) and self.task.val_shards is not None:
             self._validate(self.task.val_shards, step)
         metrics = {
             "step": step,
             "images_seen": step * self.config.global_batch,
-            RESERVATION: current_reservation(),
+            PLACEMENT_GROUP: current_placement_group_id(),
             **self.metrics,
         }
         if not self._checkpoints(step):
             ray.train.report(metrics)
             return
-        state = self.trainee.state_after(step)
+        saved = self.state.state_to_save(step)
         if self.rank != 0:
             ray.train.report(metrics)
             return
         if self.sink is not None:
-            # What led to this checkpoint is never repeated: a killed worker must not lose it.
-            self.sink.flush(TRACKER_PATIENCE_S)
+            # Steps before a checkpoint are never repeated: deliver their metrics now, in case this
+            # worker is killed later.
+            self.sink.flush(CHECKPOINT_FLUSH_TIMEOUT_S)
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
             folder = Path(scratch) / "checkpoint"
-            save_checkpoint(folder, self.trainee.detector, state)
+            save_checkpoint(folder, self.state.detector, saved)
             ray.train.report(
                 metrics,
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
@@ -205,7 +210,7 @@ class _Worker:
         logger.info("step %d  checkpoint saved", step)
 
     def _count_bad_rows(self, step: int) -> None:
-        """How many images could not be read since the start of this process, on all workers."""
+        """Record how many images all workers could not read since these processes started."""
         count = torch.tensor(float(len(self.stream.bad_rows)), device=self.device)
         if self.world_size > 1:
             dist.all_reduce(count)
@@ -215,17 +220,17 @@ class _Worker:
 
     def _validate(self, shards: str, step: int) -> None:
         batch = self.task.config.evaluate.batch
-        metrics = validate(self.trainee.detector.eval(), shards, self.rank, self.world_size, batch)
+        metrics = validate(self.state.detector.eval(), shards, self.rank, self.world_size, batch)
         if metrics is not None and self.sink is not None:
             values = {f"val/{name}": value for name, value in metrics.values.items()}
             self.metrics |= values
             self.sink.log(values, step)
-            shown = (f"{k} {v:.4f}" for k, v in values.items() if k.endswith(MAIN_NUMBERS))
+            shown = (f"{k} {v:.4f}" for k, v in values.items() if k.endswith(HEADLINE_METRICS))
             logger.info("step %d  %s", step, "  ".join(shown))
 
 
-def _show_progress(rank: int) -> None:
-    """Rank 0's lines go to its standard output, which Ray shows the driver; warnings of all do."""
+def _configure_logging(rank: int) -> None:
+    """Print rank 0's log lines and every rank's warnings to stdout, which Ray shows the driver."""
     package = logging.getLogger("pipeline")
     package.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     if not package.handlers:
@@ -233,11 +238,11 @@ def _show_progress(rank: int) -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         package.addHandler(handler)
         package.propagate = False
-    # Ray would print every report whole; it names this logger after its file.
+    # Ray would print every report in full; it names this logger after its file.
     reports = Path(ray.train.__file__).parent / "v2" / "_internal" / "execution" / "context.py"
     logging.getLogger(str(reports)).setLevel(logging.WARNING)
-    # A 1x1 convolution is laid out with channels last and with channels first at once, and DDP
-    # names the two differently.
+    # The weight of a 1x1 convolution is both channels-last and contiguous, and DDP computes
+    # different strides for the two.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # Its successor is unknown to the older torch that we serve too.
+    # Its replacement does not exist in the older torch versions that we support.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")

@@ -196,7 +196,7 @@ def measure_training():
     loop = TrainingLoop(
         model=detector,
         optimizer=build_optimizer(detector, config),
-        rate_at=lambda step: 0.01 / (1 + step),
+        lr_schedule=lambda step: 0.01 / (1 + step),
         precision=Precision("fp32", torch.device("cpu")),
         device=torch.device("cpu"),
         plan=LoopPlan(0, 4, images_per_step=8, accumulate=2, clip_norm=5.0, log_every=1),

@@ -5,10 +5,10 @@ from model import ModelConfig, build_detector, load_detector
 from pipeline.config import OptimizerConfig
 from pipeline.train.checkpoint import (
     CheckpointError,
-    TrainingState,
+    SavedState,
     gather_random_states,
-    load_training_state,
-    load_weights_of,
+    load_checkpoint_weights,
+    load_saved_state,
     restore_random_state,
     save_checkpoint,
 )
@@ -17,7 +17,7 @@ from pipeline.train.optimizer import build_optimizer, optimizer_state
 CPU = torch.device("cpu")
 
 
-def tiny(width=8, num_classes=2):
+def tiny_detector(width=8, num_classes=2):
     return build_detector(
         ModelConfig.model_validate(
             {
@@ -38,16 +38,16 @@ def tiny(width=8, num_classes=2):
 
 @pytest.fixture
 def trained():
-    """A detector and its optimiser after a step."""
-    detector = tiny()
+    """A detector and its optimizer after one step."""
+    detector = tiny_detector()
     optimizer = build_optimizer(detector, OptimizerConfig())
     sum(p.square().sum() for p in detector.parameters()).backward()
     optimizer.step()
     return detector, optimizer
 
 
-def state_of(detector, optimizer):
-    return TrainingState(
+def saved_state(detector, optimizer):
+    return SavedState(
         step=7,
         optimizer=optimizer_state(optimizer, detector),
         scaler={"scale": 2.0},
@@ -55,73 +55,74 @@ def state_of(detector, optimizer):
     )
 
 
-def test_a_checkpoint_gives_back_everything(trained, tmp_path):
+def test_a_checkpoint_restores_everything(trained, tmp_path):
     detector, optimizer = trained
-    save_checkpoint(tmp_path / "c", detector, state_of(detector, optimizer))
+    save_checkpoint(tmp_path / "c", detector, saved_state(detector, optimizer))
 
-    other = tiny()
-    load_weights_of(tmp_path / "c", other)
+    other = tiny_detector()
+    load_checkpoint_weights(tmp_path / "c", other)
     for name, weight in detector.state_dict().items():
         assert torch.equal(other.state_dict()[name], weight), name
-    state = load_training_state(tmp_path / "c")
+    state = load_saved_state(tmp_path / "c")
     assert (state.step, state.scaler) == (7, {"scale": 2.0})
     expected = optimizer_state(optimizer, detector)
     assert state.optimizer.keys() == expected.keys()
-    for name, memory in expected.items():
-        assert torch.equal(state.optimizer[name]["momentum_buffer"], memory["momentum_buffer"])
+    for name, state_of_parameter in expected.items():
+        momentum = state.optimizer[name]["momentum_buffer"]
+        assert torch.equal(momentum, state_of_parameter["momentum_buffer"])
 
 
-def test_a_checkpoint_is_a_detector_for_everybody(trained, tmp_path):
+def test_a_checkpoint_loads_as_a_detector(trained, tmp_path):
     detector, optimizer = trained
-    save_checkpoint(tmp_path / "c", detector, state_of(detector, optimizer))
+    save_checkpoint(tmp_path / "c", detector, saved_state(detector, optimizer))
     assert load_detector(tmp_path / "c").config == detector.config
 
 
-def test_saving_again_replaces_and_leaves_nothing_else(trained, tmp_path):
+def test_saving_again_replaces_the_checkpoint_and_leaves_no_other_files(trained, tmp_path):
     detector, _ = trained
-    save_checkpoint(tmp_path / "c", detector, TrainingState(step=1))
-    save_checkpoint(tmp_path / "c", detector, TrainingState(step=2))
-    assert load_training_state(tmp_path / "c").step == 2
+    save_checkpoint(tmp_path / "c", detector, SavedState(step=1))
+    save_checkpoint(tmp_path / "c", detector, SavedState(step=2))
+    assert load_saved_state(tmp_path / "c").step == 2
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-def test_a_failed_save_leaves_the_old_checkpoint_whole(trained, tmp_path):
+def test_a_failed_save_leaves_the_old_checkpoint_intact(trained, tmp_path):
     detector, _ = trained
-    save_checkpoint(tmp_path / "c", detector, TrainingState(step=1))
+    save_checkpoint(tmp_path / "c", detector, SavedState(step=1))
     with pytest.raises(Exception, match="pickle"):
-        save_checkpoint(tmp_path / "c", detector, TrainingState(step=2, scaler={"f": lambda: 0}))
-    assert load_training_state(tmp_path / "c").step == 1
+        save_checkpoint(tmp_path / "c", detector, SavedState(step=2, scaler={"f": lambda: 0}))
+    assert load_saved_state(tmp_path / "c").step == 1
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-def test_code_in_a_checkpoint_is_not_run(tmp_path):
-    class Harm:
+def test_code_in_a_checkpoint_is_not_executed(tmp_path):
+    class Malicious:
         def __reduce__(self):
-            return (tmp_path.joinpath("harm").write_text, ("done",))
+            return (tmp_path.joinpath("executed").write_text, ("done",))
 
-    torch.save({"step": Harm()}, tmp_path / "training.pt")
+    torch.save({"step": Malicious()}, tmp_path / "training.pt")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        load_training_state(tmp_path)
-    assert not (tmp_path / "harm").exists()
+        load_saved_state(tmp_path)
+    assert not (tmp_path / "executed").exists()
 
 
-def test_a_damaged_checkpoint_is_named(trained, tmp_path):
+def test_the_error_of_a_damaged_checkpoint_names_the_file(trained, tmp_path):
     detector, _ = trained
-    save_checkpoint(tmp_path / "c", detector, TrainingState(step=1))
+    save_checkpoint(tmp_path / "c", detector, SavedState(step=1))
     file = tmp_path / "c" / "training.pt"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=r"c/training\.pt cannot be read"):
-        load_training_state(tmp_path / "c")
+        load_saved_state(tmp_path / "c")
 
 
-def test_another_model_is_refused_with_what_to_do(trained, tmp_path):
+def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
     detector, _ = trained
-    save_checkpoint(tmp_path / "c", detector, TrainingState(step=1))
+    save_checkpoint(tmp_path / "c", detector, SavedState(step=1))
     with pytest.raises(CheckpointError, match="another model"):
-        load_weights_of(tmp_path / "c", tiny(num_classes=5))
+        load_checkpoint_weights(tmp_path / "c", tiny_detector(num_classes=5))
 
 
-def test_random_states_continue_where_they_were():
+def test_random_numbers_continue_after_restoring():
     states = gather_random_states(CPU)
     first = torch.rand(3)
     torch.manual_seed(99)
@@ -129,7 +130,7 @@ def test_random_states_continue_where_they_were():
     assert torch.equal(torch.rand(3), first)
 
 
-def test_a_worker_that_did_not_exist_keeps_its_own_random_state():
+def test_a_worker_without_a_saved_random_state_keeps_its_own():
     states = gather_random_states(CPU)
     torch.manual_seed(99)
     expected = torch.rand(3)

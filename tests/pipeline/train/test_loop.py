@@ -1,4 +1,4 @@
-"""The loop on a toy detector: laws about workers, accumulation, resume and NaN."""
+"""The training loop on a toy detector: workers, accumulation, resuming and NaN."""
 
 import socket
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.structures import ImageBatch, ImageSize, LossTerm, Targets
 from pipeline.config import OptimizerConfig
+from pipeline.train.distributed import average_norm_statistics
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.non_finite import NonFiniteLossError
-from pipeline.train.norm_statistics import average_norm_statistics
 from pipeline.train.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from pipeline.train.precision import Precision
 
@@ -30,7 +30,7 @@ class ToyBatch:
 
 
 class ToyDetector(nn.Module):
-    """One loss counted per image, one per object; the NaN image poisons its own loss."""
+    """One loss counted per image and one per object; ``nan_image`` makes its loss NaN."""
 
     def __init__(self, nan_image: int = -1):
         super().__init__()
@@ -60,7 +60,7 @@ def sample(image_id, objects):
 
 
 def stream(start, rank=0, world=1, accumulate=1, objects_of=lambda image_id: image_id % 4):
-    """This rank's micro-batches: the same global batch for any world and accumulation."""
+    """Yield this rank's micro-batches; global batches do not depend on world or accumulate."""
     share = GLOBAL_BATCH // (world * accumulate)
     for step in range(start, STEPS):
         for micro in range(accumulate):
@@ -75,7 +75,7 @@ def train(
     start=0, stop=STEPS, rank=0, world=1, accumulate=1, nan_image=-1, saved=None,
     pause=lambda step: None, precision="fp32", log_every=1, **stream_options,
 ):  # fmt: skip
-    """Run the loop; returns its reports, the trained model and its optimiser."""
+    """Run the loop; return its reports, the trained model and its optimizer."""
     toy = ToyDetector(nan_image)
     optimizer = build_optimizer(toy, OptimizerConfig(lr=0.05))
     if saved is not None:
@@ -86,7 +86,7 @@ def train(
     loop = TrainingLoop(
         model,
         optimizer,
-        rate_at=lambda step: 0.05 / (1 + step),
+        lr_schedule=lambda step: 0.05 / (1 + step),
         precision=Precision(precision, CPU),
         device=CPU,
         plan=LoopPlan(start, stop, GLOBAL_BATCH, accumulate, clip_norm=5.0, log_every=log_every),
@@ -101,7 +101,7 @@ def losses(reports):
 
 
 def assert_same_losses(a, b, rel=1e-5):
-    """Float sums in another order: 1e-5."""
+    """Compare losses up to the order of float additions (1e-5)."""
     assert len(a) == len(b)
     for first, second in zip(a, b, strict=True):
         assert first == pytest.approx(second, rel=rel)
@@ -142,7 +142,7 @@ def one_of_two_workers(rank, port, folder):
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
-    """What each of two real gloo processes saw, by rank."""
+    """The outcomes of two real gloo processes, by rank."""
     folder = tmp_path_factory.mktemp("two_workers")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -151,20 +151,20 @@ def two_workers(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_two_workers_have_the_losses_of_one(two_workers):
+def test_two_workers_compute_the_losses_of_one(two_workers):
     reports, toy, _ = train()
     assert_same_losses(two_workers[0]["plain"], losses(reports))
     for name, weight in toy.state_dict().items():
         torch.testing.assert_close(two_workers[0]["plain_weights"][name], weight)
 
 
-def test_every_worker_reports_the_losses_of_all(two_workers):
+def test_every_worker_reports_the_losses_over_all_workers(two_workers):
     assert two_workers[0]["plain"] == two_workers[1]["plain"]
 
 
-def test_two_accumulating_workers_have_the_losses_of_one_that_accumulates(two_workers):
-    # Micro-batch m of both workers together holds other images than micro-batch m of one worker,
-    # so only the terms whose counts do not vary agree: here the one counted per image.
+def test_two_accumulating_workers_compute_the_losses_of_one(two_workers):
+    # Micro-batch m of both workers together has other images than micro-batch m of one worker, so
+    # only terms with constant counts agree: here the one counted per image.
     reports, _, _ = train(accumulate=2)
     expected = losses(reports)
     assert two_workers[0]["accumulated"][0]["image"] == pytest.approx(
@@ -177,38 +177,38 @@ def test_a_worker_without_objects_does_not_hang_the_others(two_workers):
     assert_same_losses(two_workers[0]["empty_rank"], losses(reports))
 
 
-def test_nan_stops_every_worker_and_names_the_images_of_the_guilty_one(two_workers):
+def test_nan_stops_every_worker_and_reports_the_images_of_the_worker_that_caused_it(two_workers):
     for outcome in two_workers:
         assert outcome["nan"] == {"step": 1, "image_ids": [12, 13, 14, 15]}
 
 
-def test_norm_statistics_become_the_mean_of_the_workers(two_workers):
+def test_norm_statistics_are_averaged_over_the_workers(two_workers):
     for outcome in two_workers:
         assert outcome["running_mean"] == [0.5, 0.5]
 
 
 def test_accumulation_equals_one_large_batch_where_counts_are_equal():
     once, whole, _ = train(objects_of=two_objects)
-    twice, parted, _ = train(accumulate=2, objects_of=two_objects)
+    twice, split, _ = train(accumulate=2, objects_of=two_objects)
     assert_same_losses(losses(once), losses(twice))
-    for a, b in zip(whole.parameters(), parted.parameters(), strict=True):
+    for a, b in zip(whole.parameters(), split.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("log_every", [1, STEPS])
-def test_nan_stops_the_run_and_names_its_micro_batch(log_every):
+def test_nan_stops_the_run_and_reports_its_micro_batch(log_every):
     with pytest.raises(NonFiniteLossError, match="step 2") as caught:
         train(nan_image=17, accumulate=4, log_every=log_every)
     assert caught.value.image_ids == (16, 17)
 
 
-def test_nan_of_a_batch_without_accumulation_names_every_image_of_it():
+def test_nan_without_accumulation_reports_every_image_of_the_batch():
     with pytest.raises(NonFiniteLossError) as caught:
         train(nan_image=0)
     assert caught.value.image_ids == tuple(range(GLOBAL_BATCH))
 
 
-def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_too():
+def test_an_infinite_gradient_of_a_finite_loss_also_stops_the_run():
     class Kink(ToyDetector):
         def forward(self, images, targets):
             terms = super().forward(images, targets)
@@ -219,7 +219,7 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_too():
     loop = TrainingLoop(
         toy,
         build_optimizer(toy, OptimizerConfig()),
-        rate_at=lambda step: 0.1,
+        lr_schedule=lambda step: 0.1,
         precision=Precision("fp32", CPU),
         device=CPU,
         plan=LoopPlan(0, 2, GLOBAL_BATCH),
@@ -229,7 +229,7 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_too():
     assert caught.value.image_ids == tuple(range(GLOBAL_BATCH))
 
 
-def test_resuming_equals_never_having_stopped():
+def test_a_resumed_run_equals_an_uninterrupted_one():
     whole, _, _ = train()
     first, toy, optimizer = train(stop=2)
     saved = {"model": toy.state_dict(), "optimizer": optimizer_state(optimizer, toy)}
@@ -237,7 +237,7 @@ def test_resuming_equals_never_having_stopped():
     assert losses(first) + losses(second) == losses(whole)
 
 
-def test_a_report_is_the_mean_of_its_steps():
+def test_a_report_averages_its_steps():
     each, _, _ = train()
     (report,), _, _ = train(log_every=STEPS)
     mean = sum(r.losses["loss"] for r in each) / STEPS
@@ -247,12 +247,12 @@ def test_a_report_is_the_mean_of_its_steps():
     )
 
 
-def test_the_last_steps_are_reported_though_they_fill_no_interval():
+def test_the_last_steps_are_reported_even_if_they_are_few():
     reports, _, _ = train(log_every=3)
     assert [report.step for report in reports] == [3, 4]
 
 
-def test_training_pauses_after_the_named_steps_and_goes_on_in_training_mode():
+def test_training_pauses_after_the_requested_steps_and_continues_in_training_mode():
     paused = []
     _, toy, _ = train(pause=paused.append)
     assert paused == [2, 4]
@@ -264,7 +264,7 @@ def test_a_stream_that_ends_early_is_an_error():
     loop = TrainingLoop(
         toy,
         build_optimizer(toy, OptimizerConfig()),
-        rate_at=lambda step: 0.1,
+        lr_schedule=lambda step: 0.1,
         precision=Precision("fp32", CPU),
         device=CPU,
         plan=LoopPlan(0, STEPS + 1, GLOBAL_BATCH),
@@ -276,11 +276,11 @@ def test_a_stream_that_ends_early_is_an_error():
 def test_bf16_trains_on_a_cpu_close_to_fp32():
     exact, _, _ = train()
     rough, _, _ = train(precision="bf16")
-    # bf16 keeps 8 bits of mantissa: 2^-8 a rounding, a few roundings deep.
+    # bf16 has 8 bits of precision: 2^-8 per rounding, a few roundings in sequence.
     assert_same_losses(losses(rough), losses(exact), rel=0.03)
 
 
-def test_clipping_bounds_the_step_and_reports_the_norm_before_it():
+def test_clipping_limits_the_step_and_reports_the_norm_before_clipping():
     toy = ToyDetector()
     before = [p.detach().clone() for p in toy.parameters()]
     config = OptimizerConfig(lr=1.0, momentum=0.0, weight_decay=0.0, bias_lr_factor=1.0)
@@ -288,7 +288,7 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before_it():
     TrainingLoop(
         toy,
         build_optimizer(toy, config),
-        rate_at=lambda step: 1.0,
+        lr_schedule=lambda step: 1.0,
         precision=Precision("fp32", CPU),
         device=CPU,
         plan=LoopPlan(0, 1, GLOBAL_BATCH, clip_norm=1e-3),

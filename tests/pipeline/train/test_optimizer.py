@@ -32,7 +32,7 @@ def step(model, optimizer):
     optimizer.step()
 
 
-def test_biases_learn_twice_as_fast_and_do_not_decay():
+def test_biases_have_twice_the_learning_rate_and_do_not_decay():
     model = small_model()
     groups = parameter_groups(model, CONFIG)
     for bias in (model[0].bias, model[1].bias):
@@ -61,7 +61,7 @@ def test_a_frozen_model_is_refused():
         build_optimizer(small_model().requires_grad_(False), CONFIG)
 
 
-def test_set_learning_rate_keeps_the_groups_shares():
+def test_set_learning_rate_keeps_the_groups_factors():
     model = small_model()
     optimizer = build_optimizer(model, CONFIG)
     set_learning_rate(optimizer, 0.5)
@@ -70,26 +70,26 @@ def test_set_learning_rate_keeps_the_groups_shares():
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_restored_memory_continues_as_if_never_interrupted(kind):
+def test_restored_optimizer_state_continues_as_if_never_interrupted(kind):
     config = CONFIG.model_copy(update={"kind": kind})
-    whole, parted = small_model(), small_model()
+    whole, resumed = small_model(), small_model()
     optimizer = build_optimizer(whole, config)
     for _ in range(4):
         step(whole, optimizer)
 
-    optimizer = build_optimizer(parted, config)
-    step(parted, optimizer)
-    step(parted, optimizer)
-    state = optimizer_state(optimizer, parted)
-    optimizer = build_optimizer(parted, config)
-    load_optimizer_state(optimizer, parted, state)
-    step(parted, optimizer)
-    step(parted, optimizer)
-    for a, b in zip(whole.parameters(), parted.parameters(), strict=True):
+    optimizer = build_optimizer(resumed, config)
+    step(resumed, optimizer)
+    step(resumed, optimizer)
+    state = optimizer_state(optimizer, resumed)
+    optimizer = build_optimizer(resumed, config)
+    load_optimizer_state(optimizer, resumed, state)
+    step(resumed, optimizer)
+    step(resumed, optimizer)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_restored_memory_never_brings_back_old_settings():
+def test_restored_optimizer_state_keeps_the_present_hyperparameters():
     model = small_model()
     old = build_optimizer(model, CONFIG)
     step(model, old)
@@ -99,7 +99,7 @@ def test_restored_memory_never_brings_back_old_settings():
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (7.0, 0.5, 0.9)
 
 
-def test_a_parameter_thawed_since_starts_without_memory():
+def test_a_parameter_that_was_frozen_starts_without_state():
     model = small_model()
     model[0].weight.requires_grad_(False)
     old = build_optimizer(model, CONFIG)

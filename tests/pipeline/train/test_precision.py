@@ -12,7 +12,7 @@ def test_fp16_on_a_cpu_is_refused_with_what_to_do():
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_forward_pass_computes_in_the_named_type(kind, dtype):
+def test_the_forward_pass_computes_in_the_configured_type(kind, dtype):
     layer = torch.nn.Linear(4, 4)
     with Precision(kind, CPU).autocast():
         assert layer(torch.ones(1, 4)).dtype == dtype

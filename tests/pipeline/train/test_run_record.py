@@ -6,11 +6,11 @@ from pipeline.config import RunConfig
 from pipeline.train.run_record import (
     RunMismatchError,
     RunRecord,
-    check_continuable,
+    check_resumable,
     is_finished,
+    read_run_record,
     recipe_settings,
-    recorded_run,
-    write_record,
+    write_run_record,
 )
 
 
@@ -27,45 +27,46 @@ def record(steps=None, digest="d", **train):
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
-    url = str(tmp_path / "run.json")
-    assert recorded_run(url) is None
-    write_record(url, record(steps=3))
-    assert recorded_run(url) == record(steps=3)
+    output = str(tmp_path)
+    assert read_run_record(output) is None
+    write_run_record(output, record(steps=3))
+    assert read_run_record(output) == record(steps=3)
+    assert (tmp_path / "train" / "run.json").exists()
 
 
-def test_a_run_is_finished_when_it_took_the_wanted_steps():
+def test_a_run_is_finished_when_it_has_taken_the_configured_steps():
     assert not is_finished(record(), record())
     assert is_finished(record(steps=100), record())
     assert not is_finished(record(steps=100), record(schedule={"steps": 120}))
 
 
-def test_other_data_are_refused():
+def test_other_data_is_refused():
     with pytest.raises(RunMismatchError, match="other data"):
-        check_continuable(record(), record(digest="e"), "out")
+        check_resumable(record(), record(digest="e"), "out")
 
 
-def test_another_model_is_refused_and_the_difference_named():
+def test_another_model_is_refused_and_the_difference_is_reported():
     other = RunRecord(**{**vars(record()), "model": {"model.num_classes": "80"}})
     with pytest.raises(RunMismatchError, match=r"model\.num_classes: 5 -> 80"):
-        check_continuable(record(), other, "out")
+        check_resumable(record(), other, "out")
 
 
-def test_an_unfinished_run_goes_on_with_a_changed_recipe_and_says_so(caplog):
+def test_an_unfinished_run_continues_with_a_changed_recipe_and_logs_the_change(caplog):
     with caplog.at_level(logging.WARNING):
-        check_continuable(record(), record(optimizer={"lr": 0.5}), "out")
+        check_resumable(record(), record(optimizer={"lr": 0.5}), "out")
     assert "train.optimizer.lr: 0.02 -> 0.5" in caplog.text
 
 
-def test_a_finished_run_is_not_passed_off_as_one_with_another_recipe():
+def test_a_finished_run_is_not_returned_for_another_recipe():
     with pytest.raises(RunMismatchError, match=r"train\.optimizer\.lr: 0\.02 -> 0\.5"):
-        check_continuable(record(steps=100), record(optimizer={"lr": 0.5}), "out")
+        check_resumable(record(steps=100), record(optimizer={"lr": 0.5}), "out")
 
 
-def test_a_finished_run_can_be_prolonged():
-    check_continuable(record(steps=100), record(schedule={"steps": 120}), "out")
+def test_a_finished_run_can_be_extended():
+    check_resumable(record(steps=100), record(schedule={"steps": 120}), "out")
 
 
-def test_where_a_run_is_computed_is_not_part_of_its_recipe(caplog):
+def test_operational_settings_are_not_part_of_the_recipe(caplog):
     elsewhere = record(workers=2, cpus_per_worker=4.0, log_every=1, device="cpu")
-    check_continuable(record(steps=100), elsewhere, "out")
+    check_resumable(record(steps=100), elsewhere, "out")
     assert not caplog.records

@@ -9,7 +9,7 @@ DETECTRON_1X = ScheduleConfig()
 
 
 @pytest.mark.parametrize(
-    ("step", "rate"),
+    ("step", "lr"),
     [
         (0, 0.02 / 3),
         (250, 0.02 * 2 / 3),
@@ -21,14 +21,14 @@ DETECTRON_1X = ScheduleConfig()
         (89_999, 0.0002),
     ],
 )
-def test_multistep_follows_detectrons_1x_schedule(step, rate):
-    assert learning_rate(step, 0.02, DETECTRON_1X) == pytest.approx(rate, rel=1e-12)
+def test_multistep_follows_detectrons_1x_schedule(step, lr):
+    assert learning_rate(step, 0.02, DETECTRON_1X) == pytest.approx(lr, rel=1e-12)
 
 
-@pytest.mark.parametrize(("step", "share"), [(0, 0.0), (5, 0.5), (10, 1.0), (60, 0.5), (110, 0.0)])
-def test_cosine_rises_linearly_and_falls_to_zero_at_the_end(step, share):
+@pytest.mark.parametrize(("step", "factor"), [(0, 0.0), (5, 0.5), (10, 1.0), (60, 0.5), (110, 0.0)])
+def test_cosine_rises_linearly_and_falls_to_zero_at_the_end(step, factor):
     schedule = ScheduleConfig(kind="cosine", steps=110, warmup_steps=10, warmup_factor=0.0)
-    assert learning_rate(step, 4.0, schedule) == pytest.approx(4.0 * share, abs=1e-12)
+    assert learning_rate(step, 4.0, schedule) == pytest.approx(4.0 * factor, abs=1e-12)
 
 
 @given(
@@ -37,12 +37,12 @@ def test_cosine_rises_linearly_and_falls_to_zero_at_the_end(step, share):
     warmup=st.integers(0, 100),
     step=st.integers(0, 600),
 )
-def test_a_rate_lies_between_zero_and_the_base_rate(kind, steps, warmup, step):
+def test_the_learning_rate_lies_between_zero_and_the_base_rate(kind, steps, warmup, step):
     schedule = ScheduleConfig(kind=kind, steps=steps, milestones=(30, 60), warmup_steps=warmup)
     assert 0.0 <= learning_rate(step, 0.1, schedule) <= 0.1
 
 
-def test_half_the_batch_means_half_the_rate_and_twice_the_steps():
+def test_half_the_batch_gives_half_the_rate_and_twice_the_steps():
     scaled = scale_recipe(TrainConfig(global_batch=8, recipe_batch=16))
     assert scaled.optimizer.lr == 0.01
     assert scaled.schedule.steps == 180_000
@@ -58,12 +58,12 @@ def test_scaling_changes_nothing_else():
     assert scaled.model_dump(exclude=exclude) == train.model_dump(exclude=exclude)
 
 
-def test_scaling_twice_is_scaling_once():
+def test_scaling_twice_equals_scaling_once():
     once = scale_recipe(TrainConfig(global_batch=4, recipe_batch=16))
     assert scale_recipe(once) == once
 
 
-def test_without_a_recipe_batch_the_settings_stand_as_written():
+def test_without_a_recipe_batch_the_settings_are_unchanged():
     train = TrainConfig(global_batch=3, optimizer=OptimizerConfig(lr=0.5))
     assert scale_recipe(train) == train
 
@@ -71,5 +71,5 @@ def test_without_a_recipe_batch_the_settings_stand_as_written():
 @given(batch=st.integers(1, 64), recipe=st.integers(1, 64))
 def test_scaling_keeps_the_number_of_images_seen(batch, recipe):
     scaled = scale_recipe(TrainConfig(global_batch=batch, recipe_batch=recipe))
-    # Steps are whole: half a step of rounding.
+    # Steps are whole numbers: half a step of rounding.
     assert abs(scaled.schedule.steps * batch - 90_000 * recipe) <= batch / 2

@@ -1,4 +1,4 @@
-"""A training goes on by the rules of the detector it starts from, unless its config says others."""
+"""A training adopts the conventions of the detector it starts from, unless its config sets them."""
 
 import pytest
 import torch
@@ -21,30 +21,30 @@ def weights(tiny_model_config, tmp_path):
     return str(tmp_path / "theirs")
 
 
-def job(model, weights, **stated):
-    conventions = Conventions(**stated)
+def job(model, weights, **settings):
+    conventions = Conventions(**settings)
     return RunConfig(
         model=model.model_copy(update={"conventions": conventions}), train={"weights": weights}
     )
 
 
-def test_what_the_config_leaves_open_comes_from_the_weights(tiny_model_config, weights):
+def test_conventions_that_the_config_does_not_set_come_from_the_weights(tiny_model_config, weights):
     config, adopted = adopt_conventions(job(tiny_model_config, weights, roi_sampling_ratio=2))
-    rules = config.model.conventions
-    assert rules == THEIRS.model_copy(update={"roi_sampling_ratio": 2})
+    conventions = config.model.conventions
+    assert conventions == THEIRS.model_copy(update={"roi_sampling_ratio": 2})
     assert adopted.keys() == {"pixel_order", "pixel_mean", "roi_aligned"}
     detector = build_detector(config.model)
-    assert detector.config.conventions == rules
+    assert detector.config.conventions == conventions
 
 
-def test_a_resumed_job_needs_the_weights_no_more(tiny_model_config, weights, tmp_path):
+def test_a_resumed_job_does_not_need_the_weights(tiny_model_config, weights, tmp_path):
     first, adopted = adopt_conventions(job(tiny_model_config, weights))
     again, same = adopt_conventions(job(tiny_model_config, str(tmp_path / "gone")), adopted)
     assert again.model == first.model
     assert same == adopted
 
 
-def test_a_backbone_alone_is_converted_instead(tiny_model_config, tmp_path):
+def test_weights_of_a_backbone_alone_are_converted_instead(tiny_model_config, tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     config = job(tiny_model_config, str(tmp_path / "resnet18.pth"), pixel_order="bgr")
     assert adopt_conventions(config) == (config, {})
@@ -55,7 +55,7 @@ def test_without_weights_nothing_changes(tiny_model_config):
     assert adopt_conventions(config) == (config, {})
 
 
-def test_the_checkpoint_of_such_a_training_predicts_by_the_same_rules(
+def test_the_checkpoint_of_such_a_training_has_the_same_conventions(
     tiny_model_config, weights, tmp_path
 ):
     config, _ = adopt_conventions(job(tiny_model_config, weights))

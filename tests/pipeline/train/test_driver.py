@@ -1,4 +1,4 @@
-"""Whole trainings through Ray Train and MLflow, on a few drawn images."""
+"""Complete trainings through Ray Train and MLflow, on a few drawn images."""
 
 import json
 import os
@@ -46,7 +46,7 @@ MODEL = {
 
 @pytest.fixture(scope="module")
 def shards(ray_cluster, tmp_path_factory):
-    """Shards of 24 + 6 drawn images; gives their URLs."""
+    """URLs of shards of 24 + 6 drawn images."""
     folder = tmp_path_factory.mktemp("shapes")
     config = RunConfig.model_validate(
         {
@@ -86,7 +86,7 @@ def make_config(output, shards, steps=STEPS, workers=2, lr=0.002, tracker=None, 
 
 
 def loss_history(output, run_id, name="train/loss"):
-    """Step -> all values that were logged for it."""
+    """Return all values that were logged for each step."""
     client = MlflowClient(tracking_uri=f"sqlite:///{output}/mlflow.db")
     history = {}
     for metric in client.get_metric_history(run_id, name):
@@ -94,22 +94,22 @@ def loss_history(output, run_id, name="train/loss"):
     return history
 
 
-def assert_same_history(found, expected):
-    """Every value of every step; sums of floats in another order differ in the last digits."""
-    assert found.keys() == expected.keys()
-    for step, values in found.items():
+def assert_same_history(history, expected):
+    """Compare every value of every step; float additions in another order differ slightly."""
+    assert history.keys() == expected.keys()
+    for step, values in history.items():
         for value in values:
             assert value == pytest.approx(min(expected[step]), rel=1e-4), step
 
 
 @pytest.fixture(scope="module")
 def finished(shards, tmp_path_factory):
-    """A training of two workers that ran undisturbed."""
+    """An uninterrupted training of two workers."""
     config = make_config(tmp_path_factory.mktemp("finished"), shards)
     return config, run_training(config)
 
 
-def test_a_training_leaves_a_checkpoint_that_predicts(finished):
+def test_the_checkpoint_of_a_training_loads_as_a_detector(finished):
     config, result = finished
     assert result.steps == STEPS
     detector = load_detector(result.checkpoint_url)
@@ -135,8 +135,10 @@ def test_only_the_newest_checkpoints_are_kept(finished):
 
 
 @pytest.mark.s3
-def test_one_worker_then_two_from_a_bucket_have_the_losses_of_two(finished, shards, s3, tmp_path):
-    """Neither the number of workers nor an interruption nor the place of the checkpoints shows."""
+def test_resuming_with_more_workers_from_a_bucket_gives_the_same_losses(
+    finished, shards, s3, tmp_path
+):
+    """Number of workers, interruptions and the storage of checkpoints do not affect the losses."""
     config, result = finished
     url, tracker = s3("train"), f"sqlite:///{tmp_path}/mlflow.db"
     first = run_training(make_config(url, shards, steps=2, workers=1, tracker=tracker))
@@ -147,13 +149,14 @@ def test_one_worker_then_two_from_a_bucket_have_the_losses_of_two(finished, shar
     assert second.run_id == first.run_id
     assert second.steps == STEPS
     expected = loss_history(config.output, result.run_id)
-    found = loss_history(tmp_path, second.run_id)
-    assert sorted(found) == list(range(1, STEPS + 1))
-    # Two workers add floats in another order than one (1e-7); the differences grow with each step,
-    # until they decide which of two equally good proposals is kept and the losses part.
+    history = loss_history(tmp_path, second.run_id)
+    assert sorted(history) == list(range(1, STEPS + 1))
+    # Two workers add floats in another order than one (1e-7). The differences grow with each step,
+    # until they decide which of two equally good proposals is kept and the losses diverge.
     first_steps = range(1, 4)
     assert_same_history(
-        {step: found[step] for step in first_steps}, {step: expected[step] for step in first_steps}
+        {step: history[step] for step in first_steps},
+        {step: expected[step] for step in first_steps},
     )
 
 
@@ -165,10 +168,10 @@ def test_a_finished_training_returns_at_once(finished):
     assert record.stat().st_mtime_ns == before
 
 
-def test_a_killed_worker_costs_only_the_steps_since_the_checkpoint(finished, shards, tmp_path):
+def test_a_killed_worker_loses_only_the_steps_since_the_checkpoint(finished, shards, tmp_path):
     config, result = finished
     killed = make_config(tmp_path, shards)
-    reached = []
+    killed_pids = []
 
     def kill_a_worker():
         snapshot = tmp_path / "train" / "checkpoint_manager_snapshot.json"
@@ -180,18 +183,18 @@ def test_a_killed_worker_costs_only_the_steps_since_the_checkpoint(finished, sha
             if any("RayTrainWorker" in part for part in process.cmdline())
         )
         os.kill(worker.pid, signal.SIGKILL)
-        reached.append(worker.pid)
+        killed_pids.append(worker.pid)
 
     killer = threading.Thread(target=kill_a_worker, daemon=True)
     killer.start()
     killed_result = run_training(killed)
-    assert reached, "the run ended before a worker could be killed"
+    assert killed_pids, "the run ended before a worker could be killed"
     assert killed_result.steps == STEPS
     expected = loss_history(config.output, result.run_id)
     assert_same_history(loss_history(tmp_path, killed_result.run_id), expected)
 
 
-def test_nan_stops_the_run_and_leaves_the_image_ids(shards, tmp_path):
+def test_nan_stops_the_run_and_writes_the_image_ids(shards, tmp_path):
     config = make_config(tmp_path, shards, workers=1, lr=1e30)
     with pytest.raises(TrainingError, match="NaN or infinite"):
         run_training(config)
@@ -200,7 +203,7 @@ def test_nan_stops_the_run_and_leaves_the_image_ids(shards, tmp_path):
     assert report["step"] >= 1
 
 
-def test_more_workers_than_the_machine_holds_are_refused(shards, tmp_path):
+def test_more_workers_than_fit_on_the_machine_are_refused(shards, tmp_path):
     with pytest.raises(TrainingError, match="need 4 CPUs, but this machine has 2"):
         run_training(make_config(tmp_path, shards, workers=4))
 
