@@ -1,1 +1,1 @@
-"""Sweeps: Ray Tune over any keys of a config, each trial a training of its own."""
+"""Sweeps: Ray Tune over any keys of a config; each trial is a training with its own output."""

@@ -1,8 +1,8 @@
-"""The sweep job: trials through Ray Tune, the weak ones stopped early, the best one's config.
+"""The sweep job: trials through Ray Tune, weak ones stopped early, and the best trial's config.
 
-Everything lies in ``{output}/sweep``: Tune's state, ``trials/<id>`` with each trial's training,
-``sweep.json`` and, at the end, ``best.yaml`` for ``train.py``. The same job submitted again
-continues, or returns at once when it is finished.
+Everything is written to ``{output}/sweep``: Tune's state, ``trials/<id>`` with each trial's
+training, ``sweep.json`` and, at the end, ``best.yaml`` for ``train.py``. Submitting the same job
+again continues the sweep, or returns at once if it is finished.
 """
 
 import functools
@@ -19,36 +19,36 @@ from pipeline import storage
 from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig, config_digest, to_yaml
 from pipeline.sweep.results import TrialSummary, best_trial, summarize_trial
-from pipeline.sweep.search_space import best_config, check_space, distributions
-from pipeline.sweep.stopped_trials import StoppedTrials, give_back_all
-from pipeline.sweep.trial import reported_name, run_trial
+from pipeline.sweep.search_space import check_space, distributions
+from pipeline.sweep.stopped_trials import StoppedTrials, wait_and_remove_groups
+from pipeline.sweep.trial import best_config, reported_name, run_trial, trial_folder
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import TrackedRun, open_run
-from pipeline.train.driver import scaling
-from pipeline.train.reservation import RESERVATION
-from pipeline.train.run_record import recorded_run
+from pipeline.train.driver import scaling_config
+from pipeline.train.placement_group import PLACEMENT_GROUP
+from pipeline.train.run_record import read_run_record
 
 logger = logging.getLogger(__name__)
 
-# A trial's own process only starts and watches workers. Without a resource of its own Tune would
-# reserve a CPU for it, which on a small machine its workers then wait for in vain.
-DRIVER_RESOURCES = {"memory": 2**20}
-GIVE_BACK_PATIENCE_S = 60.0
+# A trial's own process only starts and watches workers. If it requested nothing, Tune would reserve
+# a CPU for it, for which the workers on a small machine would wait forever.
+TRIAL_RESOURCES = {"memory": 2**20}
+REMOVE_GROUPS_TIMEOUT_S = 60.0
 
 
 class SweepError(RuntimeError):
-    """No trial succeeded, or the output holds another sweep; the text says what to do."""
+    """No trial succeeded, or the output holds another sweep; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep found.
+    """The result of a sweep.
 
     Args:
-        best_config_url: YAML that ``train.py`` takes.
+        best_config_url: YAML file for ``train.py``.
         best_values: the best trial's values by dotted key.
         best_metrics: its metrics.
-        trials: all of them.
+        trials: all trials.
         run_id: the sweep's MLflow run.
     """
 
@@ -60,10 +60,10 @@ class SweepResult:
 
 
 def run_sweep(config: RunConfig) -> SweepResult:
-    """Search as ``config.sweep`` says; continue or return what already stands in the output.
+    """Run the search of ``config.sweep``, or continue or return the one its output already holds.
 
     Raises:
-        ConfigError: the search space names keys or values that a config refuses.
+        ConfigError: the search space has keys or values that are not valid in a config.
         SweepError: no trial succeeded, or the output holds another sweep.
         TrainingError: the cluster cannot hold one trial.
     """
@@ -85,7 +85,7 @@ def run_sweep(config: RunConfig) -> SweepResult:
         storage.write_json(record_url, record)
         logger.info("%d trials, %d at a time", config.sweep.trials, concurrent)
         grid = _tuner(config, run, concurrent).fit()
-        _free_workers(grid)
+        _remove_placement_groups(grid)
         trials = tuple(summarize_trial(result, config) for result in grid)
         _end_stopped_runs(config, run, trials)
         result = _conclude(config, run, trials)
@@ -94,23 +94,23 @@ def run_sweep(config: RunConfig) -> SweepResult:
 
 
 def concurrent_trials(config: RunConfig, resources: ClusterResources) -> int:
-    """Trials whose workers fit into the cluster together, at most ``sweep.max_concurrent``.
+    """Return how many trials fit into the cluster at once, at most ``sweep.max_concurrent``.
 
     Raises:
         TrainingError: not even one fits.
     """
-    needed = scaling(config, resources).total_resources
-    room = [int(resources.cpus // needed["CPU"])] if needed.get("CPU") else []
+    needed = scaling_config(config, resources).total_resources
+    fitting = [int(resources.cpus // needed["CPU"])] if needed.get("CPU") else []
     if needed.get("GPU"):
-        room.append(int(resources.gpus // needed["GPU"]))
-    fitting = max(1, min(room, default=1))
-    return min(fitting, config.sweep.max_concurrent or fitting, config.sweep.trials)
+        fitting.append(int(resources.gpus // needed["GPU"]))
+    limit = max(1, min(fitting, default=1))
+    return min(limit, config.sweep.max_concurrent or limit, config.sweep.trials)
 
 
 def _tuner(config: RunConfig, run: TrackedRun, concurrent: int) -> tune.Tuner:
-    """A new search, or the one that was interrupted in this output."""
+    """Build a new search, or restore the one that was interrupted in this output."""
     trainable = tune.with_resources(
-        functools.partial(run_trial, config=config, parent_run_id=run.run_id), DRIVER_RESOURCES
+        functools.partial(run_trial, config=config, parent_run_id=run.run_id), TRIAL_RESOURCES
     )
     store, path = storage.filesystem(storage.join(config.output, "sweep"))
     space = distributions(config.sweep.space)
@@ -141,17 +141,10 @@ def _tuner(config: RunConfig, run: TrackedRun, concurrent: int) -> tune.Tuner:
     )
 
 
-def _free_workers(grid: tune.ResultGrid) -> None:
-    """Give back what the trials stopped last had reserved."""
-    reserved = {(result.metrics or {}).get(RESERVATION, "") for result in grid} - {""}
-    if left := give_back_all(reserved, GIVE_BACK_PATIENCE_S):
-        logger.warning("%d stopped trials still hold their CPUs", len(left))
-
-
 def early_stopping(config: RunConfig) -> ASHAScheduler:
-    """ASHA (Li et al. 2020) over the images a trial has seen.
+    """Build ASHA (Li et al. 2020) over the images a trial has seen.
 
-    Not over steps: trials may have different batches, and with scaled recipes different steps.
+    Images rather than steps: trials may differ in batch size and, with scaled recipes, in steps.
     """
     train = config.train
     recipe_batch = train.recipe_batch or train.global_batch
@@ -166,8 +159,25 @@ def early_stopping(config: RunConfig) -> ASHAScheduler:
     )
 
 
+def _remove_placement_groups(grid: tune.ResultGrid) -> None:
+    """Remove the placement groups of the trials that were stopped last."""
+    group_ids = {(result.metrics or {}).get(PLACEMENT_GROUP, "") for result in grid} - {""}
+    if in_use := wait_and_remove_groups(group_ids, REMOVE_GROUPS_TIMEOUT_S):
+        logger.warning("%d stopped trials still hold their CPUs", len(in_use))
+
+
+def _end_stopped_runs(config: RunConfig, run: TrackedRun, trials: tuple[TrialSummary, ...]) -> None:
+    """End the MLflow runs of stopped trials, whose processes were killed before they could."""
+    client = MlflowClient(tracking_uri=run.uri)
+    for trial in trials:
+        record = read_run_record(trial_folder(config, trial.trial_id))
+        if record is not None and trial.stopped_early:
+            client.set_tag(record.run_id, "stopped_early", "true")
+            client.set_terminated(record.run_id, "FINISHED")
+
+
 def _conclude(config: RunConfig, run: TrackedRun, trials: tuple[TrialSummary, ...]) -> SweepResult:
-    """Find the best trial, write its config, note it in the sweep's run."""
+    """Select the best trial, write its config, and log its metrics to the sweep's run."""
     metric = reported_name(config.sweep.metric)
     best = best_trial(trials, metric, config.sweep.mode)
     if best is None:
@@ -181,17 +191,6 @@ def _conclude(config: RunConfig, run: TrackedRun, trials: tuple[TrialSummary, ..
     sink.close()
     logger.info("best of %d trials: %s", len(trials), best.values)
     return SweepResult(url, best.values, best.metrics, trials, run.run_id)
-
-
-def _end_stopped_runs(config: RunConfig, run: TrackedRun, trials: tuple[TrialSummary, ...]) -> None:
-    """End the MLflow runs of trials that were stopped: their processes had no time to."""
-    client = MlflowClient(tracking_uri=run.uri)
-    for trial in trials:
-        folder = storage.join(config.output, "sweep", "trials", trial.trial_id)
-        record = recorded_run(storage.join(folder, "train", "run.json"))
-        if record is not None and trial.stopped_early:
-            client.set_tag(record.run_id, "stopped_early", "true")
-            client.set_terminated(record.run_id, "FINISHED")
 
 
 def _result_from_json(stored: dict[str, Any]) -> SweepResult:

@@ -1,4 +1,4 @@
-"""What a sweep found: a summary of each trial, and which one is best."""
+"""Results of a sweep: a summary of each trial, and the best trial."""
 
 import math
 from collections.abc import Sequence
@@ -9,22 +9,22 @@ from typing import Any
 from ray.tune import Result
 
 from pipeline.config import RunConfig
-from pipeline.sweep.search_space import trial_config
-from pipeline.train.failures import describe_error
+from pipeline.sweep.trial import trial_config
+from pipeline.train.failures import error_message
 from pipeline.train.schedule import scale_recipe
 
 
 @dataclass(frozen=True)
 class TrialSummary:
-    """One trial.
+    """The outcome of one trial.
 
     Args:
         trial_id: also the name of its folder in ``{output}/sweep/trials``.
-        values: the drawn values by dotted key.
+        values: the sampled values by dotted key.
         metrics: its last losses and validation metrics.
-        steps: optimiser steps taken.
-        stopped_early: whether the scheduler ended it before its last step.
-        error: the message of a trial that failed.
+        steps: optimizer steps taken.
+        stopped_early: whether the scheduler stopped it before its last step.
+        error: the error message of a failed trial.
     """
 
     trial_id: str
@@ -36,12 +36,12 @@ class TrialSummary:
 
 
 def summarize_trial(result: Result, config: RunConfig) -> TrialSummary:
-    """What Ray Tune says of a trial of the sweep ``config``."""
+    """Summarize Ray Tune's result of one trial of the sweep ``config``."""
     reported = result.metrics or {}
     trial_id = str(reported.get("trial_id") or PurePosixPath(result.path).name)
     values = dict(result.config or {})
     steps = int(reported.get("step", 0))
-    wanted = scale_recipe(trial_config(config, values, trial_id).train).schedule.steps
+    total_steps = scale_recipe(trial_config(config, values, trial_id).train).schedule.steps
     return TrialSummary(
         trial_id=trial_id,
         values=values,
@@ -51,22 +51,22 @@ def summarize_trial(result: Result, config: RunConfig) -> TrialSummary:
             if key.startswith(("train/", "val/"))
         },
         steps=steps,
-        stopped_early=result.error is None and steps < wanted,
-        error=None if result.error is None else describe_error(result.error),
+        stopped_early=result.error is None and steps < total_steps,
+        error=None if result.error is None else error_message(result.error),
     )
 
 
 def best_trial(trials: Sequence[TrialSummary], metric: str, mode: str) -> TrialSummary | None:
-    """The trial with the best last value of ``metric`` among those that ran to their end.
+    """Return the trial with the best last value of ``metric`` among those that ran to their end.
 
-    Only where none did, those that were stopped early compete. Trials that failed or whose metric
-    is not a number never do.
+    Trials that were stopped early compete only if none ran to its end. Trials that failed, or whose
+    metric is missing or NaN, never do.
     """
-    able = [
+    eligible = [
         trial
         for trial in trials
         if trial.error is None and math.isfinite(trial.metrics.get(metric, math.nan))
     ]
-    candidates = [trial for trial in able if not trial.stopped_early] or able
+    candidates = [trial for trial in eligible if not trial.stopped_early] or eligible
     sign = 1.0 if mode == "max" else -1.0
     return max(candidates, key=lambda trial: sign * trial.metrics[metric], default=None)

@@ -1,8 +1,9 @@
-"""The reservations of stopped trials, given back.
+"""Removal of the placement groups of stopped trials.
 
-Tune ends a stopped trial's process, and with it Ray Train's controller and workers; but what the
-controller had reserved for them stays reserved until the whole job ends. Ray Train has a watchdog
-for that, which needs the dashboard and, where several clusters share a machine, asks the wrong one.
+When Tune stops a trial it ends the trial's process, and with it Ray Train's controller and workers,
+but the controller's placement group stays reserved until the whole job ends. Ray Train has a
+watchdog for this case, but it needs the dashboard and queries the wrong cluster if several share a
+machine.
 """
 
 import time
@@ -13,55 +14,55 @@ import ray
 from ray import tune
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from pipeline.train.reservation import RESERVATION
+from pipeline.train.placement_group import PLACEMENT_GROUP
 
 
-def give_back_idle(reservations: Iterable[str]) -> set[str]:
-    """Give back what no worker uses any more; returns those still in use.
+def remove_idle_groups(group_ids: Iterable[str]) -> set[str]:
+    """Remove the placement groups that no worker uses anymore; return those still in use.
 
     Args:
-        reservations: of trainings that have ended or are ending.
+        group_ids: placement groups (hex) of trainings that have ended or are ending.
     """
     total, free = ray.cluster_resources(), ray.available_resources()
     in_use = set()
-    for reservation in reservations:
-        # Each reservation appears as resources of its own, such as CPU_group_0_<id>.
+    for group_id in group_ids:
+        # Ray lists what a group reserves as extra resources, such as CPU_group_0_<id>.
         names = [
             name
             for name in total
-            if name.endswith(reservation) and name.startswith(("CPU_group_", "GPU_group_"))
+            if name.endswith(group_id) and name.startswith(("CPU_group_", "GPU_group_"))
         ]
         if any(free.get(name, 0.0) < total[name] for name in names):
-            in_use.add(reservation)
+            in_use.add(group_id)
         elif names:
-            group_id = ray.PlacementGroupID(bytes.fromhex(reservation))
-            remove_placement_group(PlacementGroup(group_id))
+            group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id)))
+            remove_placement_group(group)
     return in_use
 
 
-def give_back_all(reservations: Iterable[str], patience_s: float) -> set[str]:
-    """Wait until all are given back; returns what was still in use after ``patience_s``."""
-    deadline = time.monotonic() + patience_s
-    left = give_back_idle(reservations)
-    while left and time.monotonic() < deadline:
+def wait_and_remove_groups(group_ids: Iterable[str], timeout_s: float) -> set[str]:
+    """Remove placement groups as they become idle; return those still in use at the timeout."""
+    deadline = time.monotonic() + timeout_s
+    in_use = remove_idle_groups(group_ids)
+    while in_use and time.monotonic() < deadline:
         time.sleep(0.5)
-        left = give_back_idle(left)
-    return left
+        in_use = remove_idle_groups(in_use)
+    return in_use
 
 
 class StoppedTrials(tune.Callback):  # type: ignore[misc]
-    """Gives back, while a sweep runs, what its ended trials had reserved."""
+    """Removes the placement groups of ended trials while a sweep runs."""
 
     def __init__(self) -> None:
         self._ended: set[str] = set()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Called by Tune when a trial ends or is stopped; its workers may still be there."""
-        reservation = (trial.last_result or {}).get(RESERVATION)
-        if reservation:
-            self._ended.add(reservation)
+        """Note a trial that has ended or was stopped; its workers may still be running."""
+        group_id = (trial.last_result or {}).get(PLACEMENT_GROUP)
+        if group_id:
+            self._ended.add(group_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Called by Tune again and again."""
+        """Remove idle groups; Tune calls this repeatedly."""
         if self._ended:
-            self._ended = give_back_idle(self._ended)
+            self._ended = remove_idle_groups(self._ended)

@@ -13,21 +13,21 @@ def trial(trial_id, value, stopped=False, error=None):
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", "b"), ("min", "a")])
-def test_the_best_trial_is_the_one_the_mode_says(mode, best):
+def test_the_mode_decides_which_trial_is_best(mode, best):
     assert best_trial([trial("a", 0.1), trial("b", 0.3), trial("c", 0.2)], M, mode).trial_id == best
 
 
-def test_a_trial_that_ran_to_its_end_beats_one_that_was_stopped():
-    trials = [trial("stopped", 0.9, stopped=True), trial("ended", 0.1)]
-    assert best_trial(trials, M, "max").trial_id == "ended"
+def test_a_completed_trial_beats_one_that_was_stopped():
+    trials = [trial("stopped", 0.9, stopped=True), trial("completed", 0.1)]
+    assert best_trial(trials, M, "max").trial_id == "completed"
 
 
-def test_stopped_trials_compete_where_none_ran_to_its_end():
+def test_stopped_trials_compete_if_none_completed():
     trials = [trial("a", 0.1, stopped=True), trial("b", 0.2, stopped=True)]
     assert best_trial(trials, M, "max").trial_id == "b"
 
 
-def test_failed_and_unmeasured_trials_never_win():
+def test_failed_trials_and_those_without_a_metric_never_win():
     trials = [
         trial("failed", 0.9, error="boom"),
         trial("nan", math.nan),

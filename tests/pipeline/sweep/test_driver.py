@@ -1,24 +1,52 @@
-"""A whole sweep through Ray Tune, Ray Train and MLflow, on a few drawn images."""
+"""The sweep's scheduling, and a complete sweep through Ray Tune, Ray Train and MLflow."""
 
 import time
 
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.cluster import ClusterResources
 from pipeline.config import RunConfig, load_config
 from pipeline.ingest.splits import prepare_split
-from pipeline.sweep.driver import run_sweep
+from pipeline.sweep.driver import concurrent_trials, early_stopping, run_sweep
+from pipeline.train.failures import TrainingError
+from tests.pipeline.sweep.sweep_config import LR, sweep_config
 
-pytestmark = pytest.mark.ray
 
-LR = "train.optimizer.lr"
+def test_grace_period_and_end_are_counted_in_images():
+    config = sweep_config({}, train={"global_batch": 4, "recipe_batch": 16, "workers": 1})
+    scheduler = early_stopping(config)
+    # 90,000 steps of the recipe's 16 images; a grace period of 7 steps of 4 images.
+    assert scheduler._max_t == 90_000 * 16
+    assert min(rung for rung, _ in scheduler._brackets[0]._rungs) == 28
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("workers", "cpus", "limit", "expected"), [(1, 1, None, 2), (2, 1, None, 1), (1, 1, 1, 1)]
+)
+def test_as_many_trials_run_as_fit_into_the_cluster(ray_cluster, workers, cpus, limit, expected):
+    config = RunConfig.model_validate(
+        {
+            "train": {"workers": workers, "cpus_per_worker": cpus, "global_batch": 2},
+            "sweep": {"max_concurrent": limit},
+        }
+    )
+    assert concurrent_trials(config, ClusterResources(cpus=2, gpus=0)) == expected
+
+
+@pytest.mark.ray
+def test_a_sweep_whose_trials_cannot_fit_is_refused(ray_cluster):
+    config = RunConfig.model_validate({"train": {"workers": 4, "global_batch": 4}})
+    with pytest.raises(TrainingError, match="need 4 CPUs, but this machine has 2"):
+        concurrent_trials(config, ClusterResources(cpus=2, gpus=0))
 
 
 @pytest.fixture(scope="module")
 def config(ray_cluster, tmp_path_factory):
-    """Three trials; with this seed the first learns and the others next to nothing.
+    """A sweep of three trials; with this seed the first learns and the others barely do.
 
-    One of those is stopped early whichever trial arrives first at the first rung.
+    One of the others is stopped early, whichever trial reaches the first rung first.
     """
     config = RunConfig.model_validate(
         {
@@ -77,6 +105,7 @@ def result(config):
     return run_sweep(config)
 
 
+@pytest.mark.ray
 def test_every_trial_ran_and_a_weak_one_was_stopped_early(config, result):
     assert len(result.trials) == 3
     assert [trial.error for trial in result.trials] == [None] * 3
@@ -86,7 +115,8 @@ def test_every_trial_ran_and_a_weak_one_was_stopped_early(config, result):
     assert any(not trial.stopped_early for trial in result.trials)
 
 
-def test_the_best_config_is_what_train_takes(config, result):
+@pytest.mark.ray
+def test_the_best_config_loads_as_a_training_config(config, result):
     best = load_config(result.best_config_url)
     assert best.train.optimizer.lr == result.best_values[LR]
     assert best.model == config.model
@@ -95,7 +125,8 @@ def test_the_best_config_is_what_train_takes(config, result):
     assert result.best_metrics["train/loss"] == min(losses)
 
 
-def test_each_trial_is_a_finished_run_nested_under_the_sweeps(config, result):
+@pytest.mark.ray
+def test_each_trial_is_a_finished_run_nested_under_the_sweeps_run(config, result):
     client = MlflowClient(tracking_uri=f"sqlite:///{config.output}/mlflow.db")
     parent = client.get_run(result.run_id)
     nested = client.search_runs(
@@ -107,12 +138,14 @@ def test_each_trial_is_a_finished_run_nested_under_the_sweeps(config, result):
     assert rates == sorted(trial.values[LR] for trial in result.trials)
 
 
-def test_stopped_trials_give_their_cpus_back(ray_cluster, result):
+@pytest.mark.ray
+def test_stopped_trials_release_their_cpus(ray_cluster, result):
     deadline = time.monotonic() + 60
     while ray_cluster.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
         time.sleep(0.5)
     assert ray_cluster.available_resources().get("CPU") == 2
 
 
+@pytest.mark.ray
 def test_a_finished_sweep_returns_at_once(config, result):
     assert run_sweep(config) == result
