@@ -7,7 +7,7 @@ instance, or a `ConfigError` with one line per bad key.
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -82,8 +82,7 @@ def _problem(cls: type[BaseModel], error: ErrorDetails) -> str:
         case "value_error" if isinstance(error["input"], dict):
             return f"{key}: {message}" if key else message
         case _:
-            value = repr(error["input"])
-            return f"{key}: {message}; got {value if len(value) <= 80 else value[:77] + '...'}"
+            return f"{key}: {message}; got {short_repr(error['input'])}"
 
 
 def _nearest_key(cls: type[BaseModel], loc: tuple[int | str, ...]) -> str | None:
@@ -100,8 +99,19 @@ def _nearest_key(cls: type[BaseModel], loc: tuple[int | str, ...]) -> str | None
     }
     if close := difflib.get_close_matches(unknown, siblings, 1, 0.6):
         return ".".join([*parents, close[0]])
-    by_leaf: dict[str, str] = {}
+    return nearest_by_last_part(unknown, keys)
+
+
+def nearest_by_last_part(name: str, keys: Iterable[str]) -> str | None:
+    """Return the first dotted key whose last part is most similar to ``name``, if any is close."""
+    by_last_part: dict[str, str] = {}
     for key in keys:
-        by_leaf.setdefault(key.rpartition(".")[2], key)
-    close = difflib.get_close_matches(unknown, by_leaf, 1, 0.75)
-    return by_leaf[close[0]] if close else None
+        by_last_part.setdefault(key.rpartition(".")[2], key)
+    close = difflib.get_close_matches(name, by_last_part, 1, 0.75)
+    return by_last_part[close[0]] if close else None
+
+
+def short_repr(value: Any) -> str:
+    """Return the value's repr, cut to 80 characters for error messages."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,8 +1,8 @@
-"""RunConfig: everything a job can be told, as one frozen tree, read from YAML and ``key=value``.
+"""RunConfig: the settings of every job, a frozen tree read from YAML and ``key=value`` overrides.
 
-One file describes one model on one data set; every job (shards, training, sweep, evaluation,
-registration, inference) reads the part it needs, and each part has a file here. All locations are
-URLs (``pipeline/urls.py``).
+One YAML file describes one model on one dataset. Each job (shards, training, sweep, evaluation,
+registration, inference) reads the sections it needs, and each section has a file here. All
+locations are URLs (``pipeline/storage/urls.py``).
 """
 
 from pipeline.config.data import DataConfig, ShapesConfig, SplitConfig

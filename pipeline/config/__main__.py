@@ -1,4 +1,4 @@
-"""Config files of other projects become ours.
+"""Convert config files of other projects.
 
 python -m pipeline.config import OLD.yaml [--to NEW.yaml]
 """
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 done, whatever was not carried; 1 the file cannot be imported or written.
+        0 success, even if keys were skipped; 1 the file cannot be imported or written.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -24,17 +24,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    if imported.not_carried:
-        print("not carried:", file=sys.stderr)
-        for left in imported.not_carried:
-            print(f"  {left}", file=sys.stderr)
+    if imported.skipped:
+        print("skipped:", file=sys.stderr)
+        for key in imported.skipped:
+            print(f"  {key}", file=sys.stderr)
     if options.to is None:
         print(imported.yaml(), end="")
         return 0
     target = Path(options.to)
     try:
         if target.exists() and target.samefile(options.source):
-            print(f"{target} is the file itself; write to another", file=sys.stderr)
+            print(f"{target} is the original file; write to another", file=sys.stderr)
             return 1
         target.write_text(imported.yaml())
     except OSError as error:
@@ -45,11 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.config", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.config",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("import", help="read a config file of maskrcnn-benchmark")
+    command = commands.add_parser("import", help="convert a config file of maskrcnn-benchmark")
     command.add_argument("source", metavar="OLD.yaml")
-    command.add_argument("--to", metavar="NEW.yaml", help="the file to write; default: print it")
+    command.add_argument("--to", metavar="NEW.yaml", help="output file; default: standard output")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Settings of the data: where pictures and annotations are, and how they are fed."""
+"""Settings of the data: source, splits, shards and augmentation."""
 
 import re
 from collections.abc import Iterator
@@ -16,78 +16,80 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "voc": (("root", "set"), ("year", "masks")),
     "cityscapes": (("root", "set"), ()),
 }
-"""Of each source, the keys that a part must have and those it may have."""
+"""Source -> required and optional keys of each part of a split."""
 
 
 class ShapesConfig(Settings):
-    """The synthetic data set: drawn, annotated and exact, for trials without a download."""
+    """Synthetic dataset of drawn shapes with exact annotations; needs no download."""
 
     images: Positive = Field(400, description="Images in the training split.")
     val_images: Positive = Field(100, description="Images in the validation split.")
     side: Positive = Field(128, description="Width and height, pixels.")
-    max_objects: Positive = Field(5, description="Objects per image, at most.")
+    max_objects: Positive = Field(5, description="Maximum objects per image.")
     keypoints: bool = Field(
         False,
-        description="Annotate each shape's outermost points: top, left_side, right_side, bottom.",
+        description="Annotate the outermost points of each shape: top, left_side, right_side, "
+        "bottom.",
     )
 
 
 class SplitConfig(Settings):
-    """One annotated set of images; which keys it has depends on the source."""
+    """One annotated set of images, a part of a split; its keys depend on the source."""
 
-    annotations: Location | None = Field(None, description="coco: URL of an instances JSON.")
+    annotations: Location | None = Field(None, description="coco: URL of the annotation JSON file.")
     images: Location | None = Field(
-        None, description="coco: URL of the folder that its file names are relative to."
+        None, description="coco: URL of the folder that the JSON's file names are relative to."
     )
     image_ids: Location | None = Field(
-        None, description="coco: URL of a list of ids, JSON or text; other images are left out."
+        None, description="coco: URL of a list of image ids, JSON or text; others are excluded."
     )
     root: Location | None = Field(
         None,
-        description="voc: URL of the folder of Annotations, ImageSets and JPEGImages; "
-        "cityscapes: of gtFine and leftImg8bit.",
+        description="voc: URL of the folder with Annotations, ImageSets and JPEGImages; "
+        "cityscapes: URL of the folder with gtFine and leftImg8bit.",
     )
     set: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="voc: a list in ImageSets/Main, such as trainval; cityscapes: train or val.",
+        description="voc: name of a list in ImageSets/Main, such as trainval; cityscapes: train or "
+        "val.",
     )
     year: Positive | None = Field(
         None,
-        description="voc: year of the challenge: before 2010 it measured at 11 recalls, then "
-        "by area; default the number at the end of root.",
+        description="voc: year of the challenge; AP is measured at 11 recalls before 2010, as the "
+        "area under the curve since; default: the year at the end of root.",
     )
     masks: bool = Field(
-        False, description="voc: read a list in ImageSets/Segmentation, and its objects' masks."
+        False, description="voc: read a list in ImageSets/Segmentation, with the objects' masks."
     )
 
     @property
     def challenge_year(self) -> int | None:
-        """``year``, or what the root's name ends in; None where neither says it."""
+        """``year``, else the year at the end of ``root``, else None."""
         named = re.search(r"(?<!\d)(\d{4})/*$", self.root or "")
         return self.year or (int(named[1]) if named else None)
 
     def problems(self, source: Source) -> Iterator[str]:
-        """What keeps this from being a part of such a source, as ends of a sentence."""
-        needed, allowed = _KEYS[source]
+        """Yield what is wrong with this part for ``source``, each as the end of a sentence."""
+        required, optional = _KEYS[source]
         given = [
             key
             for key, field in type(self).model_fields.items()
             if getattr(self, key) != field.default
         ]
-        if missing := [key for key in needed if key not in given]:
+        if missing := [key for key in required if key not in given]:
             yield f"needs {' and '.join(missing)}"
-        if strange := [key for key in given if key not in (*needed, *allowed)]:
+        if foreign := [key for key in given if key not in (*required, *optional)]:
             yield (
-                f"takes {', '.join((*needed, *allowed))}, not {', '.join(strange)} (from a base "
-                "file? A list replaces what a base has, a mapping adds to it)"
+                f"takes {', '.join((*required, *optional))}, not {', '.join(foreign)} (from a base "
+                "file? A list replaces the base's value, a mapping is merged into it)"
             )
         if source == "voc" and self.root is not None and self.challenge_year is None:
-            yield f"needs year, as {self.root} does not end in one"
+            yield f"needs year, because {self.root} does not end in one"
 
 
 def _as_parts(value: Any) -> Any:
-    """One part may stand without its list; null is none."""
+    """Accept a single part without a list, and null for no parts."""
     if value is None:
         return ()
     if isinstance(value, dict | SplitConfig):
@@ -99,42 +101,48 @@ Parts = Annotated[tuple[SplitConfig, ...], BeforeValidator(_as_parts)]
 
 
 class DataConfig(Settings):
-    """Where the pictures come from and how they are fed."""
+    """Data source, shards and augmentation."""
 
     source: Source = Field(
-        "shapes", description="shapes draws a data set; the others read the splits below."
+        "shapes", description="shapes: a synthetic dataset; the others read train and val below."
     )
     shapes: ShapesConfig = ShapesConfig()
     train: Parts = Field(
-        (), description="Training split: one mapping, or a list of them to be taken together."
+        (), description="Training split: one mapping, or a list of mappings to be combined."
     )
-    val: Parts = Field((), description="Validation split, likewise.")
+    val: Parts = Field((), description="Validation split, in the same form.")
     train_shards: Location | None = Field(
-        None, description="URL of the training shards; default {output}/shards/train."
+        None, description="URL of the training shards; default: {output}/shards/train."
     )
     val_shards: Location | None = Field(
-        None, description="URL of the validation shards; default {output}/shards/val."
+        None, description="URL of the validation shards; default: {output}/shards/val."
     )
     rows_per_shard: Positive = Field(512, description="Images per Parquet file.")
-    rows_per_group: Positive = Field(32, description="Images per Parquet row group, read at once.")
-    train_short_sides: tuple[Positive, ...] = Field(
-        (), description="Short sides to draw from in training; empty: model.input.short_side."
+    rows_per_group: Positive = Field(
+        32, description="Images per Parquet row group, the unit of reading."
     )
-    flip_probability: Fraction = Field(0.5, description="Chance of a horizontal flip.")
+    train_short_sides: tuple[Positive, ...] = Field(
+        (), description="Short sides sampled in training, pixels; empty: model.input.short_side."
+    )
+    flip_probability: Fraction = Field(
+        0.5, description="Probability of a horizontal flip in training."
+    )
     min_keypoints: NonNegative = Field(
         0,
-        description="Images with fewer labelled keypoints are left out of training (Detectron: "
+        description="Images with fewer labeled keypoints are excluded from training (Detectron: "
         "10); 0 keeps all.",
     )
     decode_threads: Positive = Field(2, description="Decoding threads per worker.")
-    lookahead_batches: Positive = Field(3, description="Batches decoded before they are needed.")
+    lookahead_batches: Positive = Field(
+        3, description="Batches decoded ahead of the training step."
+    )
 
     def parts(self, split: Literal["train", "val"]) -> tuple[SplitConfig, ...]:
-        """What a split is made of; empty where only its shards are given."""
+        """Return the parts of a split; empty if only its shards are given."""
         return self.train if split == "train" else self.val
 
     @model_validator(mode="after")
-    def _splits_fit_the_source(self) -> "DataConfig":
+    def _splits_match_the_source(self) -> "DataConfig":
         if self.source == "shapes":
             return self
         problems = []
@@ -143,9 +151,9 @@ class DataConfig(Settings):
             if not parts and shards is None:
                 keys = " and ".join(_KEYS[self.source][0])
                 problems.append(f"data.{split} ({keys}) or data.{split}_shards must be given")
-            for number, part in enumerate(parts):
-                place = f"data.{split}" if len(parts) == 1 else f"data.{split}.{number}"
-                problems += [f"{place} {text}" for text in part.problems(self.source)]
+            for index, part in enumerate(parts):
+                key = f"data.{split}" if len(parts) == 1 else f"data.{split}.{index}"
+                problems += [f"{key} {text}" for text in part.problems(self.source)]
         if problems:
             raise ValueError(f"data.source={self.source}: {'; '.join(problems)}")
         return self

@@ -1,4 +1,4 @@
-"""Settings of the evaluation."""
+"""Settings of evaluation."""
 
 from pydantic import Field
 
@@ -7,12 +7,12 @@ from pipeline.storage import Location
 
 
 class EvaluateConfig(Settings):
-    """COCO evaluation."""
+    """Evaluation with COCO metrics."""
 
     batch: Positive = Field(4, description="Images per forward pass.")
     weights: Location | None = Field(
         None,
-        description="Checkpoint URL or models:/name@alias; default the run's newest checkpoint.",
+        description="Checkpoint URL or models:/name@alias; default: the run's newest checkpoint.",
     )
-    workers: Positive = Field(1, description="Model replicas, where a cluster is joined.")
-    pictures: NonNegative = Field(8, description="Pictures of predictions to draw.")
+    workers: Positive = Field(1, description="Model replicas, if the job joins a cluster.")
+    pictures: NonNegative = Field(8, description="Images to draw predictions on.")

@@ -10,18 +10,18 @@ class InferConfig(Settings):
     """Batch inference."""
 
     inputs: Location | None = Field(
-        None, description="URL of a folder of images or of shards; default the validation shards."
+        None, description="URL of a folder of images or shards; default: the validation shards."
     )
     output: Location | None = Field(
-        None, description="URL for prediction shards; default {output}/predictions."
+        None, description="URL of the prediction shards; default: {output}/predictions."
     )
     model: Location | None = Field(
-        None, description="models:/name@alias or weights URL; default the champion."
+        None, description="models:/name@alias or weights URL; default: the champion."
     )
     batch: Positive = Field(4, description="Images per forward pass.")
     workers: Positive = Field(1, description="Model replicas.")
     images_per_shard: Positive = Field(
-        64, description="Images per output file when the input is a folder of images."
+        64, description="Images per output file, if the input is a folder of images."
     )
-    score_threshold: Fraction = Field(0.05, description="Detections below this are dropped.")
-    pictures: NonNegative = Field(8, description="Pictures of predictions to draw.")
+    score_threshold: Fraction = Field(0.05, description="Minimum score of a detection.")
+    pictures: NonNegative = Field(8, description="Images to draw predictions on.")

@@ -1,4 +1,4 @@
-"""A config file and its overrides become a RunConfig, and a RunConfig becomes YAML or a digest."""
+"""Load a RunConfig from a file and overrides; write it as YAML; compute its digest."""
 
 import hashlib
 import json
@@ -15,22 +15,22 @@ from pipeline.storage import is_relative
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config file, set ``key=value`` overrides, check everything.
+    """Read a config file, apply ``key=value`` overrides and validate the result.
 
-    Relative locations, in the file and in overrides, count from the current folder.
+    Relative locations, in the file and in overrides, are relative to the current folder.
 
     Raises:
-        ConfigError: every bad key at once; or ``output`` is relative inside a Ray job.
+        ConfigError: lists every bad key; or ``output`` is relative inside a Ray job.
     """
     tree = apply_overrides(compose_yaml(path), overrides)
     here = Path.cwd()
     output = tree.get("output", RunConfig.model_fields["output"].default)
     # Ray runs a job in a temporary copy of the working directory, named after its package.
-    in_job_copy = any(part.startswith("_ray_pkg_") for part in here.parts)
-    if in_job_copy and isinstance(output, str) and is_relative(output):
+    in_ray_job = any(part.startswith("_ray_pkg_") for part in here.parts)
+    if in_ray_job and isinstance(output, str) and is_relative(output):
         raise ConfigError(
             [
-                f"output: {output!r} is relative and this Ray job runs in a temporary folder, so "
+                f"output: {output!r} is relative, but this Ray job runs in a temporary folder, so "
                 "the results would be lost; give an absolute path or a URL (output=s3://...)"
             ]
         )
@@ -38,16 +38,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def to_yaml(config: Settings) -> str:
-    """The whole tree as YAML that `load_config` reads back to an equal one."""
+    """Return the whole tree as YAML, from which `load_config` restores an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def config_digest(settings: Settings) -> str:
-    """SHA-256 (hex) of the settings: equal for equal settings, however written."""
+    """Return the SHA-256 (hex) of the settings' values, however they were written."""
     return digest_of(settings.model_dump(mode="json"))
 
 
 def digest_of(document: Any) -> str:
-    """SHA-256 (hex) of a document's canonical JSON."""
+    """Return the SHA-256 (hex) of a document's canonical JSON."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""RunConfig: the root of the tree."""
+"""RunConfig: the root of the settings."""
 
 from pydantic import Field
 
@@ -14,10 +14,12 @@ from pipeline.storage import Location
 
 
 class RunConfig(Settings):
-    """Everything a job can be told."""
+    """Root configuration of every job."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Run name.")
-    output: Location = Field("runs/run", description="URL of the folder for everything written.")
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run."
+    )
+    output: Location = Field("runs/run", description="URL of the folder for all results.")
     seed: NonNegative = Field(0, description="Seed of data order, augmentation and sampling.")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

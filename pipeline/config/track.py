@@ -1,4 +1,4 @@
-"""Settings of what MLflow keeps."""
+"""Settings of experiment tracking."""
 
 from pydantic import Field
 
@@ -6,15 +6,17 @@ from model.config.settings import Settings
 
 
 class TrackConfig(Settings):
-    """MLflow."""
+    """MLflow tracking and model registry."""
 
     uri: str | None = Field(
-        None, description="MLflow tracking URI; default sqlite in {output}/mlflow.db when local."
+        None,
+        description="Tracking URI; default: MLFLOW_TRACKING_URI, else SQLite in {output}/mlflow.db "
+        "if output is local.",
     )
-    experiment: str = Field("maskrcnn-ray", description="MLflow experiment.")
-    model_name: str = Field("maskrcnn-ray", description="Registered model.")
+    experiment: str = Field("maskrcnn-ray", description="Experiment name.")
+    model_name: str = Field("maskrcnn-ray", description="Name of the registered model.")
     champion_metric: str = Field(
         "segm/AP",
-        description="Metric that decides promotion (bbox/AP, keypoints/AP, proposals/AR1000); "
-        "higher is better.",
+        description="Metric that decides promotion to champion, such as bbox/AP, keypoints/AP or "
+        "proposals/AR1000; higher is better.",
     )

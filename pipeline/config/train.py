@@ -1,4 +1,4 @@
-"""Settings of the training run: the step, its rate over time, the workers."""
+"""Settings of training: optimizer, learning rate schedule, workers and checkpoints."""
 
 from typing import Literal
 
@@ -9,75 +9,85 @@ from pipeline.storage import Location
 
 
 class OptimizerConfig(Settings):
-    """How a step is taken; rates are for the recipe's batch."""
+    """Optimizer; learning rates are for recipe_batch."""
 
     kind: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum, or AdamW.")
     lr: PositiveFloat = Field(0.02, description="Learning rate at recipe_batch images.")
     momentum: Fraction = Field(0.9, description="SGD momentum; AdamW's first beta.")
     weight_decay: float = Field(1e-4, ge=0.0, description="Decay of weights.")
-    bias_lr_factor: PositiveFloat = Field(2.0, description="Learning rate of biases, relative.")
+    bias_lr_factor: PositiveFloat = Field(
+        2.0, description="Learning rate of biases, relative to lr."
+    )
     bias_weight_decay: float = Field(0.0, ge=0.0, description="Decay of biases.")
-    norm_weight_decay: float = Field(0.0, ge=0.0, description="Decay of norm layers' weights.")
-    clip_norm: float = Field(0.0, ge=0.0, description="Largest gradient norm; 0 does not clip.")
+    norm_weight_decay: float = Field(
+        0.0, ge=0.0, description="Decay of the weights of normalization layers."
+    )
+    clip_norm: float = Field(0.0, ge=0.0, description="Maximum gradient norm; 0: no clipping.")
 
 
 class ScheduleConfig(Settings):
-    """Learning rate over the steps; all step counts are for the recipe's batch."""
+    """Learning rate schedule; step counts are for recipe_batch."""
 
-    kind: Literal["multistep", "cosine"] = Field("multistep", description="Decay after warm-up.")
-    steps: Positive = Field(90_000, description="Optimiser steps of the whole run.")
+    kind: Literal["multistep", "cosine"] = Field(
+        "multistep", description="Decay after the warm-up."
+    )
+    steps: Positive = Field(90_000, description="Optimizer steps of the whole run.")
     milestones: tuple[Positive, ...] = Field(
-        (60_000, 80_000), description="Steps at which a multistep rate drops."
+        (60_000, 80_000), description="Steps at which a multistep schedule drops the rate."
     )
     gamma: PositiveFloat = Field(0.1, description="Factor of each drop.")
-    warmup_steps: NonNegative = Field(500, description="Linear warm-up, steps.")
-    warmup_factor: Fraction = Field(1 / 3, description="Share of the rate at the first step.")
+    warmup_steps: NonNegative = Field(500, description="Length of the linear warm-up, steps.")
+    warmup_factor: Fraction = Field(
+        1 / 3, description="Fraction of the learning rate at the first step."
+    )
 
 
 class TrainConfig(Settings):
-    """The training run."""
+    """Training run."""
 
-    workers: Positive = Field(1, description="Ray Train workers; one process each.")
+    workers: Positive = Field(1, description="Ray Train workers, one process each.")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto takes a GPU per worker where the cluster has one."
+        "auto", description="auto: one GPU per worker if the cluster has them, else the CPU."
     )
     cpus_per_worker: PositiveFloat = Field(1.0, description="CPUs reserved per worker.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast type.")
-    global_batch: Positive = Field(16, description="Images per optimiser step, all workers.")
-    accumulate: Positive = Field(1, description="Micro-batches per step, to save memory.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast dtype.")
+    global_batch: Positive = Field(16, description="Images per optimizer step, over all workers.")
+    accumulate: Positive = Field(1, description="Micro-batches per step; more need less memory.")
     recipe_batch: Positive | None = Field(
         None,
-        description="Batch that optimizer.lr and the schedule were written for; another "
-        "global_batch scales rate and steps linearly (Goyal et al. 2017). null: no scaling.",
+        description="Batch size that optimizer.lr and schedule are written for; with another "
+        "global_batch, rate and steps are scaled linearly (Goyal et al. 2017). null: no scaling.",
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     channels_last: bool = Field(True, description="NHWC memory layout.")
     weights: Location | None = Field(
         None,
-        description="Weights to start from: a URL or models:/ name of ours, or a file of "
-        "torchvision, timm, detectron2, Detectron or maskrcnn-benchmark, also at https://.",
+        description="Initial weights: a checkpoint URL, models:/name@alias, or a weights file "
+        "(path or https:// URL) of torchvision, timm, detectron2, Detectron or maskrcnn-benchmark.",
     )
     allow_missing: tuple[str, ...] = Field(
         (),
-        description="Patterns (fpn.*) of the detector's tensors that weights may leave open though "
-        "they have others of the same part (backbone, pyramid, proposal network, a head).",
+        description="Patterns (fpn.*) of detector tensors that may be missing from the weights, "
+        "even if the weights have others of the same part (backbone, pyramid, RPN, a head).",
     )
     allow_unused: tuple[str, ...] = Field(
         (),
-        description="Patterns of the weights' tensors that may stay unused though the detector has "
-        "others of the same part.",
+        description="Patterns of tensors in the weights that may be unused, even if the detector "
+        "has others of the same part.",
     )
     checkpoint_every: Positive = Field(1000, description="Steps between checkpoints.")
-    keep_checkpoints: Positive = Field(2, description="Checkpoints kept, newest first.")
+    keep_checkpoints: Positive = Field(2, description="Number of newest checkpoints to keep.")
     validate_every: NonNegative = Field(
-        0, description="Steps between evaluations of the validation shards; 0: only at the end."
+        0, description="Steps between evaluations on the validation shards; 0: only at the end."
     )
     log_every: Positive = Field(20, description="Steps between logged losses.")
-    max_failures: int = Field(3, ge=-1, description="Worker failures survived; -1: any number.")
+    max_failures: int = Field(
+        3, ge=-1, description="Worker failures to recover from; -1: unlimited."
+    )
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> "TrainConfig":
+    def _batch_is_divisible(self) -> "TrainConfig":
         parts = self.workers * self.accumulate
         if self.global_batch % parts:
             raise ValueError(

@@ -1,1 +1,1 @@
-"""Convert a YAML file of maskrcnn-benchmark into a recipe."""
+"""Convert a config file of maskrcnn-benchmark to ours."""

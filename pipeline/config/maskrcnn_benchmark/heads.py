@@ -1,29 +1,27 @@
-"""The heads that a file of maskrcnn-benchmark describes, in our settings."""
+"""Convert the heads of a maskrcnn-benchmark config: box, mask, keypoint and RetinaNet."""
 
-from typing import Any
-
-from pipeline.config.maskrcnn_benchmark.original import Original
-
-Tree = dict[str, Any]
+from pipeline.config.maskrcnn_benchmark.original import OriginalConfig, Tree
 
 _PYRAMID_SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 
 
-def norm_of(original: Original, switch: str) -> str:
-    """The norm that a switch (``USE_GN``) turns on."""
+def convert_norm(original: OriginalConfig, switch: str) -> str:
+    """Return the norm that a switch such as ``USE_GN`` selects."""
     return "group_norm" if original[switch] else "none"
 
 
-def box_tree(original: Original, pyramid: bool) -> Tree:
-    """The ``model.box`` part."""
+def convert_box_head(original: OriginalConfig, pyramid: bool) -> Tree:
+    """Return the ``model.box`` section."""
     heads, head = "MODEL.ROI_HEADS.", "MODEL.ROI_BOX_HEAD."
     positive = original[heads + "FG_IOU_THRESHOLD"]
     original.expect(
-        heads + "BG_IOU_THRESHOLD", positive, why="a proposal is an object or background"
+        heads + "BG_IOU_THRESHOLD",
+        positive,
+        reason="one threshold separates positive and negative proposals",
     )
-    _pooling(original, "BOX", pyramid)
+    _check_pooler_scales(original, "BOX", pyramid)
     original.expect(
-        head + "PREDICTOR", "FPNPredictor", "FastRCNNPredictor", why="no such predictor here"
+        head + "PREDICTOR", "FPNPredictor", "FastRCNNPredictor", reason="unsupported predictor"
     )
     tree = {
         "class_agnostic": original["MODEL.CLS_AGNOSTIC_BBOX_REG"],
@@ -40,11 +38,13 @@ def box_tree(original: Original, pyramid: bool) -> Tree:
     if extractor in ("FPN2MLPFeatureExtractor", "FPNXconv1fcFeatureExtractor"):
         tree["hidden"] = original[head + "MLP_HEAD_DIM"]
         two_layers = extractor == "FPN2MLPFeatureExtractor"
-        tree["fc_norm" if two_layers else "norm"] = norm_of(original, head + "USE_GN")
+        tree["fc_norm" if two_layers else "norm"] = convert_norm(original, head + "USE_GN")
     elif pyramid or extractor != "ResNet50Conv5ROIFeatureExtractor":
-        original.leave(head + "FEATURE_EXTRACTOR", "no such head here; two hidden layers are")
+        original.skip(
+            head + "FEATURE_EXTRACTOR", "unsupported head; two fully connected layers are used"
+        )
     if extractor == "FPNXconv1fcFeatureExtractor":
-        original.expect(head + "DILATION", 1, why="the head's convolutions are not dilated")
+        original.expect(head + "DILATION", 1, reason="unsupported dilation in the head")
         tree |= {
             "conv_layers": original[head + "NUM_STACKED_CONVS"],
             "conv_channels": original[head + "CONV_HEAD_DIM"],
@@ -53,76 +53,83 @@ def box_tree(original: Original, pyramid: bool) -> Tree:
     return tree
 
 
-def _pooling(original: Original, head: str, pyramid: bool) -> None:
+def _check_pooler_scales(original: OriginalConfig, head: str, pyramid: bool) -> None:
     scales = _PYRAMID_SCALES if pyramid else (1 / 16,)
     original.expect(
-        f"MODEL.ROI_{head}_HEAD.POOLER_SCALES", scales, why="scales follow from the maps"
+        f"MODEL.ROI_{head}_HEAD.POOLER_SCALES", scales, reason="derived from the feature maps"
     )
 
 
-def _convolutions(original: Original, key: str) -> tuple[int, int]:
-    """How many, of how many channels."""
+def _count_convolutions(original: OriginalConfig, key: str) -> tuple[int, int]:
+    """Return the number of convolutions and their channels."""
     channels = original[key]
     if len(set(channels)) != 1:
-        original.leave(key, "all have the same number of channels, and there is one at least")
+        original.skip(key, "needs at least one layer, and the same number of channels in all")
         channels = channels or (256,)
     return len(channels), channels[0]
 
 
-def mask_tree(original: Original, pyramid: bool) -> Tree:
-    """The ``model.mask`` part."""
+def convert_mask_head(original: OriginalConfig, pyramid: bool) -> Tree:
+    """Return the ``model.mask`` section."""
     head = "MODEL.ROI_MASK_HEAD."
-    layers, channels = _convolutions(original, head + "CONV_LAYERS")
-    side = original[head + "POOLER_RESOLUTION"]
+    layers, channels = _count_convolutions(original, head + "CONV_LAYERS")
+    pool_side = original[head + "POOLER_RESOLUTION"]
     extractor = "MaskRCNNFPNFeatureExtractor" if pyramid else "ResNet50Conv5ROIFeatureExtractor"
-    original.expect(head + "FEATURE_EXTRACTOR", extractor, why=f"no such head here: {extractor}")
-    original.expect(head + "PREDICTOR", "MaskRCNNC4Predictor", why="no such predictor here")
     original.expect(
-        head + "SHARE_BOX_FEATURE_EXTRACTOR", not pyramid, why="it follows from the backbone"
+        head + "FEATURE_EXTRACTOR", extractor, reason=f"unsupported head; {extractor} is used"
+    )
+    original.expect(head + "PREDICTOR", "MaskRCNNC4Predictor", reason="unsupported predictor")
+    original.expect(
+        head + "SHARE_BOX_FEATURE_EXTRACTOR", not pyramid, reason="determined by the backbone"
     )
     tree: Tree = {
         "channels": channels,
         "layers": layers if pyramid else 0,
         "threshold": original[head + "POSTPROCESS_MASKS_THRESHOLD"],
     }
-    made = 2 * side if pyramid else original["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"]
-    original.expect(head + "RESOLUTION", made, why=f"the masks come out as {made} x {made}")
-    original.expect(head + "POSTPROCESS_MASKS", False, why="masks are pasted by inference")
+    side = 2 * pool_side if pyramid else original["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"]
+    original.expect(head + "RESOLUTION", side, reason=f"the head predicts {side} x {side} masks")
+    original.expect(head + "POSTPROCESS_MASKS", False, reason="inference always pastes the masks")
     if pyramid:
-        _pooling(original, "MASK", pyramid)
-        original.expect(head + "DILATION", 1, why="the head's convolutions are not dilated")
-        tree |= {"pool_side": side, "norm": norm_of(original, head + "USE_GN")}
+        _check_pooler_scales(original, "MASK", pyramid)
+        original.expect(head + "DILATION", 1, reason="unsupported dilation in the head")
+        tree |= {"pool_side": pool_side, "norm": convert_norm(original, head + "USE_GN")}
     return tree
 
 
-def keypoint_tree(original: Original) -> Tree:
-    """The ``model.keypoint`` part."""
+def convert_keypoint_head(original: OriginalConfig) -> Tree:
+    """Return the ``model.keypoint`` section."""
     head = "MODEL.ROI_KEYPOINT_HEAD."
-    layers, channels = _convolutions(original, head + "CONV_LAYERS")
-    side = original[head + "POOLER_RESOLUTION"]
-    _pooling(original, "KEYPOINT", pyramid=True)
-    for key, value, why in (
-        ("FEATURE_EXTRACTOR", "KeypointRCNNFeatureExtractor", "no such head here"),
-        ("PREDICTOR", "KeypointRCNNPredictor", "no such predictor here"),
-        ("SHARE_BOX_FEATURE_EXTRACTOR", False, "the branch has its own layers"),
-        ("RESOLUTION", 4 * side, f"the heatmaps come out as {4 * side} x {4 * side}"),
-        ("NUM_CLASSES", 17, "COCO's keypoints stand there; give model.keypoint.names yours"),
+    layers, channels = _count_convolutions(original, head + "CONV_LAYERS")
+    pool_side = original[head + "POOLER_RESOLUTION"]
+    side = 4 * pool_side
+    _check_pooler_scales(original, "KEYPOINT", pyramid=True)
+    for key, value, reason in (
+        ("FEATURE_EXTRACTOR", "KeypointRCNNFeatureExtractor", "unsupported head"),
+        ("PREDICTOR", "KeypointRCNNPredictor", "unsupported predictor"),
+        ("SHARE_BOX_FEATURE_EXTRACTOR", False, "the keypoint head has its own layers"),
+        ("RESOLUTION", side, f"the head predicts {side} x {side} heatmaps"),
+        ("NUM_CLASSES", 17, "COCO's 17 keypoints are used; set model.keypoint.names to yours"),
     ):
-        original.expect(head + key, value, why=why)
-    return {"channels": channels, "layers": layers, "pool_side": side}
+        original.expect(head + key, value, reason=reason)
+    return {"channels": channels, "layers": layers, "pool_side": pool_side}
 
 
-def retinanet_tree(original: Original) -> Tree:
-    """The ``model.retinanet`` part."""
+def convert_retinanet(original: OriginalConfig) -> Tree:
+    """Return the ``model.retinanet`` section."""
     head = "MODEL.RETINANET."
-    original.expect(head + "OCTAVE", 2.0, why="sizes double from level to level")
+    original.expect(head + "OCTAVE", 2.0, reason="anchor sizes double from level to level")
     original.expect(
-        head + "ANCHOR_STRIDES", (8, 16, 32, 64, 128), why="strides follow from the maps"
+        head + "ANCHOR_STRIDES", (8, 16, 32, 64, 128), reason="derived from the feature maps"
     )
-    original.expect(head + "STRADDLE_THRESH", -1, why="anchors over the border are kept")
+    original.expect(
+        head + "STRADDLE_THRESH", -1, reason="anchors that cross the image border are kept"
+    )
     divisor = original[head + "BBOX_REG_WEIGHT"]
     if divisor <= 0:
-        original.leave(head + "BBOX_REG_WEIGHT", "the box loss is divided by it")
+        original.skip(
+            head + "BBOX_REG_WEIGHT", "must be positive, as the divisor of the box loss; 1 is used"
+        )
         divisor = 1
     return {
         "p6_from": "c5" if original[head + "USE_C5"] else "p5",
@@ -135,7 +142,7 @@ def retinanet_tree(original: Original) -> Tree:
         "focal_alpha": original[head + "LOSS_ALPHA"],
         "focal_gamma": original[head + "LOSS_GAMMA"],
         "prior": original[head + "PRIOR_PROB"],
-        # Fixed in its code.
+        # Hard-coded in maskrcnn-benchmark.
         "delta_weights": [10.0, 10.0, 5.0, 5.0],
         "smooth_l1_beta": original[head + "BBOX_REG_BETA"],
         "box_loss_weight": 1 / divisor,

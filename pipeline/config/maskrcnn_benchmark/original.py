@@ -1,4 +1,4 @@
-"""A config file of maskrcnn-benchmark, read as it reads it, and what of it has no place here."""
+"""Read a config file of maskrcnn-benchmark as yacs does, and record the keys that are skipped."""
 
 import ast
 import difflib
@@ -9,75 +9,78 @@ from typing import Any
 
 import yaml
 
-from model.config.settings import ConfigError
-from pipeline.config.maskrcnn_benchmark.tables import DEFAULTS, EARLIER_NAMES
+from model.config.settings import ConfigError, nearest_by_last_part, short_repr
+from pipeline.config.maskrcnn_benchmark.tables import DEFAULTS, RENAMED_KEYS
 
-# What a reasonable value takes; longer texts are not looked into for tuples.
-_LONGEST_LITERAL = 2000
+Tree = dict[str, Any]
+"""A section of our settings, as nested plain values."""
+
+# Longer strings are not parsed as Python literals; reasonable values are far shorter.
+_MAX_LITERAL_LENGTH = 2000
 
 
 @dataclass(frozen=True)
-class NotCarried:
-    """A key of the original file that has no place in ours."""
+class SkippedKey:
+    """A key of the original file that is not converted."""
 
     key: str
     value: Any
-    why: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"{self.key} = {self.value!r}: {self.why}"
+        return f"{self.key} = {self.value!r}: {self.reason}"
 
 
-class Original:
-    """The values of a file over the original's defaults; it remembers what is left behind.
+class OriginalConfig:
+    """The values of a file over maskrcnn-benchmark's defaults; records the keys that are skipped.
 
     Args:
-        given: dotted key -> value, keys of ``DEFAULTS`` alone.
-        left: what reading the file already left behind.
+        given: dotted key -> value; only keys of ``DEFAULTS``.
+        skipped: keys that were skipped while reading the file.
     """
 
-    def __init__(self, given: Mapping[str, Any], left: Iterable[NotCarried] = ()) -> None:
+    def __init__(self, given: Mapping[str, Any], skipped: Iterable[SkippedKey] = ()) -> None:
         self._given = dict(given)
-        self._left = {remark.key: remark for remark in left}
+        self._skipped = {key.key: key for key in skipped}
         self._read: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:
         self._read.add(key)
         return self._given.get(key, DEFAULTS[key])
 
-    def gives(self, key: str) -> bool:
-        """Whether the file itself says it."""
+    def sets(self, key: str) -> bool:
+        """Return whether the file sets the key."""
         return key in self._given
 
-    def leave(self, key: str, why: str) -> None:
-        """Name a key as not carried."""
-        self._left[key] = NotCarried(key, self[key], why)
+    def skip(self, key: str, reason: str) -> None:
+        """Record that the key's value is not converted."""
+        self._skipped[key] = SkippedKey(key, self[key], reason)
 
-    def expect(self, key: str, *values: Any, why: str) -> None:
-        """Leave a key behind unless it says what this detector does anyway."""
+    def expect(self, key: str, *values: Any, reason: str) -> None:
+        """Skip the key unless it has one of the values that our detector implements."""
         if self[key] not in values:
-            self.leave(key, why)
+            self.skip(key, reason)
 
-    def not_carried(self) -> tuple[NotCarried, ...]:
-        """What was left behind, in the file's order; keys that nothing asked for are idle."""
+    def skipped(self) -> tuple[SkippedKey, ...]:
+        """Return all skipped keys in the order of the file, with those that were never read."""
         for key in self._given:
             if key not in self._read:
-                self.leave(key, "without effect in such a model, there as here")
-        order = {key: number for number, key in enumerate(self._given)}
-        return tuple(sorted(self._left.values(), key=lambda left: order.get(left.key, -1)))
+                self.skip(key, "has no effect on this model, in maskrcnn-benchmark either")
+        order = {key: index for index, key in enumerate(self._given)}
+        return tuple(sorted(self._skipped.values(), key=lambda item: order.get(item.key, -1)))
 
 
 class _OriginalLoader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases, which remembers what a second key took away."""
+    """PyYAML's safe loader, without aliases; records the values of repeated keys."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.overwritten: list[NotCarried] = []
+        self.overwritten: list[SkippedKey] = []
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        # A few bytes of aliases can stand for gigabytes.
+        # A few bytes of aliases can expand to gigabytes.
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read")
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not supported")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -85,40 +88,43 @@ class _OriginalLoader(yaml.SafeLoader):
         for key, value in node.value:
             if key.value in first:
                 name, lost = first[key.value]
-                place = f"{name.value} in line {name.start_mark.line + 1}"
-                why = "given again below; as there, the last alone counts"
-                self.overwritten.append(NotCarried(place, self.construct_object(lost, True), why))
+                where = f"{name.value} in line {name.start_mark.line + 1}"
+                reason = "repeated below; the last one wins, as in maskrcnn-benchmark"
+                self.overwritten.append(
+                    SkippedKey(where, self.construct_object(lost, True), reason)
+                )
             first[key.value] = key, value
         return super().construct_mapping(node, deep)
 
 
-def read_original(path: Path) -> Original:
-    """Read a file of maskrcnn-benchmark.
+def read_original(path: Path) -> OriginalConfig:
+    """Read a config file of maskrcnn-benchmark.
 
-    Of a key given twice the last alone counts, as there.
+    Of a repeated key the last one wins, as in maskrcnn-benchmark.
 
     Raises:
-        ConfigError: it cannot be read, is not safe YAML or not a mapping; or every unknown key
-            with the nearest known one, and every value of another kind than the default's.
+        ConfigError: the file cannot be read, is not safe YAML or is not a mapping; or lists every
+            unknown key with the nearest known one, and every value of another type than the
+            default.
     """
     tree, overwritten = _load(path)
-    if strange := {"_BASE_", "VERSION"} & tree.keys():
+    if foreign := {"_BASE_", "VERSION"} & tree.keys():
         raise ConfigError(
-            [f"{path} has {' and '.join(sorted(strange))}: a file of detectron2, which is not read"]
+            [f"{path} has {' and '.join(sorted(foreign))}: detectron2's configs are not supported"]
         )
     problems: list[str] = []
     given: dict[str, Any] = {}
     for key, value in _leaves(tree, "", problems):
         try:
-            given[key] = _as_the_default(key, value)
+            given[key] = _coerce_to_default(key, value)
         except ValueError as error:
             problems.append(str(error))
     if problems:
         raise ConfigError(problems)
-    return Original(given, overwritten)
+    return OriginalConfig(given, overwritten)
 
 
-def _load(path: Path) -> tuple[dict[str, Any], list[NotCarried]]:
+def _load(path: Path) -> tuple[dict[str, Any], list[SkippedKey]]:
     try:
         loader = _OriginalLoader(path.read_text())
         try:
@@ -137,72 +143,61 @@ def _load(path: Path) -> tuple[dict[str, Any], list[NotCarried]]:
 
 
 def _leaves(tree: Mapping[Any, Any], prefix: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
-    """Known keys with their values, dotted; the others become problems."""
+    """Yield the known keys, dotted, with their values; append the others to ``problems``."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        known = EARLIER_NAMES.get(key, key)
+        known = RENAMED_KEYS.get(key, key)
         if known in DEFAULTS:
             yield known, value
         elif any(other.startswith(f"{key}.") for other in DEFAULTS):
             if isinstance(value, dict):
                 yield from _leaves(value, f"{key}.", problems)
             elif value is not None:
-                problems.append(f"{key}: must be a mapping; got {_short(value)}")
+                problems.append(f"{key}: must be a mapping; got {short_repr(value)}")
         else:
-            nearest = _nearest(key)
+            nearest = _nearest_key(key)
             hint = f"; did you mean {nearest}?" if nearest else ""
             problems.append(f"{key}: unknown key{hint}")
 
 
-def _nearest(key: str) -> str | None:
+def _nearest_key(key: str) -> str | None:
     close = difflib.get_close_matches(key, list(DEFAULTS), 1, 0.8)
-    if close:
-        return close[0]
-    by_leaf: dict[str, str] = {}
-    for known in DEFAULTS:
-        by_leaf.setdefault(known.rpartition(".")[2], known)
-    close = difflib.get_close_matches(key.rpartition(".")[2], list(by_leaf), 1, 0.75)
-    return by_leaf[close[0]] if close else None
+    return close[0] if close else nearest_by_last_part(key.rpartition(".")[2], DEFAULTS)
 
 
-def _as_the_default(key: str, value: Any) -> Any:
-    """The value as yacs takes it: texts are Python literals where they can be, kinds must agree.
+def _coerce_to_default(key: str, value: Any) -> Any:
+    """Return the value as yacs reads it: strings may be Python literals, types must match.
 
     Raises:
-        ValueError: it is of another kind than the default.
+        ValueError: the value has another type than the default.
     """
     value, default = python_literal(value), DEFAULTS[key]
-    if key == "INPUT.MIN_SIZE_TRAIN" and _kind(value) == "a number":
-        return (value,)  # as earlier versions had it
+    if key == "INPUT.MIN_SIZE_TRAIN" and _kind(value) == "number":
+        return (value,)  # as in earlier versions
     if not isinstance(default, tuple):
         if _kind(value) != _kind(default):
-            raise ValueError(f"{key}: must be {_kind(default)}; got {_short(value)}")
+            raise ValueError(f"{key}: must be a {_kind(default)}; got {short_repr(value)}")
         return value
-    # The empty defaults are of lists of anything: names, or what is left behind.
-    wanted = _kind(default[0]) if default else None
-    if not isinstance(value, list | tuple) or (wanted and any(_kind(v) != wanted for v in value)):
-        raise ValueError(f"{key}: must be a list, of {wanted or 'names'} each; got {_short(value)}")
+    # A list whose default is empty takes any items: names, or values that are skipped anyway.
+    kind = _kind(default[0]) if default else None
+    if not isinstance(value, list | tuple) or (kind and any(_kind(item) != kind for item in value)):
+        raise ValueError(f"{key}: must be a list of {kind or 'name'}s; got {short_repr(value)}")
     return tuple(value)
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, bool):
-        return "True or False"
+        return "boolean"
     if isinstance(value, int | float):
-        return "a number"
-    return "text" if isinstance(value, str) else "something else"
+        return "number"
+    return "string" if isinstance(value, str) else type(value).__name__
 
 
 def python_literal(value: Any) -> Any:
-    """A text that is a Python literal as its value, as yacs takes it; anything else as it is."""
-    if not isinstance(value, str) or len(value) > _LONGEST_LITERAL:
+    """Return the value of a string that is a Python literal, as yacs does; else the argument."""
+    if not isinstance(value, str) or len(value) > _MAX_LITERAL_LENGTH:
         return value
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

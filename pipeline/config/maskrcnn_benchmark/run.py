@@ -1,24 +1,22 @@
-"""Data, solver and tests of a file of maskrcnn-benchmark, in our settings."""
+"""Convert the data, solver and test settings of a maskrcnn-benchmark config."""
 
 import re
-from typing import Any
 
-from pipeline.config.maskrcnn_benchmark.original import Original
-from pipeline.config.maskrcnn_benchmark.tables import WEIGHTS
+from pipeline.config.maskrcnn_benchmark.original import OriginalConfig, Tree
+from pipeline.config.maskrcnn_benchmark.tables import WEIGHTS_CATALOG
 
-Tree = dict[str, Any]
 Part = tuple[str, Tree]
-"""A source, and a part of one of its splits."""
+"""``data.source``, and one part of a split of that source."""
 
-# Its list of data sets: names, and what they stand for below one folder.
+# Names in maskrcnn-benchmark's catalog of datasets.
 _COCO = re.compile(r"(keypoints_)?coco_(2014|2017)_(train|val|minival|valminusminival)")
 _VOC = re.compile(r"voc_(2007|2012)_(train|val|trainval|test)(_cocostyle)?")
 _CITYSCAPES = re.compile(r"cityscapes_(?:poly|mask)_instance_(train|val)")
 _CITYSCAPES_COCO = re.compile(r"cityscapes_fine_\w+_(train|val|test)_cocostyle")
 
 
-def data_tree(original: Original) -> Tree:
-    """The ``data`` part."""
+def convert_data(original: OriginalConfig) -> Tree:
+    """Return the ``data`` section."""
     sides = original["INPUT.MIN_SIZE_TRAIN"]
     tree: Tree = {
         "flip_probability": original["INPUT.HORIZONTAL_FLIP_PROB_TRAIN"],
@@ -26,43 +24,45 @@ def data_tree(original: Original) -> Tree:
         "min_keypoints": 10 if original["MODEL.KEYPOINT_ON"] else 0,
     }
     for key in ("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE"):
-        original.expect(f"INPUT.{key}", 0, why="colours are not jittered")
-    original.expect("INPUT.VERTICAL_FLIP_PROB_TRAIN", 0, why="pictures are not turned over")
+        original.expect(f"INPUT.{key}", 0, reason="unsupported color jitter")
+    original.expect("INPUT.VERTICAL_FLIP_PROB_TRAIN", 0, reason="unsupported vertical flips")
     original.expect(
-        "DATALOADER.ASPECT_RATIO_GROUPING", True, why="batches are always grouped by shape"
+        "DATALOADER.ASPECT_RATIO_GROUPING",
+        True,
+        reason="batches are always grouped by aspect ratio",
     )
-    if original.gives("DATALOADER.NUM_WORKERS"):
+    if original.sets("DATALOADER.NUM_WORKERS"):
         tree["decode_threads"] = max(1, original["DATALOADER.NUM_WORKERS"])
     if original["PATHS_CATALOG"]:
-        original.leave("PATHS_CATALOG", "data.train and data.val say where the data is")
-    return tree | _splits(original)
+        original.skip("PATHS_CATALOG", "replaced by data.train and data.val")
+    return tree | _convert_splits(original)
 
 
-def _splits(original: Original) -> Tree:
-    train, test = (_parts(original, f"DATASETS.{split}") for split in ("TRAIN", "TEST"))
+def _convert_splits(original: OriginalConfig) -> Tree:
+    train, test = (_convert_datasets(original, f"DATASETS.{split}") for split in ("TRAIN", "TEST"))
     if not train and not test:
         return {}
     if not train or not test:
         key = "DATASETS.TEST" if train else "DATASETS.TRAIN"
-        original.leave(key, "both splits are needed: the other one stands for it, too")
+        original.skip(key, "required; the other split is used for both")
     source = (train or test)[0][0]
     for key, parts in (("DATASETS.TRAIN", train), ("DATASETS.TEST", test)):
         if any(other != source for other, _ in parts):
-            original.leave(key, f"one kind of source for all: only what is {source} is carried")
+            original.skip(key, f"all datasets need the same source; only {source} is converted")
     if len(test) > 1:
-        original.leave("DATASETS.TEST", "measured together here, one by one there")
-    mine, measured = (
+        original.skip("DATASETS.TEST", "evaluated together, not one by one")
+    train_parts, val_parts = (
         [part for other, part in parts if other == source] for parts in (train or test, test)
     )
-    return {"source": source, "train": mine, "val": measured or mine}
+    return {"source": source, "train": train_parts, "val": val_parts or train_parts}
 
 
-def _parts(original: Original, key: str) -> list[Part]:
+def _convert_datasets(original: OriginalConfig, key: str) -> list[Part]:
     parts = []
     for name in original[key]:
-        part = _part(str(name), bool(original["MODEL.MASK_ON"]))
+        part = _find_dataset(str(name), bool(original["MODEL.MASK_ON"]))
         if part is None:
-            original.leave(key, f"{name} is not in its catalog; write the paths of your data")
+            original.skip(key, f"{name} is not in the catalog; set the paths of your data")
             name = re.sub(r"[^\w.-]", "_", str(name))
             part = _coco_part(f"data/{name}/annotations.json", f"data/{name}/images")
         parts.append(part)
@@ -73,8 +73,8 @@ def _coco_part(annotations: str, images: str) -> Part:
     return "coco", {"annotations": annotations, "images": images}
 
 
-def _part(name: str, masks: bool) -> Part | None:
-    """What a name of its catalog stands for, under data/ instead of datasets/."""
+def _find_dataset(name: str, masks: bool) -> Part | None:
+    """Return a dataset of the catalog, in data/ instead of datasets/; None if unknown."""
     if match := _COCO.fullmatch(name):
         keypoints, year, split = match.groups()
         kind = "person_keypoints" if keypoints else "instances"
@@ -98,21 +98,22 @@ def _part(name: str, masks: bool) -> Part | None:
     return None
 
 
-def train_tree(original: Original, group_norm: bool) -> Tree:
-    """The ``train`` part.
+def convert_train(original: OriginalConfig, group_norm: bool) -> Tree:
+    """Return the ``train`` section.
 
     Args:
-        original: the file.
-        group_norm: whether there are norm layers that learn; the original decays their weights.
+        original: the config to convert.
+        group_norm: whether the detector has trainable norm layers; maskrcnn-benchmark applies the
+            weight decay to their weights.
     """
     solver = "SOLVER."
     batch = original[solver + "IMS_PER_BATCH"]
     decay = original[solver + "WEIGHT_DECAY"]
-    original.expect(solver + "WARMUP_METHOD", "linear", why="the warm-up is linear")
-    original.expect("MODEL.DEVICE", "cuda", "cpu", why="devices are cuda and cpu")
-    original.expect("AMP_VERBOSE", False, why="there is nothing to print")
+    original.expect(solver + "WARMUP_METHOD", "linear", reason="the warm-up is always linear")
+    original.expect("MODEL.DEVICE", "cuda", "cpu", reason="unsupported device; auto is used")
+    original.expect("AMP_VERBOSE", False, reason="there is nothing to print")
     half = original["DTYPE"] == "float16"
-    original.expect("DTYPE", "float32", "float16", why="no such precision; fp32 stands")
+    original.expect("DTYPE", "float32", "float16", reason="unsupported precision; fp32 is used")
     return {
         "device": "cpu" if original["MODEL.DEVICE"] == "cpu" else "auto",
         "precision": "fp16" if half else "fp32",
@@ -135,42 +136,45 @@ def train_tree(original: Original, group_norm: bool) -> Tree:
         },
         "checkpoint_every": original[solver + "CHECKPOINT_PERIOD"],
         "validate_every": original[solver + "TEST_PERIOD"],
-        "weights": _weights(original),
+        "weights": _convert_weights(original),
     }
 
 
-def _weights(original: Original) -> str | None:
+def _convert_weights(original: OriginalConfig) -> str | None:
     weights = original["MODEL.WEIGHT"]
-    if weights.startswith("catalog://") and weights not in WEIGHTS:
-        original.leave("MODEL.WEIGHT", "not in its catalog; give train.weights a file or URL")
+    if weights.startswith("catalog://") and weights not in WEIGHTS_CATALOG:
+        original.skip("MODEL.WEIGHT", "not in the catalog; set train.weights to a file or URL")
         return None
-    return WEIGHTS.get(weights, weights) or None
+    return WEIGHTS_CATALOG.get(weights, weights) or None
 
 
-def leave_tests(original: Original) -> None:
-    """Name what a file says of its tests and has no setting here."""
-    if original.gives("TEST.IMS_PER_BATCH"):
-        original.leave(
+def skip_test_settings(original: OriginalConfig) -> None:
+    """Report the test settings that have no counterpart here."""
+    if original.sets("TEST.IMS_PER_BATCH"):
+        original.skip(
             "TEST.IMS_PER_BATCH",
-            "of all GPUs together; evaluate.batch is of one, and changes no AP",
+            "a total over all GPUs; evaluate.batch is per forward pass and does not affect AP",
         )
     for key in ("TEST.EXPECTED_RESULTS", "TEST.EXPECTED_RESULTS_SIGMA_TOL"):
-        if original.gives(key) and original[key]:
-            original.leave(key, "results are compared by promotion, not with a constant")
+        if original.sets(key) and original[key]:
+            original.skip(key, "results are compared with the champion's, not with constants")
 
 
-def views_tree(original: Original) -> dict[str, Any] | None:
-    """The ``model.test_augmentation`` part: the test's own size and those beside it."""
+def convert_test_augmentation(original: OriginalConfig) -> Tree | None:
+    """Return the ``model.test_augmentation`` section; None if it is off.
+
+    Its sizes are the test size and the additional scales.
+    """
     key = "TEST.BBOX_AUG."
     if not original[key + "ENABLED"]:
         return None
-    own, scales = original["INPUT.MIN_SIZE_TEST"], original[key + "SCALES"]
+    test_size, scales = original["INPUT.MIN_SIZE_TEST"], original[key + "SCALES"]
     limit, flip = original["INPUT.MAX_SIZE_TEST"], original[key + "H_FLIP"]
     if scales:
         if original[key + "MAX_SIZE"] != limit:
-            original.leave("INPUT.MAX_SIZE_TEST", "views have one limit, TEST.BBOX_AUG.MAX_SIZE")
+            original.skip("INPUT.MAX_SIZE_TEST", "all views share TEST.BBOX_AUG.MAX_SIZE")
         limit = original[key + "MAX_SIZE"]
         if original[key + "SCALE_H_FLIP"] != flip:
-            original.leave(key + "SCALE_H_FLIP", "mirrored are all views or none, by H_FLIP")
-    sides = [own, *(side for side in scales if side != own)]
+            original.skip(key + "SCALE_H_FLIP", "H_FLIP flips either all views or none")
+    sides = [test_size, *(side for side in scales if side != test_size)]
     return {"short_sides": sides, "long_side": limit, "flip": flip}

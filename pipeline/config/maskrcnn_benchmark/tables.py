@@ -1,4 +1,4 @@
-"""Facts about maskrcnn-benchmark's files: its keys with their defaults, its catalog of names."""
+"""Tables of maskrcnn-benchmark: config keys with their defaults, and the catalog of weights."""
 
 from typing import Any
 
@@ -171,12 +171,12 @@ DEFAULTS: dict[str, Any] = {
     "DTYPE": "float32",
     "AMP_VERBOSE": False,
 }
-"""Every key of its last version, dotted, with the default."""
+"""Every key of its last version, dotted, with its default."""
 
-EARLIER_NAMES = {
+RENAMED_KEYS = {
     "MODEL.BACKBONE.OUT_CHANNELS": "MODEL.RESNETS.BACKBONE_OUT_CHANNELS",
 }
-"""Keys of earlier versions, and what they are called in the last."""
+"""Keys of earlier versions -> their names in the last one."""
 
 _DETECTRON = "https://dl.fbaipublicfiles.com/detectron"
 _COCO_RUN = (
@@ -195,7 +195,7 @@ _COCO_MODELS = {
     "37129812/e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x": "09_35_36.8pzTQKYK",
     "37697547/e2e_keypoint_rcnn_R-50-FPN_1x": "08_42_54.kdzV35ao",
 }
-"""Detectron's published runs, each with the time and the mark in its folder's name."""
+"""Detectron's published runs -> the time and random suffix in the name of the folder."""
 
 
 def _coco_model(run: str) -> str:
@@ -204,7 +204,7 @@ def _coco_model(run: str) -> str:
     return f"{_DETECTRON}/{number}/12_2017_baselines/{name}.yaml.{_COCO_MODELS[run]}/{tail}"
 
 
-WEIGHTS = {
+WEIGHTS_CATALOG = {
     **{
         f"catalog://ImageNetPretrained/{name}": f"{_DETECTRON}/ImageNetPretrained/{path}.pkl"
         for name, path in (
@@ -217,4 +217,4 @@ WEIGHTS = {
     },
     **{f"catalog://Caffe2Detectron/COCO/{run}": _coco_model(run) for run in _COCO_MODELS},
 }
-"""Its catalog of weights, with the addresses."""
+"""``catalog://`` name -> URL."""

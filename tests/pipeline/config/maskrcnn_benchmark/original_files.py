@@ -1,4 +1,4 @@
-"""Files of maskrcnn-benchmark as its users have them, written from their facts."""
+"""Configs of maskrcnn-benchmark, recreated from their published values."""
 
 PYRAMID = """
   RPN:

@@ -1,4 +1,4 @@
-"""Laws of the data's settings: each source has its keys, and a wrong one is named."""
+"""Each data source has its own keys, and the error names a wrong one."""
 
 import pytest
 import yaml
@@ -8,7 +8,7 @@ from pipeline.config import RunConfig, load_config, to_yaml
 
 COCO = {"annotations": "/a.json", "images": "/i"}
 VOC = {"root": "/VOCdevkit/VOC2012/", "set": "trainval"}
-STREETS = {"root": "/cityscapes", "set": "train"}
+CITYSCAPES = {"root": "/cityscapes", "set": "train"}
 
 
 def check(**data):
@@ -22,7 +22,7 @@ def check(**data):
         ("coco", COCO | {"image_ids": "/ids.txt"}),
         ("voc", VOC),
         ("voc", VOC | {"year": 2007, "masks": True}),
-        ("cityscapes", STREETS),
+        ("cityscapes", CITYSCAPES),
     ],
 )
 def test_a_split_is_one_part_or_a_list_of_them(source, part):
@@ -31,7 +31,7 @@ def test_a_split_is_one_part_or_a_list_of_them(source, part):
     assert one.parts("train")[0].model_dump(exclude_defaults=True) == part
 
 
-def test_null_is_no_split_and_what_is_written_reads_back():
+def test_null_means_no_split_and_round_trips_through_yaml():
     tree = {"data": {"source": "coco", "train": None, "train_shards": "/s", "val": COCO}}
     config = check_settings(RunConfig, tree)
     assert config.data.train == ()
@@ -45,26 +45,26 @@ def test_null_is_no_split_and_what_is_written_reads_back():
         ("coco", {"annotations": "/a"}, r"data\.val needs images"),
         ("coco", COCO | {"set": "x"}, r"data\.val takes annotations, images, image_ids, not set"),
         ("voc", COCO | VOC, r"data\.val takes root, set, year, masks, not annotations, images"),
-        ("voc", {"root": "/x", "set": "t"}, r"needs year, as /x does not end in one"),
+        ("voc", {"root": "/x", "set": "t"}, r"needs year, because /x does not end in one"),
         ("voc", VOC | {"set": "../x"}, r"data\.val\.0\.set: .*pattern"),
         ("voc", VOC | {"sets": "x"}, r"data\.val\.0\.sets: unknown key; did you mean data.val.set"),
-        ("cityscapes", STREETS | {"masks": True}, r"data\.val takes root, set, not masks"),
+        ("cityscapes", CITYSCAPES | {"masks": True}, r"data\.val takes root, set, not masks"),
         ("voc", [VOC, {"set": "x"}], r"data\.val\.1 needs root"),
         ("voc", "/VOC2012", r"data\.val: must be a valid (array|tuple); got '/VOC2012'"),
         ("cityscapes", None, r"data\.val \(root and set\) or data\.val_shards must be given"),
     ],
 )
-def test_a_key_that_is_wrong_for_the_source_is_named(source, part, problem):
-    good = {"coco": COCO, "voc": VOC, "cityscapes": STREETS}[source]
+def test_the_error_names_a_key_that_is_wrong_for_the_source(source, part, problem):
+    valid = {"coco": COCO, "voc": VOC, "cityscapes": CITYSCAPES}[source]
     with pytest.raises(ConfigError, match=problem):
-        check(source=source, train=good, val=part)
+        check(source=source, train=valid, val=part)
 
 
 @pytest.mark.parametrize(
     ("root", "year"),
     [("/VOC2012", 2012), ("s3://b/VOC2007/", 2007), ("/a12007", None), ("/VOC2007x", None)],
 )
-def test_the_year_is_what_the_root_ends_in(root, year):
+def test_the_year_is_at_the_end_of_the_root(root, year):
     part = VOC | {"root": root}
     if year is None:
         with pytest.raises(ConfigError, match="needs year"):
@@ -74,7 +74,7 @@ def test_the_year_is_what_the_root_ends_in(root, year):
         assert check(source="voc", train=part, val=VOC).train[0].challenge_year == year
 
 
-def test_locations_in_parts_count_from_the_current_folder(tmp_path, monkeypatch):
+def test_locations_in_parts_are_relative_to_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "data: {source: voc, train: [{root: VOC2007, set: train}], val: {root: V, set: v}}"
     (tmp_path / "c.yaml").write_text(text)

@@ -1,12 +1,9 @@
-"""Laws of the run's configuration: locations, digests, and the way there and back."""
-
-from pathlib import Path
+"""A RunConfig is loaded with absolute locations, round-trips through YAML, and has a digest."""
 
 import pytest
 
 from model.config.settings import ConfigError
 from pipeline.config import RunConfig, config_digest, digest_of, load_config, to_yaml
-from pipeline.storage import absolute, is_relative, join, local_path
 
 
 @pytest.fixture
@@ -15,7 +12,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_relative_locations_count_from_the_current_folder(here):
+def test_relative_locations_are_relative_to_the_current_folder(here):
     (here / "c.yaml").write_text("output: out\ndata: {val_shards: ../v}\ntrain: {weights: w.pth}")
     config = load_config("c.yaml", ["infer.inputs=pictures"])
     assert config.output == str(here / "out")
@@ -30,12 +27,12 @@ def test_the_default_output_is_absolute_too(here):
 
 
 @pytest.mark.parametrize("url", ["s3://b/k", "models:/name@champion", "/abs"])
-def test_absolute_locations_stay_as_they_are(here, url):
+def test_absolute_locations_are_unchanged(here, url):
     (here / "c.yaml").write_text("")
     assert load_config("c.yaml", [f"evaluate.weights={url}"]).evaluate.weights == url
 
 
-def test_a_relative_output_is_refused_where_ray_would_lose_it(tmp_path, monkeypatch):
+def test_a_relative_output_is_refused_in_the_temporary_folder_of_a_ray_job(tmp_path, monkeypatch):
     copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0123456789abcdef"
     copy.mkdir(parents=True)
     (copy / "c.yaml").write_text("output: out")
@@ -45,14 +42,14 @@ def test_a_relative_output_is_refused_where_ray_would_lose_it(tmp_path, monkeypa
     assert load_config("c.yaml", ["output=s3://bucket/run"]).output == "s3://bucket/run"
 
 
-def test_a_config_written_as_yaml_reads_back_equal(here):
+def test_a_config_written_as_yaml_loads_as_an_equal_one(here):
     (here / "c.yaml").write_text("")
     config = load_config("c.yaml", ["model.mask=null", "train.optimizer.lr=1e-5", "name=x"])
     (here / "d.yaml").write_text(to_yaml(config))
     assert load_config("d.yaml") == config
 
 
-def test_the_digest_is_of_the_values_not_of_the_writing(here):
+def test_the_digest_depends_on_the_values_not_on_how_they_are_written(here):
     (here / "a.yaml").write_text("name: x\ntrain: {global_batch: 16, momentum_: 1}")
     (here / "b.yaml").write_text("train: {optimizer: {lr: 0.02}}\nname: x")
     (here / "c.yaml").write_text("name: x\ntrain: {optimizer: {lr: 2e-2}, global_batch: 16}")
@@ -72,16 +69,7 @@ def test_a_coco_source_needs_its_splits_or_shards():
         RunConfig.model_validate({"data": {"source": "coco", "val_shards": "/v"}})
 
 
-def test_workers_must_divide_the_batch(here):
+def test_the_batch_must_be_divisible_by_the_workers(here):
     (here / "c.yaml").write_text("train: {workers: 3}")
     with pytest.raises(ConfigError, match="global_batch 16 is not a multiple of"):
         load_config("c.yaml")
-
-
-def test_urls_join_and_resolve():
-    assert join("s3://b/k/", "/x/", "y.z") == "s3://b/k/x/y.z"
-    assert is_relative("a/b") and not is_relative("s3://a") and not is_relative("~/a")
-    assert str(local_path("file:///a%20b/c")) == "/a b/c"
-    assert local_path("s3://b/k") is None
-    assert absolute("s3://b/k", Path("/x")) == "s3://b/k"
-    assert absolute("file:///a%20b", Path("/x")) == "/a b"
