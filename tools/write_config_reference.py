@@ -1,4 +1,4 @@
-"""Writes docs/CONFIG.md: every configuration key with its type, default and meaning."""
+"""Write docs/CONFIG.md: every configuration key with its type, default and description."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ from pipeline.config import RunConfig
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "CONFIG.md"
 
-HEAD = """# Every configuration key
+HEAD = """# Configuration reference
 
-A configuration is a YAML file (`configs/`), with `base: other.yaml` for the file it builds on, and
-`key=value` on the command line. Made by `make docs` from the settings' own descriptions.
+A configuration is a YAML file (`configs/`), with `base: other.yaml` for the file that it builds on,
+and `key=value` overrides on the command line. `make docs` generates this page from the settings.
 
 """
 
 
 def config_reference() -> str:
-    """The page's text."""
+    """Return the text of the page."""
     return HEAD + settings_table(RunConfig) + "\n"
 
 

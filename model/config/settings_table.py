@@ -1,6 +1,7 @@
 """Reference of a settings tree: every key with its type, default and description."""
 
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def list_settings(cls: type[BaseModel]) -> list[SettingRow]:
 
 def settings_table(cls: type[BaseModel]) -> str:
     """Return `list_settings` as a markdown table."""
-    head = ["| key | type | default | |", "|---|---|---|---|"]
+    head = ["| key | type | default | description |", "|---|---|---|---|"]
     return "\n".join(head + [row.markdown() for row in list_settings(cls)])
 
 
@@ -64,13 +65,16 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _type_text(field: FieldInfo) -> str:
-    limits = "".join(
-        f" {sign} {getattr(limit, attribute):g}"
+    limits = {
+        sign: f"{getattr(limit, attribute):g}"
         for limit in field.metadata
         for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
         if hasattr(limit, attribute)
-    )
-    return _annotation_text(field.annotation) + limits
+    }
+    name = _annotation_text(field.annotation)
+    if limits.keys() == {">=", "<="}:
+        return f"{name} in [{limits['>=']}, {limits['<=']}]"
+    return " ".join([name, *(f"{sign} {limit}" for sign, limit in limits.items())])
 
 
 def _annotation_text(annotation: Any) -> str:
@@ -82,16 +86,17 @@ def _annotation_text(annotation: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return " or ".join(map(_annotation_text, arguments))
     if origin is tuple:
-        items = dict.fromkeys(map(_annotation_text, (a for a in arguments if a is not Ellipsis)))
-        count = "" if Ellipsis in arguments else f"{len(arguments)} "
-        return f"list of {count}{', '.join(items)}"
+        types_of_items = (argument for argument in arguments if argument is not Ellipsis)
+        item = " or ".join(dict.fromkeys(map(_annotation_text, types_of_items)))
+        items = re.sub(r"^(string|integer|number)\b", r"\1s", item)
+        return f"list of {items}" if Ellipsis in arguments else f"list of {len(arguments)} {items}"
     if origin is dict:
         return f"map to {_annotation_text(arguments[1])}"
     if annotation is type(None):
         return "null"
     if _section(annotation):
         return "settings"
-    names = {str: "string", int: "integer", float: "number", bool: "true, false", Any: "any"}
+    names = {str: "string", int: "integer", float: "number", bool: "boolean", Any: "any"}
     return names.get(annotation, str(annotation))
 
 

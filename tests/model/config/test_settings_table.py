@@ -26,8 +26,9 @@ def test_every_key_is_listed_once_with_type_and_default():
     assert rows["name"].default == "required"
     assert (rows["steps"].type, rows["steps"].default) == ("integer > 0", "5")
     assert rows["optimizer.kind"].type == '"sgd", "adamw"'
+    assert rows["optimizer.momentum"].type == "number in [0, 1]"
     assert rows["weights"].type == "string or null"
-    assert rows["optimizer.milestones"].type == "list of integer > 0"
+    assert rows["optimizer.milestones"].type == "list of integers > 0"
 
 
 def test_every_row_of_the_table_has_four_cells():
