@@ -1,4 +1,4 @@
-"""The Ray cluster a job runs on: the one it was submitted to, or a local one started for it."""
+"""The Ray cluster of a job: the one it was submitted to, or a local one started for it."""
 
 import contextlib
 import logging
@@ -9,18 +9,18 @@ from typing import Any
 
 import ray
 
-# What every process of a cluster must agree on, or what would otherwise phone home or fill the
-# terminal. Set only where the user has not.
+# Settings on which all processes of a cluster must agree, and settings that stop telemetry and
+# noise in the terminal. A variable that the user has set is left alone.
 ENVIRONMENT = {
-    # ray.init would switch token authentication on and `ray job submit` sends no token.
+    # ray.init would enable token authentication, and `ray job submit` sends no token.
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # An s3 checkpoint is resumable only after the controller has polled every rank.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    # Ray would print what pycocotools says into a redirected stream.
+    # Ray would print the output of pycocotools in spite of its redirected stdout.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Its information is one line for each execution, between the lines of the training.
+    # At INFO it logs one line per execution, in between the lines of the training.
     "RAY_DATA_LOG_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -29,7 +29,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """What the cluster has in all: CPUs and GPUs."""
+    """The total resources of a cluster."""
 
     cpus: float
     gpus: float
@@ -53,7 +53,7 @@ def connect() -> ClusterResources:
 
 @contextlib.contextmanager
 def session() -> Iterator[ClusterResources]:
-    """``connect``, and leave the cluster at the end; a cluster that stood before stays joined."""
+    """Connect for a ``with`` block; a cluster that was joined before stays joined."""
     joined_before = ray.is_initialized()
     resources = connect()
     try:
@@ -64,7 +64,7 @@ def session() -> Iterator[ClusterResources]:
 
 
 def prepare_environment() -> None:
-    """Set the variables of ``ENVIRONMENT`` that the user has not set."""
+    """Set those variables of ``ENVIRONMENT`` that the user has not set."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
@@ -72,8 +72,8 @@ def prepare_environment() -> None:
 def _init_options() -> dict[str, Any]:
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" not in os.environ:
-        # Otherwise Ray looks for the last cluster started here, and waits long for a dead one.
+        # Otherwise Ray looks for the last cluster started here, and waits long if it is dead.
         options["address"] = "local"
-        # Without the dashboard a stopped Tune trial keeps its placement group.
+        # Without the dashboard, a stopped Tune trial keeps its placement group.
         options["include_dashboard"] = True
     return options

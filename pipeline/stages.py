@@ -1,10 +1,9 @@
-"""The whole chain as Ray tasks: shards -> training -> evaluation -> registration -> inference.
+"""The whole pipeline as Ray tasks: shards -> training -> evaluation -> registration -> inference.
 
-Each stage is a Ray task that waits for the stages before it. It is keyed by the hash of the
-settings it reads and of what those stages left behind, and writes
-``{output}/stages/NAME/_SUCCESS.json`` last; where that stands with the same key, the stage is
-skipped. So one resumes a chain by submitting it again, and a changed setting reruns only what
-depends on it.
+Each stage is a Ray task that waits for the stages it depends on. Its key is a hash of its
+configuration sections and of the outcomes of those stages. A stage writes
+``{output}/stages/NAME/_SUCCESS.json`` last and is skipped if that file exists with the same key. To
+resume a chain, submit it again; a changed setting reruns only the stages that depend on it.
 """
 
 import time
@@ -25,7 +24,11 @@ from pipeline.ingest.splits import Split, prepare_split, split_shards_url
 from pipeline.train.driver import run_training
 
 Outcome = dict[str, Any]
-"""What a stage left behind, as plain values: URLs, digests and figures."""
+"""The outputs of a stage as plain values: URLs, digests, counts and metrics.
+
+Outcomes are hashed into the keys of later stages: if a field is renamed or a text reworded, the
+finished stages of old runs run again.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,26 +36,27 @@ class Stage:
     """One job of the chain.
 
     Args:
-        name: also the name of its folder.
-        reads: sections of the configuration whose change makes it run again.
-        after: the stages whose outcomes it needs.
+        name: name of the stage and of its folder.
+        sections: configuration sections; a change in one of them makes the stage run again.
+        depends_on: the stages whose outcomes it needs.
         run: does the work.
-        leaves: key of the outcome that holds the URL of its files; None where a service keeps them.
-        remembered: False for a stage that looks at its sources itself each time, and is quick to
-            see that nothing changed.
+        files_key: key of the outcome that holds the URL of the stage's files; None if the stage
+            keeps its results in a service.
+        always_runs: whether the stage runs even if it is finished, because it checks its sources
+            itself and is quick if nothing changed.
     """
 
     name: str
-    reads: tuple[str, ...]
-    after: tuple[str, ...]
+    sections: tuple[str, ...]
+    depends_on: tuple[str, ...]
     run: Callable[[RunConfig, Mapping[str, Outcome]], Outcome]
-    leaves: str | None
-    remembered: bool = True
+    files_key: str | None
+    always_runs: bool = False
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A finished stage, as ``_SUCCESS.json`` holds it."""
+    """A finished stage. Field names are keys of ``_SUCCESS.json``."""
 
     stage: str
     key: str
@@ -62,25 +66,25 @@ class StageRecord:
 
 
 def run_chain(config: RunConfig) -> Iterator[StageRecord]:
-    """Run every stage that does not stand yet; stages that need not wait for each other overlap.
+    """Run every unfinished stage; stages that do not depend on each other run in parallel.
 
     Yields:
-        The stages' records in the order of ``STAGES``, each as soon as it is there.
+        The stages' records in the order of ``STAGES``, each as soon as it is available.
 
     Raises:
-        Exception: whatever the first failing stage raised; the finished ones stand.
+        Exception: the exception of the first stage that failed; finished stages are kept.
     """
-    # No CPUs of its own: a stage waits for the workers that it starts, which may want them all.
+    # Reserves no CPU: a stage waits for workers that it starts, and they may need all CPUs.
     task = ray.remote(num_cpus=0, max_retries=0)(_run_stage)
     running: dict[str, Any] = {}
     for stage in STAGES:
-        upstream = [running[name] for name in stage.after]
+        upstream = [running[name] for name in stage.depends_on]
         running[stage.name] = task.remote(stage.name, config, *upstream)
     for stage in STAGES:
         try:
             record: StageRecord = ray.get(running[stage.name])
         except RayTaskError as failure:
-            # The stage's own exception, not one that wraps the text of its traceback.
+            # The stage's own exception rather than Ray's, which wraps the text of its traceback.
             raise failure.cause from failure
         yield record
 
@@ -90,30 +94,30 @@ def _run_stage(name: str, config: RunConfig, *upstream: StageRecord) -> StageRec
     stage = next(stage for stage in STAGES if stage.name == name)
     key = _stage_key(stage, config, upstream)
     success_url = storage.join(config.output, "stages", name, "_SUCCESS.json")
-    standing = _standing_record(success_url, key)
-    if standing is not None and stage.remembered and _files_stand(stage, standing.outcome):
-        return replace(standing, skipped=True)
+    finished = _finished_record(success_url, key)
+    if finished is not None and not stage.always_runs and _files_exist(stage, finished.outcome):
+        return replace(finished, skipped=True)
     started = time.monotonic()
     outcome = stage.run(config, {record.stage: record.outcome for record in upstream})
     seconds = round(time.monotonic() - started, 1)
     record = StageRecord(name, key, outcome, seconds)
     storage.write_json(success_url, asdict(record))
-    unchanged = standing is not None and standing.outcome == outcome
-    return replace(record, skipped=unchanged)
+    is_unchanged = finished is not None and finished.outcome == outcome
+    return replace(record, skipped=is_unchanged)
 
 
-def _files_stand(stage: Stage, outcome: Outcome) -> bool:
-    """Whether what the stage left is still there, and was not deleted by hand."""
-    return stage.leaves is None or storage.exists(outcome[stage.leaves])
+def _files_exist(stage: Stage, outcome: Outcome) -> bool:
+    """Return whether the stage's files still exist; someone may have deleted them."""
+    return stage.files_key is None or storage.exists(outcome[stage.files_key])
 
 
 def _stage_key(stage: Stage, config: RunConfig, upstream: tuple[StageRecord, ...]) -> str:
-    settings = config.model_dump(mode="json", include=set(stage.reads))
+    settings = config.model_dump(mode="json", include=set(stage.sections))
     inputs = {record.stage: record.outcome for record in upstream}
     return digest_of({"stage": stage.name, "settings": settings, "inputs": inputs})
 
 
-def _standing_record(success_url: str, key: str) -> StageRecord | None:
+def _finished_record(success_url: str, key: str) -> StageRecord | None:
     if not storage.exists(success_url):
         return None
     record = StageRecord(**storage.read_json(success_url))
@@ -150,8 +154,8 @@ def _infer(config: RunConfig, _upstream: Mapping[str, Outcome]) -> Outcome:
 
 
 STAGES = (
-    Stage("train_shards", ("data", "seed"), (), _prepare("train"), "shards", remembered=False),
-    Stage("val_shards", ("data", "seed"), (), _prepare("val"), "shards", remembered=False),
+    Stage("train_shards", ("data", "seed"), (), _prepare("train"), "shards", always_runs=True),
+    Stage("val_shards", ("data", "seed"), (), _prepare("val"), "shards", always_runs=True),
     Stage(
         "train",
         ("seed", "model", "data", "train", "track"),

@@ -1,5 +1,1 @@
-"""COCO evaluation: predictions over shards, the referee's numbers, a report with pictures."""
-
-from pipeline.evaluate.predictions import validate
-
-__all__ = ["validate"]
+"""Evaluation on annotated shards: COCO and VOC metrics, a report, and images for comparison."""

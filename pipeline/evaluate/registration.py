@@ -1,20 +1,21 @@
-"""The registration job: the checkpoint that the output's evaluation measured becomes a version."""
+"""Registration of the checkpoint that the evaluation of an output measured."""
 
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.evaluate.evaluation import EVALUATION, REPORT_NAME
+from pipeline.evaluate.evaluation import EVALUATION_FOLDER
+from pipeline.evaluate.report import REPORT_JSON
 from pipeline.track.model_registry import register_model
 from pipeline.track.promotion import RegisteredVersion
 
 
 def register_evaluated(config: RunConfig) -> RegisteredVersion:
-    """Register what ``{output}/evaluation/report.json`` measured, with its metrics.
+    """Register the checkpoint in ``{output}/evaluation/report.json``, with its metrics.
 
     Raises:
-        FileNotFoundError: nothing has been evaluated in this output.
+        FileNotFoundError: this output has no evaluation.
         ValueError: ``track.champion_metric`` was not measured.
     """
-    report_url = storage.join(config.output, EVALUATION, REPORT_NAME)
+    report_url = storage.join(config.output, EVALUATION_FOLDER, REPORT_JSON)
     if not storage.exists(report_url):
         raise storage.MissingFileError(
             f"there is no evaluation at {report_url}; run workflows/evaluate.py first"

@@ -1,6 +1,6 @@
-"""Pascal VOC's number: the area under the precision of boxes over their recall, at IoU 0.5.
+"""Pascal VOC's average precision (AP) of boxes at IoU 0.5.
 
-Letters: N objects of an image, D detections of an image.
+Shapes: G ground-truth objects of an image, D detections of an image.
 """
 
 from collections import defaultdict
@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-NUMBER = "voc/AP50"
-
-_LEAST_IOU = 0.5
-_RECALLS = 10  # 0, 0.1, ... 1: eleven of them
+_MIN_IOU = 0.5
+_RECALL_STEPS = 10  # 0, 0.1, ..., 1: eleven recalls
 
 
 @dataclass(frozen=True)
-class _Truth:
-    """The objects of one class in one image: (N, 4) x1 y1 x2 y2, and which do not count."""
+class _GroundTruth:
+    """The objects of one class in one image: boxes (G, 4) x1 y1 x2 y2 and ignored (G,)."""
 
     boxes: Floats
     ignored: NDArray[np.bool_]
@@ -30,43 +28,41 @@ class _Truth:
 def voc_metrics(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], eleven_points: bool
 ) -> dict[int, float]:
-    """Average precision of each class.
+    """Compute the average precision of each class.
 
-    A detection belongs to the object that it overlaps most, if their IoU is at least 0.5. The
-    first at an object is right, all others are wrong; one at an ignored object is neither.
+    A detection is matched to the object with which its IoU is highest, if that IoU is at least 0.5.
+    The highest-scoring detection of an object is a true positive; all other detections are false
+    positives, except that detections matched to an ignored object are ignored.
 
     Args:
-        ground_truth: COCO instances format; crowd regions are ignored, as VOC does difficult ones.
+        ground_truth: COCO instances format; crowd regions are ignored, as VOC ignores objects
+            marked difficult.
         results: COCO results format: image_id, category_id, bbox (x y w h), score.
-        eleven_points: average the precision at recalls 0, 0.1 ... 1, as VOC did before 2010; else
-            take the area under it.
+        eleven_points: average the precision at recalls 0, 0.1, ..., 1, as VOC did before 2010;
+            otherwise take the area under the precision-recall curve.
 
     Returns:
-        Category id -> average precision; -1 where no object counts.
+        Average precision by category id; -1 for a category without any object that counts.
 
     Source: Everingham et al. 2010, section 4.2, and the development kits of 2007 and 2012.
     """
-    truths = _truths(ground_truth)
-    found: dict[int, dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    objects = _group_objects(ground_truth)
+    detections: dict[int, dict[int, list[Mapping[str, Any]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for result in results:
-        found[result["category_id"]][result["image_id"]].append(result)
+        detections[result["category_id"]][result["image_id"]].append(result)
     values = {}
     for category in ground_truth["categories"]:
-        own = truths[category["id"]]
-        objects = sum(int((~truth.ignored).sum()) for truth in own.values())
-        right = _judge(own, found[category["id"]])
-        values[category["id"]] = _average_precision(right, objects, eleven_points)
+        of_class = objects[category["id"]]
+        positives = sum(int((~gt.ignored).sum()) for gt in of_class.values())
+        is_true = _match_detections(of_class, detections[category["id"]])
+        values[category["id"]] = _average_precision(is_true, positives, eleven_points)
     return values
 
 
-def mean_of_measured(values: Mapping[int, float]) -> float:
-    """The mean over the classes that were measured; -1 where none was."""
-    measured = [value for value in values.values() if value >= 0]
-    return float(np.mean(measured)) if measured else -1.0
-
-
-def _truths(ground_truth: Mapping[str, Any]) -> dict[int, dict[int, _Truth]]:
-    """Category id -> image id -> its objects."""
+def _group_objects(ground_truth: Mapping[str, Any]) -> dict[int, dict[int, _GroundTruth]]:
+    """Group the objects by category id, then by image id."""
     grouped: dict[int, dict[int, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for annotation in ground_truth["annotations"]:
         grouped[annotation["category_id"]][annotation["image_id"]].append(annotation)
@@ -74,7 +70,7 @@ def _truths(ground_truth: Mapping[str, Any]) -> dict[int, dict[int, _Truth]]:
         dict,
         {
             category: {
-                image: _Truth(
+                image: _GroundTruth(
                     _corners([each["bbox"] for each in annotations]),
                     np.array([bool(each.get("iscrowd", 0)) for each in annotations]),
                 )
@@ -85,65 +81,72 @@ def _truths(ground_truth: Mapping[str, Any]) -> dict[int, dict[int, _Truth]]:
     )
 
 
-def _judge(
-    truths: Mapping[int, _Truth], found: Mapping[int, Sequence[Mapping[str, Any]]]
+def _match_detections(
+    objects: Mapping[int, _GroundTruth], detections: Mapping[int, Sequence[Mapping[str, Any]]]
 ) -> NDArray[np.bool_]:
-    """Whether each detection of a class is right, the surest first; ignored ones left out."""
+    """Return which detections of a class are true positives, by descending score.
+
+    Detections matched to ignored objects are left out.
+    """
     scores: list[float] = []
-    objects: list[int] = []  # number of the object that a detection is at; -1 for none
+    matches: list[int] = []  # index of the matched object among all images' objects; -1 for none
     ignored: list[bool] = []
-    first = 0
-    for image, detections in found.items():
-        scores += [detection["score"] for detection in detections]
-        truth = truths.get(image)
-        if truth is None:
-            objects += [-1] * len(detections)
-            ignored += [False] * len(detections)
+    first = 0  # index of the image's first object
+    for image, of_image in detections.items():
+        scores += [detection["score"] for detection in of_image]
+        gt = objects.get(image)
+        if gt is None:
+            matches += [-1] * len(of_image)
+            ignored += [False] * len(of_image)
             continue
-        ious = _ious(_corners([detection["bbox"] for detection in detections]), truth.boxes)
-        nearest = ious.argmax(1)
-        at_one = ious.max(1) >= _LEAST_IOU
-        objects += np.where(at_one, first + nearest, -1).tolist()
-        ignored += (at_one & truth.ignored[nearest]).tolist()
-        first += len(truth.boxes)
+        ious = _pairwise_iou(_corners([detection["bbox"] for detection in of_image]), gt.boxes)
+        best = ious.argmax(1)
+        is_matched = ious.max(1) >= _MIN_IOU
+        matches += np.where(is_matched, first + best, -1).tolist()
+        ignored += (is_matched & gt.ignored[best]).tolist()
+        first += len(gt.boxes)
     order = np.argsort(-np.array(scores, dtype=np.float64), kind="stable")
     order = order[~np.array(ignored, dtype=bool)[order]]
-    at = np.array(objects, dtype=np.int64)[order]
-    _, surest = np.unique(at, return_index=True)
-    right = np.zeros(len(at), dtype=bool)
-    right[surest] = True
-    right[at < 0] = False
-    return right
+    ranked_matches = np.array(matches, dtype=np.int64)[order]
+    _, highest_scoring = np.unique(ranked_matches, return_index=True)
+    is_true = np.zeros(len(ranked_matches), dtype=bool)
+    is_true[highest_scoring] = True
+    is_true[ranked_matches < 0] = False
+    return is_true
 
 
-def _average_precision(right: NDArray[np.bool_], objects: int, eleven_points: bool) -> float:
-    if objects == 0:
+def _average_precision(is_true: NDArray[np.bool_], positives: int, eleven_points: bool) -> float:
+    if positives == 0:
         return -1.0
-    hits = np.cumsum(right)
-    precision = hits / np.arange(1, len(right) + 1)
-    # The best precision at this recall or any higher.
+    hits = np.cumsum(is_true)
+    precision = hits / np.arange(1, len(is_true) + 1)
+    # The highest precision at this recall or a higher one.
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if not eleven_points:
-        return float(envelope[right].sum() / objects)
+        return float(envelope[is_true].sum() / positives)
     total = 0.0
-    for step in range(_RECALLS + 1):
-        # In whole numbers: 3 of 10 objects are a recall of 0.3, whatever floats make of it.
-        reached = np.flatnonzero(hits * _RECALLS >= step * objects)
+    for step in range(_RECALL_STEPS + 1):
+        # In integers: 3 of 10 objects are a recall of exactly 0.3, which floats may round below.
+        reached = np.flatnonzero(hits * _RECALL_STEPS >= step * positives)
         total += float(envelope[reached[0]]) if len(reached) else 0.0
-    return total / (_RECALLS + 1)
+    return total / (_RECALL_STEPS + 1)
 
 
 def _corners(boxes: Sequence[Sequence[float]]) -> Floats:
-    """X y w h to x1 y1 x2 y2."""
+    """Convert x y w h to x1 y1 x2 y2."""
     array = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     return np.concatenate([array[:, :2], array[:, :2] + array[:, 2:]], axis=1)
 
 
-def _ious(detected: Floats, true: Floats) -> Floats:
-    """(D, N). Continuous boxes: VOC's inclusive pixels, ``x2 - x1 + 1`` wide, are these."""
+def _pairwise_iou(detected: Floats, true: Floats) -> Floats:
+    """Return the (D, G) IoU of continuous boxes.
+
+    VOC's boxes include their last pixel (they are ``x2 - x1 + 1`` wide); as x y w h they are
+    continuous boxes of the same area.
+    """
     low = np.maximum(detected[:, None, :2], true[None, :, :2])
     high = np.minimum(detected[:, None, 2:], true[None, :, 2:])
-    shared = (high - low).clip(min=0).prod(2)
+    intersection = (high - low).clip(min=0).prod(2)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (detected, true)]
-    ious: Floats = shared / (areas[0][:, None] + areas[1][None] - shared)
+    ious: Floats = intersection / (areas[0][:, None] + areas[1][None] - intersection)
     return ious

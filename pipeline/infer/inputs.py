@@ -1,4 +1,4 @@
-"""What to predict on: a folder of images or of shards, cut into named, repeatable pieces."""
+"""The input of batch inference: a folder of images or of shards, split into repeatable chunks."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class InputImage:
-    """One encoded image, or why there is none.
+    """One encoded image, or the reason why it could not be read.
 
     Args:
-        image_id: the data set's number; in a folder of images the place in its sorted listing.
-        file_name: as in the data set, or below the folder.
-        encoded: JPEG, PNG or WebP.
-        error: what kept it from being read; ``encoded`` is empty then.
+        image_id: the data set's id; for a folder of images the index in its sorted listing.
+        file_name: as in the data set, or relative to the folder.
+        encoded: JPEG, PNG or WebP bytes.
+        error: why the image could not be read; ``encoded`` is empty then.
     """
 
     image_id: int
@@ -32,17 +32,18 @@ class InputImage:
 
 
 @dataclass(frozen=True)
-class InputPiece:
-    """The images that share an output file.
+class InputChunk:
+    """The images whose detections go into one output file.
 
     Args:
-        name: of the output file, without its suffix.
-        images: how many.
-        identity: changes with the content: the shard's SHA-256, or the files' names and sizes.
-        folder: URL of the folder the files are in.
-        files: relative names; one shard, or the images.
-        first_id: image_id of the first, for a folder of images.
-        is_shard: whether the one file is a shard.
+        name: name of the output file, without its suffix.
+        images: number of images.
+        identity: changes with the content: the shard's SHA-256, or a digest of the images' names
+            and sizes.
+        folder: URL of the folder that holds the files.
+        files: names relative to the folder: one shard, or the images.
+        first_id: image_id of the first image, for a folder of images.
+        is_shard: whether the only file is a shard.
     """
 
     name: str
@@ -54,19 +55,19 @@ class InputPiece:
     is_shard: bool = False
 
 
-def plan_inputs(url: str, images_per_piece: int) -> tuple[InputPiece, ...]:
-    """Cut a folder into pieces; the same content always gives the same pieces.
+def plan_inputs(url: str, images_per_chunk: int) -> tuple[InputChunk, ...]:
+    """Split the input into chunks; the same content always gives the same chunks.
 
     Args:
-        url: a folder with a manifest.json (shards), or of images at any depth, or one image.
-        images_per_piece: for a folder of images.
+        url: a folder with a manifest.json (shards), a folder of images at any depth, or one image.
+        images_per_chunk: chunk size for a folder of images; a shard is a chunk.
 
     Raises:
-        FileNotFoundError: neither shards nor images stand there.
+        FileNotFoundError: the URL holds neither shards nor images.
     """
     if storage.exists(storage.join(url, MANIFEST_NAME)):
         return tuple(
-            InputPiece(
+            InputChunk(
                 name=file.name.removesuffix(".parquet").replace("/", "-"),
                 images=file.rows,
                 identity=file.sha256,
@@ -83,65 +84,65 @@ def plan_inputs(url: str, images_per_piece: int) -> tuple[InputPiece, ...]:
         )
     listing = sorted((file[len(url) :].strip("/"), size) for file, size in sizes.items())
     return tuple(
-        _piece_of_images(url, first, listing[first : first + images_per_piece], images_per_piece)
-        for first in range(0, len(listing), images_per_piece)
+        _chunk_of_images(url, first, listing[first : first + images_per_chunk], images_per_chunk)
+        for first in range(0, len(listing), images_per_chunk)
     )
 
 
-def read_images(piece: InputPiece) -> Iterator[InputImage]:
-    """The images of a piece, in order; always ``piece.images`` of them.
+def read_images(chunk: InputChunk) -> Iterator[InputImage]:
+    """Yield the images of a chunk in order; always ``chunk.images`` of them.
 
-    A file that is gone or damaged gives images with ``error``; a store that does not answer raises.
+    A missing or damaged file yields images with ``error``; a store that does not respond raises.
 
     Raises:
-        StorageError: the store cannot be read now; trying again later may help.
+        StorageError: the store cannot be read now; a retry may succeed.
     """
-    if piece.is_shard:
-        yield from _read_shard(piece)
+    if chunk.is_shard:
+        yield from _read_shard(chunk)
         return
-    for number, name in enumerate(piece.files, start=piece.first_id):
+    for image_id, name in enumerate(chunk.files, start=chunk.first_id):
         try:
-            # A single image is its own folder.
-            url = storage.join(piece.folder, name) if name else piece.folder
-            yield InputImage(number, name or piece.folder, storage.read_bytes(url))
+            # If the input is a single image, its URL is the folder and its name is empty.
+            url = storage.join(chunk.folder, name) if name else chunk.folder
+            yield InputImage(image_id, name or chunk.folder, storage.read_bytes(url))
         except storage.MissingFileError as error:
-            yield InputImage(number, name, b"", str(error))
+            yield InputImage(image_id, name, b"", str(error))
 
 
-def _piece_of_images(
-    url: str, first: int, part: list[tuple[str, int]], images_per_piece: int
-) -> InputPiece:
-    return InputPiece(
-        name=f"part-{first // images_per_piece:05d}",
-        images=len(part),
-        identity=hashlib.sha256(json.dumps(part).encode()).hexdigest(),
+def _chunk_of_images(
+    url: str, first: int, listing: list[tuple[str, int]], images_per_chunk: int
+) -> InputChunk:
+    return InputChunk(
+        name=f"part-{first // images_per_chunk:05d}",
+        images=len(listing),
+        identity=hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
         folder=url,
-        files=tuple(name for name, _ in part),
+        files=tuple(name for name, _ in listing),
         first_id=first,
     )
 
 
-def _read_shard(piece: InputPiece) -> Iterator[InputImage]:
-    [file] = piece.files
+def _read_shard(chunk: InputChunk) -> Iterator[InputImage]:
+    [file] = chunk.files
+    url = storage.join(chunk.folder, file)
     read = 0
-    problem = "the shard ended early"
+    reason = "the shard ended early"
     try:
-        for row in read_rows(piece.folder, file):
+        for row in read_rows(chunk.folder, file):
             yield InputImage(row.image_id, row.file_name, row.image_bytes)
             read += 1
     except (OSError, pa.ArrowException) as error:
-        # Only a file that is not what the manifest says is damaged for good.
-        if _is_intact(piece, file):
-            raise storage.StorageError(f"{storage.join(piece.folder, file)}: {error}") from error
-        problem = f"the shard is damaged ({type(error).__name__}: {error})"
-    for row_number in range(read, piece.images):
-        name = f"{file}[{row_number}]"
-        yield InputImage(-1, name, b"", f"{storage.join(piece.folder, file)}: {problem}")
+        # Damage is permanent only if the content differs from the manifest's digest.
+        if _is_intact(chunk, url):
+            raise storage.StorageError(f"{url}: {error}") from error
+        reason = f"the shard is damaged ({type(error).__name__}: {error})"
+    for row_index in range(read, chunk.images):
+        yield InputImage(-1, f"{file}[{row_index}]", b"", f"{url}: {reason}")
 
 
-def _is_intact(piece: InputPiece, file: str) -> bool:
+def _is_intact(chunk: InputChunk, url: str) -> bool:
     try:
-        content = storage.read_bytes(storage.join(piece.folder, file))
+        content = storage.read_bytes(url)
     except storage.MissingFileError:
         return False
-    return hashlib.sha256(content).hexdigest() == piece.identity
+    return hashlib.sha256(content).hexdigest() == chunk.identity

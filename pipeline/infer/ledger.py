@@ -1,7 +1,7 @@
-"""Which pieces are finished: one small file beside each output, written after it.
+"""The ledger of finished chunks: one small file beside each output, written after it.
 
-A piece counts as finished only if its entry is of the same model, settings and input, and its
-output stands in full.
+A chunk counts as finished only if its entry has the same model, settings and input, and its output
+file is complete.
 """
 
 from collections.abc import Sequence
@@ -9,25 +9,25 @@ from dataclasses import asdict, dataclass
 
 from pipeline import storage
 from pipeline.config import digest_of
-from pipeline.infer.inputs import InputPiece
-from pipeline.infer.prediction_rows import SCHEMA_VERSION
+from pipeline.infer.detection_rows import SCHEMA_VERSION
+from pipeline.infer.inputs import InputChunk
 
-DONE = "_done"
+LEDGER_FOLDER = "_done"
 OUTPUT_SUFFIX = ".parquet"
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """A finished piece.
+    """A finished chunk. Field names are keys of the entry's file.
 
     Args:
-        name: of the piece.
-        key: of model, settings and input (``piece_key``).
-        images: rows written.
-        failed: rows with ``error``.
-        objects: detections written.
-        size: of the output file, bytes.
-        model: where the weights came from, for people.
+        name: name of the chunk.
+        key: digest of model, settings and input (``chunk_key``).
+        images: number of rows written.
+        failed: number of rows with ``error``.
+        objects: number of detections written.
+        size: size of the output file, bytes.
+        model: source of the weights, for people.
     """
 
     name: str
@@ -39,35 +39,36 @@ class LedgerEntry:
     model: str
 
 
-def piece_key(piece: InputPiece, model_digest: str, least_score: float) -> str:
-    """Equal where the output would be equal."""
+def chunk_key(chunk: InputChunk, model_digest: str, score_threshold: float) -> str:
+    """Return a digest of all that determines the output: equal keys mean equal outputs."""
     return digest_of(
         {
             "schema": SCHEMA_VERSION,
-            "input": piece.identity,
-            "images": piece.images,
+            "input": chunk.identity,
+            "images": chunk.images,
             "model": model_digest,
-            "least_score": least_score,
+            # The names are hashed too: renaming one would invalidate every ledger.
+            "least_score": score_threshold,
         }
     )
 
 
 def output_url(folder: str, name: str) -> str:
-    """URL of a piece's output file."""
+    """Return the URL of a chunk's output file."""
     return storage.join(folder, name + OUTPUT_SUFFIX)
 
 
 def write_entry(folder: str, entry: LedgerEntry) -> None:
-    """Record a finished piece; call it after its output is written."""
+    """Record a finished chunk; call this after its output is written."""
     storage.write_json(_entry_url(folder, entry.name), asdict(entry))
 
 
 def finished_entries(folder: str, keys: dict[str, str]) -> dict[str, LedgerEntry]:
-    """The pieces that need not be done again.
+    """Return the entries of the chunks that are already finished, by chunk name.
 
     Args:
         folder: URL of the outputs.
-        keys: piece name to the key it would get now.
+        keys: chunk name -> the key that its output would have now.
     """
     sizes = storage.file_sizes(folder)
     finished = {}
@@ -75,15 +76,16 @@ def finished_entries(folder: str, keys: dict[str, str]) -> dict[str, LedgerEntry
         if _entry_url(folder, name) not in sizes:
             continue
         entry = _read_entry(folder, name)
-        whole = entry is not None and sizes.get(output_url(folder, name)) == entry.size
-        if entry is not None and whole and entry.key == key:
+        if entry is None or entry.key != key:
+            continue
+        if sizes.get(output_url(folder, name)) == entry.size:
             finished[name] = entry
     return finished
 
 
 def remove_stale(folder: str, names: Sequence[str]) -> list[str]:
-    """Delete outputs of pieces that the input no longer has; returns their names."""
-    entries = storage.list_files(storage.join(folder, DONE), (".json",))
+    """Delete recorded outputs of chunks that are not in ``names``; return the deleted names."""
+    entries = storage.list_files(storage.join(folder, LEDGER_FOLDER), (".json",))
     recorded = [url.rpartition("/")[2].removesuffix(".json") for url in entries]
     stale = sorted(set(recorded) - set(names))
     for name in stale:
@@ -93,11 +95,12 @@ def remove_stale(folder: str, names: Sequence[str]) -> list[str]:
 
 
 def _entry_url(folder: str, name: str) -> str:
-    return storage.join(folder, DONE, f"{name}.json")
+    return storage.join(folder, LEDGER_FOLDER, f"{name}.json")
 
 
 def _read_entry(folder: str, name: str) -> LedgerEntry | None:
+    """Return None for an entry that is damaged or of another version; its chunk is redone."""
     try:
         return LedgerEntry(**storage.read_json(_entry_url(folder, name)))
-    except (storage.StorageError, TypeError):  # of another version, or damaged: do the piece again
+    except (storage.StorageError, TypeError):
         return None

@@ -1,1 +1,1 @@
-"""MLflow: runs, metrics that never stop a training, and the registry of models."""
+"""MLflow: runs, metrics that never stop training, and the model registry."""

@@ -1,8 +1,8 @@
-"""Metrics on their way to MLflow, without the power to stop a training.
+"""A queue of metrics on their way to MLflow, which never blocks or stops training.
 
-A background thread delivers in batches; while the tracker is away everything waits in memory, and
-one line says so. Delivering a metric twice is harmless: MLflow keeps one row per key, step, value
-and time.
+A background thread delivers in batches. While the tracker is unavailable, items wait in memory, and
+a single log line reports it. Delivering a metric twice is harmless: MLflow keeps one row per key,
+step, value and time.
 """
 
 import logging
@@ -27,21 +27,21 @@ PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIS
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Image:
     name: str
     pixels: np.ndarray
     step: int
 
 
 class MetricSink:
-    """Buffers metrics and pictures of one run and delivers them from a thread of its own.
+    """Buffers metrics and images of one run and delivers them from a background thread.
 
     Args:
         uri: MLflow tracking URI.
         run_id: the run they belong to.
-        retry_s: pause between attempts while the tracker is away, seconds.
-        capacity: items kept while it is away; older ones are dropped, and counted.
-        clock: seconds since the epoch.
+        retry_s: pause between attempts while the tracker is unavailable, seconds.
+        capacity: maximum number of waiting items; beyond it the oldest are dropped and counted.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(
@@ -61,34 +61,34 @@ class MetricSink:
         self._retry_s = retry_s
         self._capacity = capacity
         self._clock = clock
-        self._waiting: deque[Metric | _Picture] = deque()
+        self._waiting: deque[Metric | _Image] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._hurried = False
+        self._retry_now = False
         self._thread = threading.Thread(target=self._run, name="metric-sink", daemon=True)
         self._thread.start()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Queue ``metrics`` of ``step``; returns at once, whatever the tracker does."""
+        """Queue ``metrics`` of ``step`` and return at once, whatever the tracker does."""
         now_ms = int(self._clock() * 1000)
         self._queue([Metric(key, float(value), now_ms, step) for key, value in metrics.items()])
 
-    def log_picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Queue a picture, (H, W, 3) uint8 RGB, as artifact ``pictures/{name}-{step}.png``."""
-        self._queue([_Picture(name, np.ascontiguousarray(pixels), step)])
+    def log_image(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """Queue an image, (H, W, 3) uint8 RGB, as artifact ``pictures/{name}-{step}.png``."""
+        self._queue([_Image(name, np.ascontiguousarray(pixels), step)])
 
     def flush(self, timeout_s: float = 60.0) -> int:
-        """Wait until everything is delivered; returns how many items still are not."""
+        """Wait until everything is delivered; return the number of items that are not."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            self._hurried = True
+            self._retry_now = True
             self._changed.notify_all()
-            while self._waiting and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
+            while self._waiting and (remaining_s := deadline - time.monotonic()) > 0:
+                self._changed.wait(remaining_s)
             return len(self._waiting)
 
     def close(self, timeout_s: float = 60.0) -> None:
-        """Flush, end the thread, and say what was lost, if anything."""
+        """Flush, end the thread, and log how many items were lost, if any."""
         undelivered = self.flush(timeout_s)
         with self._changed:
             self._closed = True
@@ -102,7 +102,7 @@ class MetricSink:
                 self.delivered,
             )
 
-    def _queue(self, items: list[Metric] | list[_Picture]) -> None:
+    def _queue(self, items: list[Metric] | list[_Image]) -> None:
         with self._changed:
             self._waiting.extend(items)
             while len(self._waiting) > self._capacity:
@@ -112,76 +112,76 @@ class MetricSink:
 
     def _run(self) -> None:
         client: MlflowClient | None = None
-        while (head := self._next_batch()) is not None:
+        while (batch := self._next_batch()) is not None:
             try:
-                # Made here: a client of a fresh or absent store may block or raise.
+                # Created here because a client of a new or missing store may block or raise.
                 client = client or MlflowClient(tracking_uri=self.uri)
-                _deliver(client, self.run_id, head)
+                _deliver(client, self.run_id, batch)
             except MlflowException as error:
                 if error.error_code in PERMANENT_ERRORS:
-                    self._reject(head, error)
+                    self._drop_refused(batch, error)
                 else:
                     self._pause(error)
-            except Exception as error:  # whatever a tracker does, the training goes on
+            except Exception as error:  # no failure of the tracker may stop training
                 self._pause(error)
             else:
-                self._settle(head)
+                self._count_delivered(batch)
 
-    def _next_batch(self) -> list[Metric | _Picture] | None:
+    def _next_batch(self) -> list[Metric | _Image] | None:
         with self._changed:
             while not self._waiting:
                 if self._closed:
                     return None
                 self._changed.wait()
             if self._closed and self.failed_attempts:
-                return None  # the last flush gave up already
+                return None  # the last flush has already given up
             return [self._waiting[n] for n in range(min(len(self._waiting), METRICS_PER_REQUEST))]
 
-    def _settle(self, batch: list[Metric | _Picture]) -> None:
-        self._forget(batch)
+    def _count_delivered(self, batch: list[Metric | _Image]) -> None:
+        self._remove(batch)
         self.delivered += len(batch)
         if self.failed_attempts:
             logger.warning(
-                "MLflow is back after %d failed attempts; %d items still to deliver",
+                "MLflow is available again after %d failed attempts; %d items are waiting",
                 self.failed_attempts,
                 len(self._waiting),
             )
             self.failed_attempts = 0
 
-    def _reject(self, batch: list[Metric | _Picture], error: MlflowException) -> None:
-        self._forget(batch)
+    def _drop_refused(self, batch: list[Metric | _Image], error: MlflowException) -> None:
+        self._remove(batch)
         self.dropped += len(batch)
-        logger.error("MLflow refuses %d items of run %s: %s", len(batch), self.run_id, error)
+        logger.error("MLflow refused %d items of run %s: %s", len(batch), self.run_id, error)
 
-    def _forget(self, batch: list[Metric | _Picture]) -> None:
+    def _remove(self, batch: list[Metric | _Image]) -> None:
         with self._changed:
-            settled = {id(item) for item in batch}
-            # The front may have been dropped meanwhile, for want of room.
-            while self._waiting and id(self._waiting[0]) in settled:
+            handled = {id(item) for item in batch}
+            # The first ones may have been dropped in the meantime, when the queue was full.
+            while self._waiting and id(self._waiting[0]) in handled:
                 self._waiting.popleft()
             self._changed.notify_all()
 
     def _pause(self, error: Exception) -> None:
         if not self.failed_attempts:
             logger.warning(
-                "MLflow does not take metrics of run %s (%s: %s); keeping them until it does",
+                "MLflow does not accept metrics of run %s (%s: %s); they are kept until it does",
                 self.run_id,
                 type(error).__name__,
                 error,
             )
         self.failed_attempts += 1
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._hurried, self._retry_s)
-            self._hurried = False
+            self._changed.wait_for(lambda: self._closed or self._retry_now, self._retry_s)
+            self._retry_now = False
 
 
-def _deliver(client: MlflowClient, run_id: str, batch: list[Metric | _Picture]) -> None:
+def _deliver(client: MlflowClient, run_id: str, batch: list[Metric | _Image]) -> None:
     metrics = [item for item in batch if isinstance(item, Metric)]
     if metrics:
         client.log_batch(run_id, metrics=metrics, synchronous=True)
     with tempfile.TemporaryDirectory() as folder:
         for item in batch:
-            if isinstance(item, _Picture):
+            if isinstance(item, _Image):
                 path = Path(folder) / f"{item.name.replace('/', '-')}-{item.step:06d}.png"
                 Image.fromarray(item.pixels).save(path)
                 client.log_artifact(run_id, str(path), "pictures")

@@ -1,4 +1,4 @@
-"""One MLflow run per job: where it is kept, what it records, how it ends."""
+"""MLflow runs, one per job: where they are stored, what they record, how they end."""
 
 import logging
 import os
@@ -22,11 +22,12 @@ from pipeline.storage import join, local_path
 logger = logging.getLogger(__name__)
 
 PARAMS_PER_REQUEST = 100  # MLflow's limit for log_batch
-LONGEST_PARAM = 6000  # characters, MLflow's limit
+MAX_PARAM_LENGTH = 6000  # characters, MLflow's limit
+MLFLOW_DIGEST_LENGTH = 36  # characters, the width of MLflow's column for a data set's digest
 
 
 class TrackingError(RuntimeError):
-    """MLflow cannot be reached or refuses; the text says where and what to do."""
+    """MLflow cannot be reached or refuses a request; the message says where and what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class TrackedRun:
     """An open run.
 
     Args:
-        uri: tracking URI, to be handed to workers together with ``run_id``.
+        uri: tracking URI; workers need it together with ``run_id``.
         run_id: MLflow's id of the run.
-        experiment_id: MLflow's id of its experiment.
-        url: its page on a tracking server; for a local store the command that serves it.
+        experiment_id: MLflow's id of the run's experiment.
+        url: the run's page on a tracking server; for a local store the command that serves it.
     """
 
     uri: str
@@ -47,18 +48,18 @@ class TrackedRun:
 
 
 def tracking_uri(config: RunConfig) -> str:
-    """Where runs are recorded: ``track.uri``, else MLFLOW_TRACKING_URI, else a local SQLite file.
+    """Return ``track.uri``, else MLFLOW_TRACKING_URI, else the output's own SQLite file.
 
     Raises:
-        TrackingError: none of them is possible, since the output is not a local folder.
+        TrackingError: neither is set, and the output is not a local folder.
     """
-    named = config.track.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if named:
-        return named
+    uri = config.track.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
     folder = local_path(config.output)
     if folder is None:
         raise TrackingError(
-            f"output {config.output} is not a local folder, so MLflow has no default place there; "
+            f"output {config.output} is not a local folder, so it cannot hold MLflow's database; "
             "set track.uri or MLFLOW_TRACKING_URI to a tracking server."
         )
     return f"sqlite:///{folder.absolute() / 'mlflow.db'}"
@@ -68,16 +69,17 @@ def tracking_uri(config: RunConfig) -> str:
 def open_run(
     config: RunConfig, job: str, run_id: str | None = None, parent_run_id: str | None = None
 ) -> Iterator[TrackedRun]:
-    """Record a job: settings, code and backend when it opens, its end when the block ends.
+    """Record a job: settings, code and ops backend at the start, its status at the end.
 
     Args:
-        config: the job's settings; become parameters and the artifact ``config.yaml``.
-        job: what runs, such as ``train``; the run is called ``{config.name}-{job}``.
-        run_id: continue this run instead of opening a new one.
-        parent_run_id: nest the new run under this one.
+        config: the job's settings, recorded as parameters and as the artifact ``config.yaml``.
+        job: what runs, such as ``train``; the run is named ``{config.name}-{job}``.
+        run_id: run to continue instead of creating a new one.
+        parent_run_id: run under which to nest the new one.
 
     Raises:
-        TrackingError: the tracker cannot be reached. Once open, a dead tracker raises nothing here.
+        TrackingError: the tracker cannot be reached at the start. If it fails later, only a warning
+            is logged.
     """
     uri = tracking_uri(config)
     try:
@@ -87,14 +89,14 @@ def open_run(
         else:
             run = client.get_run(run_id)
             client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
-    except Exception as error:  # SQLAlchemy's, requests' and MLflow's own, by the kind of store
+    except Exception as error:  # of SQLAlchemy, requests or MLflow, depending on the store
         raise TrackingError(
             f"MLflow at {hide_password(uri)} cannot record the run "
-            f"({type(error).__name__}: {error}). Start it, or set track.uri."
+            f"({type(error).__name__}: {error}). Start the server, or set track.uri."
         ) from error
     info = run.info
-    page = _address(uri, info.experiment_id, info.run_id)
-    tracked = TrackedRun(uri, info.run_id, info.experiment_id, page)
+    url = _run_url(uri, info.experiment_id, info.run_id)
+    tracked = TrackedRun(uri, info.run_id, info.experiment_id, url)
     try:
         yield tracked
     except BaseException as error:
@@ -104,24 +106,24 @@ def open_run(
 
 
 def flatten_settings(tree: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted key to value, one entry per leaf; passwords in URLs are hidden."""
+    """Return dotted key -> value, one entry per leaf; passwords in URLs are hidden."""
     items = tree.model_dump(mode="json") if isinstance(tree, BaseModel) else tree
     flat: dict[str, str] = {}
     for key, value in items.items():
         if isinstance(value, dict) and value:
             flat |= flatten_settings(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = hide_password(str(value))[:LONGEST_PARAM]
+            flat[f"{prefix}{key}"] = hide_password(str(value))[:MAX_PARAM_LENGTH]
     return flat
 
 
 def hide_password(text: str) -> str:
-    """``scheme://user:secret@host`` without the secret."""
+    """Replace the secret of ``scheme://user:secret@host`` with ``***``."""
     return re.sub(r"(://[^/\s:@]+):[^/\s@]+@", r"\1:***@", text)
 
 
 def code_commit() -> str:
-    """The git commit of this code, ``-dirty`` if changed since; ``unknown`` without git."""
+    """Return the git commit of this code, with ``-dirty`` if it was changed; else ``unknown``."""
     root = Path(__file__).resolve().parent.parent.parent
     try:
         if not (root / ".git").exists():  # a copied working directory inside a Ray job
@@ -167,19 +169,23 @@ def _create_run(
 
 def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
     name = config.track.experiment
-    if (found := client.get_experiment_by_name(name)) is not None:
-        return str(found.experiment_id)
+    if (existing := client.get_experiment_by_name(name)) is not None:
+        return str(existing.experiment_id)
     try:
-        return str(client.create_experiment(name, artifact_location=_artifacts(config, uri)))
+        location = _artifact_location(config, uri)
+        return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
         # Another job may have created it between the two calls.
-        if (found := client.get_experiment_by_name(name)) is None:
+        if (existing := client.get_experiment_by_name(name)) is None:
             raise
-        return str(found.experiment_id)
+        return str(existing.experiment_id)
 
 
-def _artifacts(config: RunConfig, uri: str) -> str | None:
-    """Folder for artifacts; a server has its own, a bare database would take the current folder."""
+def _artifact_location(config: RunConfig, uri: str) -> str | None:
+    """Return the artifact folder; None for a server, which has its own.
+
+    Without one, MLflow would use the current directory for a bare database.
+    """
     if uri.startswith(("http://", "https://")):
         return None
     if uri.startswith("sqlite:///"):
@@ -187,7 +193,7 @@ def _artifacts(config: RunConfig, uri: str) -> str | None:
     return join(config.output, "mlartifacts")
 
 
-def _address(uri: str, experiment_id: str, run_id: str) -> str:
+def _run_url(uri: str, experiment_id: str, run_id: str) -> str:
     if uri.startswith(("http://", "https://")):
         return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
     return f"mlflow server --backend-store-uri {hide_password(uri)}"
@@ -196,5 +202,5 @@ def _address(uri: str, experiment_id: str, run_id: str) -> str:
 def _end(client: MlflowClient, run: TrackedRun, status: str) -> None:
     try:
         client.set_terminated(run.run_id, status)
-    except Exception as error:  # the job's own outcome matters more
+    except Exception as error:  # must not hide the job's own result or error
         logger.warning("MLflow run %s could not be marked %s: %s", run.run_id, status, error)

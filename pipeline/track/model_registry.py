@@ -1,33 +1,23 @@
-"""Registered models: what a version holds and where it came from."""
+"""Versions in the model registry: their provenance, metrics and promotion."""
 
 import hashlib
-import shutil
-import tempfile
 import time
-import warnings
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
 
-import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelStatus, Metric
+from mlflow.entities import LoggedModel, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 
+from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 from pipeline.config import RunConfig, config_digest
 from pipeline.ingest.splits import split_shards_url
 from pipeline.shards.manifest import read_manifest
-from pipeline.track.mlflow_run import code_commit, tracking_uri
-from pipeline.track.model_signature import SIGNATURE
+from pipeline.track.logged_model import log_model
+from pipeline.track.mlflow_run import MLFLOW_DIGEST_LENGTH, code_commit, tracking_uri
 from pipeline.track.promotion import METRIC_TAG, RegisteredVersion, promote
-from pipeline.track.weights_source import SETTINGS_FILE, WEIGHTS_FILE, resolve_weights
-
-SERVED_MODEL = Path(__file__).with_name("served_model.py")
-REQUIREMENTS = ("torch", "torchvision", "numpy", "pandas", "maskrcnn-ray")
+from pipeline.track.weights_source import resolve_weights
 
 
 def register_model(
@@ -39,23 +29,24 @@ def register_model(
 ) -> RegisteredVersion:
     """Register a checkpoint, and make it the champion if it beats the champion on the same data.
 
-    The same weights measured on the same data are registered once, however often this is called.
-    Two jobs that promote at the same moment are not ordered: the later call wins.
+    The same weights measured on the same data are registered only once. If two jobs promote at the
+    same moment, the later call wins.
 
     Args:
-        config: names the model and the metric that decides.
+        config: gives the model's name and the metric that decides.
         checkpoint_url: folder with model.safetensors and model.json.
-        metrics: what an evaluation found, ``{kind}/{number}`` to value.
+        metrics: metrics of an evaluation, ``{kind}/{metric}`` -> value.
         run_id: MLflow run that produced the checkpoint.
-        dataset_digest: digest of the data set the metrics were measured on.
+        dataset_digest: digest of the data set on which the metrics were measured.
 
     Raises:
-        ValueError: the deciding metric is not among the metrics.
+        ValueError: the metric that decides is not among the metrics, or the checkpoint is a bare
+            weights file.
     """
     if config.track.champion_metric not in metrics:
         raise ValueError(
             f"track.champion_metric {config.track.champion_metric} was not measured; "
-            f"there are {', '.join(sorted(metrics))}"
+            f"the evaluation has {', '.join(sorted(metrics))}"
         )
     uri = tracking_uri(config)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -67,14 +58,14 @@ def register_model(
         tags |= {f"{METRIC_TAG}{key}": repr(float(value)) for key, value in metrics.items()}
         version = _find_version(client, config.track.model_name, tags)
         if version is None:
-            model = _log_model(client, config.track.model_name, folder, run_id)
+            model = log_model(client, config.track.model_name, folder, run_id)
             _log_model_metrics(client, run_id, model.model_id, metrics, dataset_digest)
             version = _create_version(client, config.track.model_name, model, run_id, tags)
     return promote(client, config.track.model_name, version, config.track.champion_metric)
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the SHA-256 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -82,13 +73,13 @@ def file_sha256(path: Path) -> str:
 def _provenance(
     client: MlflowClient, config: RunConfig, folder: Path, run_id: str
 ) -> dict[str, str]:
-    # The run knows the code and settings of the training; this process those of the registration.
-    of_run = client.get_run(run_id).data.tags
+    # The run recorded code and settings of the training; this process has those of registration.
+    run_tags = client.get_run(run_id).data.tags
     return {
         "weights_sha256": file_sha256(folder / WEIGHTS_FILE),
-        "settings_sha256": file_sha256(folder / SETTINGS_FILE),
-        "config_digest": of_run.get("config_digest", config_digest(config)),
-        "code_commit": of_run.get("code_commit", code_commit()),
+        "settings_sha256": file_sha256(folder / CONFIG_FILE),
+        "config_digest": run_tags.get("config_digest", config_digest(config)),
+        "code_commit": run_tags.get("code_commit", code_commit()),
         "train_digest": _train_digest(config),
         "initial_weights": config.train.weights or "none",
         "initial_weights_sha256": _initial_weights_sha256(config),
@@ -110,50 +101,12 @@ def _initial_weights_sha256(config: RunConfig) -> str:
 
 
 def _find_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
+    """Return the version of the same weights and settings, measured on the same data."""
     same = ("weights_sha256", "settings_sha256", "dataset_digest")
     for version in client.search_model_versions(f"name='{name}'"):
         if all(version.tags.get(key) == tags[key] for key in same):
             return version
     return None
-
-
-def _log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> Any:
-    experiment_id = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(
-        experiment_id, name=name, source_run_id=run_id, model_type="detector"
-    )
-    try:
-        with tempfile.TemporaryDirectory(prefix="served-") as scratch:
-            path = Path(scratch) / "model"
-            detector = Path(scratch) / "detector"
-            detector.mkdir()
-            for file in (WEIGHTS_FILE, SETTINGS_FILE):  # without the optimiser's state beside them
-                shutil.copyfile(folder / file, detector / file)
-            with warnings.catch_warnings():
-                # The signature is written out; an example would only be a second copy of it.
-                warnings.filterwarnings("ignore", message=".*input example was not provided")
-                mlflow.pyfunc.save_model(
-                    path=str(path),
-                    python_model=str(SERVED_MODEL),
-                    artifacts={"detector": str(detector)},
-                    signature=SIGNATURE,
-                    pip_requirements=[_pinned(name) for name in REQUIREMENTS],
-                    mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
-                )
-            # What a fresh process will do: a version that does not load is not registered.
-            mlflow.pyfunc.load_model(str(path))
-            client.log_model_artifacts(logged.model_id, str(path))
-    except BaseException:
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
-        raise
-    return client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-
-
-def _pinned(name: str) -> str:
-    try:
-        return f"{name}=={installed_version(name)}"
-    except PackageNotFoundError:  # run from a source folder that is not installed
-        return name
 
 
 def _log_model_metrics(
@@ -170,7 +123,7 @@ def _log_model_metrics(
                 0,
                 model_id=model_id,
                 dataset_name="evaluation",
-                dataset_digest=digest[:36],  # the column's width
+                dataset_digest=digest[:MLFLOW_DIGEST_LENGTH],
                 run_id=run_id,
             )
             for key, value in metrics.items()
@@ -179,7 +132,7 @@ def _log_model_metrics(
 
 
 def _create_version(
-    client: MlflowClient, name: str, model: Any, run_id: str, tags: dict[str, str]
+    client: MlflowClient, name: str, model: LoggedModel, run_id: str, tags: dict[str, str]
 ) -> ModelVersion:
     try:
         client.create_registered_model(name)

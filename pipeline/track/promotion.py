@@ -1,4 +1,4 @@
-"""Which version is the champion: the best on one data set, by one metric."""
+"""Promotion of the best version on a data set, by one metric, to champion."""
 
 import logging
 import math
@@ -18,11 +18,12 @@ class RegisteredVersion:
     """A version in the registry.
 
     Args:
-        name: registered model.
+        name: name of the registered model.
         version: MLflow's number of the version.
         promoted: whether it is the champion now.
-        champion_metric_value: the metric of the champion it met; None where there was none.
-        reason: why it was promoted or not, one sentence.
+        champion_metric_value: metric of the champion that it was compared with; None if it was not
+            compared.
+        reason: why it was or was not promoted, in one sentence.
     """
 
     name: str
@@ -35,35 +36,35 @@ class RegisteredVersion:
 def promote(
     client: MlflowClient, name: str, version: ModelVersion, metric: str
 ) -> RegisteredVersion:
-    """Move the alias to ``version`` if it is better than the champion on the same data.
+    """Move the champion alias to ``version`` if it beats the champion on the same data set.
 
     Args:
-        client: of the registry.
-        name: registered model.
-        version: carries ``dataset_digest`` and its metrics as tags.
-        metric: the one that decides; higher is better.
+        client: client of the registry.
+        name: name of the registered model.
+        version: has ``dataset_digest`` and its metrics as tags.
+        metric: name of the metric that decides; higher is better.
     """
     champion = _champion(client, name)
-    ours = float(version.tags[METRIC_TAG + metric])
-    theirs: float | None = None
+    value = float(version.tags[METRIC_TAG + metric])
+    champion_value: float | None = None
     if champion is not None and str(champion.version) == str(version.version):
-        promoted, reason = True, "it is the champion already"
-    elif not math.isfinite(ours) or ours == -1:
-        promoted, reason = False, f"{metric} was not measurable"
+        promoted, reason = True, "it is already the champion"
+    elif not math.isfinite(value) or value == -1:
+        promoted, reason = False, f"{metric} could not be measured"
     elif champion is None:
         promoted, reason = True, "there was no champion"
     elif champion.tags.get("dataset_digest") != version.tags["dataset_digest"]:
         promoted = False
         reason = (
-            f"champion {champion.version} was measured on other data; evaluate it on this data, "
-            f"or move the alias by hand"
+            f"champion {champion.version} was measured on another data set; evaluate it on this "
+            "one, or move the alias manually"
         )
     else:
-        theirs = float(champion.tags.get(METRIC_TAG + metric, "-inf"))
-        promoted = ours > theirs
+        champion_value = float(champion.tags.get(METRIC_TAG + metric, "-inf"))
+        promoted = value > champion_value
         reason = (
-            f"{metric} {ours:.4f} {'beats' if promoted else 'does not beat'} "
-            f"{theirs:.4f} of champion {champion.version}"
+            f"{metric} {value:.4f} {'beats' if promoted else 'does not beat'} "
+            f"{champion_value:.4f} of champion {champion.version}"
         )
     if promoted:
         client.set_registered_model_alias(name, CHAMPION, version.version)
@@ -71,13 +72,13 @@ def promote(
         "%s version %s %s: %s",
         name,
         version.version,
-        "is the champion" if promoted else "is registered, not promoted",
+        "is the champion" if promoted else "is registered but not promoted",
         reason,
     )
-    return RegisteredVersion(name, str(version.version), promoted, theirs, reason)
+    return RegisteredVersion(name, str(version.version), promoted, champion_value, reason)
 
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
-    # Asked of the model itself: only "no such alias" may mean that there is no champion.
+    # Looked up in the model itself, so that nothing but a missing alias means "no champion".
     alias = client.get_registered_model(name).aliases.get(CHAMPION)
     return None if alias is None else client.get_model_version(name, alias)

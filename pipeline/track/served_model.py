@@ -1,8 +1,8 @@
-"""The code file of every registered model: MLflow runs it and serves what it names.
+"""The code of every registered model: MLflow runs this file and serves the model it sets.
 
-It is copied into the model's folder, so an old version keeps the file it was registered with; it
-leans only on ``load_detector`` and ``decode_image`` of the installed package. The detector itself
-is tensors and JSON; nothing is unpickled.
+It is copied into the model's folder, so an old version keeps the file that it was registered with;
+of the installed package it uses only ``load_detector`` and ``decode_image``. The detector itself is
+tensors and JSON; nothing is unpickled.
 """
 
 from typing import Any
@@ -16,10 +16,10 @@ from pipeline.shards.decode import decode_image
 
 
 class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
-    """Encoded images in, one row of objects per image out."""
+    """A detector that takes encoded images and returns one row of objects per image."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read model.safetensors and model.json from the model's folder."""
+        """Load model.safetensors and model.json from the model's folder."""
         self.detector = load_detector(context.artifacts["detector"])
 
     def predict(
@@ -31,28 +31,28 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
         """Detect objects.
 
         Args:
-            context: not used; the detector is loaded already.
+            context: not used; the detector is already loaded.
             model_input: column ``image`` of JPEG, PNG or WebP bytes.
-            params: ``score_threshold``, the least score to report.
+            params: ``score_threshold``; detections with a lower score are left out.
 
         Returns:
-            Columns ``boxes`` (x1 y1 x2 y2, pixels of the image), ``scores``, ``labels`` (1..K),
-            ``category_ids`` and ``category_names`` of the training data (empty for a proposal
-            network), ``masks`` (COCO RLE, empty for a detector without masks), ``keypoints`` (x, y
-            in pixels of the image and a score each, empty for a detector without) and their
-            ``keypoint_names``; one list per image in each.
+            Columns with one list per image: ``boxes`` (x1 y1 x2 y2, pixels of the image),
+            ``scores``, ``labels`` (1..K), ``category_ids`` and ``category_names`` of the training
+            data (empty for a proposal network), ``masks`` (COCO RLE, empty for a detector without
+            masks), ``keypoints`` (x, y in pixels of the image, and score; empty for a detector
+            without keypoints) and their ``keypoint_names``.
         """
         images = [decode_image(encoded) for encoded in model_input["image"]]
-        least_score = float((params or {}).get("score_threshold", 0.0))
+        score_threshold = float((params or {}).get("score_threshold", 0.0))
         found = self.detector.predict(images) if images else []
-        return pd.DataFrame([self._row(one.above(least_score)) for one in found])
+        return pd.DataFrame([self._row(one.above(score_threshold)) for one in found])
 
     def _row(self, detections: Detections) -> dict[str, Any]:
         labels = detections.labels.tolist()
         config = self.detector.config
-        named = [] if config.is_proposal_network else labels
-        categories = [self.detector.categories[label - 1] for label in named]
-        points, head = detections.keypoints, config.keypoint
+        has_classes = not config.is_proposal_network
+        categories = [self.detector.categories[label - 1] for label in labels if has_classes]
+        keypoints, head = detections.keypoints, config.keypoint
         return {
             "boxes": detections.boxes.tolist(),
             "scores": detections.scores.tolist(),
@@ -60,10 +60,10 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
             "category_ids": [category.id for category in categories],
             "category_names": [category.name for category in categories],
             "masks": [] if detections.masks is None else detections.rle(),
-            "keypoints": [] if points is None else points.tolist(),
-            "keypoint_names": [] if points is None or head is None else list(head.names),
+            "keypoints": [] if keypoints is None else keypoints.tolist(),
+            "keypoint_names": [] if keypoints is None or head is None else list(head.names),
         }
 
 
-# What MLflow reads from this file when it loads the model; it has no effect elsewhere.
+# MLflow reads this when it loads the model from the file; elsewhere it has no effect.
 mlflow.models.set_model(ServedDetector())

@@ -1,4 +1,4 @@
-"""Weights by any name - registry, run, checkpoint folder, file - as a path on this machine."""
+"""Weights from any source (registry, run, checkpoint folder, file, web) as a local path."""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,38 +9,36 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from model.weights.storage.download import local_path as downloaded_path
+from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage.download import fetch_weights
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.track.mlflow_run import TrackingError, hide_password, tracking_uri
 
-WEIGHTS_FILE = "model.safetensors"
-SETTINGS_FILE = "model.json"
-
 
 def newest_checkpoint(config: RunConfig) -> str:
-    """URL of the newest complete checkpoint of the output's training.
+    """Return the URL of the newest complete checkpoint of the output's training.
 
     Raises:
-        FileNotFoundError: nothing has been trained there.
+        FileNotFoundError: there is no complete checkpoint.
     """
     training = storage.join(config.output, "train")
-    files = set(storage.list_files(training, (WEIGHTS_FILE, SETTINGS_FILE)))
+    files = set(storage.list_files(training, (WEIGHTS_FILE, CONFIG_FILE)))
     folders = {file.rpartition("/")[0] for file in files if file.endswith(WEIGHTS_FILE)}
-    whole = [one for one in folders if storage.join(one, SETTINGS_FILE) in files]
-    if not whole:
+    complete = [folder for folder in folders if storage.join(folder, CONFIG_FILE) in files]
+    if not complete:
         raise FileNotFoundError(
-            f"no checkpoint below {training}; train first, or name the weights to use"
+            f"no checkpoint below {training}; train first, or set the weights to use"
         )
-    # Their names end in the step, with leading zeros.
-    return max(whole, key=lambda folder: folder.rpartition("/")[2])
+    # Folder names end in the step, with leading zeros.
+    return max(complete, key=lambda folder: folder.rpartition("/")[2])
 
 
 def pin_version(source: str, config: RunConfig) -> str:
-    """``models:/name@alias`` as ``models:/name/version``; every other source as it is.
+    """Resolve ``models:/name@alias`` to ``models:/name/version``; return other sources unchanged.
 
     Raises:
-        TrackingError: no such model or alias.
+        TrackingError: the registry has no such model or alias.
     """
     if not (source.startswith("models:/") and "@" in source):
         return source
@@ -50,31 +48,31 @@ def pin_version(source: str, config: RunConfig) -> str:
         version = _client(uri).get_model_version_by_alias(name, alias).version
     except MlflowException as error:
         raise TrackingError(
-            f"no model {name}@{alias} in {hide_password(uri)} ({error.message}). "
-            "Register one first: workflows/register.py."
+            f"there is no model {name}@{alias} in {hide_password(uri)} ({error.message}). "
+            "Register one first with workflows/register.py."
         ) from error
     return f"models:/{name}/{version}"
 
 
 @contextmanager
 def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
-    """Bring weights to this machine for the length of the block.
+    """Provide weights as a local path for a ``with`` block.
 
     Args:
         source: ``models:/name@alias``, ``models:/name/version``, ``runs:/id/path``, the URL of a
-            checkpoint folder or of a weights file, or ``https://`` and a weights file.
-        config: says which MLflow is meant.
+            checkpoint folder or of a weights file, or the ``https://`` address of a weights file.
+        config: selects the MLflow store.
 
     Yields:
         A folder with model.safetensors and model.json, or the weights file.
 
     Raises:
-        TrackingError: the registry has no such model.
-        FileNotFoundError: the folder holds no model.safetensors with its model.json.
-        WeightsError: the download failed, or its digest is another.
+        TrackingError: the MLflow store has no such model or run.
+        FileNotFoundError: the folder does not hold model.safetensors and model.json.
+        WeightsError: the download failed, or it has another digest than requested.
     """
     if source.startswith(("https://", "http://")):
-        yield downloaded_path(source)
+        yield fetch_weights(source)
         return
     if not source.startswith(("models:/", "runs:/")):
         with storage.fetch(source) as path:
@@ -87,26 +85,27 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
 def _download(source: str, config: RunConfig, folder: Path) -> Path:
     uri = tracking_uri(config)
     try:
-        address = pin_version(source, config)
-        if address.startswith("models:/"):
-            name, version = address.removeprefix("models:/").split("/", 1)
-            # Asked of this tracker: MLflow resolves models:/ by its global settings.
-            address = _client(uri).get_model_version_download_uri(name, version)
+        artifact_uri = pin_version(source, config)
+        if artifact_uri.startswith("models:/"):
+            name, version = artifact_uri.removeprefix("models:/").split("/", 1)
+            # Resolved by our client: MLflow would resolve models:/ with its global settings.
+            artifact_uri = _client(uri).get_model_version_download_uri(name, version)
         return Path(
             mlflow.artifacts.download_artifacts(
-                artifact_uri=address, dst_path=str(folder), tracking_uri=uri
+                artifact_uri=artifact_uri, dst_path=str(folder), tracking_uri=uri
             )
         )
     except (MlflowException, ValueError) as error:
-        raise TrackingError(f"no {source} in {hide_password(uri)}: {error}") from error
+        raise TrackingError(f"there is no {source} in {hide_password(uri)}: {error}") from error
 
 
 def _model_folder(folder: Path, source: str) -> Path:
+    """Return the folder with the model's files: ``folder`` or one below it."""
     for candidate in (folder, *sorted(p.parent for p in folder.rglob(WEIGHTS_FILE))):
-        if (candidate / WEIGHTS_FILE).is_file() and (candidate / SETTINGS_FILE).is_file():
+        if (candidate / WEIGHTS_FILE).is_file() and (candidate / CONFIG_FILE).is_file():
             return candidate
     raise FileNotFoundError(
-        f"{source} holds no {WEIGHTS_FILE} with its {SETTINGS_FILE}. A folder above checkpoints?"
+        f"{source} does not hold {WEIGHTS_FILE} and {CONFIG_FILE}. Is it a checkpoint folder?"
     )
 
 

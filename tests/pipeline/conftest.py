@@ -1,9 +1,10 @@
-"""A tracker, a detector and shards for the rooms that need them; each made once per session."""
+"""A tracker, tiny detectors and shards, shared by the tests of several rooms."""
 
 import json
 import os
 
 import pytest
+import torch
 
 from model import Category, ModelConfig, build_detector, save_detector
 from model.config import (
@@ -11,22 +12,24 @@ from model.config import (
     BoxHeadConfig,
     FpnConfig,
     InputConfig,
+    KeypointHeadConfig,
     MaskHeadConfig,
     RpnConfig,
 )
-from pipeline.config import RunConfig, TrackConfig
+from pipeline.config import DataConfig, EvaluateConfig, RunConfig, TrackConfig
 from pipeline.ingest.coco import read_coco
-from pipeline.ingest.shapes import SHAPE_CLASSES
+from pipeline.ingest.shapes import SHAPE_CLASSES, SHAPE_KEYPOINTS
 from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
+from pipeline.shards.manifest import read_manifest
 
-# Ids that are not the labels 1..K, so that a mix-up shows.
+# Ids that differ from the labels 1..K, so that tests detect a mix-up.
 SHAPES = tuple(Category(10 * n, name) for n, name in enumerate(SHAPE_CLASSES, start=1))
 
 
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory):
-    """An SQLite MLflow of this session; creating one takes seconds, so tests share it."""
+    """An SQLite MLflow store; creating one takes seconds, so all tests share it."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
@@ -34,7 +37,7 @@ def mlflow_uri(tmp_path_factory):
 
 @pytest.fixture
 def run_config(mlflow_uri, tmp_path, tiny_model_config):
-    """A RunConfig on its own output folder and model name, recorded in the session's MLflow."""
+    """A config with its own output folder and model name, recorded in the shared MLflow store."""
     return RunConfig(
         name="tiny",
         output=str(tmp_path / "output"),
@@ -63,7 +66,7 @@ def tiny_model_config():
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory, tiny_model_config):
-    """A folder with a saved, untrained detector; its categories have the ids 10, 20, ...."""
+    """A folder with an untrained detector, whose categories have the ids 10, 20, ..."""
     folder = tmp_path_factory.mktemp("checkpoint")
     save_detector(build_detector(tiny_model_config, SHAPES), folder)
     return folder
@@ -71,7 +74,7 @@ def tiny_checkpoint(tmp_path_factory, tiny_model_config):
 
 @pytest.fixture(scope="session")
 def shapes_images(tmp_path_factory):
-    """Eleven drawn pictures of 64 px; gives the annotations and the folder of images."""
+    """Eleven drawn images of 64 px: the annotation file and the folder of images."""
     folder = tmp_path_factory.mktemp("shapes")
     annotations, images = draw_shapes_dataset(folder, images=11, side=64, max_objects=3, seed=1)
     document = json.loads(annotations.read_text())
@@ -85,10 +88,42 @@ def shapes_images(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shapes_shards(shapes_images, tmp_path_factory):
-    """The drawn pictures as three shards of 4, 4 and 3 rows; gives their URL."""
+    """The URL of the drawn images as three shards of 4, 4 and 3 rows."""
     annotations, images = shapes_images
     folder = str(tmp_path_factory.mktemp("shards"))
     manifest = write_shards(read_coco(str(annotations), str(images)), folder, 4, 4)
     if [file.rows for file in manifest.files] != [4, 4, 3]:
         pytest.fail(f"unexpected shards: {manifest.files}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes_keypoint_shards(tmp_path_factory):
+    """The URL of eight drawn images with keypoints, as two shards of 4 rows."""
+    folder = tmp_path_factory.mktemp("keypoints")
+    annotations, images = draw_shapes_dataset(folder / "drawn", 8, 64, 3, seed=1, keypoints=True)
+    write_shards(read_coco(str(annotations), str(images)), str(folder / "shards"), 4, 4)
+    return str(folder / "shards")
+
+
+@pytest.fixture
+def tiny_keypoint_config(run_config, tiny_model_config, shapes_keypoint_shards):
+    """A config of the tiny detector with keypoints instead of masks, on the keypoint shards."""
+    head = KeypointHeadConfig(names=SHAPE_KEYPOINTS, channels=16, layers=1)
+    return run_config.model_copy(
+        update={
+            "model": tiny_model_config.model_copy(update={"mask": None, "keypoint": head}),
+            "data": DataConfig(
+                train_shards=shapes_keypoint_shards, val_shards=shapes_keypoint_shards
+            ),
+            "train": run_config.train.model_copy(update={"global_batch": 4}),
+            "evaluate": EvaluateConfig(batch=2, pictures=1),
+        }
+    )
+
+
+@pytest.fixture
+def tiny_keypoint_detector(tiny_keypoint_config, shapes_keypoint_shards):
+    torch.manual_seed(0)
+    categories = read_manifest(shapes_keypoint_shards).categories
+    return build_detector(tiny_keypoint_config.model, categories)

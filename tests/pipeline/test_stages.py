@@ -1,4 +1,4 @@
-"""The chain of stages: what stands is skipped, what changed or vanished is done again."""
+"""The chain skips finished stages and reruns those that changed or whose files are missing."""
 
 import shutil
 from pathlib import Path
@@ -14,12 +14,13 @@ def with_section(config, section, **changes):
     return RunConfig.model_validate(config.model_copy(update={section: changed}).model_dump())
 
 
-def done_by(config):
+def stages_run(config):
+    """Run the chain and return the names of the stages that were not skipped."""
     return [record.stage for record in run_chain(config) if not record.skipped]
 
 
 @pytest.mark.ray
-def test_a_chain_resumes_and_reruns_only_what_depends_on_a_change(ray_cluster, run_config):
+def test_a_chain_resumes_and_reruns_only_what_a_change_affects(ray_cluster, run_config):
     shapes = run_config.data.shapes.model_copy(
         update={"images": 8, "val_images": 4, "side": 64, "max_objects": 2}
     )
@@ -29,11 +30,12 @@ def test_a_chain_resumes_and_reruns_only_what_depends_on_a_change(ray_cluster, r
     )
     config = with_section(config, "train", global_batch=4, schedule=schedule)
 
-    assert done_by(config) == [
+    assert stages_run(config) == [
         *("train_shards", "val_shards", "train", "evaluate", "register", "infer"),
     ]
-    assert done_by(config) == []
-    assert done_by(with_section(config, "infer", score_threshold=0.5)) == ["infer"]
+    assert stages_run(config) == []
+    assert stages_run(with_section(config, "infer", score_threshold=0.5)) == ["infer"]
     shutil.rmtree(Path(config.output) / "evaluation")
-    assert "evaluate" in (again := done_by(config))
-    assert "train" not in again
+    rerun = stages_run(config)
+    assert "evaluate" in rerun
+    assert "train" not in rerun

@@ -1,4 +1,4 @@
-"""The evaluation job measures what it says, reports it, and records it with its data."""
+"""The evaluation job measures a detector, writes a report, and records it in MLflow."""
 
 import hashlib
 import json
@@ -10,28 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from model import load_detector
+from model import ModelConfig, load_detector
 from pipeline.config import DataConfig, EvaluateConfig
-from pipeline.evaluate.coco_metrics import NUMBERS
 from pipeline.evaluate.evaluation import run_evaluation
-from pipeline.evaluate.predictions import validate
-from pipeline.evaluate.registration import register_evaluated
+from pipeline.evaluate.metrics import COCO_METRICS
+from pipeline.evaluate.validation import validate
+from pipeline.infer.detection_rows import read_detection_rows
+from pipeline.shards.decode import decode_image
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
 from pipeline.track.mlflow_run import open_run
-from pipeline.train.run_record import RunRecord, write_record
-
-
-@pytest.fixture
-def evaluate_config(run_config, shapes_shards, tiny_checkpoint):
-    """An output whose training left the tiny detector."""
-    shutil.copytree(tiny_checkpoint, Path(run_config.output) / "train" / "step_00000010")
-    return run_config.model_copy(
-        update={
-            "data": DataConfig(val_shards=shapes_shards),
-            "evaluate": EvaluateConfig(batch=2, pictures=2),
-        }
-    )
+from pipeline.train.run_record import RunRecord, write_run_record
 
 
 def test_an_evaluation_is_measured_reported_and_recorded(evaluate_config, tiny_checkpoint):
@@ -39,7 +28,7 @@ def test_an_evaluation_is_measured_reported_and_recorded(evaluate_config, tiny_c
     result = run_evaluation(evaluate_config)
     assert result.weights.endswith("train/step_00000010")
     assert (result.images, result.failed_images) == (11, 0)
-    assert set(result.metrics) == {f"{k}/{n}" for k in ("bbox", "segm") for n in NUMBERS}
+    assert set(result.metrics) == {f"{k}/{m}" for k in ("bbox", "segm") for m in COCO_METRICS}
     in_training = validate(load_detector(tiny_checkpoint), shards, 0, 1, batch=2)
     assert result.metrics == pytest.approx(in_training.values, abs=1e-9)
 
@@ -48,7 +37,7 @@ def test_an_evaluation_is_measured_reported_and_recorded(evaluate_config, tiny_c
     digest = read_manifest(shards).digest
     assert digest[:12] in page
     assert all(f"| {row.name} | {row.objects} |" in page for row in result.per_class)
-    assert [str(folder / name) for name in _pictures(page)] == list(result.pictures)
+    assert [str(folder / name) for name in _image_links(page)] == list(result.pictures)
     assert len(result.pictures) == 2
     report = json.loads((folder / "report.json").read_text())
     assert report["metrics"]["values"] == result.metrics
@@ -63,37 +52,22 @@ def test_an_evaluation_is_measured_reported_and_recorded(evaluate_config, tiny_c
     assert artifacts >= {"evaluation/report.md", "evaluation/report.json", "evaluation/pictures"}
 
 
-def _pictures(page):
+def _image_links(page):
     return [line.partition("](")[2].rstrip(")") for line in page.splitlines() if line[:2] == "!["]
 
 
-def test_the_numbers_of_a_trained_checkpoint_go_into_its_run(evaluate_config):
+def test_metrics_of_a_trained_checkpoint_are_recorded_in_its_training_run(evaluate_config):
     with open_run(evaluate_config, "train") as training:
         record = RunRecord(training.run_id, training.uri, "", {}, {})
-    write_record(f"{evaluate_config.output}/train/run.json", record)
+    write_run_record(evaluate_config.output, record)
     result = run_evaluation(evaluate_config)
     assert result.run_id == training.run_id
-    elsewhere = run_evaluation(evaluate_config, weights=result.weights)
-    assert elsewhere.run_id != training.run_id
-    assert elsewhere.metrics == result.metrics
+    explicit = run_evaluation(evaluate_config, weights=result.weights)
+    assert explicit.run_id != training.run_id
+    assert explicit.metrics == result.metrics
 
 
-def test_what_was_evaluated_is_what_is_registered(evaluate_config):
-    with pytest.raises(FileNotFoundError, match=r"run workflows/evaluate\.py first"):
-        register_evaluated(evaluate_config)
-    result = run_evaluation(evaluate_config)
-    version = register_evaluated(evaluate_config)
-    assert version.promoted
-    client = MlflowClient(evaluate_config.track.uri, registry_uri=evaluate_config.track.uri)
-    stored = client.get_model_version(version.name, version.version)
-    assert stored.tags["dataset_digest"] == result.dataset_digest
-    assert stored.tags["metric/segm/AP"] == repr(result.metrics["segm/AP"])
-    champion = run_evaluation(evaluate_config, weights=f"models:/{version.name}@champion")
-    assert champion.weights == f"models:/{version.name}/{version.version}"
-    assert champion.metrics == result.metrics
-
-
-def test_an_unreadable_image_is_named_and_counted(evaluate_config, shapes_shards, tmp_path):
+def test_an_unreadable_image_is_reported_and_counted(evaluate_config, shapes_shards, tmp_path):
     folder = tmp_path / "shards"
     shutil.copytree(shapes_shards, folder)
     file = read_manifest(shapes_shards).files[0]
@@ -113,5 +87,34 @@ def test_an_unreadable_image_is_named_and_counted(evaluate_config, shapes_shards
     rows = list(read_rows(str(folder), file.name))
     name = rows[0].file_name
     assert f"- {name}: cannot be decoded" in Path(result.report_url).read_text()
-    drawn = [Path(picture).stem.partition("_")[2] for picture in result.pictures]
+    drawn = [Path(url).stem.partition("_")[2] for url in result.pictures]
     assert drawn == [Path(row.file_name).stem for row in rows[1:3]]
+
+
+def test_the_test_augmentation_of_the_config_replaces_that_of_the_checkpoint(
+    run_config, tiny_checkpoint, shapes_shards
+):
+    plain = load_detector(tiny_checkpoint)
+    augmentation = {"test_augmentation": {"short_sides": (48, 64), "long_side": 96}}
+    model = ModelConfig.model_validate(plain.config.model_dump() | augmentation)
+    config = run_config.model_copy(
+        update={
+            "model": model,
+            "data": DataConfig(val_shards=shapes_shards),
+            "evaluate": EvaluateConfig(batch=2, pictures=0),
+        }
+    )
+    result = run_evaluation(config, weights=str(tiny_checkpoint))
+    page = Path(result.report_url)
+    assert "Measured with model.test_augmentation" in page.read_text()
+    name = read_manifest(shapes_shards).files[0].name
+    annotated = next(iter(read_rows(shapes_shards, name)))
+    files = sorted(page.parent.glob("predictions/*.parquet"))
+    rows = [row for file in files for row in read_detection_rows(str(file))]
+    (row,) = (row for row in rows if row.image_id == annotated.image_id)
+    augmented = load_detector(tiny_checkpoint, model)
+    (expected,) = augmented.predict([decode_image(annotated.image_bytes)])
+    (unaugmented,) = plain.predict([decode_image(annotated.image_bytes)])
+    assert row.scores == pytest.approx(expected.scores.tolist(), abs=1e-5)
+    assert row.boxes[0] == pytest.approx(expected.boxes[0].tolist(), abs=1e-2)
+    assert row.scores != pytest.approx(unaugmented.scores.tolist(), abs=1e-5)

@@ -1,4 +1,4 @@
-"""One output per piece, none twice, none half, every image accounted for, whoever dies."""
+"""Every chunk gets one complete output and every image one row, even if workers die."""
 
 import json
 import logging
@@ -15,8 +15,8 @@ import pytest
 from model import load_detector
 from pipeline import storage
 from pipeline.config import InferConfig
+from pipeline.infer.detection_rows import SCHEMA, read_detection_rows
 from pipeline.infer.inference import run_inference
-from pipeline.infer.prediction_rows import SCHEMA, read_predictions
 from pipeline.shards.decode import decode_image
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 @pytest.fixture
 def images(shapes_images, tmp_path):
-    """A private copy of the eleven pictures, the fourth truncated and the sixth no image."""
+    """A copy of the eleven images, in which the fourth is truncated and the sixth is no image."""
     folder = tmp_path / "images"
     shutil.copytree(shapes_images[1], folder)
     paths = sorted(folder.iterdir())
@@ -35,10 +35,10 @@ def images(shapes_images, tmp_path):
 
 @pytest.fixture
 def infer(run_config, tiny_checkpoint, images):
-    """Gives a function that runs inference with changed settings."""
+    """A function that runs inference with some settings changed."""
 
     def run(**settings):
-        chosen = {
+        values = {
             "inputs": str(images),
             "model": str(tiny_checkpoint),
             "images_per_shard": 4,
@@ -46,7 +46,7 @@ def infer(run_config, tiny_checkpoint, images):
             "pictures": 2,
             "score_threshold": 0.0,
         } | settings
-        return run_inference(run_config.model_copy(update={"infer": InferConfig(**chosen)}))
+        return run_inference(run_config.model_copy(update={"infer": InferConfig(**values)}))
 
     return run
 
@@ -55,14 +55,14 @@ def outputs(result):
     return sorted(Path(result.output_url).glob("*.parquet"))
 
 
-def stamps(result):
+def modification_times(result):
     return {path.name: path.stat().st_mtime_ns for path in outputs(result)}
 
 
-def test_every_image_has_a_row_and_the_bad_ones_say_why(infer, images, tiny_checkpoint):
+def test_every_image_has_a_row_and_unreadable_ones_have_a_reason(infer, images, tiny_checkpoint):
     result = infer()
     assert (result.images, result.failed, result.shards_done) == (11, 2, 3)
-    rows = [row for path in outputs(result) for row in read_predictions(str(path))]
+    rows = [row for path in outputs(result) for row in read_detection_rows(str(path))]
     names = sorted(path.name for path in images.iterdir())
     assert [row.file_name for row in rows] == names
     assert [row.file_name for row in rows if row.error] == [names[3], names[5]]
@@ -70,74 +70,75 @@ def test_every_image_has_a_row_and_the_bad_ones_say_why(infer, images, tiny_chec
     assert [json.loads(line)["file_name"] for line in failed] == [names[3], names[5]]
     assert result.objects == sum(len(row.scores) for row in rows) > 0
     assert len(result.pictures) == 2
-    assert all(Path(picture).stat().st_size > 1000 for picture in result.pictures)
+    assert all(Path(url).stat().st_size > 1000 for url in result.pictures)
 
     assert pq.read_schema(outputs(result)[0]).equals(SCHEMA)
     detector = load_detector(tiny_checkpoint)
     [alone] = detector.predict([decode_image((images / names[0]).read_bytes())])
-    # Another batch, another process: sums in another order.
+    # Another batch size in another process: sums are computed in another order.
     np.testing.assert_allclose(rows[0].scores, alone.scores, atol=1e-4)
     assert rows[0].category_ids == [detector.categories[n - 1].id for n in alone.labels]
     assert [mask["size"] for mask in rows[0].masks_rle] == [[64, 64]] * len(alone)
 
 
-def test_a_rerun_does_only_what_is_missing(infer, images):
+def test_a_rerun_makes_only_missing_outputs(infer, images):
     first = infer()
-    before = stamps(first)
+    before = modification_times(first)
     again = infer()
     assert (again.shards_done, again.shards_skipped) == (0, 3)
     assert (again.images, again.failed) == (11, 2)
-    assert stamps(again) == before
+    assert modification_times(again) == before
 
-    half, gone, _ = outputs(first)
-    half.write_bytes(half.read_bytes()[:100])  # a copy that broke off
-    (Path(first.output_url) / "_done" / f"{gone.stem}.json").unlink()  # killed before the ledger
+    truncated, unrecorded, _ = outputs(first)
+    truncated.write_bytes(truncated.read_bytes()[:100])  # as an interrupted copy leaves it
+    # As a process leaves it that was killed before it wrote the ledger entry.
+    (Path(first.output_url) / "_done" / f"{unrecorded.stem}.json").unlink()
     third = infer()
     assert (third.shards_done, third.shards_skipped) == (2, 1)
-    assert third.images == sum(len(read_predictions(str(path))) for path in outputs(third)) == 11
+    assert third.images == sum(len(read_detection_rows(str(path))) for path in outputs(third)) == 11
 
     for path in sorted(images.iterdir())[8:]:
         path.unlink()
     fewer = infer()
     assert (fewer.images, fewer.shards_skipped) == (8, 2)
-    assert len(outputs(fewer)) == 2  # the file of the vanished piece is gone too
+    assert len(outputs(fewer)) == 2  # the output of the deleted images is deleted too
 
 
 @pytest.mark.s3
-def test_shards_in_a_bucket_are_inputs_too(infer, shapes_shards, s3):
+def test_shards_in_a_bucket_can_be_inputs(infer, shapes_shards, s3):
     inputs, output = s3("shards"), s3("predictions")
     storage.upload_folder(Path(shapes_shards), inputs)
     result = infer(inputs=inputs, output=output, workers=1, pictures=1)
     assert (result.images, result.failed, result.shards_done) == (11, 0, 3)
     written = [url.rpartition("/")[2] for url in storage.list_files(output, (".parquet",))]
     assert written == sorted(path.name for path in Path(shapes_shards).glob("*.parquet"))
-    [picture] = result.pictures
-    assert storage.read_bytes(picture).startswith(b"\x89PNG")
+    [image] = result.pictures
+    assert storage.read_bytes(image).startswith(b"\x89PNG")
     assert infer(inputs=inputs, output=output, workers=1, pictures=1).shards_skipped == 3
 
 
-def test_a_killed_replica_costs_only_its_piece(infer, run_config, caplog):
-    """kill -9 of the one replica in the middle: another takes over, and nothing is missing."""
+def test_a_killed_worker_is_replaced_and_no_image_is_lost(infer, run_config, caplog):
+    """The only worker gets a kill -9 in the middle of the job."""
     caplog.set_level(logging.WARNING)
     output = Path(run_config.output) / "predictions"
     killed = []
 
-    def kill_the_replica():
+    def kill_the_worker():
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not killed:
             if list(output.glob("_done/*.json")):
                 for process in psutil.Process().children(recursive=True):
-                    if "ray::PieceWorker" in " ".join(_command(process)):
+                    if "ray::InferenceWorker" in " ".join(_command(process)):
                         process.kill()
                         killed.append(process.pid)
             time.sleep(0.005)
 
-    killer = threading.Thread(target=kill_the_replica)
+    killer = threading.Thread(target=kill_the_worker)
     killer.start()
     result = infer(workers=1, images_per_shard=1)
     killer.join()
     assert killed
-    assert any("a replica died" in record.message for record in caplog.records)
+    assert any("a worker died" in record.message for record in caplog.records)
     assert (result.images, result.failed, result.shards_done) == (11, 2, 11)
     assert len(outputs(result)) == 11
 
@@ -145,5 +146,5 @@ def test_a_killed_replica_costs_only_its_piece(infer, run_config, caplog):
 def _command(process):
     try:
         return process.cmdline()
-    except psutil.Error:  # it ended meanwhile
+    except psutil.Error:  # it ended in the meantime
         return []

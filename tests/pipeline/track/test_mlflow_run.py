@@ -1,4 +1,4 @@
-"""A run records what it ran with and how it ended."""
+"""A run records its settings, code and backend, and how it ended."""
 
 import pytest
 from mlflow import MlflowClient
@@ -13,18 +13,18 @@ from pipeline.track.mlflow_run import (
 )
 
 
-def test_the_default_store_is_beside_a_local_output(run_config, monkeypatch, tmp_path):
+def test_the_default_store_is_in_the_local_output_folder(run_config, monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    here = run_config.model_copy(update={"track": TrackConfig()})
-    assert tracking_uri(here) == f"sqlite:///{tmp_path}/output/mlflow.db"
-    away = here.model_copy(update={"output": "s3://bucket/run"})
+    local = run_config.model_copy(update={"track": TrackConfig()})
+    assert tracking_uri(local) == f"sqlite:///{tmp_path}/output/mlflow.db"
+    remote = local.model_copy(update={"output": "s3://bucket/run"})
     with pytest.raises(TrackingError, match=r"s3://bucket/run.*track\.uri"):
-        tracking_uri(away)
+        tracking_uri(remote)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
-    assert tracking_uri(away) == "http://tracker:5000"
+    assert tracking_uri(remote) == "http://tracker:5000"
 
 
-def test_a_run_holds_its_settings_code_and_backend(run_config):
+def test_a_run_records_its_settings_code_and_backend(run_config):
     with open_run(run_config, "train") as run:
         pass
     stored = MlflowClient(run.uri).get_run(run.run_id)
@@ -39,7 +39,7 @@ def test_a_run_holds_its_settings_code_and_backend(run_config):
 @pytest.mark.parametrize(
     ("error", "status"), [(ValueError("boom"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
 )
-def test_an_error_inside_marks_the_run_and_passes_on(run_config, error, status):
+def test_an_error_marks_the_run_and_is_raised_again(run_config, error, status):
     with pytest.raises(type(error)), open_run(run_config, "train") as run:
         raise error
     assert MlflowClient(run.uri).get_run(run.run_id).info.status == status
@@ -59,10 +59,10 @@ def test_a_run_can_be_continued_and_nested(run_config):
     assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
 
 
-def test_a_tracker_that_cannot_be_reached_stops_the_job_before_it_starts(run_config, tmp_path):
+def test_an_unreachable_tracker_stops_the_job_before_it_starts(run_config, tmp_path):
     (tmp_path / "file").write_text("")
-    nowhere = TrackConfig(uri=f"sqlite:///{tmp_path}/file/mlflow.db")
-    broken = run_config.model_copy(update={"track": nowhere})
+    unreachable = TrackConfig(uri=f"sqlite:///{tmp_path}/file/mlflow.db")
+    broken = run_config.model_copy(update={"track": unreachable})
     with pytest.raises(TrackingError, match=r"set track\.uri"), open_run(broken, "train"):
         pytest.fail("the block must not run")
 

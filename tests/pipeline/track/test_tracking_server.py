@@ -1,4 +1,4 @@
-"""The same on the other side of HTTP: an MLflow server over PostgreSQL and an S3 bucket."""
+"""Tracking and registry over HTTP: an MLflow server with PostgreSQL and an S3 bucket."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def postgres():
-    """URI of an empty database in a PostgreSQL of this module."""
+    """The URI of an empty database on a PostgreSQL server of this module."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     binaries = [str(path) for path in folders] + [os.environ.get("PATH", "")]
     initdb = shutil.which("initdb", path=os.pathsep.join(binaries))
@@ -42,7 +42,7 @@ def postgres():
         pytest.skip("no PostgreSQL: install its server for this test (initdb, postgres)")
     server_binary = Path(initdb).resolve().with_name("postgres")
     owner = {"user": NOBODY, "group": NOBODY} if os.getuid() == 0 else {}
-    # Not below pytest's folder, which only its owner may enter.
+    # Not below pytest's folder, which only its owner may access.
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     if owner:
         os.chown(folder, NOBODY, NOBODY)
@@ -76,7 +76,7 @@ def postgres():
 
 @pytest.fixture(scope="module")
 def server(postgres, s3, tmp_path_factory):
-    """An MLflow server's process; ``uri`` is its address. A test that kills it comes last."""
+    """An MLflow server process, with its ``uri``. The test that kills it must be the last."""
     folder, port = tmp_path_factory.mktemp("mlflow-server"), free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
@@ -110,7 +110,7 @@ def wait_until_healthy(server, log):
 
 
 def kill(server):
-    """kill -9 of the server with its own worker processes."""
+    """Send kill -9 to the server and its worker processes."""
     if server.poll() is None:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -119,7 +119,7 @@ def kill(server):
 @pytest.fixture
 def config(run_config, server):
     return run_config.model_copy(
-        update={"track": TrackConfig(uri=server.uri, model_name="of-the-server")}
+        update={"track": TrackConfig(uri=server.uri, model_name="on-the-server")}
     )
 
 
@@ -136,12 +136,12 @@ def test_versions_are_promoted_stored_and_fetched_through_the_server(
     assert run.url == f"{config.track.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
     assert (first.promoted, worse.promoted) == (True, False)
     assert worse.champion_metric_value == 0.3
-    with resolve_weights("models:/of-the-server@champion", config) as folder:
+    with resolve_weights("models:/on-the-server@champion", config) as folder:
         for name in ("model.safetensors", "model.json"):
             assert (folder / name).read_bytes() == (tiny_checkpoint / name).read_bytes()
 
 
-def test_the_death_of_the_server_costs_the_job_nothing_but_its_metrics(config, server, caplog):
+def test_a_killed_server_costs_the_job_only_its_metrics(config, server, caplog):
     caplog.set_level(logging.WARNING)
     with open_run(config, "train") as run:
         sink = MetricSink(run.uri, run.run_id, retry_s=0.2)
@@ -152,7 +152,7 @@ def test_the_death_of_the_server_costs_the_job_nothing_but_its_metrics(config, s
             sink.log({"loss": float(step)}, step)
         assert sink.flush(timeout_s=3.0) == 2
         sink.close(timeout_s=0)
-    said = [record.message for record in caplog.records]
-    assert sum("does not take metrics" in message for message in said) == 1
-    assert sum("2 items were never delivered" in message for message in said) == 1
-    assert sum("could not be marked FINISHED" in message for message in said) == 1
+    messages = [record.message for record in caplog.records]
+    assert sum("does not accept metrics" in message for message in messages) == 1
+    assert sum("2 items were never delivered" in message for message in messages) == 1
+    assert sum("could not be marked FINISHED" in message for message in messages) == 1

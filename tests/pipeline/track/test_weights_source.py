@@ -1,9 +1,10 @@
-"""Weights that training, evaluation and inference take from a web server."""
+"""Weights come from the newest checkpoint of an output, or from a web server."""
 
 import functools
 import hashlib
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,19 @@ import torch
 from model.weights import WeightsError
 from model.weights.storage.download import CACHE_VARIABLE
 from pipeline.config import RunConfig
-from pipeline.track.weights_source import resolve_weights
+from pipeline.track.weights_source import newest_checkpoint, resolve_weights
+
+
+def test_the_newest_complete_checkpoint_is_selected(run_config, tiny_checkpoint):
+    with pytest.raises(FileNotFoundError, match="train first"):
+        newest_checkpoint(run_config)
+    training = Path(run_config.output) / "train"
+    for step, files in ((20, 2), (100, 2), (120, 1)):
+        folder = training / f"step_{step:08d}"
+        folder.mkdir(parents=True)
+        for name in ("model.safetensors", "model.json")[:files]:
+            (folder / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    assert newest_checkpoint(run_config) == str(training / "step_00000100")
 
 
 @pytest.fixture
@@ -28,7 +41,7 @@ def address(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_weights_of_a_web_server_are_a_file_of_this_machine(address, tmp_path):
+def test_weights_on_a_web_server_resolve_to_a_local_file(address, tmp_path):
     content = (tmp_path / "served" / "weights.pth").read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     with resolve_weights(f"{address}#sha256={digest}", RunConfig()) as path:
@@ -37,5 +50,5 @@ def test_weights_of_a_web_server_are_a_file_of_this_machine(address, tmp_path):
 
 def test_weights_with_another_digest_are_refused(address):
     wrong = f"{address}#sha256={'0' * 64}"
-    with pytest.raises(WeightsError, match="has the SHA-256"), resolve_weights(wrong, RunConfig()):
+    with pytest.raises(WeightsError, match="must have the SHA-256"), resolve_weights(wrong, RunConfig()):
         pass

@@ -1,4 +1,4 @@
-"""Ground truth and prediction side by side."""
+"""Images that show the ground truth and the predictions side by side."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -8,17 +8,21 @@ from pycocotools import mask as rle_codec
 
 from pipeline import storage
 from pipeline.draw import DrawnObject, draw_objects, encode_png, side_by_side
-from pipeline.infer.inputs import InputPiece
+from pipeline.infer.detection_rows import read_detection_rows
+from pipeline.infer.inputs import InputChunk
 from pipeline.infer.ledger import output_url
-from pipeline.infer.pictures import LEAST_DRAWN_SCORE, picture_name, predicted_objects
-from pipeline.infer.prediction_rows import read_predictions
+from pipeline.infer.visualizations import (
+    MIN_DRAWN_SCORE,
+    predicted_objects,
+    visualization_name,
+)
 from pipeline.shards.decode import decode_image
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.row import ShardRow, read_rows
 
 
-def true_objects(row: ShardRow, manifest: Manifest) -> list[DrawnObject]:
-    """What to draw of a row's annotations; crowd regions say so."""
+def ground_truth_objects(row: ShardRow, manifest: Manifest) -> list[DrawnObject]:
+    """Return the annotated objects of a row, ready to draw; captions mark crowd regions."""
     objects = []
     for n, (label, box) in enumerate(zip(row.labels.tolist(), row.boxes.tolist(), strict=True)):
         crowd = " (crowd)" if row.iscrowd[n] else ""
@@ -26,7 +30,7 @@ def true_objects(row: ShardRow, manifest: Manifest) -> list[DrawnObject]:
             DrawnObject(
                 box=(box[0], box[1], box[2], box[3]),
                 caption=manifest.categories[label - 1].name + crowd,
-                colour_key=label,
+                color_key=label,
                 bitmap=_bitmap(row, n),
                 keypoints=None if row.keypoints is None else row.keypoints[n],
                 skeleton=manifest.keypoints.skeleton if manifest.keypoints else (),
@@ -36,50 +40,52 @@ def true_objects(row: ShardRow, manifest: Manifest) -> list[DrawnObject]:
 
 
 def draw_comparisons(
-    pieces: Sequence[InputPiece],
+    chunks: Sequence[InputChunk],
     manifest: Manifest,
     predictions: str,
     folder: str,
     count: int,
 ) -> list[str]:
-    """Draw the first ``count`` readable images of a folder of shards.
+    """Draw the first ``count`` readable images of a data set.
 
     Args:
-        pieces: the shards.
-        manifest: of the shards.
+        chunks: the shards of the data set.
+        manifest: the manifest of the data set.
         predictions: URL of the folder of prediction files.
-        folder: URL to write ``NN_name.png`` under.
-        count: pictures at most.
+        folder: URL of the folder to write ``NN_name.png`` to.
+        count: maximum number of images.
 
     Returns:
-        URLs of the pictures.
+        URLs of the images.
     """
     urls: list[str] = []
     skeleton = manifest.keypoints.skeleton if manifest.keypoints else ()
-    rows = (
+    pairs = (
         pair
-        for piece in pieces
+        for chunk in chunks
         for pair in zip(
-            read_rows(piece.folder, piece.files[0]),
-            read_predictions(output_url(predictions, piece.name)),
+            read_rows(chunk.folder, chunk.files[0]),
+            read_detection_rows(output_url(predictions, chunk.name)),
             strict=True,
         )
     )
-    for truth, predicted in islice((pair for pair in rows if pair[1].error is None), count):
-        pixels = decode_image(truth.image_bytes)
-        picture = side_by_side(
+    readable = (pair for pair in pairs if pair[1].error is None)
+    for annotated, predicted in islice(readable, count):
+        pixels = decode_image(annotated.image_bytes)
+        comparison = side_by_side(
             [
-                draw_objects(pixels, true_objects(truth, manifest)),
-                draw_objects(pixels, predicted_objects(predicted, LEAST_DRAWN_SCORE, skeleton)),
+                draw_objects(pixels, ground_truth_objects(annotated, manifest)),
+                draw_objects(pixels, predicted_objects(predicted, MIN_DRAWN_SCORE, skeleton)),
             ],
-            ["ground truth", f"predictions from score {LEAST_DRAWN_SCORE}"],
+            ["ground truth", f"predictions with score >= {MIN_DRAWN_SCORE}"],
         )
-        urls.append(storage.join(folder, picture_name(len(urls), truth.file_name)))
-        storage.write_bytes(urls[-1], encode_png(picture))
+        urls.append(storage.join(folder, visualization_name(len(urls), annotated.file_name)))
+        storage.write_bytes(urls[-1], encode_png(comparison))
     return urls
 
 
 def _bitmap(row: ShardRow, index: int) -> np.ndarray | None:
+    """Return the (H, W) 0/1 mask of an object, or None if it has no mask."""
     height, width = row.size
     counts = row.rle[index]
     if counts is not None:

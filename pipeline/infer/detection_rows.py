@@ -1,6 +1,6 @@
-"""Detections as rows of a Parquet file, and back.
+"""Detections as rows of a Parquet file, one row per image, and back.
 
-Shapes: R detections, P keypoints.
+Shapes: P keypoints.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from model import Detector
 from pipeline import storage
-from pipeline.infer.predictor import ImagePrediction
+from pipeline.infer.detection_stream import ImagePrediction
 from pipeline.shards.keypoints import coco_keypoints
 
 SCHEMA_VERSION = 2
@@ -23,24 +23,21 @@ SCHEMA = pa.schema(
     [
         ("image_id", pa.int64()),
         ("file_name", pa.string()),
-        # Null where the image could not be read; ``error`` tells why.
+        # Null if the image could not be read; ``error`` gives the reason.
         ("height", pa.int32()),
         ("width", pa.int32()),
-        # x1 y1 x2 y2, pixels of the image; best first.
+        # x1 y1 x2 y2, pixels of the image, by descending score.
         ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
         ("scores", pa.list_(pa.float32())),
         ("labels", pa.list_(pa.int64())),
-        # Null, as their names, from a proposal network, whose label 1 says "object".
+        # Ids and names are null for a proposal network, whose only label 1 means "object".
         ("category_ids", pa.list_(pa.int64())),
         ("category_names", pa.list_(pa.string())),
-        # COCO's compressed run lengths; null from a detector without masks.
-        (
-            "masks_rle",
-            pa.list_(_RLE),
-        ),
+        # COCO's compressed run lengths; null for a detector without masks.
+        ("masks_rle", pa.list_(_RLE)),
         ("error", pa.string()),
-        # Per detection P times x, y (pixels of the image) and a score, a logit; null, as the P
-        # names, from a detector without keypoints.
+        # P rows of x, y (pixels of the image) and score (a logit) per detection. Keypoints and
+        # their P names are null for a detector without keypoints.
         ("keypoints", pa.list_(pa.list_(pa.list_(pa.float32(), 3)))),
         ("keypoint_names", pa.list_(pa.string())),
     ]
@@ -48,8 +45,8 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class PredictedRow:
-    """One image's detections as they were written; see ``SCHEMA``."""
+class DetectionRow:
+    """One image's detections as they are written; see ``SCHEMA``."""
 
     image_id: int
     file_name: str
@@ -66,25 +63,27 @@ class PredictedRow:
     keypoint_names: list[str] | None = None
 
 
-def row_of(prediction: ImagePrediction, detector: Detector, least_score: float) -> PredictedRow:
-    """The row of one image; detections below ``least_score`` are left out.
+def detection_row(
+    prediction: ImagePrediction, detector: Detector, score_threshold: float
+) -> DetectionRow:
+    """Convert one image's prediction to a row.
 
     Args:
-        prediction: what the detector found.
-        detector: names the categories and the keypoints.
-        least_score: in [0, 1].
+        prediction: the detections of the image, or the reason why there are none.
+        detector: provides the names of categories and keypoints.
+        score_threshold: in [0, 1]; detections with a lower score are left out.
     """
-    image, found = prediction.image, prediction.detections
-    if found is None:
+    image = prediction.image
+    if prediction.detections is None:
         error = prediction.error or "no prediction"
-        return PredictedRow(
+        return DetectionRow(
             image.image_id, image.file_name, None, None, [], [], [], [], [], None, error
         )
-    kept = found.above(least_score)
+    kept = prediction.detections.above(score_threshold)
     labels = kept.labels.tolist()
-    head, known = detector.config.keypoint, not detector.config.is_proposal_network
-    named = [detector.categories[label - 1] for label in labels] if known else []
-    return PredictedRow(
+    head, has_classes = detector.config.keypoint, not detector.config.is_proposal_network
+    categories = [detector.categories[label - 1] for label in labels] if has_classes else []
+    return DetectionRow(
         image_id=image.image_id,
         file_name=image.file_name,
         height=kept.image_size.height,
@@ -92,8 +91,8 @@ def row_of(prediction: ImagePrediction, detector: Detector, least_score: float) 
         boxes=kept.boxes.tolist(),
         scores=kept.scores.tolist(),
         labels=labels,
-        category_ids=[category.id for category in named] if known else None,
-        category_names=[category.name for category in named] if known else None,
+        category_ids=[category.id for category in categories] if has_classes else None,
+        category_names=[category.name for category in categories] if has_classes else None,
         masks_rle=None if kept.masks is None else kept.rle(),
         error=None,
         keypoints=None if kept.keypoints is None else kept.keypoints.tolist(),
@@ -101,8 +100,8 @@ def row_of(prediction: ImagePrediction, detector: Detector, least_score: float) 
     )
 
 
-def write_rows(url: str, rows: Iterable[PredictedRow]) -> int:
-    """Write a Parquet file, atomically; returns its size in bytes."""
+def write_detection_rows(url: str, rows: Iterable[DetectionRow]) -> int:
+    """Write a Parquet file atomically and return its size in bytes."""
     table = pa.Table.from_pylist([vars(row) for row in rows], schema=SCHEMA)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
@@ -111,20 +110,20 @@ def write_rows(url: str, rows: Iterable[PredictedRow]) -> int:
     return len(content)
 
 
-def read_predictions(url: str) -> list[PredictedRow]:
-    """The rows of one file that ``write_rows`` wrote.
+def read_detection_rows(url: str) -> list[DetectionRow]:
+    """Read the rows of a file that ``write_detection_rows`` wrote.
 
     Raises:
-        StorageError: it is missing or unreadable.
+        StorageError: the file is missing or unreadable.
     """
     table = pq.read_table(pa.BufferReader(storage.read_bytes(url)))
-    return [PredictedRow(**row) for row in table.to_pylist()]
+    return [DetectionRow(**row) for row in table.to_pylist()]
 
 
-def coco_results(row: PredictedRow) -> list[dict[str, Any]]:
-    """The row's detections in COCO's results format, with the data set's category ids.
+def coco_results(row: DetectionRow) -> list[dict[str, Any]]:
+    """Convert a row to COCO's results format, with the data set's category ids.
 
-    Those of a proposal network have the number 1, as in COCO's results of proposals.
+    Proposals get category id 1, as in COCO's results of proposal networks.
     """
     results = []
     for n, (x1, y1, x2, y2) in enumerate(row.boxes):
@@ -137,7 +136,7 @@ def coco_results(row: PredictedRow) -> list[dict[str, Any]]:
         if row.masks_rle is not None:
             result["segmentation"] = row.masks_rle[n]
         if row.keypoints is not None:
-            # Every found point counts as visible, as in the results that COCO's server takes.
+            # Every keypoint is marked visible, as in the results that COCO's server accepts.
             result["keypoints"] = coco_keypoints([x, y, 1] for x, y, _ in row.keypoints[n])
         results.append(result)
     return results

@@ -1,0 +1,67 @@
+"""The evaluator of pycocotools, set up to avoid its pitfalls."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+
+def coco_evaluator(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str
+) -> COCOeval:
+    """Return an evaluator of ``results`` that has not run yet. Building it prints to stdout.
+
+    Args:
+        ground_truth: COCO instances format; not changed.
+        results: COCO results format; may be empty; not changed.
+        kind: "bbox", "segm" or "keypoints".
+    """
+    annotations = _index(_evaluable_annotations(ground_truth, kind))
+    return COCOeval(annotations, _index_results(ground_truth, results, kind), iouType=kind)
+
+
+def check_ids(
+    key: str, known: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise ValueError if ``key`` of a result is not the ``id`` of a known record."""
+    unknown = sorted({result[key] for result in results} - {record["id"] for record in known})
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} values of {key} in the results are not in the ground truth, such as "
+            f"{unknown[:5]}. Predictions of another data set, or labels instead of category ids?"
+        )
+
+
+def _evaluable_annotations(ground_truth: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    annotations = []
+    # pycocotools reads a matched annotation id of 0 as "not matched", so ids count from 1.
+    for new_id, annotation in enumerate(ground_truth["annotations"], start=1):
+        changed = {**annotation, "id": new_id}
+        if kind == "segm" and not annotation.get("segmentation"):
+            # Masks cannot be compared with an object that has none. As a crowd region the size of
+            # its box, it makes detections there neither true nor false positives.
+            x, y, w, h = annotation["bbox"]
+            changed |= {"iscrowd": 1, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
+        annotations.append(changed)
+    return {**ground_truth, "annotations": annotations}
+
+
+def _index_results(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str
+) -> COCO:
+    images_and_categories = _index({**ground_truth, "annotations": []})
+    if not results:  # loadRes reads the first result
+        return images_and_categories
+    # Without the box, so that loadRes takes the area for the size ranges from the mask or the
+    # keypoints themselves.
+    measured = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}[kind]
+    kept = ("image_id", "category_id", "score", measured)
+    return images_and_categories.loadRes([{key: result[key] for key in kept} for result in results])
+
+
+def _index(dataset: Mapping[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = dict(dataset)
+    coco.createIndex()
+    return coco

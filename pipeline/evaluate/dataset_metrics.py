@@ -1,0 +1,84 @@
+"""All metrics of a detector on a data set, by the protocol of the data set."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pipeline.evaluate.coco_metrics import coco_metrics
+from pipeline.evaluate.metrics import VOC_METRIC, Metrics, mean_of_measured
+from pipeline.evaluate.proposal_metrics import proposal_metrics
+from pipeline.evaluate.voc_metrics import voc_metrics
+from pipeline.shards.coco_ground_truth import coco_ground_truth
+from pipeline.shards.keypoints import KeypointSet
+from pipeline.shards.manifest import read_manifest
+
+logger = logging.getLogger(__name__)
+
+
+def dataset_metrics(
+    shards_url: str, results: Sequence[Mapping[str, Any]], kinds: Sequence[str]
+) -> Metrics:
+    """Compute COCO metrics, and VOC's AP as well if the manifest names VOC's protocol.
+
+    Args:
+        shards_url: the annotated images.
+        results: COCO results format.
+        kinds: the overlaps that COCO metrics measure, any of "bbox", "segm" and "keypoints"; or
+            "proposals" alone for the recall of a proposal network.
+
+    Raises:
+        ValueError: a result has an image id or category id that the data set does not have.
+    """
+    ground_truth = coco_ground_truth(shards_url)
+    if tuple(kinds) == ("proposals",):
+        return proposal_metrics(ground_truth, results)
+    metrics = coco_metrics(ground_truth, results, kinds)
+    protocol = read_manifest(shards_url).protocol
+    if protocol == "coco":
+        return metrics
+    values = voc_metrics(ground_truth, results, eleven_points=protocol == "voc_11_points")
+    return replace(
+        metrics,
+        values=metrics.values | {VOC_METRIC: mean_of_measured(list(values.values()))},
+        per_class=tuple(
+            replace(row, values=row.values | {VOC_METRIC: values[row.category_id]})
+            for row in metrics.per_class
+        ),
+    )
+
+
+def metric_kinds(
+    dataset_keypoints: KeypointSet | None,
+    has_masks: bool,
+    predicted_keypoints: Sequence[str] | None,
+    has_classes: bool = True,
+) -> tuple[str, ...]:
+    """Return the kinds of metrics that suit both a detector and a data set.
+
+    Args:
+        dataset_keypoints: the data set's keypoints; None if it has none.
+        has_masks: whether the detector predicts masks.
+        predicted_keypoints: names of the keypoints that the detector predicts; None if it predicts
+            none.
+        has_classes: False for a proposal network, which is evaluated by its recall alone.
+
+    Raises:
+        ValueError: the detector predicts other keypoints than the data set has.
+    """
+    if not has_classes:
+        return ("proposals",)
+    kinds = ("bbox", "segm") if has_masks else ("bbox",)
+    if predicted_keypoints is None:
+        return kinds
+    if dataset_keypoints is None:
+        logger.warning(
+            "the data set has no keypoints, so the detector's keypoints are not evaluated"
+        )
+        return kinds
+    if dataset_keypoints.names != tuple(predicted_keypoints):
+        raise ValueError(
+            f"the detector predicts the keypoints {', '.join(predicted_keypoints)}; the data set "
+            f"has {', '.join(dataset_keypoints.names)}. Another data set, or another order?"
+        )
+    return (*kinds, "keypoints")

@@ -1,0 +1,77 @@
+"""The metrics of an evaluation: their names, and the values of one detector on one data set."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+COCO_METRICS = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
+)
+"""The twelve metrics of boxes and of masks, in the order of ``COCOeval.stats``."""
+
+KEYPOINT_METRICS = (
+    *("AP", "AP50", "AP75", "APm", "APl"),
+    *("AR", "AR50", "AR75", "ARm", "ARl"),
+)
+"""The ten metrics of keypoints, whose overlap is object keypoint similarity (OKS)."""
+
+PROPOSAL_LIMITS = (100, 1000)
+
+PROPOSAL_METRICS = tuple(f"AR{size}{n}" for n in PROPOSAL_LIMITS for size in ("", "s", "m", "l"))
+"""Class-agnostic average recall of the top 100 and the top 1000 proposals of an image.
+
+Known as AR@100, ARs@100, ... elsewhere; MLflow does not allow @ in a metric name.
+"""
+
+VOC_METRIC = "voc/AP50"
+
+HEADLINE_METRICS = ("/AP", "/AP50", "/AR1000")
+"""Suffixes of the few metrics that a log line shows."""
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """One row of the per-class table: ``values`` holds ``bbox/AP``, ``bbox/AP50``, ..."""
+
+    category_id: int
+    name: str
+    objects: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of one evaluation. The field names are also keys of ``report.json``.
+
+    Args:
+        values: ``{kind}/{metric}`` for every kind that was measured, and ``voc/AP50`` for a VOC
+            data set; -1 where the data set has no object to measure, as in pycocotools.
+        per_class: one row per category, in the data set's order.
+        images: number of images evaluated.
+        failed_images: number of images that could not be read; they count as having no detections.
+        notes: what a reader must know to interpret the metrics.
+    """
+
+    values: dict[str, float]
+    per_class: tuple[ClassMetrics, ...] = field(default=())
+    images: int = 0
+    failed_images: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def metric_names(kind: str) -> tuple[str, ...]:
+    """Return the names of the metrics of "bbox", "segm", "keypoints" or "proposals"."""
+    return {"keypoints": KEYPOINT_METRICS, "proposals": PROPOSAL_METRICS}.get(kind, COCO_METRICS)
+
+
+def mean_of_measured(values: ArrayLike) -> float:
+    """Return the mean of the values that were measured, or -1 if there are none.
+
+    Args:
+        values: of any shape, in [0, 1]; -1 marks one that was not measured.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    measured = array[array > -1]
+    return float(measured.mean()) if measured.size else -1.0

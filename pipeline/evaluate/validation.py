@@ -1,0 +1,107 @@
+"""Validation during training: each rank predicts its share of rows, rank 0 gets the metrics."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch.distributed as dist
+
+from model import Detector
+from pipeline.evaluate.dataset_metrics import dataset_metrics, metric_kinds
+from pipeline.evaluate.metrics import Metrics
+from pipeline.infer.detection_rows import coco_results, detection_row
+from pipeline.infer.detection_stream import predict_images
+from pipeline.infer.inputs import InputImage
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.row import ShardRow, rows_from_arrow
+from pipeline.shards.shard_file import read_row_group
+
+
+@dataclass(frozen=True)
+class RowPredictions:
+    """A detector's predictions on some rows.
+
+    Args:
+        results: COCO results: image_id, category_id, bbox (x y w h), score; also segmentation (RLE)
+            and keypoints if the detector predicts them.
+        images: number of rows, unreadable ones included.
+        failures: ``file name: reason`` of each unreadable image, which has no results.
+    """
+
+    results: list[dict[str, Any]]
+    images: int
+    failures: list[str]
+
+
+def validate(
+    detector: Detector, shards_url: str, rank: int, world_size: int, batch: int
+) -> Metrics | None:
+    """Measure a detector in the middle of training.
+
+    With more than one rank, every rank must call this within its process group.
+
+    Args:
+        detector: the bare module, not its DDP wrapper; its mode is left as it was.
+        shards_url: the validation shards.
+        rank: rank of this process.
+        world_size: number of processes that share the work.
+        batch: images per forward pass.
+
+    Returns:
+        The metrics on rank 0, None elsewhere.
+    """
+    share = predict_rows(detector, rows_of_rank(shards_url, rank, world_size), batch)
+    gathered: list[RowPredictions | None] = [share]
+    if world_size > 1:
+        gathered = [None] * world_size
+        dist.gather_object(share, gathered if rank == 0 else None)
+    if rank != 0:
+        return None
+    shares = [each for each in gathered if each is not None]
+    config = detector.config
+    metrics = dataset_metrics(
+        shards_url,
+        [result for each in shares for result in each.results],
+        metric_kinds(
+            read_manifest(shards_url).keypoints,
+            has_masks=config.mask is not None,
+            predicted_keypoints=config.keypoint.names if config.keypoint else None,
+            has_classes=not config.is_proposal_network,
+        ),
+    )
+    return replace(
+        metrics,
+        images=sum(each.images for each in shares),
+        failed_images=sum(len(each.failures) for each in shares),
+    )
+
+
+def predict_rows(detector: Detector, rows: Iterable[ShardRow], batch: int) -> RowPredictions:
+    """Run the detector over rows and convert its detections to COCO results.
+
+    Args:
+        detector: on any device, in any mode.
+        rows: images to predict; at most two batches of them are in memory at a time.
+        batch: images per forward pass.
+    """
+    images = (InputImage(row.image_id, row.file_name, row.image_bytes) for row in rows)
+    results: list[dict[str, Any]] = []
+    failures: list[str] = []
+    count = 0
+    for prediction in predict_images(detector, images, batch):
+        count += 1
+        if prediction.error is not None:
+            failures.append(f"{prediction.image.file_name}: {prediction.error}")
+        results += coco_results(detection_row(prediction, detector, score_threshold=0.0))
+    return RowPredictions(results, count, failures)
+
+
+def rows_of_rank(shards_url: str, rank: int, world_size: int) -> Iterator[ShardRow]:
+    """Yield every world_size-th row, starting at ``rank``; shares differ by at most one row."""
+    first = 0  # index of the row group's first row in the data set
+    for file in read_manifest(shards_url).files:
+        for group, rows in enumerate(file.row_groups):
+            own = [n for n in range(rows) if (first + n) % world_size == rank]
+            first += rows
+            if own:
+                yield from rows_from_arrow(read_row_group(shards_url, file.name, group).take(own))

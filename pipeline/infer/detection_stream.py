@@ -1,0 +1,85 @@
+"""Detections for a stream of encoded images: decoded ahead, batched; a bad image stops nothing."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from model import Detections, Detector
+from pipeline.infer.inputs import InputImage
+from pipeline.shards.decode import decode_image
+
+DECODE_THREADS = 2
+
+Decoded = np.ndarray | str
+"""(H, W, 3) uint8 RGB, or the reason why the image could not be decoded."""
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """The detections of one image, or the reason why there are none.
+
+    Args:
+        image: as it was read; its ``encoded`` is kept only until the prediction is consumed.
+        detections: in the image's own pixels; None if there is an ``error``.
+        error: why the image could not be read or decoded.
+    """
+
+    image: InputImage
+    detections: Detections | None
+    error: str | None = None
+
+
+def predict_images(
+    detector: Detector, images: Iterable[InputImage], batch: int
+) -> Iterator[ImagePrediction]:
+    """Run the detector over a stream of images.
+
+    Args:
+        detector: on any device, in any mode.
+        images: encoded images; those with ``error`` pass through.
+        batch: images per forward pass.
+
+    Yields:
+        One prediction per image, in order.
+    """
+    for group in _decoded_groups(images, batch):
+        pictures = [pixels for _, pixels in group if isinstance(pixels, np.ndarray)]
+        found = iter(detector.predict(pictures, batch_size=batch) if pictures else ())
+        for image, pixels in group:
+            if isinstance(pixels, str):
+                yield ImagePrediction(image, None, error=pixels)
+            else:
+                yield ImagePrediction(image, next(found))
+
+
+def _decoded_groups(
+    images: Iterable[InputImage], batch: int
+) -> Iterator[list[tuple[InputImage, Decoded]]]:
+    """Yield groups of ``batch`` images; the next group is decoded while the caller uses one."""
+    waiting: deque[tuple[InputImage, Future[Decoded]]] = deque()
+    with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
+        for image in images:
+            waiting.append((image, pool.submit(_decode, image)))
+            if len(waiting) == 2 * batch:
+                yield [_pop_decoded(waiting) for _ in range(batch)]
+        while waiting:
+            yield [_pop_decoded(waiting) for _ in range(min(batch, len(waiting)))]
+
+
+def _pop_decoded(
+    waiting: deque[tuple[InputImage, Future[Decoded]]],
+) -> tuple[InputImage, Decoded]:
+    image, decoded = waiting.popleft()
+    return image, decoded.result()
+
+
+def _decode(image: InputImage) -> Decoded:
+    if image.error is not None:
+        return image.error
+    try:
+        return decode_image(image.encoded)
+    except Exception as error:  # decoders raise errors of many types
+        return f"cannot be decoded ({type(error).__name__}: {error})"

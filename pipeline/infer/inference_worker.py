@@ -1,0 +1,88 @@
+"""Inference on one chunk with one model replica: an output file and a ledger entry."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from model import Detector
+from pipeline.infer.detection_rows import detection_row, write_detection_rows
+from pipeline.infer.detection_stream import predict_images
+from pipeline.infer.inputs import InputChunk, read_images
+from pipeline.infer.ledger import LedgerEntry, output_url, write_entry
+from pipeline.infer.model_files import ModelFiles
+
+
+class CountMismatchError(RuntimeError):
+    """The output does not have one row per input image."""
+
+
+@dataclass(frozen=True)
+class InferenceJob:
+    """The settings that all chunks share.
+
+    Args:
+        folder: URL of the output files.
+        batch: images per forward pass.
+        score_threshold: detections with a lower score are left out.
+        model_source: source of the weights, for the ledger.
+    """
+
+    folder: str
+    batch: int
+    score_threshold: float
+    model_source: str
+
+
+class InferenceWorker:
+    """A process with one replica of the model.
+
+    Args:
+        model: the detector's files.
+        job: the settings that all chunks share.
+        device: "cpu" or "cuda".
+        threads: CPU threads of a forward pass.
+    """
+
+    def __init__(self, model: ModelFiles, job: InferenceJob, device: str, threads: int) -> None:
+        if device == "cpu":
+            torch.set_num_threads(min(threads, os.cpu_count() or 1))
+        self.job = job
+        self.detector = model.load(device)
+
+    def ready(self) -> None:
+        """Return once the model is loaded."""
+
+    def predict(self, chunk: InputChunk, key: str) -> LedgerEntry:
+        """Run :func:`predict_chunk` with this worker's replica."""
+        return predict_chunk(self.detector, chunk, self.job, key)
+
+
+def predict_chunk(
+    detector: Detector, chunk: InputChunk, job: InferenceJob, key: str
+) -> LedgerEntry:
+    """Predict on one chunk, write its output file, then its ledger entry.
+
+    Raises:
+        CountMismatchError: the chunk did not contain as many images as planned.
+    """
+    rows = [
+        detection_row(prediction, detector, job.score_threshold)
+        for prediction in predict_images(detector, read_images(chunk), job.batch)
+    ]
+    if len(rows) != chunk.images:
+        raise CountMismatchError(
+            f"{chunk.folder} {chunk.name}: {len(rows)} images read, {chunk.images} expected. "
+            "Did the input change? Start the job again."
+        )
+    entry = LedgerEntry(
+        name=chunk.name,
+        key=key,
+        images=len(rows),
+        failed=sum(row.error is not None for row in rows),
+        objects=sum(len(row.scores) for row in rows),
+        size=write_detection_rows(output_url(job.folder, chunk.name), rows),
+        model=job.model_source,
+    )
+    write_entry(job.folder, entry)
+    return entry

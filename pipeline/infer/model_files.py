@@ -1,0 +1,63 @@
+"""A detector's files as bytes, so that workers on other machines can load it."""
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from model import Detector, ModelConfig, load_detector
+from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a detector.
+
+    Args:
+        files: file name -> content: model.safetensors and model.json, or one weights file.
+        config: the model's settings, for a weights file that comes without any.
+    """
+
+    files: dict[str, bytes]
+    config: ModelConfig | None = None
+
+    @classmethod
+    def read(cls, path: Path, config: ModelConfig) -> "ModelFiles":
+        """Read what ``resolve_weights`` yielded.
+
+        Args:
+            path: a folder with its own settings, or a bare weights file.
+            config: the settings for a weights file. A folder keeps its own settings, except that
+                ``test_augmentation`` is taken from ``config`` if set there, even to null: test-time
+                augmentation is chosen at inference, not in training.
+        """
+        if not path.is_dir():
+            return cls({path.name: path.read_bytes()}, config)
+        files = {name: (path / name).read_bytes() for name in (WEIGHTS_FILE, CONFIG_FILE)}
+        if "test_augmentation" in config.model_fields_set:
+            settings = json.loads(files[CONFIG_FILE])
+            settings["config"] |= config.model_dump(mode="json", include={"test_augmentation"})
+            files[CONFIG_FILE] = json.dumps(settings).encode()
+        return cls(files)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of weights and settings."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self.files.items()):
+            digest.update(name.encode())
+            digest.update(hashlib.sha256(content).digest())
+        if self.config is not None:
+            digest.update(self.config.model_dump_json().encode())
+        return digest.hexdigest()
+
+    def load(self, device: str) -> Detector:
+        """Build the detector on ``device``, in eval mode."""
+        with tempfile.TemporaryDirectory(prefix="detector-") as scratch:
+            for name, content in self.files.items():
+                (Path(scratch) / name).write_bytes(content)
+            if self.config is None:
+                return load_detector(scratch, device=device)
+            [name] = self.files
+            return load_detector(Path(scratch) / name, config=self.config, device=device)

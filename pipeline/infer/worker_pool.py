@@ -1,0 +1,196 @@
+"""Inference on many chunks: workers pull them one by one, and a worker that dies is replaced."""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayActorError
+
+from pipeline.infer.inference_worker import (
+    CountMismatchError,
+    InferenceJob,
+    InferenceWorker,
+    predict_chunk,
+)
+from pipeline.infer.inputs import InputChunk
+from pipeline.infer.ledger import LedgerEntry, chunk_key, finished_entries, remove_stale
+from pipeline.infer.model_files import ModelFiles
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3  # deaths of workers on one chunk; more are no accident
+PROGRESS_INTERVAL_S = 60.0
+
+
+@dataclass(frozen=True)
+class ChunkOutcome:
+    """The ledger entry of a chunk, and whether an earlier run had finished the chunk."""
+
+    entry: LedgerEntry
+    skipped: bool
+
+
+def predict_chunks(
+    chunks: Sequence[InputChunk], model: ModelFiles, job: InferenceJob, workers: int
+) -> list[ChunkOutcome]:
+    """Predict on every unfinished chunk, with Ray workers if a cluster is joined.
+
+    Args:
+        chunks: the whole input.
+        model: the detector's files.
+        job: the settings that all chunks share.
+        workers: requested number of workers; limited to what the cluster can hold.
+
+    Returns:
+        One outcome per chunk, in order.
+
+    Raises:
+        CountMismatchError: an output does not have one row per image of its chunk.
+        RuntimeError: workers kept dying on a chunk or while loading the model.
+    """
+    digest = model.digest
+    keys = {chunk.name: chunk_key(chunk, digest, job.score_threshold) for chunk in chunks}
+    if stale := remove_stale(job.folder, list(keys)):
+        logger.warning("removed %d outputs whose input no longer exists: %s", len(stale), stale[:5])
+    entries = finished_entries(job.folder, keys)
+    skipped = set(entries)
+    unfinished = [chunk for chunk in chunks if chunk.name not in entries]
+    if skipped:
+        logger.info("%d of %d chunks are already finished", len(skipped), len(chunks))
+    predict = _predict_on_cluster if ray.is_initialized() else _predict_in_process
+    started, images = time.monotonic(), 0
+    for entry in predict(unfinished, keys, model, job, workers) if unfinished else ():
+        entries[entry.name] = entry
+        images += entry.images
+        logger.info(
+            "%s: %d images, %d failed, %d objects  (%d/%d chunks, %.1f images/s)",
+            entry.name,
+            entry.images,
+            entry.failed,
+            entry.objects,
+            len(entries),
+            len(chunks),
+            images / max(time.monotonic() - started, 1e-9),
+        )
+    _check_counts(chunks, entries)
+    return [ChunkOutcome(entries[chunk.name], chunk.name in skipped) for chunk in chunks]
+
+
+def _check_counts(chunks: Sequence[InputChunk], entries: dict[str, LedgerEntry]) -> None:
+    wrong = [
+        f"{chunk.name}: {entries[chunk.name].images if chunk.name in entries else 'no'} rows "
+        f"for {chunk.images} images"
+        for chunk in chunks
+        if chunk.name not in entries or entries[chunk.name].images != chunk.images
+    ]
+    if wrong:
+        raise CountMismatchError(
+            f"the outputs of {len(wrong)} chunks do not have one row per image: "
+            f"{'; '.join(wrong[:5])}"
+        )
+
+
+def _predict_in_process(
+    chunks: Sequence[InputChunk],
+    keys: dict[str, str],
+    model: ModelFiles,
+    job: InferenceJob,
+    workers: int,
+) -> Iterator[LedgerEntry]:
+    detector = model.load("cuda" if torch.cuda.is_available() else "cpu")
+    for chunk in chunks:
+        yield predict_chunk(detector, chunk, job, keys[chunk.name])
+
+
+def _predict_on_cluster(
+    chunks: Sequence[InputChunk],
+    keys: dict[str, str],
+    model: ModelFiles,
+    job: InferenceJob,
+    workers: int,
+) -> Iterator[LedgerEntry]:
+    start_worker, count = _worker_factory(model, job, min(workers, len(chunks)))
+    waiting, deaths, failed_starts = deque(chunks), Counter[str](), 0
+    # Pending call -> its worker and the chunk it works on; None while it loads the model.
+    running: dict[Any, tuple[Any, InputChunk | None]] = {}
+    try:
+        for _ in range(count):
+            worker = start_worker()
+            running[worker.ready.remote()] = (worker, None)
+        while waiting or any(chunk is not None for _, chunk in running.values()):
+            done, _ = ray.wait(list(running), num_returns=1, timeout=PROGRESS_INTERVAL_S)
+            if not done:
+                logger.info("waiting for %d workers; %d chunks left", len(running), len(waiting))
+                continue
+            worker, chunk = running.pop(done[0])
+            try:
+                entry = ray.get(done[0])
+            except RayActorError as error:
+                if chunk is None:
+                    failed_starts += 1
+                else:
+                    deaths[chunk.name] += 1
+                    waiting.appendleft(chunk)
+                _warn_or_give_up(chunk, deaths, failed_starts, error)
+                worker = start_worker()
+                running[worker.ready.remote()] = (worker, None)
+                continue
+            if waiting:
+                following = waiting.popleft()
+                running[worker.predict.remote(following, keys[following.name])] = (
+                    worker,
+                    following,
+                )
+            else:
+                ray.kill(worker)
+            if chunk is not None:
+                yield entry
+    finally:
+        for worker, _ in running.values():
+            ray.kill(worker)
+
+
+def _worker_factory(
+    model: ModelFiles, job: InferenceJob, requested: int
+) -> tuple[Callable[[], Any], int]:
+    """Return a function that starts one worker, and how many workers to start.
+
+    The number is limited to the cluster's GPUs, or to its CPUs if it has no GPU.
+    """
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    count = max(1, min(requested, gpus or cpus))
+    if count < requested:
+        logger.warning("the cluster can hold only %d of the %d requested workers", count, requested)
+    options = {"num_gpus": 1 if gpus else 0, "num_cpus": 1, "max_restarts": 0}
+    worker_class: Any = ray.remote(**options)(InferenceWorker)
+    stored_model = ray.put(model)
+    device = "cuda" if gpus else "cpu"
+    threads = max(1, cpus // count)
+    return lambda: worker_class.remote(stored_model, job, device, threads), count
+
+
+def _warn_or_give_up(
+    chunk: InputChunk | None, deaths: Counter[str], failed_starts: int, error: RayActorError
+) -> None:
+    """Log the death of a worker; raise RuntimeError if it was one too many."""
+    if chunk is None:
+        if failed_starts >= MAX_ATTEMPTS:
+            raise RuntimeError(f"no worker could load the model: {error}") from error
+        logger.warning("a worker died while loading the model; starting another: %s", error)
+        return
+    if deaths[chunk.name] >= MAX_ATTEMPTS:
+        raise RuntimeError(
+            f"{chunk.name}: {MAX_ATTEMPTS} workers died while predicting on it ({error}). Out of "
+            "memory? Try a smaller infer.batch; finished chunks are kept."
+        ) from error
+    logger.warning(
+        "a worker died while predicting on %s (attempt %d); retrying with another worker",
+        chunk.name,
+        deaths[chunk.name],
+    )

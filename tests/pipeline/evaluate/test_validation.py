@@ -1,0 +1,99 @@
+"""Validation in training: results have the data set's ids, and any number of ranks agrees."""
+
+import json
+import socket
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from model import load_detector
+from pipeline.evaluate.coco_metrics import coco_metrics
+from pipeline.evaluate.validation import predict_rows, rows_of_rank, validate
+from pipeline.shards.coco_ground_truth import coco_ground_truth
+from tests.pipeline.oracle import oracle, read_all_rows
+
+
+def test_perfect_boxes_have_an_ap_of_one(shapes_shards):
+    predictions = predict_rows(oracle(shapes_shards), read_all_rows(shapes_shards), batch=3)
+    assert {result["category_id"] for result in predictions.results} <= {10, 20, 30, 40, 50}
+    metrics = coco_metrics(coco_ground_truth(shapes_shards), predictions.results, ["bbox"])
+    assert metrics.values["bbox/AP"] == pytest.approx(1.0)
+
+
+def test_perfect_keypoints_have_an_ap_of_one_and_shifted_ones_less(shapes_keypoint_shards):
+    shards, rows = shapes_keypoint_shards, read_all_rows(shapes_keypoint_shards)
+    gt = coco_ground_truth(shards)
+    perfect = predict_rows(oracle(shards), rows, batch=3).results
+    assert coco_metrics(gt, perfect, ["keypoints"]).values["keypoints/AP"] == pytest.approx(1.0)
+    shifted = predict_rows(oracle(shards, keypoint_shift=4.0), rows, batch=3).results
+    assert coco_metrics(gt, shifted, ["keypoints"]).values["keypoints/AP"] < 0.9
+
+
+def test_keypoint_results_have_the_coordinates_of_the_annotation_file(shapes_keypoint_shards):
+    """Predicted keypoints equal the annotated ones to 1e-5 px: no half pixel is lost."""
+    annotated = {
+        (a["image_id"], *a["bbox"][:2]): a["keypoints"]
+        for a in coco_ground_truth(shapes_keypoint_shards)["annotations"]
+    }
+    rows = read_all_rows(shapes_keypoint_shards)
+    results = predict_rows(oracle(shapes_keypoint_shards), rows, batch=3).results
+    assert len(results) == len(annotated)
+    for result in results:
+        key = min(
+            (k for k in annotated if k[0] == result["image_id"]),
+            key=lambda k: abs(k[1] - result["bbox"][0]) + abs(k[2] - result["bbox"][1]),
+        )
+        predicted = np.array(result["keypoints"]).reshape(-1, 3)
+        expected = np.reshape(annotated[key], (-1, 3))
+        # float32 coordinates below 64 px
+        np.testing.assert_allclose(predicted[:, :2], expected[:, :2], atol=1e-5)
+        assert (predicted[:, 2] == 1).all()
+
+
+def test_an_unreadable_image_has_no_results_and_is_reported(shapes_shards, tiny_checkpoint):
+    rows = read_all_rows(shapes_shards)[:4]
+    rows[1] = replace(rows[1], image_bytes=rows[1].image_bytes[:200])
+    predictions = predict_rows(load_detector(tiny_checkpoint), rows, batch=2)
+    assert predictions.images == 4
+    [failure] = predictions.failures
+    assert failure.startswith(rows[1].file_name)
+    predicted = {result["image_id"] for result in predictions.results}
+    assert predicted == {rows[n].image_id for n in (0, 2, 3)}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 20])
+def test_ranks_share_all_rows_evenly(shapes_shards, world_size):
+    shares = [
+        [row.image_id for row in rows_of_rank(shapes_shards, rank, world_size)]
+        for rank in range(world_size)
+    ]
+    assert sorted(chain.from_iterable(shares)) == list(range(1, 12))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def validate_as_one_of_two(rank, port, checkpoint, shards_url, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    metrics = validate(load_detector(checkpoint), shards_url, rank, 2, batch=1)
+    returned = None if metrics is None else [metrics.images, metrics.values]
+    (folder / f"{rank}.json").write_text(json.dumps(returned))
+    dist.destroy_process_group()
+
+
+def test_two_ranks_measure_what_one_measures(shapes_shards, tiny_checkpoint, tmp_path):
+    detector = load_detector(tiny_checkpoint).train()
+    alone = validate(detector, shapes_shards, 0, 1, batch=1)
+    assert detector.training
+    assert alone.images == 11
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = (port, tiny_checkpoint, shapes_shards, tmp_path)
+    mp.spawn(validate_as_one_of_two, args=arguments, nprocs=2, join=True)
+    assert json.loads((tmp_path / "0.json").read_text()) == [11, alone.values]
+    assert json.loads((tmp_path / "1.json").read_text()) is None
