@@ -50,5 +50,8 @@ def test_weights_on_a_web_server_resolve_to_a_local_file(address, tmp_path):
 
 def test_weights_with_another_digest_are_refused(address):
     wrong = f"{address}#sha256={'0' * 64}"
-    with pytest.raises(WeightsError, match="must have the SHA-256"), resolve_weights(wrong, RunConfig()):
+    with (
+        pytest.raises(WeightsError, match="must have the SHA-256"),
+        resolve_weights(wrong, RunConfig()),
+    ):
         pass
