@@ -1,4 +1,4 @@
-"""The documents say what is so."""
+"""The documents agree with the code."""
 
 import re
 import runpy
@@ -23,9 +23,9 @@ def test_the_key_reference_is_up_to_date():
     assert page["PAGE"].read_text() == page["config_reference"](), "run make docs"
 
 
-def test_every_job_command_in_the_readme_names_files_and_keys_that_exist():
+def test_every_job_command_in_the_readme_names_existing_files_and_keys():
     blocks = "\n".join(re.findall(r"```[a-z]*\n(.*?)```", README, re.DOTALL))
-    # Those after a "$ " are shown for the error that they give.
+    # Commands after a "$ " are examples of errors.
     commands = re.findall(r"(?<!\$ )python (workflows/.*)$", blocks, re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
@@ -35,7 +35,7 @@ def test_every_job_command_in_the_readme_names_files_and_keys_that_exist():
             load_config(ROOT / config, overrides)
 
 
-def test_every_link_in_the_documents_leads_somewhere():
+def test_every_link_in_the_documents_has_a_target():
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"

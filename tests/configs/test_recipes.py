@@ -1,4 +1,4 @@
-"""Every recipe loads, builds, has the published size, and learns and finds on a small picture."""
+"""Every recipe loads, builds at the published size, trains a step and predicts."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def size_of(config):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_file_is_a_valid_configuration_under_its_own_name(name):
+def test_every_file_is_valid_and_has_its_own_name(name):
     config = load(name)
     if name in RECIPES:
         assert config.name == name.replace("/", "_")
@@ -46,7 +46,7 @@ def test_every_file_is_a_valid_configuration_under_its_own_name(name):
         assert config.name == "run"
 
 
-def test_the_list_of_originals_names_recipes_that_exist():
+def test_the_table_of_counterparts_names_existing_recipes():
     page = (CONFIGS / "README.md").read_text()
     rows = re.findall(r"^\| (`.*\.yaml`) \| (.*) \|$", page, re.MULTILINE)
     assert len(rows) > 60
@@ -56,9 +56,9 @@ def test_the_list_of_originals_names_recipes_that_exist():
         assert set(named) <= set(RECIPES), originals
 
 
-def test_the_recipe_shown_composes(tmp_path):
-    [shown] = re.findall(r"```yaml\n(.*?)```", (CONFIGS / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "mine.yaml").write_text(shown.replace("configs/", f"{CONFIGS}/"))
+def test_the_example_recipe_composes(tmp_path):
+    [example] = re.findall(r"```yaml\n(.*?)```", (CONFIGS / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(example.replace("configs/", f"{CONFIGS}/"))
     config = load_config(tmp_path / "mine.yaml")
     assert (config.model.backbone.depth, config.train.schedule.steps) == (101, 270_000)
     assert len(config.data.train) == 2
@@ -66,7 +66,7 @@ def test_the_recipe_shown_composes(tmp_path):
 
 
 def architectures():
-    """Of recipes that build the same layers, the first."""
+    """Return one case per set of layers, named after the first recipe that builds it."""
     cases = {}
     for name in NAMES:
         model = load(name).model
@@ -95,7 +95,7 @@ def has_head(detector, name):
         ("torchvision/mask_rcnn_r50_fpn", 90, 44_401_393),
         ("torchvision/faster_rcnn_r50_fpn", 90, 41_755_286),
         ("torchvision/keypoint_rcnn_r50_fpn", 1, 59_137_258),
-        # Its 91 outputs have no background among them.
+        # None of its 91 outputs is background.
         ("torchvision/retinanet_r50_fpn", 91, 34_014_999),
         ("torchvision/mask_rcnn_r50_fpn_v2", 90, 46_359_409),
         ("torchvision/faster_rcnn_r50_fpn_v2", 90, 43_712_278),
@@ -106,7 +106,7 @@ def has_head(detector, name):
         ("retinanet_r50_fpn_p5_1x", 91, 34_014_999),
     ],
 )
-def test_a_detector_has_as_many_parameters_as_the_published_one(name, classes, published):
+def test_the_number_of_parameters_is_the_published_one(name, classes, published):
     assert size_of(load(name).model.model_copy(update={"num_classes": classes})) == published
 
 
@@ -119,20 +119,20 @@ def test_a_detector_has_as_many_parameters_as_the_published_one(name, classes, p
         ("coco_2014/mask_rcnn_x101_32x8d_fpn_1x", "resnext101_32x8d", MaskRCNN),
     ],
 )
-def test_deeper_backbones_have_as_many_parameters_as_torchvisions(name, backbone, detector):
+def test_deeper_backbones_have_as_many_parameters_as_in_torchvision(name, backbone, detector):
     config = load(name).model
     with torch.device("meta"):
-        theirs = detector(
+        peer = detector(
             resnet_fpn_backbone(backbone_name=backbone, weights=None, norm_layer=FrozenBatchNorm2d),
             config.num_classes + 1,
         )
-    assert size_of(config) == count_parameters(theirs)
+    assert size_of(config) == count_parameters(peer)
 
 
 def narrowed(config):
-    """The same detector, an eighth as wide and at most 50 layers deep, for pictures of 64 pixels.
+    """Return the same detector at 1/8 the width and at most 50 layers, for 64-pixel images.
 
-    Random weights under frozen norms would blow up in more layers.
+    With random weights and frozen norms, activations would overflow in deeper networks.
     """
     tree = config.model_dump()
     tree["num_classes"] = min(3, config.num_classes)
@@ -144,7 +144,7 @@ def narrowed(config):
         "groups": min(2, backbone["groups"]),
         "group_width": 4,
     }
-    # P7 has one cell, of which a group norm wants two channels.
+    # P7 has one cell, and group norm needs two values per group: 64 channels for 32 groups.
     tree["fpn"]["channels"] = 64 if config.retinanet else 16
     tree["rpn"] |= {
         "anchor_sizes": [size / 8 for size in tree["rpn"]["anchor_sizes"]],
@@ -165,7 +165,7 @@ def narrowed(config):
 
 
 def distinct_detectors():
-    """One case per narrowed detector, named by the first of its recipes."""
+    """Return one case per narrowed detector, named after the first recipe that builds it."""
     cases = {}
     for name in RECIPES:
         config = load(name)
@@ -174,23 +174,23 @@ def distinct_detectors():
     return list(cases.values())
 
 
-def scene(config):
-    """A picture with two objects, masked and with keypoints where the detector wants them."""
+def example(config):
+    """Return an image and two objects, with masks and keypoints if the detector learns them."""
     boxes = torch.tensor([[6.0, 8.0, 40.0, 44.0], [50.0, 20.0, 84.0, 60.0]])
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
     offsets = torch.arange(3)
-    points = None
+    keypoints = None
     if config.keypoint:
-        spread = torch.linspace(0.1, 0.9, len(config.keypoint.names))[:, None]
-        places = boxes[:, None, :2] + spread * (boxes[:, None, 2:] - boxes[:, None, :2])
-        points = torch.cat([places, torch.full_like(places[..., :1], 2.0)], dim=-1)
+        fractions = torch.linspace(0.1, 0.9, len(config.keypoint.names))[:, None]
+        points = boxes[:, None, :2] + fractions * (boxes[:, None, 2:] - boxes[:, None, :2])
+        keypoints = torch.cat([points, torch.full_like(points[..., :1], 2.0)], dim=-1)
     masks = PolygonMasks(corners, 4 * offsets, offsets) if config.mask else None
-    target = Targets(boxes, torch.tensor([1, config.num_classes]), masks, points)
-    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    return picture, target
+    target = Targets(boxes, torch.tensor([1, config.num_classes]), masks, keypoints)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    return image, target
 
 
-def wanted_losses(config):
+def expected_losses(config):
     if config.retinanet:
         return {"retinanet_class", "retinanet_box"}
     names = {"rpn_objectness", "rpn_box"}
@@ -200,27 +200,27 @@ def wanted_losses(config):
 
 
 @pytest.mark.parametrize("run", distinct_detectors())
-def test_every_recipe_takes_a_training_step_and_finds_objects(run):
+def test_every_recipe_trains_a_step_and_detects_objects(run):
     config = narrowed(run.model)
     torch.manual_seed(0)
     detector = build_detector(config).train()
-    picture, target = scene(config)
-    batch = pad_batch([torch.from_numpy(picture)], [ImageSize(64, 96)], [1])
+    image, target = example(config)
+    batch = pad_batch([torch.from_numpy(image)], [ImageSize(64, 96)], [1])
     losses = detector(batch, [target])
-    assert losses.keys() == wanted_losses(config)
+    assert losses.keys() == expected_losses(config)
     assert all(term.total.isfinite() for term in losses.values())
     optimizer = build_optimizer(detector, run.train.optimizer)
     sum(term.total / term.count.clamp(min=1) for term in losses.values()).backward()
     trained = [p for p in detector.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
     before = [p.detach().clone() for p in trained]
-    # Random frozen layers give gradients that no recipe's rate is meant for.
+    # Random frozen layers give gradients far too large for the recipe's learning rate.
     torch.nn.utils.clip_grad_norm_(trained, 1.0)
     optimizer.step()
     assert any(not torch.equal(old, new) for old, new in zip(before, trained, strict=True))
 
-    [found] = detector.eval().predict([picture])
-    assert len(found) > 0
-    assert found.image_size == (64, 96)
-    assert (found.masks is not None) == (config.mask is not None)
-    assert (found.keypoints is not None) == (config.keypoint is not None)
+    [detections] = detector.eval().predict([image])
+    assert len(detections) > 0
+    assert detections.image_size == (64, 96)
+    assert (detections.masks is not None) == (config.mask is not None)
+    assert (detections.keypoints is not None) == (config.keypoint is not None)
