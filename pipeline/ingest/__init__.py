@@ -1,1 +1,1 @@
-"""Annotated images become Parquet shards with a manifest; bad records are named and counted."""
+"""Annotated images to Parquet shards with a manifest; invalid records are listed and counted."""

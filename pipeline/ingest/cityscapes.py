@@ -1,8 +1,8 @@
-"""Cityscapes: a JSON file of labelled polygons for each image of a street.
+"""Cityscapes as a `Listing`: a JSON file of labeled polygons per street image.
 
-Cordts et al. 2016. Polygons are listed from the farthest to the nearest, each over the ones before
-it, so an object's mask is what is left of its polygon when all are painted in that order, by
-Pillow as in the data set's own scripts. A class that ends in "group" is a crowd region.
+Cordts et al. 2016. Polygons are listed from back to front, so an object's mask is what remains of
+its polygon when all are painted in that order, with Pillow as in the dataset's own scripts. A label
+that ends in "group" is a crowd region.
 """
 
 import hashlib
@@ -17,16 +17,22 @@ from PIL import Image, ImageDraw
 from model.structures import Category, ImageSize
 from pipeline import storage
 from pipeline.ingest.instance_masks import mask_annotation
-from pipeline.ingest.listing import Annotation, ImageRecord, Listing, image_id_from_name, read_files
-from pipeline.ingest.validate import AnnotationError, Reject
+from pipeline.ingest.listing import (
+    Annotation,
+    ImageRecord,
+    Listing,
+    image_id_from_name,
+    read_files,
+)
+from pipeline.ingest.validate import InvalidRecordError, Reject
 
 _IDS = {
     **{"person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28},
     **{"train": 31, "motorcycle": 32, "bicycle": 33},
 }
-"""The classes whose objects are told apart, with the data set's own numbers."""
+"""The classes with instance labels, and the dataset's own ids of them."""
 
-_SURROUNDINGS = frozenset(
+_BACKGROUND = frozenset(
     (
         *("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic"),
         *("ground", "road", "sidewalk", "parking", "rail track", "building", "wall", "fence"),
@@ -34,44 +40,48 @@ _SURROUNDINGS = frozenset(
         *("vegetation", "terrain", "sky", "caravan", "trailer"),
     )
 )
-"""What hides objects behind it and is not detected."""
+"""Labels that are not detected but occlude the objects behind them."""
 
-_NOT_PAINTED = "license plate"  # it lies on its car and hides nothing
+_NOT_PAINTED = "license plate"  # part of its car, so it occludes nothing
 
 _SUFFIX = "_gtFine_polygons.json"
 
 
 def read_cityscapes(root_url: str, image_set: str) -> Listing:
-    """What the fine annotations of Cityscapes list.
+    """Read the fine annotations of Cityscapes.
 
     Args:
         root_url: the folder that holds gtFine and leftImg8bit.
         image_set: "train" or "val".
 
     Raises:
-        StorageError: there are no annotations; a damaged file is no error but a reject.
+        StorageError: there are no annotations. A damaged file is not an error; its image is
+            quarantined.
     """
     folder = storage.join(root_url, "gtFine", image_set)
     urls = storage.list_files(folder, (_SUFFIX,))
     if not urls:
-        raise storage.StorageError(f"{folder}: no files *{_SUFFIX} there; are root and set right?")
+        raise storage.StorageError(
+            f"{folder}: no files *{_SUFFIX} below this folder; check root and set"
+        )
     images_url = storage.join(root_url, "leftImg8bit", image_set)
     images: list[ImageRecord] = []
     rejects: list[Reject] = []
     fingerprint = hashlib.sha256()
     for url, data in zip(urls, read_files(urls), strict=True):
         name = url[len(folder) : -len(_SUFFIX)].strip("/")
+        image_id = image_id_from_name(PurePosixPath(name).name)
         fingerprint.update(hashlib.sha256(name.encode()).digest())
         fingerprint.update(hashlib.sha256(data or b"").digest())
         try:
-            image, refused = _read_image(data, name, url, images_url)
-        except AnnotationError as error:
-            names = (f"{name}{_SUFFIX}", image_id_from_name(PurePosixPath(name).name), None)
-            rejects.append(Reject("image", *names, error.reason, error.detail))
+            image, object_rejects = _read_image(data, name, image_id, url, images_url)
+        except InvalidRecordError as error:
+            file = f"{name}{_SUFFIX}"
+            rejects.append(Reject("image", file, image_id, None, error.reason, error.detail))
             continue
         images.append(image)
-        rejects += refused
-    refused_objects = sum(reject.record == "annotation" for reject in rejects)
+        rejects += object_rejects
+    objects_rejected = sum(reject.record == "annotation" for reject in rejects)
     return Listing(
         name=folder,
         fingerprint=fingerprint.digest(),
@@ -79,50 +89,53 @@ def read_cityscapes(root_url: str, image_set: str) -> Listing:
         images=tuple(images),
         rejects=tuple(rejects),
         images_listed=len(urls),
-        annotations_listed=sum(len(image.annotations) for image in images) + refused_objects,
+        annotations_listed=sum(len(image.annotations) for image in images) + objects_rejected,
     )
 
 
 def _read_image(
-    data: bytes | None, name: str, url: str, images_url: str
+    data: bytes | None, name: str, image_id: int, url: str, images_url: str
 ) -> tuple[ImageRecord, list[Reject]]:
-    """The image that a JSON file describes, and the objects in it that cannot be used."""
+    """Return the image of a JSON file with its usable objects, and the unusable ones."""
     size, objects = _parse(data)
-    image_id, file_name = image_id_from_name(PurePosixPath(name).name), f"{name}_leftImg8bit.png"
+    file_name = f"{name}_leftImg8bit.png"
     annotations: list[Annotation] = []
-    refused: list[Reject] = []
-    for number, each in enumerate(objects, 1):
+    rejects: list[Reject] = []
+    for number, item in enumerate(objects, 1):
         try:
-            annotation = _read_object(each, number, size)
-        except AnnotationError as error:
+            annotation = _read_object(item, number, size)
+        except InvalidRecordError as error:
             names = (file_name, image_id, number)
-            refused.append(Reject("annotation", *names, error.reason, error.detail))
+            rejects.append(Reject("annotation", *names, error.reason, error.detail))
             continue
         annotations += [] if annotation is None else [annotation]
-    polygons = CityscapesPolygons(url)
-    record = ImageRecord(image_id, file_name, size, tuple(annotations), images_url, polygons)
-    return record, refused
+    masks = CityscapesMasks(url)
+    return ImageRecord(image_id, file_name, size, tuple(annotations), images_url, masks), rejects
 
 
 @dataclass(frozen=True)
-class CityscapesPolygons:
-    """The polygons of one image, painted over each other when its row is written."""
+class CityscapesMasks:
+    """The masks of one image, painted from its polygons.
+
+    Args:
+        url: the image's JSON file.
+    """
 
     url: str
 
-    def complete(self, image: ImageRecord) -> tuple[tuple[Annotation, ...], tuple[Reject, ...]]:
-        """The annotations with boxes and masks of what can be seen of them.
+    def add_masks(self, image: ImageRecord) -> tuple[tuple[Annotation, ...], tuple[Reject, ...]]:
+        """Return the annotations with the boxes and masks of their visible parts.
 
         Raises:
-            AnnotationError: the file cannot be read.
-            StorageError: the store does not answer.
+            InvalidRecordError: the file is unreadable.
+            StorageError: the store cannot be read.
         """
         _, objects = _parse(storage.read_bytes(self.url))
         canvas = Image.new("I", (image.size.width, image.size.height), 0)
-        pen = ImageDraw.Draw(canvas)
-        for number, each in enumerate(objects, 1):
-            if each["label"] != _NOT_PAINTED and _is_outline(each["polygon"], image.size):
-                pen.polygon([tuple(point) for point in each["polygon"]], fill=number)
+        draw = ImageDraw.Draw(canvas)
+        for number, item in enumerate(objects, 1):
+            if item["label"] != _NOT_PAINTED and _is_outline(item["polygon"], image.size):
+                draw.polygon([tuple(point) for point in item["polygon"]], fill=number)
         painted = np.asarray(canvas)
         annotations: list[Annotation] = []
         rejects: list[Reject] = []
@@ -136,47 +149,50 @@ class CityscapesPolygons:
                 annotations.append(annotation | mask_annotation(pixels, left, top, image.size))
             else:
                 names = (image.file_name, image.image_id, number)
-                detail = "behind later polygons, or outside the image"
-                rejects.append(Reject("annotation", *names, "nothing of it is seen", detail))
+                detail = "covered by later polygons, or outside the image"
+                rejects.append(Reject("annotation", *names, "object not visible", detail))
         return tuple(annotations), tuple(rejects)
 
 
 def _parse(data: bytes | None) -> tuple[ImageSize, list[dict[str, Any]]]:
-    """Size of the image and its objects, without the deleted ones."""
+    """Return the image size and the objects that are not marked deleted."""
     reason = "unreadable annotation file"
     try:
         document = json.loads(data or b"")
         height, width, objects = (document[key] for key in ("imgHeight", "imgWidth", "objects"))
-        kept = [each for each in objects if not each.get("deleted")]
-        whole = all(
-            isinstance(each["label"], str) and isinstance(each["polygon"], list) for each in kept
+        kept = [item for item in objects if not item.get("deleted")]
+        typed = all(
+            isinstance(item["label"], str) and isinstance(item["polygon"], list) for item in kept
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise AnnotationError(reason, f"{type(error).__name__}: {error}") from None
-    if type(height) is not int or type(width) is not int or not whole:
-        raise AnnotationError(reason, "a size, label or polygon of a wrong type")
+        raise InvalidRecordError(reason, f"{type(error).__name__}: {error}") from None
+    if type(height) is not int or type(width) is not int or not typed:
+        raise InvalidRecordError(reason, "a size, label or polygon has the wrong type")
     return ImageSize(height, width), kept
 
 
-def _read_object(each: dict[str, Any], number: int, size: ImageSize) -> Annotation | None:
-    """The annotation, still without box and mask; None for what is not detected."""
-    label = each["label"]
+def _read_object(item: dict[str, Any], number: int, size: ImageSize) -> Annotation | None:
+    """Return the annotation, still without box and mask; None if the label is not detected."""
+    label = item["label"]
     name = label.removesuffix("group")
-    if name in _SURROUNDINGS or name == _NOT_PAINTED:
+    if name in _BACKGROUND or name == _NOT_PAINTED:
         return None
     if name not in _IDS:
-        raise AnnotationError("unknown category", f"label {label[:40]!r}")
-    if not _is_outline(each["polygon"], size):
-        raise AnnotationError("bad outline", f"{len(each['polygon'])} points, or far outside")
+        raise InvalidRecordError("unknown category", f"{label[:40]!r} is not a Cityscapes label")
+    if not _is_outline(item["polygon"], size):
+        detail = (
+            f"{len(item['polygon'])} points; expected 3 or more [x, y], none far outside the image"
+        )
+        raise InvalidRecordError("invalid polygon", detail)
     return {"id": number, "category_id": _IDS[name], "iscrowd": int(name != label)}
 
 
 def _is_outline(polygon: list[Any], size: ImageSize) -> bool:
-    """Whether these are at least three points, none so far out that painting would take long."""
-    far = 10 * max(size)
+    """Whether there are three or more points, none so far outside that painting would be slow."""
+    limit = 10 * max(size)
     return len(polygon) >= 3 and all(
         isinstance(point, list)
         and len(point) == 2
-        and all(type(v) in (int, float) and abs(v) <= far for v in point)
+        and all(type(v) in (int, float) and abs(v) <= limit for v in point)
         for point in polygon
     )

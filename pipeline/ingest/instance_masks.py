@@ -11,21 +11,21 @@ from model.structures import ImageSize
 def mask_annotation(
     pixels: NDArray[np.bool_], left: int, top: int, size: ImageSize
 ) -> dict[str, Any]:
-    """``segmentation``, ``area`` and ``bbox`` (x y w h) of an object's pixels.
+    """Return ``segmentation`` (uncompressed RLE), ``area`` and ``bbox`` (x y w h) of an object.
 
     Args:
-        pixels: (h, w) bool, some of them true: the part of the image that holds the object.
-        left: column of the image that the part begins at.
-        top: row of the image that the part begins at.
-        size: of the image.
+        pixels: (h, w) bool crop of the image that holds the object, at least one pixel True.
+        left: image column at which the crop begins.
+        top: image row at which the crop begins.
+        size: size of the image.
     """
     columns, rows = np.nonzero(pixels.T)
-    # Positions down the columns of the whole image, ascending.
+    # Column-major positions in the image, ascending.
     positions = (columns + left) * size.height + rows + top
     breaks = np.flatnonzero(np.diff(positions) > 1)
-    begins = positions[np.r_[0, breaks + 1]]
+    starts = positions[np.r_[0, breaks + 1]]
     ends = positions[np.r_[breaks, -1]] + 1
-    edges = np.stack([begins, ends], 1).ravel()
+    edges = np.stack([starts, ends], 1).ravel()
     counts = np.diff(np.r_[0, edges, size.height * size.width])
     x, y = int(columns.min()), int(rows.min())
     return {

@@ -1,48 +1,47 @@
-"""What the annotations of a data set list, whatever their format, before an image is opened."""
+"""The images and annotations a dataset lists, in any format, before an image is opened."""
 
 import hashlib
-import typing
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from model.structures import Category, ImageSize
 from pipeline import storage
 from pipeline.ingest.validate import Reject
-from pipeline.shards.keypoints import KeypointSet, combine_keypoints
-from pipeline.shards.manifest import Protocol
+from pipeline.shards.keypoints import KeypointSet, merge_keypoint_sets
+from pipeline.shards.manifest import EvaluationProtocol
 
-_READERS = 16  # threads that wait for the store
-_READ_AT_ONCE = 256  # files in memory
+_READ_THREADS = 16  # they mostly wait for the store
+_READ_AHEAD = 256  # files in memory
 
 Annotation = dict[str, Any]
-"""In COCO's form."""
+"""In COCO's format."""
 
 
-class MaskFiles(typing.Protocol):
-    """The files with an image's masks, read when its row is written."""
+class MaskSource(Protocol):
+    """The masks of one image that its annotations lack, read when its row is written."""
 
-    def complete(self, image: "ImageRecord") -> tuple[tuple[Annotation, ...], tuple[Reject, ...]]:
-        """The image's annotations with what the files say, and those that cannot be used.
+    def add_masks(self, image: "ImageRecord") -> tuple[tuple[Annotation, ...], tuple[Reject, ...]]:
+        """Return the image's annotations with masks, and those that must be quarantined.
 
         Raises:
-            AnnotationError: the files cannot be used, nor can then the image.
-            StorageError: the store does not answer.
+            InvalidRecordError: the mask files are unusable, so the image must be quarantined.
+            StorageError: the store cannot be read.
         """
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One annotated image as its data set lists it, not yet opened.
+    """One annotated image as its dataset lists it, not yet opened.
 
     Args:
-        image_id: the data set's number.
+        image_id: the dataset's id of the image.
         file_name: relative to the folder of images.
         size: as annotated.
-        annotations: COCO annotation dicts, as they came.
+        annotations: in COCO's format, not yet validated.
         images_url: the folder of images.
-        mask_files: where masks are to be had that ``annotations`` lack.
+        mask_source: where to read masks that ``annotations`` lack.
     """
 
     image_id: int
@@ -50,23 +49,23 @@ class ImageRecord:
     size: ImageSize
     annotations: tuple[Annotation, ...]
     images_url: str
-    mask_files: MaskFiles | None = None
+    mask_source: MaskSource | None = None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What the annotations list.
+    """What the annotations of a dataset list.
 
     Args:
-        name: of the annotations, for error texts.
-        fingerprint: differs where annotations do; a single file's own bytes.
-        categories: in order of their id; label i is ``categories[i - 1]``.
+        name: of the annotations, for error messages.
+        fingerprint: differs if the annotations do: the bytes of a single file, or a hash.
+        categories: in order of their ids; label i is ``categories[i - 1]``.
         images: the usable image records.
-        rejects: records that cannot belong to any image.
-        images_listed: image records in the annotations.
-        annotations_listed: annotation records in them.
-        protocol: how the data set is measured beside COCO's numbers.
-        keypoints: the points that the categories name; None where they name none.
+        rejects: the unusable image records, and annotations that belong to no usable image.
+        images_listed: number of image records in the annotations.
+        annotations_listed: number of annotation records.
+        protocol: which metrics the dataset is evaluated with.
+        keypoints: the keypoints that the categories define; None if they define none.
     """
 
     name: str
@@ -76,24 +75,25 @@ class Listing:
     rejects: tuple[Reject, ...]
     images_listed: int
     annotations_listed: int
-    protocol: Protocol = "coco"
+    protocol: EvaluationProtocol = "coco"
     keypoints: KeypointSet | None = None
 
 
 def combine_listings(listings: Sequence[Listing]) -> Listing:
-    """The images of several listings as one.
+    """Combine the parts of a split into one listing.
 
     Raises:
-        StorageError: the categories differ, or an image id is in two listings.
+        StorageError: the categories differ, or an image id is in two parts.
     """
     first, *others = listings
     for other in others:
         if other.categories != first.categories:
-            one = sorted(set(first.categories) - set(other.categories))
-            two = sorted(set(other.categories) - set(first.categories))
+            only_first = sorted(set(first.categories) - set(other.categories))
+            only_other = sorted(set(other.categories) - set(first.categories))
             raise storage.StorageError(
-                f"{first.name} and {other.name} differ in their categories: {one[:3]} is only in "
-                f"the first, {two[:3]} only in the second; ids and names must agree"
+                f"{first.name} and {other.name} have different categories: only the first has "
+                f"{only_first[:3]}, only the second has {only_other[:3]}; all parts of a split "
+                "need the same ids and names"
             )
     _check_image_ids(listings)
     if not others:
@@ -107,39 +107,39 @@ def combine_listings(listings: Sequence[Listing]) -> Listing:
         rejects=tuple(reject for listing in listings for reject in listing.rejects),
         images_listed=sum(listing.images_listed for listing in listings),
         annotations_listed=sum(listing.annotations_listed for listing in listings),
-        # Of mixed years VOC's later rule, which is the last in order.
+        # Mixed VOC years use the later protocol, which is also the last in alphabetical order.
         protocol=max(listing.protocol for listing in listings),
-        keypoints=combine_keypoints([listing.keypoints for listing in listings]),
+        keypoints=merge_keypoint_sets([listing.keypoints for listing in listings]),
     )
 
 
 def _check_image_ids(listings: Sequence[Listing]) -> None:
     seen: dict[int, tuple[str, str]] = {}
     for listing in listings:
-        own = {image.image_id: (image.file_name, listing.name) for image in listing.images}
-        if twice := sorted(seen.keys() & own.keys()):
-            (file, name), (other_file, other) = seen[twice[0]], own[twice[0]]
+        current = {image.image_id: (image.file_name, listing.name) for image in listing.images}
+        if shared := sorted(seen.keys() & current.keys()):
+            (file, name), (other_file, other) = seen[shared[0]], current[shared[0]]
             raise storage.StorageError(
-                f"{len(twice)} image ids are in two parts of the split, such as {twice[0]}: {file} "
-                f"of {name} and {other_file} of {other}; is a part given twice? Else number one "
-                "part's images anew"
+                f"{len(shared)} image ids are in two parts of the split, such as {shared[0]}: "
+                f"{file} in {name} and {other_file} in {other}. Is a part given twice? If not, "
+                "renumber the images of one part"
             )
-        seen |= own
+        seen |= current
 
 
 def read_files(urls: Iterable[str]) -> Iterator[bytes | None]:
-    """The files' contents in order, many read at once; None for one that is missing.
+    """Yield the content of each file in order, reading many at once; None if a file is missing.
 
     Raises:
-        StorageError: the store does not answer.
+        StorageError: the store cannot be read.
     """
-    waiting = list(urls)
-    with ThreadPoolExecutor(_READERS) as readers:
-        for first in range(0, len(waiting), _READ_AT_ONCE):
-            yield from readers.map(_read_if_there, waiting[first : first + _READ_AT_ONCE])
+    remaining = list(urls)
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        for first in range(0, len(remaining), _READ_AHEAD):
+            yield from pool.map(_read_if_exists, remaining[first : first + _READ_AHEAD])
 
 
-def _read_if_there(url: str) -> bytes | None:
+def _read_if_exists(url: str) -> bytes | None:
     try:
         return storage.read_bytes(url)
     except storage.MissingFileError:
@@ -147,7 +147,7 @@ def _read_if_there(url: str) -> bytes | None:
 
 
 def image_id_from_name(name: str) -> int:
-    """The image id of a data set that only names its images; the same name, the same id.
+    """Derive a stable image id from a name, for datasets whose images have no ids.
 
     Digits are read as a number (000005 is 5, 2008_000002 is 2008000002); any other name gives
     the first 48 bits of its SHA-256.

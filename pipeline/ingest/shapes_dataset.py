@@ -1,4 +1,4 @@
-"""Drawn shapes as a COCO dataset on disk."""
+"""A synthetic COCO dataset on disk: images of drawn shapes and their annotations."""
 
 import json
 from collections.abc import Sequence
@@ -26,14 +26,15 @@ _KEYPOINTS = KeypointSet(SHAPE_KEYPOINTS, SHAPE_SKELETON, tuple(range(1, len(SHA
 def draw_shapes_dataset(
     folder: Path, images: int, side: int, max_objects: int, seed: int, keypoints: bool = False
 ) -> tuple[Path, Path]:
-    """Draw pictures with annotations, the same for the same arguments.
+    """Draw a dataset that depends on nothing but the arguments.
 
     Args:
-        folder: gets ``annotations.json`` and ``images/``; a finished one is left as it is.
-        images: how many.
+        folder: where to write ``annotations.json`` and ``images/``; a complete dataset of the same
+            arguments is kept.
+        images: number of images.
         side: width and height, pixels.
-        max_objects: 1 up to this many objects per image.
-        seed: of everything random.
+        max_objects: each image has 1 to this many objects.
+        seed: random seed.
         keypoints: whether to annotate the outermost points of each shape.
 
     Returns:
@@ -56,30 +57,30 @@ def draw_shapes_dataset(
         "annotations": [],
     }
     for image_id in range(1, images + 1):
-        picture, shapes = draw_image(side, max_objects, np.random.default_rng([seed, image_id]))
-        name = f"{image_id:06d}.jpg"
-        Image.fromarray(picture).save(
-            images_folder / name, quality=_JPEG_QUALITY, subsampling="4:4:4"
+        pixels, shapes = draw_image(side, max_objects, np.random.default_rng([seed, image_id]))
+        file_name = f"{image_id:06d}.jpg"
+        Image.fromarray(pixels).save(
+            images_folder / file_name, quality=_JPEG_QUALITY, subsampling="4:4:4"
         )
         document["images"].append(
-            {"id": image_id, "file_name": name, "height": side, "width": side}
+            {"id": image_id, "file_name": file_name, "height": side, "width": side}
         )
-        points = _keypoints(shapes, side) if keypoints else [{}] * len(shapes)
-        for shape, pointed in zip(shapes, points, strict=True):
-            number = len(document["annotations"]) + 1
-            document["annotations"].append(_annotation(number, image_id, shape) | pointed)
+        keypoint_entries = _keypoints(shapes, side) if keypoints else [{}] * len(shapes)
+        for shape, entries in zip(shapes, keypoint_entries, strict=True):
+            annotation_id = len(document["annotations"]) + 1
+            document["annotations"].append(_annotation(annotation_id, image_id, shape) | entries)
     storage.write_bytes(str(annotations_path), json.dumps(document).encode())
     return annotations_path, images_folder
 
 
-def _annotation(number: int, image_id: int, shape: Shape) -> dict[str, Any]:
+def _annotation(annotation_id: int, image_id: int, shape: Shape) -> dict[str, Any]:
     x1, y1, x2, y2 = shape.box.tolist()
     x, y = shape.outline.T
     area = 0.5 * abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1)))
     return {
-        "id": number,
+        "id": annotation_id,
         "image_id": image_id,
-        "category_id": shape.kind + 1,
+        "category_id": shape.class_index + 1,
         "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
         "segmentation": [shape.outline.ravel().tolist()],
         "area": area,
@@ -88,7 +89,7 @@ def _annotation(number: int, image_id: int, shape: Shape) -> dict[str, Any]:
 
 
 def _keypoints(shapes: Sequence[Shape], side: int) -> list[dict[str, Any]]:
-    """What each shape's annotation says of its keypoints."""
+    """Return the ``keypoints`` and ``num_keypoints`` of each shape's annotation."""
     return [
         {
             "keypoints": [round(value, 2) for value in coco_keypoints(points.tolist())],

@@ -1,11 +1,11 @@
-"""Write one shard: read its images, judge every record, store the good ones as rows."""
+"""One shard: read its images, validate every record, and write the valid ones as rows."""
 
 import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from model.structures import ImageSize
 from pipeline import storage
-from pipeline.ingest.listing import ImageRecord
+from pipeline.ingest.listing import Annotation, ImageRecord
 from pipeline.ingest.validate import (
-    AnnotationError,
+    InvalidRecordError,
     Reject,
     ValidatedObject,
     validate_annotation,
@@ -25,24 +25,24 @@ from pipeline.ingest.validate import (
 from pipeline.shards.manifest import ShardFile
 from pipeline.shards.shard_file import SCHEMA
 
-_READERS = 8  # threads that wait for the store
+_READ_THREADS = 8  # they mostly wait for the store
 
-# Encoded images do not compress and their extremes say nothing.
-_PARQUET = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+# Encoded images do not compress, and their minimum and maximum are useless.
+_PARQUET_OPTIONS = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """The making of one shard.
+    """What to write into one shard.
 
     Args:
         name: file name of the shard.
-        shards_url: folder it goes to.
-        images: what goes in, in order.
+        shards_url: folder to write it to.
+        images: its images, in order.
         labels: category id -> label 1..K.
         rows_per_group: images per row group.
-        report_url: where the finished shard is remembered.
-        keypoint_count: keypoints that the data set names; 0 where it names none.
+        report_url: where to store the report of the finished shard.
+        keypoint_count: number of keypoints the dataset defines.
     """
 
     name: str
@@ -56,7 +56,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What became of a task's records; ``file`` is None where no image was good."""
+    """What became of the records of a task; ``file`` is None if no image was valid."""
 
     file: ShardFile | None
     counts: dict[str, int]
@@ -64,56 +64,61 @@ class ShardReport:
 
 
 def write_shard(task: ShardTask) -> ShardReport:
-    """Write one Parquet file, atomically.
+    """Write one Parquet file atomically.
 
     Memory: about two row groups of encoded images.
 
     Raises:
-        StorageError: the store does not answer; a missing image is no error but a reject.
+        StorageError: the store cannot be read or written. A missing image is not an error; it is
+            quarantined.
     """
     counts: Counter[str] = Counter()
     rejects: list[Reject] = []
     sizes: list[ImageSize] = []
-    groups: list[int] = []
-    labelled: list[int] = []
+    row_groups: list[int] = []
+    keypoints_per_image: list[int] = []
     with tempfile.TemporaryDirectory(prefix="shard-") as scratch:
         path = Path(scratch) / task.name
-        with pq.ParquetWriter(path, SCHEMA, **_PARQUET) as writer:
+        with pq.ParquetWriter(path, SCHEMA, **_PARQUET_OPTIONS) as writer:
             for group in _row_groups(task, counts, rejects):
                 table = pa.Table.from_pylist(group, SCHEMA)
                 writer.write_table(table, row_group_size=len(group))
-                groups.append(len(group))
+                row_groups.append(len(group))
                 sizes += [ImageSize(row["height"], row["width"]) for row in group]
-                labelled += [_labelled_points(row) for row in group if task.keypoint_count]
+                if task.keypoint_count:
+                    keypoints_per_image += [_count_labeled_keypoints(row) for row in group]
         if not sizes:
             return ShardReport(None, dict(counts), tuple(rejects))
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         storage.upload_file(path, storage.join(task.shards_url, task.name))
-    file = ShardFile(task.name, len(sizes), sha256, tuple(groups), tuple(sizes), tuple(labelled))
+    file = ShardFile(
+        name=task.name,
+        rows=len(sizes),
+        sha256=sha256,
+        row_groups=tuple(row_groups),
+        sizes=tuple(sizes),
+        labelled_points=tuple(keypoints_per_image),
+    )
     return ShardReport(file, dict(counts), tuple(rejects))
 
 
 def _row_groups(
     task: ShardTask, counts: Counter[str], rejects: list[Reject]
 ) -> Iterator[list[dict[str, Any]]]:
-    """Full row groups of one orientation each; the last of either may be shorter."""
-    upright = [image for image in task.images if image.size.height > image.size.width]
-    others = [image for image in task.images if image.size.height <= image.size.width]
-    with ThreadPoolExecutor(_READERS) as readers:
-        for images in (others, upright):
+    """Yield full row groups of one orientation each; the last of each may be shorter."""
+    portrait = [image for image in task.images if image.size.height > image.size.width]
+    landscape = [image for image in task.images if image.size.height <= image.size.width]
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        for images in (landscape, portrait):
             group: list[dict[str, Any]] = []
             for first in range(0, len(images), task.rows_per_group):
                 chunk = images[first : first + task.rows_per_group]
-                contents = readers.map(_read_image, chunk)
-                for listed, (image, content, refused) in zip(chunk, contents, strict=True):
-                    counts["annotations_quarantined"] += len(refused)
-                    # A file of masks may hold some of objects that are not listed.
-                    found = len(image.annotations) + len(refused)
-                    counts["annotations_listed"] += found - len(listed.annotations)
-                    rejects += refused
-                    row = _judge_row(image, content, task, counts, rejects)
-                    group += [] if row is None else [row]
+                for image, loaded in zip(chunk, pool.map(_load_image, chunk), strict=True):
+                    if isinstance(loaded, Reject):
+                        _quarantine_image(image, loaded, counts, rejects)
+                    else:
+                        group.append(_make_row(image, loaded, task, counts, rejects))
                 if len(group) >= task.rows_per_group:
                     yield group[: task.rows_per_group]
                     group = group[task.rows_per_group :]
@@ -121,87 +126,94 @@ def _row_groups(
                 yield group
 
 
-def _read_image(image: ImageRecord) -> tuple[ImageRecord, bytes | Reject, tuple[Reject, ...]]:
-    """The image with all its annotations; its bytes, or why they cannot be used; bad masks."""
+@dataclass(frozen=True)
+class _LoadedImage:
+    """The bytes of a valid image, its annotations with masks, and the objects with bad masks."""
+
+    data: bytes
+    annotations: tuple[Annotation, ...]
+    mask_rejects: tuple[Reject, ...] = ()
+
+
+def _load_image(image: ImageRecord) -> _LoadedImage | Reject:
+    """Read and validate an image and the masks its annotations lack."""
     url = storage.join(image.images_url, image.file_name)
     try:
         data = storage.read_bytes(url)
     except storage.MissingFileError:
-        return image, Reject("image", *_names(image), None, "missing image file", url), ()
-    problem = validate_image(data, image.size)
-    if problem is not None:
-        return image, Reject("image", *_names(image), None, *problem), ()
-    if image.mask_files is None:
-        return image, data, ()
+        return Reject("image", image.file_name, image.image_id, None, "missing image file", url)
     try:
-        annotations, refused = image.mask_files.complete(image)
-    except AnnotationError as error:
-        return image, Reject("image", *_names(image), None, error.reason, error.detail), ()
-    return replace(image, annotations=annotations), data, refused
+        validate_image(data, image.size)
+        if image.mask_source is None:
+            return _LoadedImage(data, image.annotations)
+        return _LoadedImage(data, *image.mask_source.add_masks(image))
+    except InvalidRecordError as error:
+        names = (image.file_name, image.image_id, None)
+        return Reject("image", *names, error.reason, error.detail)
 
 
-def _names(image: ImageRecord) -> tuple[str, int]:
-    return image.file_name, image.image_id
+def _quarantine_image(
+    image: ImageRecord, reject: Reject, counts: Counter[str], rejects: list[Reject]
+) -> None:
+    counts["images_quarantined"] += 1
+    counts["annotations_quarantined"] += len(image.annotations)
+    rejects.append(reject)
+    rejects += [
+        Reject("annotation", image.file_name, image.image_id, a["id"], "image quarantined", "")
+        for a in image.annotations
+    ]
 
 
-def _judge_row(
+def _make_row(
     image: ImageRecord,
-    content: bytes | Reject,
+    loaded: _LoadedImage,
     task: ShardTask,
     counts: Counter[str],
     rejects: list[Reject],
-) -> dict[str, Any] | None:
-    """The row of an image with its good annotations; None for an image that cannot be used."""
-    if isinstance(content, Reject):
-        counts["images_quarantined"] += 1
-        counts["annotations_quarantined"] += len(image.annotations)
-        rejects.append(content)
-        rejects += [
-            Reject("annotation", *_names(image), a["id"], "its image is quarantined", "")
-            for a in image.annotations
-        ]
-        return None
+) -> dict[str, Any]:
+    """Return the row of a valid image with its valid annotations."""
+    counts["annotations_quarantined"] += len(loaded.mask_rejects)
+    # A mask file may hold masks of objects that the annotations do not list.
+    counts["annotations_listed"] += len(loaded.annotations) + len(loaded.mask_rejects)
+    counts["annotations_listed"] -= len(image.annotations)
+    rejects += loaded.mask_rejects
     objects: list[ValidatedObject] = []
-    for annotation in image.annotations:
+    for annotation in loaded.annotations:
+        names = (image.file_name, image.image_id, annotation["id"])
         try:
-            judged = validate_annotation(annotation, image.size, task.labels, task.keypoint_count)
-        except AnnotationError as error:
+            valid = validate_annotation(annotation, image.size, task.labels, task.keypoint_count)
+        except InvalidRecordError as error:
             counts["annotations_quarantined"] += 1
-            names = (*_names(image), annotation["id"])
             rejects.append(Reject("annotation", *names, error.reason, error.detail))
             continue
-        objects.append(judged)
-        counts["crowd" if judged.iscrowd else "objects"] += 1
-        counts["without_mask"] += not (judged.has_mask or judged.iscrowd)
-        counts["with_keypoints"] += judged.labelled_points > 0 and not judged.iscrowd
-        for reason, detail in _mended(judged, annotation, task.keypoint_count, counts):
-            names = (*_names(image), judged.annotation_id)
+        objects.append(valid)
+        counts["crowd" if valid.iscrowd else "objects"] += 1
+        counts["without_mask"] += not (valid.has_mask or valid.iscrowd)
+        counts["with_keypoints"] += valid.num_keypoints > 0 and not valid.iscrowd
+        for reason, detail in _corrections(valid, annotation, task.keypoint_count, counts):
             rejects.append(Reject("annotation", *names, reason, detail, mended=True))
     counts["images"] += 1
-    counts["images_without_objects"] += not any(not each.iscrowd for each in objects)
-    return _arrow_row(image, content, objects, task.keypoint_count > 0)
+    counts["images_without_objects"] += all(item.iscrowd for item in objects)
+    return _arrow_row(image, loaded.data, objects, task.keypoint_count > 0)
 
 
-def _mended(
-    judged: ValidatedObject,
-    annotation: Mapping[str, Any],
-    keypoint_count: int,
-    counts: Counter[str],
+def _corrections(
+    valid: ValidatedObject, annotation: Annotation, keypoint_count: int, counts: Counter[str]
 ) -> Iterator[tuple[str, str]]:
-    """What of a good annotation was changed or left out: reason and detail of each, counted."""
-    if judged.overshoot:
+    """Count what was changed or left out of a valid annotation; yield each reason and detail."""
+    if valid.overshoot:
         counts["clipped"] += 1
-        yield "box clipped", f"it overshot the image by {judged.overshoot:.2f} px"
-    if judged.points_outside:
-        counts["points_outside"] += judged.points_outside
-        yield "keypoints outside the image", f"{judged.points_outside}, now not labelled"
+        yield "box clipped", f"it extended {valid.overshoot:.2f} px beyond the image"
+    if valid.points_outside:
+        counts["points_outside"] += valid.points_outside
+        yield "keypoints outside the image", f"{valid.points_outside} stored as unlabeled"
     if annotation.get("keypoints") and not keypoint_count:
         counts["keypoints_unnamed"] += 1
-        yield "keypoints without names", "the categories give no one list of names for them"
+        yield "keypoints left out", "the categories do not share one list of keypoint names"
 
 
-def _labelled_points(row: Mapping[str, Any]) -> int:
-    """The labelled keypoints of a row's objects, crowd regions left out."""
+def _count_labeled_keypoints(row: Mapping[str, Any]) -> int:
+    """Count the labeled keypoints of a row's objects, crowd regions left out."""
     return sum(
         visibility > 0
         for points, iscrowd in zip(row["keypoints"], row["iscrowd"], strict=True)
@@ -211,20 +223,20 @@ def _labelled_points(row: Mapping[str, Any]) -> int:
 
 
 def _arrow_row(
-    image: ImageRecord, content: bytes, objects: Sequence[ValidatedObject], with_keypoints: bool
+    image: ImageRecord, data: bytes, objects: Sequence[ValidatedObject], with_keypoints: bool
 ) -> dict[str, Any]:
     return {
-        "image_bytes": content,
+        "image_bytes": data,
         "height": image.size.height,
         "width": image.size.width,
         "image_id": image.image_id,
         "file_name": image.file_name,
-        "boxes": [each.box for each in objects],
-        "labels": [each.label for each in objects],
-        "polygons": [each.polygons for each in objects],
-        "rle": [each.rle for each in objects],
-        "iscrowd": [each.iscrowd for each in objects],
-        "area": [each.area for each in objects],
-        "annotation_id": [each.annotation_id for each in objects],
-        "keypoints": [each.keypoints for each in objects] if with_keypoints else None,
+        "boxes": [item.box for item in objects],
+        "labels": [item.label for item in objects],
+        "polygons": [item.polygons for item in objects],
+        "rle": [item.rle for item in objects],
+        "iscrowd": [item.iscrowd for item in objects],
+        "area": [item.area for item in objects],
+        "annotation_id": [item.annotation_id for item in objects],
+        "keypoints": [item.keypoints for item in objects] if with_keypoints else None,
     }

@@ -1,15 +1,15 @@
-"""Annotations and images in, Parquet shards with a manifest out.
+"""Shards of a `Listing`: Parquet files, quarantine.jsonl and a manifest.
 
-Images are shuffled once, with a fixed seed, so that neighbours in a shard have nothing in common,
-and each row group holds images of one orientation (training batches them so). The manifest comes
-last; until then, finished shards are remembered in ``parts/``: a killed job goes on where it was.
+Images are shuffled once, with a fixed seed, so that neighbors in a shard are unrelated. Each row
+group holds images of one orientation, as training batches do. The manifest is written last; until
+then ``parts/`` holds a report of each finished shard, so that a killed job resumes where it was.
 """
 
 import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _SHUFFLE_SEED = 20170322
 _PARTS = "parts"
 _REPORT: TypeAdapter[ShardReport] = TypeAdapter(ShardReport)
-_COUNTED = (
+_COUNTS = (
     "images_listed",
     "images",
     "images_without_objects",
@@ -54,10 +54,10 @@ _COUNTED = (
 def write_shards(
     listing: Listing, shards_url: str, rows_per_shard: int, rows_per_group: int
 ) -> Manifest:
-    """Write the shards of what a data set lists; those of the same sources are left as they stand.
+    """Write the shards of a listing, or keep existing ones that were written from the same source.
 
-    With Ray running, shards are written by its tasks, a few at a time; otherwise one by one here.
-    The listing is held in memory once, the images of each running task by row group.
+    With Ray running, its tasks write several shards at a time; otherwise they are written here one
+    by one. The listing is held in memory once, the images of each running task by row group.
 
     Args:
         listing: images and annotations.
@@ -66,33 +66,33 @@ def write_shards(
         rows_per_group: images per row group, the unit of reading.
 
     Raises:
-        StorageError: a location cannot be read or written, or no image at all is good.
+        StorageError: a location cannot be read or written, or there is no valid image at all.
     """
-    source = _source_digest(listing, rows_per_shard, rows_per_group)
-    standing = _standing_manifest(shards_url, source)
-    if standing is not None:
-        logger.info("%s stands: %s", shards_url, standing.summary())
-        return standing
-    # From here on the folder is not complete, whatever stood there before.
+    source_digest = _source_digest(listing, rows_per_shard, rows_per_group)
+    existing = _existing_manifest(shards_url, source_digest)
+    if existing is not None:
+        logger.info("%s is up to date: %s", shards_url, existing.summary())
+        return existing
+    # From here on the folder is incomplete, whatever it held before.
     storage.delete(storage.join(shards_url, MANIFEST_NAME))
-    parts_url = storage.join(shards_url, _PARTS, source[:16])
+    parts_url = storage.join(shards_url, _PARTS, source_digest[:16])
     for url in storage.list_files(storage.join(shards_url, _PARTS)):
-        # Of another source, whose shards bore the same names.
+        # Reports of another source, whose shards have the same names.
         if not url.startswith(parts_url):
             storage.delete(url)
     tasks = list(_plan_tasks(listing, shards_url, parts_url, rows_per_shard, rows_per_group))
-    reports = _run(tasks)
-    manifest = _gather(listing, source, reports)
+    reports = _run_tasks(tasks)
+    rejects = [*listing.rejects, *(reject for report in reports for reject in report.rejects)]
+    manifest = _make_manifest(listing, source_digest, reports, rejects)
     if not manifest.files:
         raise storage.StorageError(
-            f"{listing.name}: none of {len(listing.images)} images below "
-            f"{', '.join(_image_folders(listing)) or 'it'} is good ({manifest.reasons}); is the "
-            "folder right?"
+            f"{listing.name}: none of the {len(listing.images)} images below "
+            f"{', '.join(_image_folders(listing)) or 'it'} is valid ({manifest.reasons}); check "
+            "the folder of images"
         )
-    rejects = [*listing.rejects, *(reject for report in reports for reject in report.rejects)]
     lines = (json.dumps(asdict(reject)) + "\n" for reject in rejects)
     storage.write_bytes(storage.join(shards_url, QUARANTINE_NAME), "".join(lines).encode())
-    _delete_strangers(shards_url, manifest)
+    _delete_stale_shards(shards_url, manifest)
     write_manifest(shards_url, manifest)
     storage.delete(storage.join(shards_url, _PARTS))
     logger.info("%s: %s", shards_url, manifest.summary())
@@ -100,24 +100,24 @@ def write_shards(
 
 
 def _source_digest(listing: Listing, rows_per_shard: int, rows_per_group: int) -> str:
-    """Of the annotations, the images' names and sizes in bytes, and how they are laid out."""
+    """Hash the annotations, the images' names and sizes in bytes, and the layout of the shards."""
     sizes = {
         (folder, url[len(folder) :].strip("/")): size
         for folder in _image_folders(listing)
         for url, size in storage.file_sizes(folder).items()
     }
-    listed = [
+    images = [
         (image.file_name, sizes.get((image.images_url, image.file_name)))
         for image in listing.images
     ]
-    listed.sort(key=lambda pair: (pair[0], -1 if pair[1] is None else pair[1]))
-    # Shards of version 1 lack nothing where there are no keypoints: those that stand need not go.
+    images.sort(key=lambda pair: (pair[0], -1 if pair[1] is None else pair[1]))
+    # Without keypoints version 1 lacks nothing, so existing shards of that version are kept.
     version = 1 if listing.keypoints is None else SCHEMA_VERSION
     layout = [version, _SHUFFLE_SEED, rows_per_shard, rows_per_group]
     digest = hashlib.sha256(listing.fingerprint)
-    # COCO's protocol goes without saying: shards from before there were others stand.
+    # "coco" is left out, so that shards from before there were other protocols are kept.
     protocol = [] if listing.protocol == "coco" else [listing.protocol]
-    digest.update(json.dumps([layout, listed, *protocol]).encode())
+    digest.update(json.dumps([layout, images, *protocol]).encode())
     return digest.hexdigest()
 
 
@@ -125,7 +125,8 @@ def _image_folders(listing: Listing) -> list[str]:
     return list(dict.fromkeys(image.images_url for image in listing.images))
 
 
-def _standing_manifest(shards_url: str, source: str) -> Manifest | None:
+def _existing_manifest(shards_url: str, source_digest: str) -> Manifest | None:
+    """Return the manifest of complete shards written from this source; None if there are none."""
     if not storage.exists(storage.join(shards_url, MANIFEST_NAME)):
         return None
     try:
@@ -135,9 +136,9 @@ def _standing_manifest(shards_url: str, source: str) -> Manifest | None:
     except storage.StorageError as error:
         logger.warning("writing the shards again: %s", error)
         return None
-    there = storage.list_files(shards_url, (".parquet",))
-    wanted = [storage.join(shards_url, file.name) for file in manifest.files]
-    return manifest if manifest.source_digest == source and there == sorted(wanted) else None
+    actual = storage.list_files(shards_url, (".parquet",))
+    expected = sorted(storage.join(shards_url, file.name) for file in manifest.files)
+    return manifest if manifest.source_digest == source_digest and actual == expected else None
 
 
 def _plan_tasks(
@@ -147,6 +148,7 @@ def _plan_tasks(
     rows_per_shard: int,
     rows_per_group: int,
 ) -> Iterator[ShardTask]:
+    """Shuffle the images and yield the task of each shard."""
     labels = {category.id: label for label, category in enumerate(listing.categories, 1)}
     keypoint_count = 0 if listing.keypoints is None else len(listing.keypoints.names)
     order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(listing.images)).tolist()
@@ -163,30 +165,30 @@ def _plan_tasks(
         )
 
 
-def _run(tasks: Sequence[ShardTask]) -> list[ShardReport]:
-    """The tasks' reports in order; tasks whose report stands are not run again."""
+def _run_tasks(tasks: Sequence[ShardTask]) -> list[ShardReport]:
+    """Return the tasks' reports in order, running only those without a stored report."""
     if not ray.is_initialized():
-        return [_write_unless_reported(task) for task in tasks]
-    remote = ray.remote(_write_unless_reported)
-    at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        return [_write_or_reuse(task) for task in tasks]
+    remote = ray.remote(_write_or_reuse)
+    max_pending = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     pending: dict[ray.ObjectRef, int] = {}
     reports: dict[int, ShardReport] = {}
     for number, task in enumerate(tasks):
-        # Bounded: a waiting task holds its share of the annotations.
-        if len(pending) >= at_once:
-            reports |= _next_finished(pending)
+        # Bounded, because a pending task holds its share of the annotations in memory.
+        if len(pending) >= max_pending:
+            reports |= _wait_for_one(pending)
         pending[remote.remote(task)] = number
     while pending:
-        reports |= _next_finished(pending)
+        reports |= _wait_for_one(pending)
     return [reports[number] for number in range(len(tasks))]
 
 
-def _next_finished(pending: dict[ray.ObjectRef, int]) -> dict[int, ShardReport]:
+def _wait_for_one(pending: dict[ray.ObjectRef, int]) -> dict[int, ShardReport]:
     [finished], _ = ray.wait(list(pending), num_returns=1)
     return {pending.pop(finished): ray.get(finished)}
 
 
-def _write_unless_reported(task: ShardTask) -> ShardReport:
+def _write_or_reuse(task: ShardTask) -> ShardReport:
     if storage.exists(task.report_url):
         return _REPORT.validate_json(storage.read_bytes(task.report_url))
     report = write_shard(task)
@@ -194,38 +196,34 @@ def _write_unless_reported(task: ShardTask) -> ShardReport:
     return report
 
 
-def _gather(listing: Listing, source: str, reports: Iterable[ShardReport]) -> Manifest:
-    counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
+def _make_manifest(
+    listing: Listing,
+    source_digest: str,
+    reports: Sequence[ShardReport],
+    rejects: Sequence[Reject],
+) -> Manifest:
+    counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
     counts["images_listed"] = listing.images_listed
     counts["annotations_listed"] = listing.annotations_listed
-    of_images = sum(reject.record == "image" for reject in listing.rejects)
-    counts["images_quarantined"] += of_images
-    counts["annotations_quarantined"] += len(listing.rejects) - of_images
-    rejects = list(listing.rejects)
-    files = []
+    for reject in listing.rejects:
+        counts[f"{reject.record}s_quarantined"] += 1
     for report in reports:
         counts.update(report.counts)
-        rejects += report.rejects
-        files += [report.file] if report.file is not None else []
     return Manifest(
         version=SCHEMA_VERSION,
         categories=listing.categories,
-        files=tuple(files),
-        source_digest=source,
+        files=tuple(report.file for report in reports if report.file is not None),
+        source_digest=source_digest,
         counts=dict(counts),
-        reasons=_reasons(rejects),
+        reasons=dict(Counter(reject.reason for reject in rejects if not reject.mended)),
         protocol=listing.protocol,
         keypoints=listing.keypoints,
     )
 
 
-def _reasons(rejects: Iterable[Reject]) -> dict[str, int]:
-    return dict(Counter(reject.reason for reject in rejects if not reject.mended))
-
-
-def _delete_strangers(shards_url: str, manifest: Manifest) -> None:
-    """Shards of an earlier writing that this one has no file for."""
-    wanted = {storage.join(shards_url, file.name) for file in manifest.files}
+def _delete_stale_shards(shards_url: str, manifest: Manifest) -> None:
+    """Delete shards that an earlier run wrote and this one did not."""
+    current = {storage.join(shards_url, file.name) for file in manifest.files}
     for url in storage.list_files(shards_url, (".parquet",)):
-        if url not in wanted:
+        if url not in current:
             storage.delete(url)

@@ -1,18 +1,18 @@
-"""The training and validation splits of a configuration, as folders of shards."""
+"""The training and validation splits of a configuration as folders of shards."""
 
 import tempfile
 from pathlib import Path
 from typing import Literal
 
 from pipeline import storage
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, SplitConfig
+from pipeline.ingest.cityscapes import read_cityscapes
 from pipeline.ingest.coco import read_coco
-from pipeline.ingest.listing import Listing
+from pipeline.ingest.listing import Listing, combine_listings
 from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 from pipeline.ingest.shard_writer import write_shards
-from pipeline.ingest.sources import list_split
+from pipeline.ingest.voc import read_voc
 from pipeline.shards.manifest import Manifest, read_manifest
-from pipeline.storage import local_path
 
 Split = Literal["train", "val"]
 
@@ -20,28 +20,42 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 def split_shards_url(config: RunConfig, split: Split) -> str:
-    """Where the shards of a split are, or will be."""
+    """Return the folder of a split's shards, whether or not they have been written."""
     given = config.data.train_shards if split == "train" else config.data.val_shards
     return given or storage.join(config.output, "shards", split)
 
 
 def prepare_split(config: RunConfig, split: Split) -> Manifest:
-    """Write the shards of a split unless they stand; shards given without a source are read.
+    """Write the shards of a split, unless they exist; read shards that are given without a source.
 
     Raises:
         StorageError: the source or the shards cannot be read or written.
     """
     shards_url = split_shards_url(config, split)
-    if config.data.source == "shapes":
-        return _prepare_shapes(config, split, shards_url)
-    parts = config.data.parts(split)
-    if not parts:
+    data = config.data
+    if data.source == "shapes":
+        listing = _list_shapes(config, split)
+    elif parts := data.parts(split):
+        listing = combine_listings([_list_part(data.source, part) for part in parts])
+    else:
         return read_manifest(shards_url)
-    return _write(config, list_split(config.data.source, parts), shards_url)
+    return write_shards(listing, shards_url, data.rows_per_shard, data.rows_per_group)
 
 
-def _prepare_shapes(config: RunConfig, split: Split, shards_url: str) -> Manifest:
-    """Draw the data set beside the shards' run folder, once, and write its shards."""
+def _list_part(source: Literal["coco", "voc", "cityscapes"], part: SplitConfig) -> Listing:
+    # The configuration requires the keys of each source; "" and 0 only satisfy the type checker.
+    root, image_set = part.root or "", part.set or ""
+    match source:
+        case "coco":
+            return read_coco(part.annotations or "", part.images or "", part.image_ids)
+        case "voc":
+            return read_voc(root, image_set, part.challenge_year or 0, part.masks)
+        case "cityscapes":
+            return read_cityscapes(root, image_set)
+
+
+def _list_shapes(config: RunConfig, split: Split) -> Listing:
+    """Draw the dataset into the run's output folder, unless it exists, and list it."""
     shapes = config.data.shapes
     images, seed = (
         (shapes.images, 2 * config.seed)
@@ -49,21 +63,14 @@ def _prepare_shapes(config: RunConfig, split: Split, shards_url: str) -> Manifes
         else (shapes.val_images, 2 * config.seed + 1)
     )
     recipe = (images, shapes.side, shapes.max_objects, seed, shapes.keypoints)
-    drawn_url = storage.join(config.output, "shapes", split)
-    local = local_path(drawn_url)
-    if local is not None:
-        draw_shapes_dataset(local, *recipe)
+    folder_url = storage.join(config.output, "shapes", split)
+    folder = storage.local_path(folder_url)
+    if folder is not None:
+        draw_shapes_dataset(folder, *recipe)
     else:
         with tempfile.TemporaryDirectory(prefix="shapes-") as scratch:
             draw_shapes_dataset(Path(scratch), *recipe)
-            storage.upload_folder(Path(scratch), drawn_url)
-    listing = read_coco(
-        storage.join(drawn_url, "annotations.json"), storage.join(drawn_url, "images")
-    )
-    return _write(config, listing, shards_url)
-
-
-def _write(config: RunConfig, listing: Listing, shards_url: str) -> Manifest:
-    return write_shards(
-        listing, shards_url, config.data.rows_per_shard, config.data.rows_per_group
+            storage.upload_folder(Path(scratch), folder_url)
+    return read_coco(
+        storage.join(folder_url, "annotations.json"), storage.join(folder_url, "images")
     )

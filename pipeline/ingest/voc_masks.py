@@ -1,8 +1,8 @@
-"""Pascal VOC's masks: one picture of object numbers and one of classes for each image.
+"""Pascal VOC masks: for each image, one PNG of object numbers and one of class numbers.
 
-The number of a pixel in SegmentationObject is the place of its object in the XML file, from 1; in
-SegmentationClass it is the class. 0 is background, and 255 is the border between objects, which
-belongs to none.
+A pixel of SegmentationObject holds the number of its object, counted from 1 in the order of the XML
+file; a pixel of SegmentationClass holds its class. 0 is background, and 255 is the border between
+objects, which belongs to none.
 """
 
 import io
@@ -18,64 +18,65 @@ from model.structures import ImageSize
 from pipeline import storage
 from pipeline.ingest.instance_masks import mask_annotation
 from pipeline.ingest.listing import Annotation, ImageRecord
-from pipeline.ingest.validate import AnnotationError, Reject
+from pipeline.ingest.validate import InvalidRecordError, Reject
 
-_OBJECTS, _CLASSES = "SegmentationObject", "SegmentationClass"
+_FOLDERS = ("SegmentationObject", "SegmentationClass")
 _BORDER = 255
-_LEAST_INSIDE = 0.5  # share of a mask in its box; less tells that the numbers are mixed up
+_MIN_SHARE_INSIDE = 0.5  # of a mask's pixels in its box; a lower share means mixed-up numbers
 
 
 @dataclass(frozen=True)
 class VocMasks:
-    """The two pictures of an image.
+    """The two mask files of an image.
 
     Args:
-        root_url: the data set's folder.
-        name: of the image, without ending.
-        objects: in its XML file, with those that cannot be used.
+        root_url: the dataset's folder.
+        name: of the image, without extension.
+        object_count: number of objects in the XML file, including unusable ones.
     """
 
     root_url: str
     name: str
-    objects: int
+    object_count: int
 
-    def complete(self, image: ImageRecord) -> tuple[tuple[Annotation, ...], tuple[Reject, ...]]:
-        """The annotations with their masks; an object without pixels keeps its box alone.
+    def add_masks(self, image: ImageRecord) -> tuple[tuple[Annotation, ...], tuple[Reject, ...]]:
+        """Return the annotations with masks; an object without mask pixels keeps its box alone.
 
         Raises:
-            AnnotationError: a picture is missing, damaged or of another size.
-            StorageError: the store does not answer.
+            InvalidRecordError: a mask file is missing, damaged or of another size.
+            StorageError: the store cannot be read.
         """
-        numbers = self._read(_OBJECTS, image.size)
-        classes = self._read(_CLASSES, image.size)
+        numbers, classes = (self._read(folder, image.size) for folder in _FOLDERS)
         annotations: list[Annotation] = []
         rejects: list[Reject] = []
 
-        def refuse(number: int, reason: str, detail: str) -> None:
+        def reject(number: int, reason: str, detail: str) -> None:
             names = (image.file_name, image.image_id, number)
             rejects.append(Reject("annotation", *names, reason, detail))
 
         for annotation in image.annotations:
-            pixels = numbers == annotation["id"]
+            number, category = annotation["id"], annotation["category_id"]
+            pixels = numbers == number
             if not pixels.any():
                 annotations.append(annotation)
                 continue
-            drawn = int(np.bincount(classes[pixels]).argmax())
-            if drawn != annotation["category_id"]:
-                detail = f"class {annotation['category_id']} in the XML file, {drawn} in the mask"
-                refuse(annotation["id"], "mask of another class", detail)
+            mask_class = int(np.bincount(classes[pixels]).argmax())
+            if mask_class != category:
+                detail = f"class {category} in the XML file, class {mask_class} in the mask file"
+                reject(number, "mask class differs from annotation", detail)
                 continue
             inside = _share_inside(pixels, annotation["bbox"])
-            if inside < _LEAST_INSIDE:
-                detail = f"{inside:.0%} of its pixels are in the box"
-                refuse(annotation["id"], "mask of another object", detail)
+            if inside < _MIN_SHARE_INSIDE:
+                detail = f"only {inside:.0%} of the mask's pixels are in the box"
+                reject(number, "mask outside its box", detail)
                 continue
             mask = mask_annotation(pixels, 0, 0, image.size)
-            # The box is the annotator's: it also holds pixels of the border.
+            # Keep the annotator's box, which also encloses border pixels.
             annotations.append(annotation | mask | {"bbox": annotation["bbox"]})
         for number in np.unique(numbers).tolist():
-            if number > self.objects and number != _BORDER:
-                refuse(number, "mask without an object", f"the XML file has {self.objects}")
+            if number > self.object_count and number != _BORDER:
+                detail = f"object {number}, but the XML file has {self.object_count} objects"
+                reject(number, "mask without an object", detail)
         return tuple(annotations), tuple(rejects)
 
     def _read(self, folder: str, size: ImageSize) -> NDArray[np.uint8]:
@@ -83,21 +84,22 @@ class VocMasks:
         try:
             data = storage.read_bytes(storage.join(self.root_url, file))
         except storage.MissingFileError:
-            raise AnnotationError("missing mask file", file) from None
+            raise InvalidRecordError("missing mask file", file) from None
         try:
-            with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-                if (picture.height, picture.width) != size or picture.mode not in ("P", "L"):
-                    detail = f"{file}: {picture.mode} {picture.width}x{picture.height}"
-                    raise AnnotationError("mask file does not fit its image", detail)
-                return np.asarray(picture)
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                if (image.height, image.width) != size or image.mode not in ("P", "L"):
+                    detail = (
+                        f"{file} is {image.width}x{image.height}, mode {image.mode}; expected "
+                        f"{size.width}x{size.height}, mode P or L"
+                    )
+                    raise InvalidRecordError("mask file of wrong size or mode", detail)
+                return np.asarray(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, AnnotationError):
-                raise
-            raise AnnotationError("unreadable mask file", f"{file}: {error}") from None
+            raise InvalidRecordError("unreadable mask file", f"{file}: {error}") from None
 
 
 def _share_inside(pixels: NDArray[np.bool_], box: Sequence[float]) -> float:
-    """The share of the pixels whose centres are in the box, x y w h."""
+    """Return the share of the pixels whose centers are in the box, x y w h."""
     rows, columns = np.nonzero(pixels)
     x, y, width, height = box
     inside = (abs(columns + 0.5 - x - width / 2) <= width / 2) & (
@@ -107,12 +109,10 @@ def _share_inside(pixels: NDArray[np.bool_], box: Sequence[float]) -> float:
 
 
 def mask_sizes(root_url: str, names: Sequence[str]) -> bytes:
-    """Sizes in bytes of the images' pictures: differs where they were drawn anew."""
-    sizes = [storage.file_sizes(storage.join(root_url, folder)) for folder in (_OBJECTS, _CLASSES)]
-    below = {
-        url.removeprefix(root_url).strip("/"): n for found in sizes for url, n in found.items()
-    }
-    wanted = [
-        [below.get(f"{folder}/{name}.png", -1) for folder in (_OBJECTS, _CLASSES)] for name in names
-    ]
-    return json.dumps(wanted).encode()
+    """Return the sizes of the images' mask files, bytes, as JSON: they tell redrawn masks."""
+    by_url: dict[str, int] = {}
+    for folder in _FOLDERS:
+        by_url |= storage.file_sizes(storage.join(root_url, folder))
+    by_file = {url.removeprefix(root_url).strip("/"): size for url, size in by_url.items()}
+    sizes = [[by_file.get(f"{folder}/{name}.png", -1) for folder in _FOLDERS] for name in names]
+    return json.dumps(sizes).encode()

@@ -1,1 +1,1 @@
-"""The Parquet shards of a dataset: rows, files and their manifest."""
+"""Parquet shards of a dataset: their manifest, files and rows, and how to decode them."""

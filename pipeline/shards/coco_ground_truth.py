@@ -1,4 +1,4 @@
-"""The COCO instances document of a folder of shards, as pycocotools reads it."""
+"""Ground truth of a folder of shards, in COCO's format for pycocotools."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from pipeline.shards.row import ShardRow, read_rows
 
 
 def coco_ground_truth(shards_url: str) -> dict[str, Any]:
-    """The COCO instances document of a folder of shards, for pycocotools.
+    """Build the COCO instances document of a folder of shards.
 
-    Annotations are numbered anew from 1: pycocotools takes the id 0 for "no match".
+    Annotations are renumbered from 1, because pycocotools reads the id 0 as "no match".
 
     Raises:
-        StorageError: no manifest, or a shard that cannot be read.
+        StorageError: there is no manifest, or a shard cannot be read.
     """
     manifest = read_manifest(shards_url)
     document: dict[str, Any] = {
@@ -40,19 +40,19 @@ def coco_ground_truth(shards_url: str) -> dict[str, Any]:
             }
         )
         for index in range(len(row.labels)):
-            number = len(document["annotations"]) + 1
+            annotation_id = len(document["annotations"]) + 1
             annotation = _annotation(row, index, manifest)
-            document["annotations"].append({"id": number, **annotation})
+            document["annotations"].append({"id": annotation_id, **annotation})
     return document
 
 
 def _annotation(row: ShardRow, index: int, manifest: Manifest) -> dict[str, Any]:
     x1, y1, x2, y2 = row.boxes[index].tolist()
     counts = row.rle[index]
-    pointed: dict[str, Any] = {}
+    keypoints: dict[str, Any] = {}
     if manifest.keypoints is not None and row.keypoints is not None:
         points = row.keypoints[index]
-        pointed = {
+        keypoints = {
             "keypoints": coco_keypoints(points.tolist()),
             "num_keypoints": int((points[:, 2] > 0).sum()),
         }
@@ -67,5 +67,5 @@ def _annotation(row: ShardRow, index: int, manifest: Manifest) -> dict[str, Any]
             if counts is None
             else {"size": list(row.size), "counts": counts}
         ),
-        **pointed,
+        **keypoints,
     }

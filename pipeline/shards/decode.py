@@ -1,6 +1,6 @@
-"""Encoded image bytes to RGB pixels.
+"""Decoding of JPEG, PNG and other image bytes to RGB pixels.
 
-The EXIF rotation is ignored: annotations are in the pixels as they are stored, as COCO's are.
+EXIF rotation is ignored: annotations refer to the pixels as stored, as COCO's do.
 """
 
 import io
@@ -12,28 +12,29 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
-_JPEG_COLOURS = ("YCbCr", "Gray", "RGB")
+_JPEG_COLOR_SPACES = ("YCbCr", "Gray", "RGB")
 
 
 class DecodeError(ValueError):
-    """The bytes are no image, or not a whole one."""
+    """The bytes are not a complete, readable image."""
 
 
 def decode_image(data: bytes) -> Pixels:
-    """Decode to (h, w, 3) uint8 RGB: JPEG by libjpeg-turbo, the rest by Pillow.
+    """Decode to (H, W, 3) uint8 RGB: JPEG with libjpeg-turbo, everything else with Pillow.
 
-    Grey becomes three equal channels, CMYK is converted, transparency is dropped.
+    Grayscale becomes three equal channels, CMYK is converted, alpha is dropped, and 16-bit
+    grayscale keeps its upper 8 bits.
 
     Raises:
-        DecodeError: truncated, damaged or of an unknown format.
+        DecodeError: the data is truncated, damaged or in an unknown format.
     """
     if data[:2] == b"\xff\xd8":
         try:
-            if simplejpeg.decode_jpeg_header(data)[2] in _JPEG_COLOURS:
+            if simplejpeg.decode_jpeg_header(data)[2] in _JPEG_COLOR_SPACES:
                 pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
                 return pixels
         except ValueError:
-            pass  # Pillow tells harmless oddities from missing data.
+            pass  # Pillow tolerates harmless irregularities and still rejects missing data.
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode.startswith("I;16"):

@@ -1,9 +1,9 @@
-"""The keypoints that a data set names, and COCO's way of counting their pixels.
+"""The keypoints a dataset defines, and their conversion from and to COCO's pixel coordinates.
 
-COCO gives a keypoint as the number of the pixel that it lies in, counted from 0; here, as for boxes
-and outlines, pixel n reaches from n to n + 1. So half a pixel lies between the two.
+COCO gives a keypoint as the index of the pixel it lies in, counted from 0. Here, as for boxes and
+polygons, pixel n spans n to n + 1, so the two differ by half a pixel.
 
-Letter: P keypoints of an object.
+Letter: P keypoints.
 """
 
 import logging
@@ -14,17 +14,19 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 PIXEL_CENTER = 0.5
-"""Added to COCO's coordinates, taken from ours."""
+"""Added to COCO's coordinates to get ours, subtracted from ours to get COCO's."""
 
 
 @dataclass(frozen=True)
 class KeypointSet:
-    """What the points of the data set's objects are called.
+    """Keypoint names and skeleton of a dataset.
+
+    `Manifest.digest` hashes the repr of this class: renaming it or a field changes every digest.
 
     Args:
-        names: P names.
-        skeleton: links to draw, pairs of indices into names.
-        category_ids: the categories that have such points.
+        names: P keypoint names.
+        skeleton: links to draw, as pairs of indices into names.
+        category_ids: the categories whose objects have these keypoints.
     """
 
     names: tuple[str, ...]
@@ -32,43 +34,43 @@ class KeypointSet:
     category_ids: tuple[int, ...]
 
 
-def list_keypoints(categories: Sequence[Mapping[str, Any]]) -> KeypointSet | None:
-    """The keypoints of COCO's ``categories``; None where none or differing ones are named.
+def read_keypoint_set(categories: Sequence[Mapping[str, Any]]) -> KeypointSet | None:
+    """Read the keypoints of COCO ``categories``; None if they define none, or different ones.
 
     Raises:
-        ValueError: names or links are not what COCO wants.
+        ValueError: the keypoint names or the skeleton are not in COCO's format.
     """
-    return combine_keypoints([_keypoints_of(category) for category in categories])
+    return merge_keypoint_sets([_keypoints_of_category(category) for category in categories])
 
 
-def combine_keypoints(sets: Sequence[KeypointSet | None]) -> KeypointSet | None:
-    """The one set that categories, or parts of a data set, have where they have any.
+def merge_keypoint_sets(sets: Sequence[KeypointSet | None]) -> KeypointSet | None:
+    """Merge the keypoints of several categories, or of several parts of a dataset.
 
-    None where they differ in the names: a detector learns one set.
+    A detector learns one list of keypoints, so the result is None if the names differ.
     """
-    named = [each for each in sets if each is not None]
-    if not named:
+    defined = [each for each in sets if each is not None]
+    if not defined:
         return None
-    lists = {each.names for each in named}
-    if len(lists) > 1:
+    name_lists = {each.names for each in defined}
+    if len(name_lists) > 1:
         logger.warning(
-            "the categories name %d different lists of keypoints; a detector learns one, so all "
-            "are left out. Split the data set to train them.",
-            len(lists),
+            "the categories define %d different lists of keypoints, but a detector learns only "
+            "one, so all keypoints are left out; to train on them, split the dataset by list",
+            len(name_lists),
         )
         return None
-    # A dictionary keeps the order, and says once what every category has.
-    skeleton = dict.fromkeys(link for each in named for link in each.skeleton)
-    category_ids = {number for each in named for number in each.category_ids}
-    return KeypointSet(named[0].names, tuple(skeleton), tuple(sorted(category_ids)))
+    # A dictionary drops duplicate links and keeps their order.
+    skeleton = dict.fromkeys(link for each in defined for link in each.skeleton)
+    category_ids = {category_id for each in defined for category_id in each.category_ids}
+    return KeypointSet(defined[0].names, tuple(skeleton), tuple(sorted(category_ids)))
 
 
-def _keypoints_of(category: Mapping[str, Any]) -> KeypointSet | None:
+def _keypoints_of_category(category: Mapping[str, Any]) -> KeypointSet | None:
     if not category.get("keypoints"):
         return None
     names = tuple(map(str, category["keypoints"]))
     if len(set(names)) != len(names):
-        raise ValueError(f"keypoint names must differ; got {list(names)}")
+        raise ValueError(f"keypoint names must be unique; got {list(names)}")
     skeleton = tuple(_link(link, len(names)) for link in category.get("skeleton") or ())
     return KeypointSet(names, skeleton, (int(category["id"]),))
 
@@ -80,13 +82,13 @@ def _link(link: Any, count: int) -> tuple[int, int]:
         and all(type(end) is int and 1 <= end <= count for end in link)
     ):
         raise ValueError(
-            f"a skeleton must be pairs of keypoint numbers from 1 to {count}; got {link!r}"
+            f"skeleton links must be pairs of keypoint numbers from 1 to {count}; got {link!r}"
         )
     return link[0] - 1, link[1] - 1
 
 
 def coco_category_keypoints(keypoints: KeypointSet | None, category_id: int) -> dict[str, Any]:
-    """What a COCO category says of its keypoints; nothing where it has none."""
+    """Return the ``keypoints`` and ``skeleton`` entries of a COCO category; {} if it has none."""
     if keypoints is None or category_id not in keypoints.category_ids:
         return {}
     return {
@@ -96,9 +98,9 @@ def coco_category_keypoints(keypoints: KeypointSet | None, category_id: int) -> 
 
 
 def coco_keypoints(points: Iterable[Sequence[float]]) -> list[float]:
-    """Points x, y, visibility as COCO's flat list; points that are not labelled are 0, 0, 0."""
+    """Convert (x, y, visibility) points to COCO's flat list; unlabeled points become 0, 0, 0."""
     flat: list[float] = []
     for x, y, visibility in points:
-        labelled = visibility > 0
-        flat += [x - PIXEL_CENTER, y - PIXEL_CENTER, int(visibility)] if labelled else [0, 0, 0]
+        labeled = visibility > 0
+        flat += [x - PIXEL_CENTER, y - PIXEL_CENTER, int(visibility)] if labeled else [0, 0, 0]
     return flat

@@ -1,4 +1,4 @@
-"""The manifest of a folder of shards: what is in it, where it came from, what was left out."""
+"""The manifest of a folder of shards: its content, its source, and what was left out."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,16 +7,17 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from model.structures import Category, ImageSize
+from pipeline import storage
 from pipeline.shards.keypoints import KeypointSet
-from pipeline.storage import MissingFileError, StorageError, join, read_bytes, write_bytes
 
 SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # those of 1 have no keypoints
+READABLE_VERSIONS = (1, 2)  # version 1 has no keypoints
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 
-Protocol = Literal["coco", "voc_11_points", "voc_area"]
-"""How a data set is measured: by COCO's numbers alone, or also by VOC's, before 2010 or since."""
+EvaluationProtocol = Literal["coco", "voc_11_points", "voc_area"]
+"""Which metrics the dataset is evaluated with: COCO's alone, or also VOC's AP at 11 recall points
+(challenges before 2010) or area under the curve (since 2010)."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class ShardFile:
 
     Args:
         name: relative to the manifest.
-        rows: images in it.
+        rows: number of images.
         sha256: of the file, hex.
-        row_groups: rows of each row group.
+        row_groups: number of rows in each row group.
         sizes: original size of each image, in row order.
-        labelled_points: labelled keypoints of each image, in row order; empty where the data set
-            names none.
+        labelled_points: number of labeled keypoints in each image, in row order; empty if the
+            dataset has no keypoints.
     """
 
     name: str
@@ -43,22 +44,22 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole data set.
+    """A dataset, or one split of it.
 
     Args:
         version: of the row schema.
         categories: label i is ``categories[i - 1]``.
         files: the shards, in order.
-        source_digest: SHA-256 of what they were made from; equal sources are not read again.
+        source_digest: SHA-256 of the source; if it has not changed, the shards are kept.
         counts: ``images_listed = images + images_quarantined`` and ``annotations_listed = objects
             + crowd + annotations_quarantined``; also ``images_without_objects``, ``clipped``
-            (boxes cut at the image's border), ``without_mask``, ``with_keypoints`` (objects with
-            a labelled one), ``points_outside`` (keypoints labelled outside their image, which
-            count as not labelled) and ``keypoints_unnamed`` (annotations whose keypoints are left
-            out, for want of one list of names).
-        reasons: why records were quarantined, with how many of each.
-        protocol: how the data set is measured beside COCO's numbers.
-        keypoints: the points that the objects have; None where the categories name none.
+            (boxes clipped to the image), ``without_mask``, ``with_keypoints`` (objects with a
+            labeled keypoint), ``points_outside`` (keypoints labeled outside their image, stored
+            as unlabeled) and ``keypoints_unnamed`` (annotations whose keypoints are left out
+            because the categories do not share one list of names).
+        reasons: number of quarantined records for each reason.
+        protocol: which metrics the dataset is evaluated with.
+        keypoints: the keypoints of the objects; None if the categories define none.
     """
 
     version: int
@@ -67,12 +68,12 @@ class Manifest:
     source_digest: str
     counts: dict[str, int]
     reasons: dict[str, int]
-    protocol: Protocol = "coco"
+    protocol: EvaluationProtocol = "coco"
     keypoints: KeypointSet | None = None
 
     @property
     def rows(self) -> int:
-        """Images in all shards."""
+        """Number of images in all shards."""
         return sum(file.rows for file in self.files)
 
     @property
@@ -88,26 +89,29 @@ class Manifest:
         return digest.hexdigest()
 
     def summary(self) -> str:
-        """One line for people: what is in the shards and what was left out."""
+        """Summarize the content of the shards, and what was left out, in one line."""
         count = self.counts
         line = (
             f"{count['images']} images with {count['objects']} objects and {count['crowd']} crowd "
             f"regions of {len(self.categories)} categories in {len(self.files)} shards"
         )
         if self.reasons:
-            reasons = (f"{number} {reason}" for reason, number in sorted(self.reasons.items()))
+            reasons = (f"{reason} ({number})" for reason, number in sorted(self.reasons.items()))
             line += f"; left out: {', '.join(reasons)}"
         if count["clipped"]:
-            line += f"; {count['clipped']} boxes clipped at the image's border"
+            line += f"; {count['clipped']} boxes clipped to their image"
         if self.keypoints is not None:
             line += (
-                f"; {count['with_keypoints']} objects with some of "
+                f"; {count['with_keypoints']} objects with any of the "
                 f"{len(self.keypoints.names)} keypoints"
             )
         if count.get("points_outside"):
             line += f"; {count['points_outside']} keypoints outside their image left out"
         if count.get("keypoints_unnamed"):
-            line += f"; keypoints of {count['keypoints_unnamed']} annotations left out, unnamed"
+            line += (
+                f"; keypoints of {count['keypoints_unnamed']} annotations left out: the categories "
+                "do not share one list of keypoint names"
+            )
         return line
 
 
@@ -115,31 +119,34 @@ _JSON: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
 def read_manifest(shards_url: str) -> Manifest:
-    """The manifest below ``shards_url``.
+    """Read the manifest of a folder of shards.
 
     Raises:
-        MissingFileError: no manifest: the shards were not (completely) written.
-        StorageError: it is damaged or of another schema version.
+        MissingFileError: there is no manifest: the shards were never written, or not completely.
+        StorageError: the manifest is damaged or has an unsupported schema version.
     """
-    url = join(shards_url, MANIFEST_NAME)
+    url = storage.join(shards_url, MANIFEST_NAME)
     try:
-        manifest = _JSON.validate_json(read_bytes(url))
-    except MissingFileError as error:
-        raise MissingFileError(f"{url}: no manifest; run workflows/prepare_shards.py") from error
+        manifest = _JSON.validate_json(storage.read_bytes(url))
+    except storage.MissingFileError as error:
+        raise storage.MissingFileError(
+            f"{url}: no manifest; run workflows/prepare_shards.py to write the shards"
+        ) from error
     except ValidationError as error:
         problem = error.errors()[0]
-        raise StorageError(
-            f"{url}: not a manifest ({problem['loc']}: {problem['msg']}); delete it and run "
-            "workflows/prepare_shards.py"
+        raise storage.StorageError(
+            f"{url}: not a valid manifest ({problem['loc']}: {problem['msg']}); run "
+            "workflows/prepare_shards.py to write the shards again"
         ) from None
     if manifest.version not in READABLE_VERSIONS:
-        raise StorageError(
-            f"{url}: schema version {manifest.version}, this program reads "
-            f"{' and '.join(map(str, READABLE_VERSIONS))}; write the shards again"
+        raise storage.StorageError(
+            f"{url}: unsupported schema version {manifest.version}; this program reads versions "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}; run "
+            "workflows/prepare_shards.py to write the shards again"
         )
     return manifest
 
 
 def write_manifest(shards_url: str, manifest: Manifest) -> None:
-    """Write the manifest; it comes last, so that shards with one are complete."""
-    write_bytes(join(shards_url, MANIFEST_NAME), _JSON.dump_json(manifest))
+    """Write the manifest. Write it last: a folder with a manifest is complete."""
+    storage.write_bytes(storage.join(shards_url, MANIFEST_NAME), _JSON.dump_json(manifest))

@@ -1,6 +1,6 @@
-"""One image with its objects, as a row of a Parquet shard.
+"""One image and its objects, read from a row of a Parquet shard.
 
-Shapes: N objects, P polygons or keypoints, V vertices.
+Shapes: G ground-truth objects, N polygons, V vertices, P keypoints.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,9 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.structures import ImageSize
-from pipeline.shards.shard_file import open_shard, read_group_of, read_row_group
-
-__all__ = ["ShardRow", "read_row_group", "read_rows", "rows_from_arrow"]
+from pipeline.shards.shard_file import open_shard, read_open_row_group
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -22,24 +20,24 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ShardRow:
-    """One image, still encoded, and its objects in original pixels.
+    """One image, still encoded, and its objects in pixels of the original image.
 
     Args:
-        image_bytes: the encoded image, as it came.
-        size: of the decoded image.
-        image_id: the data set's number for the image.
+        image_bytes: the encoded image, unchanged.
+        size: size of the decoded image.
+        image_id: the dataset's id of the image.
         file_name: as in the annotations.
-        boxes: (N, 4) x1 y1 x2 y2.
-        labels: (N,) 1..K, counted in the order of the manifest's categories.
-        vertices: (V, 2) of all polygons.
-        polygon_offsets: (P + 1,) into vertices.
-        object_offsets: (N + 1,) into polygons.
-        rle: N COCO run-length strings, None where the object has polygons.
-        iscrowd: (N,) bool.
-        area: (N,) square pixels, as annotated.
-        annotation_id: (N,).
-        keypoints: (N, P, 3) x, y and visibility, 0 not labelled, 1 hidden, 2 visible; None where
-            the data set names none.
+        boxes: (G, 4) x1 y1 x2 y2.
+        labels: (G,) 1..K, in the order of the manifest's categories.
+        vertices: (V, 2) x y, of all polygons.
+        polygon_offsets: (N + 1,) into vertices.
+        object_offsets: (G + 1,) into polygons.
+        rle: G COCO run-length strings; None where the mask is polygons.
+        iscrowd: (G,) bool.
+        area: (G,) square pixels, as annotated.
+        annotation_id: (G,).
+        keypoints: (G, P, 3) x, y and visibility: 0 unlabeled, 1 hidden, 2 visible; None if the
+            dataset has no keypoints.
     """
 
     image_bytes: bytes
@@ -58,7 +56,7 @@ class ShardRow:
     keypoints: Floats | None = None
 
     def polygons(self, index: int) -> list[Floats]:
-        """The (n, 2) polygons of one object."""
+        """Return the polygons of one object, each (V, 2)."""
         first, end = self.object_offsets[index], self.object_offsets[index + 1]
         bounds = self.polygon_offsets[first : end + 1]
         return [
@@ -68,7 +66,7 @@ class ShardRow:
 
 
 def rows_from_arrow(table: pa.Table) -> list[ShardRow]:
-    """The rows of a table with the columns of `SCHEMA`; without image_bytes they are empty."""
+    """Convert a table with the columns of `SCHEMA`; image_bytes is b"" if the table lacks it."""
     columns: Mapping[str, Any] = {name: table.column(name) for name in table.column_names}
     return [_row(columns, index) for index in range(table.num_rows)]
 
@@ -98,30 +96,30 @@ def _row(columns: Mapping[str, Any], index: int) -> ShardRow:
 def _keypoints(by_object: pa.ListScalar) -> Floats | None:
     if by_object.values is None:
         return None
-    objects = len(by_object.values)
+    num_objects = len(by_object.values)
     flat: Floats = _numbers(by_object.values.flatten())
-    # Of an image without objects nobody knows P.
-    return flat.reshape(objects, -1, 3) if objects else np.zeros((0, 0, 3))
+    # A row without objects does not say what P is.
+    return flat.reshape(num_objects, -1, 3) if num_objects else np.zeros((0, 0, 3))
 
 
 def _numbers(array: pa.Array) -> NDArray[Any]:
-    # Copied: a view would keep the whole block in the object store.
+    # Copy: a view would pin the whole block in Ray's object store.
     return np.array(array.to_numpy(zero_copy_only=False))
 
 
 def _offsets(lists: pa.ListArray) -> Integers:
-    """Offsets that begin at 0, also for a slice of a longer array."""
+    """Return the offsets of a list array, starting at 0 even if it is a slice of a longer one."""
     offsets: Integers = _numbers(lists.offsets).astype(np.int64)
     offsets -= offsets[0]
     return offsets
 
 
 def read_rows(shards_url: str, file: str, with_images: bool = True) -> Iterator[ShardRow]:
-    """The rows of one shard in order, one row group in memory at a time.
+    """Read the rows of one shard in order, with one row group in memory at a time.
 
     Raises:
         OSError: the shard is missing or unreadable.
     """
     with open_shard(shards_url, file) as shard:
         for group in range(shard.num_row_groups):
-            yield from rows_from_arrow(read_group_of(shard, group, with_images))
+            yield from rows_from_arrow(read_open_row_group(shard, group, with_images))

@@ -1,9 +1,9 @@
-"""COCO's run-length strings as the runs that the model takes, in vectorised numpy.
+"""COCO run-length strings decoded to run ends, in vectorized NumPy.
 
-Format: runs of 0 and 1 in turn, beginning with 0, down the columns; each run after the third is
-stored as its difference to the one before last; each number in groups of five bits, least
-significant first, the sixth bit saying that more follow, the fifth of the last group being the
-sign; plus 48 to be printable (pycocotools).
+Format (pycocotools): alternating runs of 0 and 1, starting with 0, in column-major order. From the
+fourth on, a run is stored as the difference from the run two before it. Each number is split into
+groups of five bits, least significant first; bit 6 of a group says that another follows, and bit 5
+of the last group is the sign. Adding 48 makes every group a printable character.
 """
 
 import numpy as np
@@ -12,36 +12,37 @@ from numpy.typing import NDArray
 from model.structures import ImageSize
 from pipeline.shards.decode import DecodeError
 
-_LONGEST = 12
-"""Groups: 60 bits hold any run."""
+_MAX_GROUPS = 12  # 60 bits hold any run
 
 
 def run_ends(counts: str, size: ImageSize) -> NDArray[np.int64]:
-    """Where each run ends, counted from the start of the canvas.
+    """Decode a run-length string to the position at which each run ends.
 
     Args:
-        counts: K runs, encoded.
-        size: of the canvas.
+        counts: N encoded runs.
+        size: size of the image.
 
     Returns:
-        (K,) int64, ascending, the last being the number of pixels.
+        (N,) int64, ascending pixel positions in column-major order; the last is the pixel count.
 
     Raises:
-        DecodeError: the string is damaged or of another canvas.
+        DecodeError: the string is damaged or does not cover an image of this size.
     """
     groups = np.frombuffer(counts.encode("utf-8"), dtype=np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero(groups & 32 == 0)
-    lengths = np.diff(last, prepend=-1)
-    if not len(last) or last[-1] != len(groups) - 1 or lengths.max() > _LONGEST:
-        raise DecodeError("a run-length mask is cut off")
-    firsts = last + 1 - lengths
+    lasts = np.flatnonzero(groups & 32 == 0)
+    lengths = np.diff(lasts, prepend=-1)
+    if not len(lasts) or lasts[-1] != len(groups) - 1 or lengths.max() > _MAX_GROUPS:
+        raise DecodeError("run-length mask is truncated or is not in COCO's format")
+    firsts = lasts + 1 - lengths
     position = np.arange(len(groups)) - np.repeat(firsts, lengths)
     numbers = np.add.reduceat((groups & 31) << 5 * position, firsts)
-    numbers -= (groups[last] >> 4 & 1) << 5 * lengths
+    numbers -= (groups[lasts] >> 4 & 1) << 5 * lengths
     runs = numbers.copy()
     runs[1::2] = np.cumsum(numbers[1::2])
     runs[2::2] = np.cumsum(numbers[2::2])
     ends: NDArray[np.int64] = np.cumsum(runs)
     if runs.min() < 0 or ends[-1] != size.height * size.width:
-        raise DecodeError(f"a run-length mask does not fill its image of {tuple(size)}")
+        raise DecodeError(
+            f"run-length mask does not cover its image of {size.width}x{size.height} exactly"
+        )
     return ends

@@ -1,7 +1,8 @@
-"""Files behind a URL: a plain path, ``file://`` or ``s3://``, with atomic writes and retries.
+"""Read, write, list and copy files by URL, with atomic writes and retries.
 
-S3's endpoint, region and keys come from the standard environment variables (``AWS_ENDPOINT_URL``,
-``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ...).
+A URL is a plain path, ``file://`` or ``s3://``. The S3 endpoint, region and keys come from the
+standard environment variables (``AWS_ENDPOINT_URL``, ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``,
+``AWS_SECRET_ACCESS_KEY``, ...).
 """
 
 import functools
@@ -18,58 +19,38 @@ from urllib.parse import quote
 
 import pyarrow.fs
 
-from pipeline.storage.retries import MissingFileError, StorageError, persist
+from pipeline.storage.retries import StorageError, missing_file, retry
 from pipeline.storage.urls import join, local_path
 
-__all__ = [
-    "MissingFileError",
-    "StorageError",
-    "delete",
-    "download_folder",
-    "exists",
-    "fetch",
-    "filesystem",
-    "join",
-    "list_files",
-    "file_sizes",
-    "upload_file",
-    "read_bytes",
-    "read_json",
-    "upload_folder",
-    "write_bytes",
-    "write_json",
-]
-
 _COPY_BYTES = 8 << 20
-_PARTIAL = ".partial"
+_PARTIAL_SUFFIX = ".partial"
 
 
 def filesystem(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The pyarrow file system of a URL and the path inside it.
+    """Return the pyarrow file system of a URL and the path inside it.
 
     Raises:
-        StorageError: the scheme is not known.
+        StorageError: the URL has an unsupported scheme.
     """
     path = local_path(url)
     if path is not None:
         return pyarrow.fs.LocalFileSystem(), str(path.absolute())
     if url.startswith("s3://"):
-        environment = os.environ.get
-        endpoint = environment("AWS_ENDPOINT_URL_S3") or environment("AWS_ENDPOINT_URL")
-        region = environment("AWS_REGION") or environment("AWS_DEFAULT_REGION")
-        return _s3(endpoint, region, environment("AWS_ACCESS_KEY_ID")), url.removeprefix(
-            "s3://"
-        ).rstrip("/")
-    raise StorageError(f"{url}: unknown kind of location; use a path, file:// or s3://")
+        getenv = os.environ.get
+        endpoint = getenv("AWS_ENDPOINT_URL_S3") or getenv("AWS_ENDPOINT_URL")
+        region = getenv("AWS_REGION") or getenv("AWS_DEFAULT_REGION")
+        store = _s3(endpoint, region, getenv("AWS_ACCESS_KEY_ID"))
+        return store, url.removeprefix("s3://").rstrip("/")
+    raise StorageError(f"{url}: unsupported URL scheme; use a local path, file:// or s3://")
 
 
 @functools.lru_cache
 def _s3(endpoint: str | None, region: str | None, key_id: str | None) -> pyarrow.fs.FileSystem:
-    # key_id only keeps clients of different users apart; pyarrow reads the environment itself.
+    # key_id only keys the cache, so that users get separate clients; pyarrow reads the environment.
     del key_id
     return pyarrow.fs.S3FileSystem(
         endpoint_override=endpoint,
-        # A server of one's own has no regions but wants the name in the signature.
+        # A self-hosted server has no regions, but its request signatures need a region name.
         region=region or ("us-east-1" if endpoint else None),
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=5),
         connect_timeout=10,
@@ -78,18 +59,18 @@ def _s3(endpoint: str | None, region: str | None, key_id: str | None) -> pyarrow
 
 
 def exists(url: str) -> bool:
-    """Whether a file or a folder with files stands at the URL."""
+    """Whether a file, or a folder with files in it, exists at the URL."""
     store, path = filesystem(url)
-    info = persist(url, lambda: store.get_file_info(path))
+    info = retry(url, lambda: store.get_file_info(path))
     return bool(info.type != pyarrow.fs.FileType.NotFound)
 
 
 def read_bytes(url: str) -> bytes:
-    """The whole file.
+    """Return the content of a file.
 
     Raises:
-        MissingFileError: nothing stands there.
-        StorageError: it cannot be read.
+        MissingFileError: no file exists at the URL.
+        StorageError: the file cannot be read.
     """
     store, path = filesystem(url)
 
@@ -97,11 +78,11 @@ def read_bytes(url: str) -> bytes:
         with store.open_input_file(path) as stream:
             return bytes(stream.read())
 
-    return persist(url, read)
+    return retry(url, read)
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
+    """Write a file atomically: a reader sees the old content or the new, never a part of it."""
     store, path = filesystem(url)
     local = local_path(url)
 
@@ -110,19 +91,19 @@ def write_bytes(url: str, data: bytes) -> None:
             with _replacing(local) as partial:
                 partial.write_bytes(data)
             return
-        # An S3 object appears when its upload is complete.
+        # An S3 object becomes visible only when its upload is complete.
         with store.open_output_stream(path) as stream:
             stream.write(data)
 
-    persist(url, write)
+    retry(url, write)
 
 
 def upload_file(source: Path, url: str) -> None:
-    """Copy a local file to the URL, atomically and without holding it in memory."""
+    """Copy a local file to the URL atomically, without loading it into memory."""
     store, path = filesystem(url)
     local = local_path(url)
 
-    def put() -> None:
+    def upload() -> None:
         if local is not None:
             with _replacing(local) as partial:
                 shutil.copyfile(source, partial)
@@ -136,53 +117,54 @@ def upload_file(source: Path, url: str) -> None:
             use_threads=False,
         )
 
-    persist(url, put)
+    retry(url, upload)
 
 
 def read_json(url: str) -> Any:
-    """The JSON document at the URL.
+    """Return the JSON document at the URL.
 
     Raises:
-        StorageError: it is missing or not JSON.
+        MissingFileError: no file exists at the URL.
+        StorageError: the file cannot be read or is not JSON.
     """
     data = read_bytes(url)
     try:
         return json.loads(data)
     except ValueError as error:
         raise StorageError(
-            f"{url}: not valid JSON ({error}); delete it to have it rebuilt"
+            f"{url}: not valid JSON ({error}); delete it, and it will be written again"
         ) from None
 
 
 def write_json(url: str, document: Any) -> None:
-    """Write a JSON document, atomically."""
+    """Write a JSON document atomically."""
     write_bytes(url, json.dumps(document, indent=1).encode())
 
 
 def list_files(url: str, suffixes: Sequence[str] = ()) -> list[str]:
-    """URLs of all files below a folder, sorted; the file itself if the URL is one.
+    """Return the sorted URLs of all files below a folder, or the URL itself if it is a file.
 
     Args:
-        url: folder or file; a missing one has no files.
-        suffixes: keep names that end so, in any case (".jpg", ".png"); empty keeps all.
+        url: folder or file; a missing one yields an empty list.
+        suffixes: extensions to keep, case-insensitive (".jpg", ".png"); empty keeps all.
     """
     return sorted(file_sizes(url, suffixes))
 
 
 def file_sizes(url: str, suffixes: Sequence[str] = ()) -> dict[str, int]:
-    """`list_files` with each file's size, bytes."""
+    """Return the same files as `list_files`, each with its size in bytes."""
     store, root = filesystem(url)
     selector = pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)
 
-    def find() -> list[pyarrow.fs.FileInfo]:
-        at_url = store.get_file_info(root)
-        return [at_url] if at_url.is_file else store.get_file_info(selector)
+    def list_infos() -> list[pyarrow.fs.FileInfo]:
+        root_info = store.get_file_info(root)
+        return [root_info] if root_info.is_file else store.get_file_info(selector)
 
     endings = tuple(suffix.lower() for suffix in suffixes)
     sizes = {}
-    for info in persist(url, find):
-        # Stores list folders too; partial files are what a killed writer left.
-        if not info.is_file or info.path.endswith(_PARTIAL):
+    for info in retry(url, list_infos):
+        # Listings include folders, and the partial files of killed writers.
+        if not info.is_file or info.path.endswith(_PARTIAL_SUFFIX):
             continue
         if endings and not info.path.lower().endswith(endings):
             continue
@@ -195,21 +177,21 @@ def file_sizes(url: str, suffixes: Sequence[str] = ()) -> dict[str, int]:
 
 
 def upload_folder(folder: Path, url: str) -> None:
-    """Copy every file of a local folder below the URL."""
+    """Copy every file in a local folder to the same relative path below the URL."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             upload_file(path, join(url, path.relative_to(folder).as_posix()))
 
 
 def download_folder(url: str, folder: Path) -> None:
-    """Copy every file below the URL into a local folder.
+    """Copy every file below the URL to the same relative path in a local folder.
 
     Raises:
-        MissingFileError: no file stands there.
+        MissingFileError: the URL has no files below it.
     """
     files = list_files(url)
     if not files:
-        raise MissingFileError(f"{url}: no files there; is the URL right?")
+        raise missing_file(url)
     for file in files:
         target = folder / file[len(url) :].strip("/")
         with _replacing(target) as partial:
@@ -218,23 +200,23 @@ def download_folder(url: str, folder: Path) -> None:
 
 @contextmanager
 def fetch(url: str) -> Iterator[Path]:
-    """A local path with the content of a file or folder, valid inside the ``with``.
+    """Yield a local path to a file or folder, valid inside the ``with`` block.
 
-    A local URL is given as it is; anything else is copied to a temporary folder.
+    A local URL is yielded as its own path; anything else is downloaded to a temporary folder.
 
     Raises:
-        MissingFileError: nothing stands there.
+        MissingFileError: no file or folder exists at the URL.
     """
     local = local_path(url)
     if local is not None:
         if not local.exists():
-            raise MissingFileError(f"{url}: no such file or folder; is the path right?")
+            raise missing_file(url)
         yield local
         return
     store, path = filesystem(url)
     with tempfile.TemporaryDirectory(prefix="fetched-") as scratch:
         target = Path(scratch) / (path.rpartition("/")[2] or "content")
-        if persist(url, lambda: store.get_file_info(path)).is_file:
+        if retry(url, lambda: store.get_file_info(path)).is_file:
             _download(url, target)
         else:
             download_folder(url, target)
@@ -242,7 +224,7 @@ def fetch(url: str) -> Iterator[Path]:
 
 
 def delete(url: str) -> None:
-    """Remove a file, or a folder with everything in it; nothing there is fine."""
+    """Delete a file, or a folder with everything in it; do nothing if neither exists."""
     store, path = filesystem(url)
 
     def remove() -> None:
@@ -252,7 +234,7 @@ def delete(url: str) -> None:
         elif info.type == pyarrow.fs.FileType.Directory:
             store.delete_dir(path)
 
-    persist(url, remove)
+    retry(url, remove)
 
 
 def _download(url: str, target: Path) -> None:
@@ -264,14 +246,14 @@ def _download(url: str, target: Path) -> None:
             while chunk := source.read(_COPY_BYTES):
                 sink.write(chunk)
 
-    persist(url, copy)
+    retry(url, copy)
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, moved onto ``path`` when the block ends without an error."""
+    """Yield a temporary path that replaces ``path`` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL_SUFFIX}")
     try:
         yield partial
         partial.replace(path)

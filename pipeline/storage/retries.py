@@ -1,4 +1,4 @@
-"""Failures of a store: which may pass, which stay, and what to tell about them."""
+"""Storage errors: which to retry, which to raise, and what to tell the user."""
 
 import time
 from collections.abc import Callable
@@ -9,40 +9,47 @@ from pipeline.storage.urls import local_path
 T = TypeVar("T")
 
 _PAUSES_S = (0.25, 1.0, 4.0)
-_LASTING = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "NO_SUCH_BUCKET", "INVALID_")
+_PERMANENT = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "NO_SUCH_BUCKET", "INVALID_")
+"""Substrings of S3 errors that retrying cannot fix."""
 
 
 class StorageError(OSError):
-    """A file could not be read or written; the text names the URL and what to do."""
+    """A file could not be read or written; the message names the URL and what to do."""
 
 
 class MissingFileError(StorageError, FileNotFoundError):
-    """Nothing stands at the URL."""
+    """No file or folder exists at the URL."""
 
 
-def persist(url: str, action: Callable[[], T]) -> T:
-    """The result of ``action``; failures that may pass are tried again, with growing pauses.
+def missing_file(url: str) -> MissingFileError:
+    """Build the error for a URL at which nothing exists."""
+    return MissingFileError(f"{url}: no such file or folder; check the URL")
+
+
+def retry(url: str, action: Callable[[], T]) -> T:
+    """Run ``action`` and return its result; retry transient S3 errors with growing pauses.
 
     Raises:
-        MissingFileError: nothing stands at the URL.
-        StorageError: any other failure that stays.
+        MissingFileError: no file or folder exists at the URL.
+        StorageError: any other permanent error, or a transient one after the last retry.
     """
+    is_local = local_path(url) is not None
     pauses_s = iter(_PAUSES_S)
     while True:
         try:
             return action()
         except FileNotFoundError as error:
-            raise MissingFileError(f"{url}: nothing there; is the URL right?") from error
+            raise missing_file(url) from error
         except OSError as error:
-            text = str(error).upper()
-            lasting = local_path(url) is not None or any(word in text for word in _LASTING)
+            message = str(error).upper()
+            permanent = is_local or any(part in message for part in _PERMANENT)
             pause_s = next(pauses_s, None)
-            if lasting or pause_s is None:
-                raise StorageError(f"{url}: {error}. {_advice(url)}") from error
+            if permanent or pause_s is None:
+                advice = (
+                    "Check permissions and free space."
+                    if is_local
+                    else "Check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the "
+                    "bucket name."
+                )
+                raise StorageError(f"{url}: {error}. {advice}") from error
             time.sleep(pause_s)
-
-
-def _advice(url: str) -> str:
-    if local_path(url) is not None:
-        return "Check permissions and free space."
-    return "Check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's name."

@@ -1,4 +1,4 @@
-"""Cityscapes as shards: objects are what can be seen of their polygons, groups are crowd."""
+"""Cityscapes objects are the visible parts of their polygons; groups are crowd regions."""
 
 import json
 
@@ -11,10 +11,14 @@ from pipeline.config import RunConfig
 from pipeline.ingest.cityscapes import read_cityscapes
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.splits import prepare_split
-from pipeline.shards.manifest import read_manifest
-from pipeline.shards.row import read_rows
-from pipeline.storage import StorageError
-from tests.annotated_datasets import HEIGHT, WIDTH, rectangle, write_cityscapes
+from tests.annotated_datasets import (
+    HEIGHT,
+    WIDTH,
+    all_rows,
+    quarantine_entries,
+    rectangle,
+    write_cityscapes,
+)
 
 FIRST, SECOND = "aachen/aachen_000000_000019", "bochum/bochum_000000_000313"
 IMAGES = {
@@ -35,32 +39,30 @@ def write(root, shards):
     return write_shards(read_cityscapes(str(root), "train"), str(shards), 8, 8)
 
 
-def rows_of(url):
-    files = read_manifest(str(url)).files
-    rows = [row for file in files for row in read_rows(str(url), file.name)]
-    return {row.file_name: row for row in rows}
+def rows_by_name(url):
+    return {row.file_name: row for row in all_rows(url)}
 
 
 def masks_of(row):
     return [coco_masks.decode({"size": list(row.size), "counts": c}).astype(bool) for c in row.rle]
 
 
-def test_a_mask_is_what_later_polygons_leave_of_its_polygon(tmp_path):
+def test_a_mask_is_the_part_of_its_polygon_that_later_ones_leave_visible(tmp_path):
     root = write_cityscapes(tmp_path / "in", IMAGES)
     manifest = write(root, tmp_path / "s")
     assert [category.name for category in manifest.categories] == NAMES
     assert manifest.protocol == "coco" and not manifest.reasons
-    row = rows_of(tmp_path / "s")[f"{FIRST}_leftImg8bit.png"]
+    row = rows_by_name(tmp_path / "s")[f"{FIRST}_leftImg8bit.png"]
     path = root / "leftImg8bit/train" / row.file_name
     assert row.image_bytes == path.read_bytes()
     car, person, group = (np.zeros((HEIGHT, WIDTH), bool) for _ in range(3))
     car[10:25, 10:30] = True
-    car[5:31, 20:25] = False  # the person is nearer
-    car[:, 26:28] = False  # and so is the pole
+    car[5:31, 20:25] = False  # the person is in front
+    car[:, 26:28] = False  # the pole is in front
     person[5:31, 20:25] = True
     group[10:21, 40:51] = True
-    for mask, wanted in zip(masks_of(row), (car, person, group), strict=True):
-        assert np.array_equal(mask, wanted)
+    for mask, expected in zip(masks_of(row), (car, person, group), strict=True):
+        assert np.array_equal(mask, expected)
     assert row.labels.tolist() == [3, 1, 1]
     assert row.iscrowd.tolist() == [False, False, True]
     assert row.boxes.tolist() == [[10, 10, 30, 25], [20, 5, 25, 31], [40, 10, 51, 21]]
@@ -69,12 +71,12 @@ def test_a_mask_is_what_later_polygons_leave_of_its_polygon(tmp_path):
 
 def test_polygons_are_clipped_to_the_image(tmp_path):
     write(write_cityscapes(tmp_path / "in", IMAGES), tmp_path / "s")
-    row = rows_of(tmp_path / "s")[f"{SECOND}_leftImg8bit.png"]
+    row = rows_by_name(tmp_path / "s")[f"{SECOND}_leftImg8bit.png"]
     assert row.boxes.tolist() == [[0, 30, 60, 40]]
     assert row.labels.tolist() == [6]
 
 
-def test_every_bad_record_is_named_counted_and_left_out(tmp_path):
+def test_every_invalid_record_is_listed_counted_and_left_out(tmp_path):
     far = [[0, 0], [10, 0], [1e9, 10]]
     images = {
         FIRST: [
@@ -106,26 +108,26 @@ def test_every_bad_record_is_named_counted_and_left_out(tmp_path):
         (root / f"gtFine/train/ulm/ulm_{number}_gtFine_polygons.json").write_text(text)
     manifest = write(root, tmp_path / "s")
     assert manifest.reasons == {
-        "nothing of it is seen": 3,
+        "object not visible": 3,
         "unknown category": 2,
-        "bad outline": 5,
+        "invalid polygon": 5,
         "missing image file": 1,
-        "its image is quarantined": 1,
+        "image quarantined": 1,
         "unreadable annotation file": 3,
     }
     counts = manifest.counts
     assert counts["images_listed"] == 6 == counts["images"] + counts["images_quarantined"]
     assert counts["annotations_listed"] == 13 == counts["objects"] + 11
     assert counts["annotations_quarantined"] == 11
-    lines = [json.loads(x) for x in (tmp_path / "s/quarantine.jsonl").read_text().splitlines()]
-    assert {x["file"] for x in lines if x["reason"] == "unreadable annotation file"} == {
+    entries = quarantine_entries(tmp_path / "s")
+    assert {x["file"] for x in entries if x["reason"] == "unreadable annotation file"} == {
         f"ulm/ulm_{number}_gtFine_polygons.json" for number in broken
     }
-    [first, _] = [x for x in lines if x["reason"] == "unknown category"]
+    [first, _] = [x for x in entries if x["reason"] == "unknown category"]
     assert (first["annotation_id"], first["file"]) == (5, f"{FIRST}_leftImg8bit.png")
 
 
-def test_a_deleted_object_neither_counts_nor_hides(tmp_path):
+def test_a_deleted_object_is_not_counted_and_occludes_nothing(tmp_path):
     root = write_cityscapes(tmp_path / "in", {FIRST: [("car", rectangle(5, 5, 9, 9))] * 2})
     path = root / "gtFine/train" / f"{FIRST}_gtFine_polygons.json"
     document = json.loads(path.read_text())
@@ -135,18 +137,20 @@ def test_a_deleted_object_neither_counts_nor_hides(tmp_path):
     assert manifest.counts["annotations_listed"] == manifest.counts["objects"] == 1
 
 
-def test_no_annotations_at_all_is_an_error(tmp_path):
+def test_a_set_without_annotations_is_an_error(tmp_path):
     root = write_cityscapes(tmp_path / "in", IMAGES, "val")
-    with pytest.raises(StorageError, match=r"gtFine/train: no files \*_gtFine_polygons\.json"):
+    with pytest.raises(
+        storage.StorageError, match=r"gtFine/train: no files \*_gtFine_polygons\.json"
+    ):
         read_cityscapes(str(root), "train")
 
 
-@pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.s3)])
-def test_the_configuration_reads_it_from_where_it_is(request, tmp_path, place):
+@pytest.mark.parametrize("location", ["local", pytest.param("s3", marks=pytest.mark.s3)])
+def test_a_configured_dataset_is_read_from_disk_or_a_bucket(request, tmp_path, location):
     root = write_cityscapes(tmp_path / "in", IMAGES)
     write_cityscapes(root, {"ulm/ulm_1": [("bus", rectangle(5, 5, 9, 9))]}, "val")
     url = str(tmp_path)
-    if place == "s3":
+    if location == "s3":
         url = request.getfixturevalue("s3")("cityscapes")
         storage.upload_folder(tmp_path, url)
     data = {"source": "cityscapes"}
@@ -154,6 +158,6 @@ def test_the_configuration_reads_it_from_where_it_is(request, tmp_path, place):
     config = RunConfig.model_validate({"output": f"{url}/out", "data": data})
     manifests = [prepare_split(config, split) for split in ("train", "val")]
     assert [manifest.rows for manifest in manifests] == [2, 1]
-    [row] = rows_of(f"{url}/out/shards/val").values()
+    [row] = rows_by_name(f"{url}/out/shards/val").values()
     assert row.boxes.tolist() == [[5, 5, 10, 10]]
     assert prepare_split(config, "train") == manifests[0]

@@ -1,4 +1,4 @@
-"""Laws of COCO's run-length strings."""
+"""Run-length strings decode to the runs that pycocotools encoded."""
 
 import numpy as np
 import pycocotools.mask as coco_masks
@@ -11,14 +11,13 @@ from pipeline.shards.decode import DecodeError
 from pipeline.shards.run_lengths import run_ends
 
 
-def test_a_known_string():
-    # the example of pycocotools' documentation
+def test_the_example_in_the_documentation_of_pycocotools():
     ends = run_ends("61X13mN000`0", ImageSize(9, 10))
     assert np.diff(ends, prepend=0).tolist() == [6, 1, 40, 4, 5, 4, 5, 4, 21]
 
 
 @given(st.lists(st.integers(0, 300_000), min_size=1, max_size=30))
-def test_runs_of_any_length_come_back(counts):
+def test_runs_of_any_length_round_trip(counts):
     total = sum(counts)
     encoded = coco_masks.frPyObjects({"size": [1, total], "counts": counts}, 1, total)
     ends = run_ends(encoded["counts"].decode(), ImageSize(1, total))
@@ -26,6 +25,6 @@ def test_runs_of_any_length_come_back(counts):
 
 
 @given(st.text(max_size=20))
-def test_any_other_text_is_an_error_and_nothing_else(text):
+def test_any_other_text_raises_decode_error(text):
     with pytest.raises(DecodeError, match="run-length mask"):
         run_ends(text, ImageSize(1_000_003, 999_983))

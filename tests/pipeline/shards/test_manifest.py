@@ -1,0 +1,117 @@
+"""Manifests round-trip, and those of earlier schema versions still open."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from model.structures import Category
+from pipeline.ingest.coco import read_coco
+from pipeline.ingest.shard_writer import write_shards
+from pipeline.shards.coco_ground_truth import coco_ground_truth
+from pipeline.shards.keypoints import KeypointSet
+from pipeline.shards.manifest import read_manifest, write_manifest
+from pipeline.shards.row import rows_from_arrow
+from pipeline.shards.shard_file import SCHEMA, read_row_group
+from pipeline.storage import StorageError
+from tests.annotated_datasets import all_rows, draw_coco
+
+
+def test_the_manifest_matches_the_files(tmp_path):
+    shards = tmp_path / "shards"
+    manifest = draw_coco(tmp_path / "source").write_shards(shards)
+    assert read_manifest(str(shards)) == manifest
+    assert manifest.categories[2] == Category(3, "triangle")
+    for file in manifest.files:
+        assert file.sha256 == hashlib.sha256((shards / file.name).read_bytes()).hexdigest()
+        assert sum(file.row_groups) == file.rows == len(file.sizes) <= 5
+        assert max(file.row_groups) <= 2
+    assert sorted(path.name for path in shards.iterdir()) == sorted(
+        ["manifest.json", "quarantine.jsonl", *(file.name for file in manifest.files)]
+    )
+
+
+def test_the_manifest_holds_keypoint_names_skeleton_and_categories(tmp_path):
+    source = draw_coco(tmp_path / "source", keypoints=True)
+    categories = source.document["categories"]
+    for category in categories[2:]:
+        del category["keypoints"], category["skeleton"]
+    categories[1]["skeleton"] = [[1, 2], [4, 3]]
+    manifest = source.write_shards(tmp_path / "shards")
+    links = ((0, 1), (0, 2), (3, 1), (3, 2))
+    names = ("top", "left_side", "right_side", "bottom")
+    assert manifest.keypoints == KeypointSet(names, links, (1, 2))
+    assert read_manifest(str(tmp_path / "shards")) == manifest
+    renamed = replace(manifest, keypoints=replace(manifest.keypoints, names=names[::-1]))
+    assert renamed.digest != manifest.digest
+    assert "objects with any of the 4 keypoints" in manifest.summary()
+
+
+def test_the_error_of_a_damaged_manifest_names_the_file(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"version": 1}')
+    with pytest.raises(StorageError, match=r"manifest\.json: not a valid manifest"):
+        read_manifest(str(tmp_path))
+
+
+def version_1_source_digest(annotations, images, *layout):
+    """Hash the annotations and the sizes of the images as version 1 did."""
+    names = [image["file_name"] for image in json.loads(annotations.read_text())["images"]]
+    listed = sorted([name, (images / name).stat().st_size] for name in names)
+    rest = json.dumps([[1, 20170322, *layout], listed]).encode()
+    return hashlib.sha256(annotations.read_bytes() + rest).hexdigest()
+
+
+@pytest.fixture
+def version_1_shards(shapes_images, tmp_path):
+    """Shards of schema version 1: without the keypoints column and the manifest's fields for it."""
+    url = str(tmp_path / "old")
+    annotations, images = shapes_images
+    manifest = write_shards(read_coco(str(annotations), str(images)), url, 4, 2)
+    files = []
+    for file in manifest.files:
+        path = Path(url) / file.name
+        shard = pq.ParquetFile(path)
+        groups = [shard.read_row_group(n) for n in range(shard.num_row_groups)]
+        with pq.ParquetWriter(path, SCHEMA.remove(SCHEMA.get_field_index("keypoints"))) as writer:
+            for group in groups:
+                writer.write_table(group.drop_columns("keypoints"))
+        files.append(replace(file, sha256=f"old {file.name}"))
+    counts = {k: v for k, v in manifest.counts.items() if "keypoints" not in k and "point" not in k}
+    old = {"version": 1, "files": tuple(files), "counts": counts}
+    old["source_digest"] = version_1_source_digest(annotations, images, 4, 2)
+    write_manifest(url, replace(manifest, **old))
+    document = json.loads((Path(url) / "manifest.json").read_text())
+    del document["keypoints"]
+    for file in document["files"]:
+        del file["labelled_points"]
+    (Path(url) / "manifest.json").write_text(json.dumps(document))
+    return url
+
+
+def test_version_1_shards_are_readable(version_1_shards, shapes_shards):
+    manifest = read_manifest(version_1_shards)
+    assert (manifest.version, manifest.keypoints) == (1, None)
+    assert "11 images" in manifest.summary()
+    old, new = coco_ground_truth(version_1_shards), coco_ground_truth(shapes_shards)
+    assert old["images"] == new["images"]
+    rows = all_rows(version_1_shards)
+    assert {row.keypoints for row in rows} == {None}
+    group = rows_from_arrow(read_row_group(version_1_shards, manifest.files[0].name, 1))
+    assert [row.image_id for row in group] == [row.image_id for row in rows[2:4]]
+    assert group[0].boxes.tolist() == rows[2].boxes.tolist()
+
+
+def test_existing_version_1_shards_are_not_written_again(version_1_shards, shapes_images):
+    listing = read_coco(*map(str, shapes_images))
+    existing = read_manifest(version_1_shards)
+    assert write_shards(listing, version_1_shards, 4, 2) == existing
+
+
+def test_a_later_version_is_an_error(version_1_shards):
+    write_manifest(version_1_shards, replace(read_manifest(version_1_shards), version=3))
+    message = "unsupported schema version 3; this program reads versions 1 and 2"
+    with pytest.raises(StorageError, match=message):
+        read_manifest(version_1_shards)
