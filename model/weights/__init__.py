@@ -1,14 +1,27 @@
-"""Weights in and out: our own folders, and other ecosystems' files under our names."""
+"""Save a detector's weights, and load them from our folders or other libraries' files."""
 
-from model.weights.load import conventions_of, load_detector, load_weights
+from typing import TYPE_CHECKING
+
+from model.lazy_exports import lazy_exports
 from model.weights.report import LoadReport, WeightsError
-from model.weights.storage.files import save_detector
+
+if TYPE_CHECKING:
+    from model.weights.load import load_detector, load_weights, read_conventions
+    from model.weights.storage.model_folder import save_detector
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "model.weights.load": ["load_detector", "load_weights", "read_conventions"],
+            "model.weights.storage.model_folder": ["save_detector"],
+        },
+    )
 
 __all__ = [
     "LoadReport",
     "WeightsError",
-    "conventions_of",
     "load_detector",
     "load_weights",
+    "read_conventions",
     "save_detector",
 ]

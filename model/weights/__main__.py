@@ -1,7 +1,7 @@
-"""Weights of any ecosystem as a folder of ours, or looked into.
+"""Inspect weights of any library, or convert them to a folder that ``load_detector`` reads.
 
-python -m model.weights convert SOURCE --to FOLDER
 python -m model.weights inspect SOURCE
+python -m model.weights convert SOURCE --to FOLDER
 """
 
 import argparse
@@ -9,33 +9,36 @@ import sys
 from collections.abc import Sequence
 
 from model.config import ModelConfig
-from model.config.settings import ConfigError, check_settings
-from model.config.yaml_files import compose_yaml
+from model.config.settings import ConfigError
 from model.weights.architecture.backbone import infer_backbone
 from model.weights.load import read_detector
-from model.weights.read import read_source
+from model.weights.read import read_weights
 from model.weights.report import WeightsError
-from model.weights.storage.files import save_detector
+from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage.model_folder import save_detector
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 done, 1 the weights cannot be read or leave something open, 2 the config is wrong.
+        The exit status: 0 done, 1 the weights cannot be read or do not match, 2 the config is
+        wrong.
     """
     options = _parser().parse_args(arguments)
     try:
-        config = _config(options.source, options.config)
+        config = options.config or _backbone_config(options.source)
         detector, report = read_detector(options.source, config)
-        print(report.table())
-        print(report)
+        print(report.table(), report, sep="\n\n")
         if options.command == "inspect":
             return 0
-        left_open = report.unexplained(options.allow_missing, options.allow_unused)
-        if left_open:
-            print("\n".join(["not converted:", *left_open]), file=sys.stderr)
-            print("allow it by name: --allow-missing, --allow-unused", file=sys.stderr)
+        if problems := report.problems(options.allow_missing, options.allow_unused):
+            print("not converted, because these tensors do not match:", file=sys.stderr)
+            print("\n".join(f"  {problem}" for problem in problems), file=sys.stderr)
+            print(
+                "To convert nevertheless, pass --allow-missing PATTERN or --allow-unused PATTERN",
+                file=sys.stderr,
+            )
             return 1
         save_detector(detector, options.to)
         print(f"written to {options.to}")
@@ -48,44 +51,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _config(source: str, given: str | None) -> ModelConfig | None:
-    """The config given, or for a backbone alone the default detector on it."""
-    if given is not None:
-        checked: ModelConfig = check_settings(ModelConfig, compose_yaml(given).get("model", {}))
-        return checked
-    conversion = read_source(source)
-    if conversion.config is not None or conversion.conventions is None:
+def _backbone_config(source: str) -> ModelConfig | None:
+    """Return the default detector on the backbone of these weights, if they are only a backbone."""
+    weights = read_weights(source)
+    if weights.config is not None or weights.conventions is None:
         return None
-    default = ModelConfig(conventions=conversion.conventions)
-    backbone = infer_backbone(conversion.tensors, default.backbone)
+    default = ModelConfig(conventions=weights.conventions)
+    backbone = infer_backbone(weights.tensors, default.backbone)
     return default.model_copy(update={"backbone": backbone})
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model.weights", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m model.weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, purpose in (
-        ("convert", "write weights as model.safetensors and model.json"),
-        ("inspect", "say what became of every tensor"),
+        ("inspect", "list every tensor: loaded, missing, unused or ignored"),
+        ("convert", f"write {WEIGHTS_FILE} and {CONFIG_FILE}"),
     ):
-        command = commands.add_parser(name, help=purpose)
+        command = commands.add_parser(name, help=purpose, description=purpose)
         command.add_argument("source", help="a folder, a file or an https:// address")
-        command.add_argument("--config", help="a YAML file with a model part")
+        command.add_argument("--config", help="YAML file with a model section")
         if name == "convert":
-            command.add_argument("--to", required=True, help="the folder to write")
+            command.add_argument("--to", required=True, metavar="FOLDER", help="folder to write")
             command.add_argument(
                 "--allow-missing",
                 action="append",
                 default=[],
                 metavar="PATTERN",
-                help="the detector's tensors that may stay at initialisation, such as 'fpn.*'",
+                help="tensors of the detector that may stay at initialization, such as 'fpn.*'",
             )
             command.add_argument(
                 "--allow-unused",
                 action="append",
                 default=[],
                 metavar="PATTERN",
-                help="the file's tensors that may stay unused",
+                help="tensors of the file that may stay unused",
             )
     return parser
 

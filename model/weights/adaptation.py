@@ -1,7 +1,7 @@
-"""Weights made under other conventions, for a detector with its own.
+"""Weights of one set of conventions in a detector with another.
 
-What is arithmetic in the first layers - pixel order, mean, deviation, epsilon - is converted; of
-the rest one can only be told.
+Pixel order, mean, standard deviation and epsilon are arithmetic in the first layers and are
+converted. All other differences can only be reported.
 """
 
 import re
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from model.config import Conventions
+from model.weights.architecture.heads import has_keypoint_head
 
-# They change what the layers after them see; losses do not.
-_TOLD = (
+# They change what later layers see. Conventions of losses do not, and are not reported.
+_REPORTED = (
     "anchor_stride",
     "round_anchors",
     "roi_aligned",
@@ -21,8 +22,8 @@ _TOLD = (
     "legacy_geometry",
 )
 _STEM = "backbone.conv1.weight"
-_BACKBONE_VARIANCE = r"(backbone|roi_heads\.box\.res5)\..*\.running_var"
 _STEM_MEAN = "backbone.bn1.running_mean"
+_BACKBONE_VARIANCE = r"(backbone|roi_heads\.box\.res5)\..*\.running_var"
 
 
 def adapt_to_conventions(
@@ -36,45 +37,51 @@ def adapt_to_conventions(
 
     Args:
         tensors: under our names.
-        theirs: what the weights take for granted.
+        theirs: what the weights assume.
         ours: what the detector does.
-        whole: there are weights of RPN and heads too.
+        whole: the weights include RPN and heads.
         dilated: the detector dilates res5.
 
     Returns:
-        The tensors, and in words what was converted and what differs still.
+        The tensors, and notes on what was converted and what still differs.
     """
     result, notes = dict(tensors), []
     pixels = ("pixel_order", "pixel_mean", "pixel_std")
     if _STEM in result and any(getattr(theirs, key) != getattr(ours, key) for key in pixels):
         _adapt_pixels(result, theirs, ours)
         notes.append(
-            f"converted from {theirs.pixel_order} pixels, mean {theirs.pixel_mean}, deviation "
-            f"{theirs.pixel_std}"
+            f"converted from {theirs.pixel_order} pixels, mean {theirs.pixel_mean}, standard "
+            f"deviation {theirs.pixel_std}"
         )
     if theirs.norm_epsilon != ours.norm_epsilon:
-        # Pyramid and heads have an epsilon of their own, always the same.
+        # The norms of pyramid and heads have the same epsilon everywhere.
         for name in [name for name in result if re.fullmatch(_BACKBONE_VARIANCE, name)]:
             result[name] = result[name].float() + (theirs.norm_epsilon - ours.norm_epsilon)
-        notes.append(f"converted from the epsilon {theirs.norm_epsilon:g}")
-    told = ["stride_in_1x1", *(_TOLD if whole else ())]
-    if dilated and whole:
-        told.append("dilate_first_block")
-    if "roi_heads.keypoint.upsample.weight" in result:
-        told.append("keypoint_coordinates")
-    if "backbone.layer1.0.conv3.weight" not in result:
-        told.remove("stride_in_1x1")
-    for key in told:
+        notes.append(f"converted from the norm epsilon {theirs.norm_epsilon:g}")
+    for key in _relevant_conventions(result, whole, dilated):
         if getattr(theirs, key) != getattr(ours, key):
             notes.append(
                 f"these weights were trained with {key} = {getattr(theirs, key)}, the detector "
-                f"has {getattr(ours, key)}: set model.conventions.{key} to agree with them"
+                f"has {getattr(ours, key)}: to follow the weights, set model.conventions.{key}"
             )
     return result, tuple(notes)
 
 
-def folded_norms_note(tensors: Mapping[str, Tensor], norm: str) -> tuple[str, ...]:
-    """A word of warning where a norm that learns would forget what the weights rest on.
+def _relevant_conventions(tensors: Mapping[str, Tensor], whole: bool, dilated: bool) -> list[str]:
+    """List the conventions that matter to these weights and cannot be converted."""
+    # Basic blocks have no 1x1 convolution: they stride in the first 3x3 either way.
+    relevant = ["stride_in_1x1"] if "backbone.layer1.0.conv3.weight" in tensors else []
+    if whole:
+        relevant += _REPORTED
+        if dilated:
+            relevant.append("dilate_first_block")
+    if has_keypoint_head(tensors):
+        relevant.append("keypoint_coordinates")
+    return relevant
+
+
+def warn_about_folded_norms(tensors: Mapping[str, Tensor], norm: str) -> tuple[str, ...]:
+    """Return a note if the detector's norm would discard what the weights depend on.
 
     Args:
         tensors: under our names.
@@ -84,7 +91,7 @@ def folded_norms_note(tensors: Mapping[str, Tensor], norm: str) -> tuple[str, ..
     if norm == "frozen_bn" or mean is None or mean.any():
         return ()
     return (
-        "the statistics of these weights' norms are folded into an affine map, which "
+        "the norm statistics of these weights are folded into an affine map, which "
         f"model.backbone.norm = {norm} does not keep: use frozen_bn",
     )
 
@@ -92,9 +99,9 @@ def folded_norms_note(tensors: Mapping[str, Tensor], norm: str) -> tuple[str, ..
 def _adapt_pixels(tensors: dict[str, Tensor], theirs: Conventions, ours: Conventions) -> None:
     """Make the first convolution expect our pixels.
 
-    With p a pixel, theirs is (p - m) / s and ours x = (p - m') / s', so theirs is
-    (x s' + m' - m) / s: a factor for each input channel, and a constant that joins the norm's mean.
-    The constant is wrong where the convolution reaches over the image, whose border is zero.
+    For a pixel p, theirs is (p - m) / s and ours is x = (p - m') / s', so theirs is
+    (x s' + m' - m) / s: a factor per input channel, and a constant that goes into the norm's mean.
+    The constant is wrong where the convolution reaches over the image's border, which is zero.
     """
     weight = tensors[_STEM].float()
     if theirs.pixel_order != ours.pixel_order:

@@ -1,69 +1,67 @@
-"""What a converter makes of foreign weights: our names, and what they take for granted."""
+"""Steps that every converter shares: renaming tensors, checking them, and the converted weights."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from model.config import Conventions, ModelConfig
 from model.structures import Category
 from model.weights.report import WeightsError
 
+OUR_ECOSYSTEM = "maskrcnn-ray"
+
+Replacement = str | Callable[[re.Match[str]], str]
+Renames = Sequence[tuple[str, Replacement]]
+"""Regular expressions for whole names, and our name: a template or a function of the match."""
+
 
 @dataclass(frozen=True)
-class StoredWeights:
-    """A weights file's content as it stands.
+class RenamedTensors:
+    """Tensors under our names.
 
     Args:
-        tensors: under the file's own names.
-        author: what the file says of its origin (detectron2's ``__author__``), or nothing.
+        tensors: by our name; a tensor that no pattern matches keeps the file's name.
+        original_names: our name to the file's, where they differ.
+        ignored: the file's names of tensors that no detector needs, with the reason.
     """
 
-    tensors: Mapping[str, Tensor]
-    author: str = ""
+    tensors: dict[str, Tensor]
+    original_names: dict[str, str]
+    ignored: dict[str, str]
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """Weights under our names.
+class ConvertedWeights:
+    """Weights under our names, with all that is known about their detector.
 
     Args:
-        ecosystem: who wrote them.
-        tensors: under our names; what nobody knows keeps its own.
-        original_names: ours to theirs, where they differ.
-        unneeded: their names of what a detector has no need of, with the reason.
-        conventions: what the weights take for granted; None where nothing tells.
-        config: of the detector that they fill; None for a backbone, or where nothing tells.
-        categories: the classes, where known.
-        not_honoured: conventions of theirs that our detector does not follow yet, with the size of
-            the effect.
-        assumed: what the file does not say and was guessed.
+        ecosystem: the library that wrote them.
+        tensors: see :class:`RenamedTensors`.
+        original_names: see :class:`RenamedTensors`.
+        ignored: see :class:`RenamedTensors`.
+        conventions: what the weights assume; None if unknown.
+        config: of the detector that they fill; None for a backbone, or if unknown.
+        categories: the classes, if known.
+        approximations: what our detector does differently from theirs, with the size of the effect.
+        assumptions: what the file does not say and was assumed.
     """
 
     ecosystem: str
     tensors: Mapping[str, Tensor]
     original_names: Mapping[str, str] = field(default_factory=dict)
-    unneeded: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
     conventions: Conventions | None = None
     config: ModelConfig | None = None
     categories: Sequence[Category] = ()
-    not_honoured: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = ()
+    approximations: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class RenamedTensors:
-    """See :class:`Conversion`."""
-
-    tensors: dict[str, Tensor]
-    original_names: dict[str, str]
-    unneeded: dict[str, str]
-
-
-Replacement = str | Callable[[re.Match[str]], str]
-
-# Of our layers, first match first: what reads architectures from shapes need not look again.
+# Dimensions of our layers, first match first. Checked once, so that code which infers the
+# architecture from shapes can rely on them.
 _DIMENSIONS = (
     (r".*\.(bias|running_mean|running_var)", 1),
     (r".*(\.bn\d|downsample\.1|norms\.\d+)\.weight", 1),
@@ -73,30 +71,25 @@ _DIMENSIONS = (
 
 
 def rename_tensors(
-    tensors: Mapping[str, Tensor],
-    renames: Sequence[tuple[str, Replacement]],
-    unneeded: Sequence[tuple[str, str]] = (),
+    tensors: Mapping[str, Tensor], renames: Renames, ignored: Sequence[tuple[str, str]] = ()
 ) -> RenamedTensors:
-    """Give tensors our names.
+    """Rename tensors to our names.
 
     Args:
-        tensors: under their names.
-        renames: patterns and replacements; the first whose pattern matches the whole name counts.
-        unneeded: patterns of names that are left out, with the reason.
+        tensors: under the file's names.
+        renames: the first pattern that matches the whole name applies.
+        ignored: patterns of names to leave out, with the reason.
 
     Raises:
-        WeightsError: two tensors would bear one name.
+        WeightsError: two tensors would get the same name.
     """
     result = RenamedTensors({}, {}, {})
     for name, tensor in tensors.items():
-        reason = next((why for pattern, why in unneeded if re.fullmatch(pattern, name)), None)
+        reason = next((why for pattern, why in ignored if re.fullmatch(pattern, name)), None)
         if reason is not None:
-            result.unneeded[name] = reason
+            result.ignored[name] = reason
             continue
-        ours = next(
-            (m.expand(to) if isinstance(to, str) else to(m) for m, to in _matches(name, renames)),
-            name,
-        )
+        ours = _renamed(name, renames)
         if ours in result.tensors:
             other = result.original_names.get(ours, ours)
             raise WeightsError(f"{other} and {name} would both become {ours}")
@@ -106,24 +99,60 @@ def rename_tensors(
     return result
 
 
+def _renamed(name: str, renames: Renames) -> str:
+    for pattern, replacement in renames:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(replacement) if isinstance(replacement, str) else replacement(match)
+    return name
+
+
 def check_dimensions(renamed: RenamedTensors) -> None:
-    """Refuse layers that bear a known name but are of another kind.
+    """Refuse tensors that have a known name but cannot be that layer's.
 
     Raises:
-        WeightsError: a renamed tensor has not the dimensions of its layer, or no numbers.
+        WeightsError: a renamed tensor has another number of dimensions than its layer, or is empty.
     """
     for ours, name in renamed.original_names.items():
         shape = tuple(renamed.tensors[ours].shape)
-        wanted = next((n for pattern, n in _DIMENSIONS if re.fullmatch(pattern, ours)), None)
-        if wanted is not None and (len(shape) != wanted or 0 in shape):
+        expected = next((n for pattern, n in _DIMENSIONS if re.fullmatch(pattern, ours)), None)
+        if expected is not None and (len(shape) != expected or 0 in shape):
             raise WeightsError(
-                f"{name} must have {wanted} dimensions, none of them 0; got {shape}. Another model "
-                "with the same names?"
+                f"{name} must have {expected} dimensions, none of them 0; got {shape}. Another "
+                "model with the same names?"
             )
 
 
-def _matches(
-    name: str, renames: Sequence[tuple[str, Replacement]]
-) -> list[tuple[re.Match[str], Replacement]]:
-    found = ((re.fullmatch(pattern, name), to) for pattern, to in renames)
-    return [(match, to) for match, to in found if match]
+def refuse_unsupported(tensors: Mapping[str, Tensor], unsupported: Mapping[str, str]) -> None:
+    """Refuse weights of a model that this library does not have.
+
+    Args:
+        tensors: under the file's names.
+        unsupported: a substring of a tensor's name, and the model it indicates.
+
+    Raises:
+        WeightsError: a tensor has such a name.
+    """
+    for part, model in unsupported.items():
+        name = next((name for name in tensors if part in name), None)
+        if name is not None:
+            raise WeightsError(f"{model} is not supported (found the tensor {name})")
+
+
+def add_identity_statistics(
+    tensors: dict[str, Tensor], norms: Iterable[str], epsilon: float
+) -> None:
+    """Give norms stored as affine maps the statistics that leave the map unchanged.
+
+    These are mean 0 and variance 1, less the epsilon that the norm will add. Norms that have
+    statistics keep them.
+
+    Args:
+        tensors: under our names; changed in place.
+        norms: names of the norms.
+        epsilon: of the norms.
+    """
+    for norm in norms:
+        if f"{norm}.running_var" not in tensors:
+            weight = tensors[f"{norm}.weight"]
+            tensors[f"{norm}.running_mean"] = torch.zeros_like(weight)
+            tensors[f"{norm}.running_var"] = torch.full_like(weight, 1.0 - epsilon)

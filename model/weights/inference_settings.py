@@ -1,4 +1,4 @@
-"""Settings of inference that can be given by name, without a file."""
+"""Inference settings that ``load_detector`` takes as keyword arguments."""
 
 import difflib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from model.config import ModelConfig
 from model.config.settings import check_settings
 
-# Where each inference setting lies in ModelConfig; what "box" has, RetinaNet's head has too.
+# Keyword to section and key of ModelConfig. RetinaNet has the keys of "box" in its own section.
 _INFERENCE_SETTINGS = {
     "short_side": ("input", "short_side"),
     "long_side": ("input", "long_side"),
@@ -21,15 +21,15 @@ _INFERENCE_SETTINGS = {
 }
 
 
-def with_inference_settings(config: ModelConfig, overrides: Mapping[str, float]) -> ModelConfig:
-    """The config with inference settings by name.
+def override_inference_settings(config: ModelConfig, overrides: Mapping[str, float]) -> ModelConfig:
+    """Return the config with other inference settings.
 
     Args:
         config: of a detector.
-        overrides: names as in ``load_detector`` and their values.
+        overrides: keyword arguments of ``load_detector``.
 
     Raises:
-        TypeError: there is no such setting, or no such head.
+        TypeError: there is no such setting, or the detector has no such head.
         ConfigError: a value is out of range.
     """
     tree: dict[str, Any] = config.model_dump()
@@ -39,13 +39,13 @@ def with_inference_settings(config: ModelConfig, overrides: Mapping[str, float])
             known = ", ".join(_INFERENCE_SETTINGS)
             hint = f"did you mean {near[0]}?" if near else f"there are {known}"
             raise TypeError(f"load_detector has no setting {name!r}; {hint}")
-        part, key = _INFERENCE_SETTINGS[name]
-        if part == "box" and config.retinanet is not None:
-            part = "retinanet"
-        if part == "rpn" and config.retinanet is not None:
+        section, key = _INFERENCE_SETTINGS[name]
+        if section == "box" and config.retinanet is not None:
+            section = "retinanet"
+        if section == "rpn" and config.retinanet is not None:
             raise TypeError(f"{name} was given, but RetinaNet has no proposals")
-        if tree[part] is None:
-            raise TypeError(f"{name} was given, but this detector has no {part} head")
-        tree[part][key] = value
+        if tree[section] is None:
+            raise TypeError(f"{name} was given, but this detector has no {section} head")
+        tree[section][key] = value
     checked: ModelConfig = check_settings(ModelConfig, tree)
     return checked

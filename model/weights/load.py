@@ -1,25 +1,24 @@
-"""Weights into detectors: whole ones, and parts of them for fine-tuning."""
+"""Loading weights into detectors: a whole detector, or the parts that fit for fine-tuning."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from model.config import Conventions, ModelConfig
 from model.config.settings import check_settings
 from model.config.yaml_files import compose_yaml
 from model.detector import Detector, build_detector
-from model.weights.adaptation import adapt_to_conventions, folded_norms_note
-from model.weights.architecture.backbone import RES5_OF_BOX_HEAD
+from model.weights.adaptation import adapt_to_conventions, warn_about_folded_norms
 from model.weights.architecture.detector import is_whole_detector
-from model.weights.class_rows import ClassRows, is_class_layer, rows_by_name
-from model.weights.conversion import Conversion
-from model.weights.inference_settings import with_inference_settings
-from model.weights.read import read_source
-from model.weights.report import LoadReport, WeightsError
+from model.weights.class_rows import ClassRows, match_class_rows
+from model.weights.conversion import OUR_ECOSYSTEM
+from model.weights.fill import fill_detector
+from model.weights.inference_settings import override_inference_settings
+from model.weights.read import read_weights
+from model.weights.report import LoadReport, WeightsError, shorten
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,42 +32,42 @@ def load_detector(
     allow_unused: Sequence[str] = (),
     **overrides: float,
 ) -> Detector:
-    """A trained detector, ready to predict.
+    """Load a trained detector, ready to predict.
 
     Args:
         source: a folder that ``save_detector`` wrote, or a file or its ``https://`` address: ours
             (.safetensors, .pth), or a detector of this family of torchvision, detectron2,
             Detectron or maskrcnn-benchmark.
-        config: a YAML file with a ``model`` part, or a ModelConfig. A folder brings its own, and
-            foreign weights tell their architecture; then this may be None. What foreign weights
-            do tell overrules it, but for the conventions that it states.
-        device: where the detector shall be.
+        config: a YAML file with a ``model`` section, or a ModelConfig. May be None for our folders,
+            which have one, and for weights of other libraries, whose architecture is inferred and
+            replaces what the config says about it, except for conventions stated explicitly.
+        device: where to put the detector.
         allow_missing: patterns (``roi_heads.mask.*``) of the detector's tensors that may stay at
-            initialisation.
+            initialization.
         allow_unused: patterns of the file's tensors that may stay unused.
         overrides: inference settings by name: short_side, long_side, proposals,
             proposals_per_level, proposal_nms_iou, score_threshold, nms_iou, detections_per_image,
             mask_threshold.
 
     Raises:
-        WeightsError: the file is absent, damaged or does not fit the config, or a tensor of either
-            side is left over.
-        TypeError: an override has no such name.
-        ConfigError: the YAML file, or an override's value, is not valid.
+        WeightsError: the file is missing, damaged or does not fit the config, or a tensor of the
+            detector or of the file is left over.
+        TypeError: there is no such override.
+        ConfigError: the YAML file, or the value of an override, is not valid.
     """
     detector, report = read_detector(source, config, **overrides)
-    _LOG.info("%s: %s", source, replace(report, notes=()))
-    for note in report.notes:
-        _LOG.warning("%s: %s", source, note)
-    if left_over := report.unexplained(allow_missing, allow_unused):
+    _log_report(source, report)
+    if problems := report.problems(allow_missing, allow_unused):
         raise WeightsError(
-            f"{source} does not fill the detector: {_shortened(left_over)}; {report}"
+            f"{source} does not fill the detector: {shorten(problems)} "
+            f"({replace(report, notes=())}). To load it nevertheless, pass patterns as "
+            "allow_missing= or allow_unused="
         )
     return detector.to(device).eval()
 
 
-def conventions_of(source: str | Path) -> Conventions | None:
-    """What the weights of a whole detector take for granted; None of a backbone alone.
+def read_conventions(source: str | Path) -> Conventions | None:
+    """Return the conventions that the weights of a whole detector assume; None for a backbone.
 
     Args:
         source: as for :func:`load_detector`.
@@ -76,14 +75,14 @@ def conventions_of(source: str | Path) -> Conventions | None:
     Raises:
         WeightsError: the weights cannot be read.
     """
-    conversion = read_source(source)
-    return conversion.conventions if is_whole_detector(conversion.tensors) else None
+    weights = read_weights(source)
+    return weights.conventions if is_whole_detector(weights.tensors) else None
 
 
 def read_detector(
     source: str | Path, config: str | Path | ModelConfig | None = None, **overrides: float
 ) -> tuple[Detector, LoadReport]:
-    """The detector that weights describe, as far as they fill it, and what became of them.
+    """Build the detector that weights describe, fill it as far as they go, and report the result.
 
     Args:
         source: as for :func:`load_detector`.
@@ -91,24 +90,27 @@ def read_detector(
         overrides: as for :func:`load_detector`.
 
     Raises:
-        WeightsError: as :func:`load_detector`, but for incomplete weights.
-        TypeError: an override has no such name.
-        ConfigError: the YAML file, or an override's value, is not valid.
+        WeightsError: as for :func:`load_detector`, except for tensors that are left over.
+        TypeError: there is no such override.
+        ConfigError: the YAML file, or the value of an override, is not valid.
     """
     given = _read_config(config)
-    conversion = read_source(source, given)
-    own = conversion.ecosystem == "maskrcnn-ray"
-    chosen = given if own and given is not None else conversion.config or given
-    if chosen is None:
-        raise WeightsError(f"{source} does not say which detector it is for: pass config=")
-    if not own:
-        _report_difference(given, chosen, source)
-    categories = conversion.categories
-    if len(categories) != chosen.num_classes:
+    weights = read_weights(source, given)
+    are_ours = weights.ecosystem == OUR_ECOSYSTEM
+    selected = given if are_ours and given is not None else weights.config or given
+    if selected is None:
+        raise WeightsError(
+            f"{source} does not tell the architecture of its detector: pass config=, a YAML file "
+            "with a model section"
+        )
+    if not are_ours:
+        _log_overridden(given, selected, source)
+    categories = weights.categories
+    if len(categories) != selected.num_classes:
         categories = ()
-    detector = build_detector(with_inference_settings(chosen, overrides), categories)
-    report = _fill(detector, conversion, ClassRows({}), source, allow_mismatch=False)
-    return detector, replace(report, notes=(*conversion.assumed, *conversion.not_honoured))
+    detector = build_detector(override_inference_settings(selected, overrides), categories)
+    report = fill_detector(detector, weights, ClassRows({}), source, allow_mismatch=False)
+    return detector, replace(report, notes=(*weights.assumptions, *weights.approximations))
 
 
 def load_weights(
@@ -118,116 +120,56 @@ def load_weights(
     allow_missing: Sequence[str] = (),
     allow_unused: Sequence[str] = (),
 ) -> LoadReport:
-    """Start a detector from given weights, as far as they fit.
+    """Initialize a detector for training with the weights that fit.
 
-    The detector keeps its own conventions; pixel order, mean, deviation and epsilon of the weights
-    are converted to them. Where both sides know their classes by name, a class of the same name
-    keeps its weights.
+    The detector keeps its conventions: the weights are converted to its pixel order, mean, standard
+    deviation and epsilon. If both sides know the names of their classes, a class keeps its weights
+    if the file has one of the same name.
 
     Args:
-        detector: takes the weights, in place.
-        source: as ``load_detector``'s, or a ResNet classifier for the backbone: of torchvision,
-            timm, Detectron or detectron2.
-        allow_mismatch: leave layers whose shape depends on the classes at initialisation where the
-            file has other classes; else that is an error, as it always is for other layers.
+        detector: filled in place.
+        source: as for :func:`load_detector`, or a ResNet classifier for the backbone: of
+            torchvision, timm, Detectron or detectron2.
+        allow_mismatch: if the file has other classes, leave the layers whose shape depends on them
+            at initialization. Otherwise that is an error, as it always is for other layers.
         allow_missing: patterns (``fpn.*``) of the detector's tensors that may stay at
-            initialisation though the file has others of the same part.
-        allow_unused: patterns of the file's tensors that may stay unused though the detector has
+            initialization although the file has others of the same part.
+        allow_unused: patterns of the file's tensors that may stay unused although the detector has
             others of the same part.
 
     Returns:
         What was loaded, and what was not.
 
     Raises:
-        WeightsError: the file cannot be read, holds nothing for this detector, does not fit, or a
-            part (backbone, pyramid, a head) of either fills the other's only in part.
+        WeightsError: the file cannot be read, has nothing for this detector or does not fit, or a
+            part (backbone, pyramid, a head) is incomplete on one side.
     """
-    conversion = read_source(source)
+    weights = read_weights(source)
     norm = detector.config.backbone.norm
-    notes = (*conversion.assumed, *folded_norms_note(conversion.tensors, norm))
-    if conversion.conventions is not None:
+    notes = (*weights.assumptions, *warn_about_folded_norms(weights.tensors, norm))
+    if weights.conventions is not None:
         tensors, adapted = adapt_to_conventions(
-            conversion.tensors,
-            conversion.conventions,
+            weights.tensors,
+            weights.conventions,
             detector.config.conventions,
-            is_whole_detector(conversion.tensors),
+            is_whole_detector(weights.tensors),
             dilated=detector.config.backbone.features == "dc5",
         )
-        conversion, notes = replace(conversion, tensors=tensors), (*notes, *adapted)
+        weights, notes = replace(weights, tensors=tensors), (*notes, *adapted)
     rows = ClassRows({})
     if allow_mismatch:
-        rows = rows_by_name(
-            conversion.tensors, detector.state_dict(), conversion.categories, detector.categories
+        rows = match_class_rows(
+            weights.tensors, detector.state_dict(), weights.categories, detector.categories
         )
-    report = _fill(detector, conversion, rows, source, allow_mismatch)
-    if left_over := report.unexplained(allow_missing, allow_unused, parts_may_differ=True):
+    report = fill_detector(detector, weights, rows, source, allow_mismatch)
+    if problems := report.problems(allow_missing, allow_unused, parts_may_differ=True):
         raise WeightsError(
-            f"{source} fits this detector only in part: {_shortened(left_over)}. Allow it by name: "
-            "allow_missing, allow_unused"
+            f"{source} fits only a part of this detector: {shorten(problems)}. To load it "
+            "nevertheless, pass patterns as allow_missing or allow_unused"
         )
-    _LOG.info("%s: %s", source, report)
-    for note in notes:
-        _LOG.warning("%s: %s", source, note)
-    return replace(report, notes=notes)
-
-
-def _fill(
-    detector: Detector,
-    conversion: Conversion,
-    rows: ClassRows,
-    source: str | Path,
-    allow_mismatch: bool,
-) -> LoadReport:
-    own = detector.state_dict()
-    conversion = _res5_into_box_head(conversion, own)
-    state: Mapping[str, Tensor] = {**conversion.tensors, **rows.tensors}
-    # A counter that only batch norm with momentum None reads.
-    optional = {name for name in (*own, *state) if name.endswith("num_batches_tracked")}
-    fitting = {n: t for n, t in state.items() if n in own and own[n].shape == t.shape}
-    other_shape = [n for n, t in state.items() if n in own and own[n].shape != t.shape]
-    described = {n: f"{n} {tuple(own[n].shape)} <- {tuple(state[n].shape)}" for n in other_shape}
-    fatal = [described[n] for n in other_shape if not (allow_mismatch and is_class_layer(n))]
-    if fatal:
-        raise WeightsError(f"{source} does not fit this detector: " + "; ".join(fatal[:8]))
-    if not fitting:
-        found = ", ".join(list(state)[:3])
-        raise WeightsError(f"{source} holds nothing for this detector, only {found} ...")
-    detector.load_state_dict(fitting, strict=False)
-    names = conversion.original_names
-    return LoadReport(
-        loaded=tuple(fitting),
-        initialised=tuple(n for n in own if n not in state and n not in optional),
-        mismatched=tuple(described.values()),
-        dropped=tuple(n for n in state if n not in own and n not in optional),
-        unneeded=conversion.unneeded,
-        original_names={n: names[n] for n in state if n in names},
-        kept_classes=rows.kept,
-        fresh_classes=rows.fresh,
-        shapes={names.get(n, n): tuple(t.shape) for n, t in state.items()}
-        | {n: tuple(t.shape) for n, t in own.items()},
-        ecosystem=conversion.ecosystem,
-    )
-
-
-def _res5_into_box_head(conversion: Conversion, own: Mapping[str, Tensor]) -> Conversion:
-    """A backbone's res5 where the detector has it: in the box head, where it reads c4.
-
-    Args:
-        conversion: weights under our names.
-        own: the detector's.
-    """
-    backbone, box_head = "backbone.layer4.", f"{RES5_OF_BOX_HEAD}."
-    if not any(name.startswith(box_head) for name in own):
-        return conversion
-
-    def moved(name: str) -> str:
-        return box_head + name.removeprefix(backbone) if name.startswith(backbone) else name
-
-    return replace(
-        conversion,
-        tensors={moved(name): tensor for name, tensor in conversion.tensors.items()},
-        original_names={moved(ours): name for ours, name in conversion.original_names.items()},
-    )
+    report = replace(report, notes=notes)
+    _log_report(source, report)
+    return report
 
 
 def _read_config(config: str | Path | ModelConfig | None) -> ModelConfig | None:
@@ -237,14 +179,16 @@ def _read_config(config: str | Path | ModelConfig | None) -> ModelConfig | None:
     return checked
 
 
-def _shortened(lines: Sequence[str]) -> str:
-    return "; ".join(lines[:8]) + (f" and {len(lines) - 8} more" if len(lines) > 8 else "")
+def _log_report(source: str | Path, report: LoadReport) -> None:
+    _LOG.info("%s: %s", source, replace(report, notes=()))
+    for note in report.notes:
+        _LOG.warning("%s: %s", source, note)
 
 
-def _report_difference(given: ModelConfig | None, chosen: ModelConfig, source: str | Path) -> None:
-    """Say which parts of a given config the weights overrule."""
+def _log_overridden(given: ModelConfig | None, selected: ModelConfig, source: str | Path) -> None:
+    """Warn about the parts of a given config that the weights override."""
     if given is None:
         return
     for name in type(given).model_fields:
-        if getattr(given, name) != getattr(chosen, name):
-            _LOG.warning("%s overrules model.%s: %r", source, name, getattr(chosen, name))
+        if getattr(given, name) != getattr(selected, name):
+            _LOG.warning("%s overrides model.%s: %r", source, name, getattr(selected, name))

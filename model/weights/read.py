@@ -1,9 +1,10 @@
-"""Weights from wherever they are and whoever wrote them, under our names."""
+"""Reading weights of any library, from a path or the web, under our names."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from model.config import ModelConfig
-from model.weights.conversion import Conversion
+from model.weights.conversion import OUR_ECOSYSTEM, ConvertedWeights
 from model.weights.detectron.convert import convert_detectron, is_detectron
 from model.weights.detectron2.convert import convert_detectron2, is_detectron2
 from model.weights.maskrcnn_benchmark.convert import (
@@ -11,8 +12,10 @@ from model.weights.maskrcnn_benchmark.convert import (
     is_maskrcnn_benchmark,
 )
 from model.weights.report import WeightsError
-from model.weights.storage.download import local_path
-from model.weights.storage.files import DESCRIPTION, TENSORS, read_description, read_weights
+from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage.download import fetch_weights
+from model.weights.storage.model_folder import read_saved_config
+from model.weights.storage.weights_file import StoredWeights, read_weights_file
 from model.weights.torchvision.convert import (
     convert_torchvision,
     convert_torchvision_backbone,
@@ -20,41 +23,46 @@ from model.weights.torchvision.convert import (
     is_torchvision_detector,
 )
 
+_Recognize = Callable[[StoredWeights], bool]
+_Convert = Callable[[StoredWeights, ModelConfig], ConvertedWeights]
 
-def read_source(source: str | Path, config: ModelConfig | None = None) -> Conversion:
-    """Weights under our names, with what they say of their detector.
+# The first that recognizes a file converts it.
+_CONVERTERS: tuple[tuple[_Recognize, _Convert], ...] = (
+    (is_maskrcnn_benchmark, convert_maskrcnn_benchmark),
+    (is_detectron2, convert_detectron2),
+    (is_detectron, convert_detectron),
+    (is_torchvision_detector, convert_torchvision),
+    (is_torchvision_backbone, convert_torchvision_backbone),
+)
+
+
+def read_weights(source: str | Path, config: ModelConfig | None = None) -> ConvertedWeights:
+    """Read weights under our names, with all that they tell about their detector.
 
     Args:
         source: a folder that ``save_detector`` wrote, a weights file, or its ``https://`` address.
-        config: what the weights cannot tell; its stated conventions overrule theirs.
+        config: what weights of other libraries cannot tell; conventions that it states explicitly
+            replace theirs.
 
     Raises:
-        WeightsError: they cannot be read, or are of a model that we do not build.
+        WeightsError: they cannot be read, or their model is not supported.
     """
-    path = local_path(source)
-    stored = read_weights(path / TENSORS if path.is_dir() else path)
-    base = config or ModelConfig()
-    try:
-        if is_maskrcnn_benchmark(stored):
-            return convert_maskrcnn_benchmark(stored, base)
-        if is_detectron2(stored):
-            return convert_detectron2(stored, base)
-        if is_detectron(stored):
-            return convert_detectron(stored, base)
-        if is_torchvision_detector(stored.tensors):
-            return convert_torchvision(stored, base)
-        if is_torchvision_backbone(stored.tensors):
-            return convert_torchvision_backbone(stored, base)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
+    path = fetch_weights(source)
     folder = path if path.is_dir() else path.parent
-    if path.is_dir() or (path.name == TENSORS and (folder / DESCRIPTION).exists()):
-        own_config, categories = read_description(folder)
-        return Conversion(
-            "maskrcnn-ray",
+    stored = read_weights_file(folder / WEIGHTS_FILE if path.is_dir() else path)
+    for recognizes, convert in _CONVERTERS:
+        if recognizes(stored):
+            try:
+                return convert(stored, config or ModelConfig())
+            except WeightsError as error:
+                raise WeightsError(f"{path}: {error}") from error
+    if path.is_dir() or (path.name == WEIGHTS_FILE and (folder / CONFIG_FILE).exists()):
+        own_config, categories = read_saved_config(folder)
+        return ConvertedWeights(
+            OUR_ECOSYSTEM,
             stored.tensors,
             conventions=own_config.conventions,
             config=own_config,
             categories=categories,
         )
-    return Conversion("maskrcnn-ray", stored.tensors)
+    return ConvertedWeights(OUR_ECOSYSTEM, stored.tensors)

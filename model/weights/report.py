@@ -1,12 +1,15 @@
-"""What became of the tensors of a weights file."""
+"""What happened to each tensor when weights were loaded."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-# Parts that come or stay away as a whole, first match first: deforming convolutions begin as plain
-# ones, and res5 belongs to the backbone wherever it stands.
+Shape = tuple[int, ...]
+
+# Parts that a file has completely or not at all; the first match counts. Deformable offsets are a
+# part because they start at zero on a plain backbone, and res5 belongs to the backbone even where
+# it is a box head.
 _PARTS = (
     ("deformable offsets", r"(backbone|roi_heads\.box\.res5)\..*\.conv2_offset\..*"),
     ("backbone", r"(backbone|roi_heads\.box\.res5)\..*"),
@@ -20,7 +23,7 @@ _PARTS = (
 
 
 class WeightsError(ValueError):
-    """A weights file that cannot be read or does not fit; the message says which and why."""
+    """Weights that cannot be read or do not fit; the message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -29,29 +32,29 @@ class LoadReport:
 
     Args:
         loaded: names in the detector that took the file's value.
-        initialised: names in the detector that the file does not fill.
-        mismatched: names in the detector whose shape differs, as "name (ours) <- (file's)"; they
-            are left at initialisation too.
-        dropped: tensors of the file, under our names, that the detector has no place for.
-        unneeded: names in the file of what no detector needs, with the reason.
+        missing_keys: names in the detector that the file does not have; left at initialization.
+        mismatched_keys: names in the detector whose shape differs from the file's, with the file's
+            shape; left at initialization.
+        unexpected_keys: tensors of the file, under our names, that the detector does not have.
+        ignored: names in the file of tensors that no detector needs, with the reason.
         original_names: our name to the file's, where they differ.
-        kept_classes: classes whose rows were found by name, where the file has other classes.
-        fresh_classes: classes left at initialisation, because the file does not know them.
-        notes: what was converted, guessed, or is not honoured yet.
-        shapes: of all of them, by name.
-        ecosystem: who wrote the file.
+        kept_classes: classes whose rows were matched by name, where the file has other classes.
+        new_classes: classes that the file does not have; left at initialization.
+        notes: what was converted, assumed or is approximated.
+        shapes: of all but the ignored tensors, by our name; the detector's where both have it.
+        ecosystem: the library that wrote the file.
     """
 
     loaded: tuple[str, ...]
-    initialised: tuple[str, ...] = ()
-    mismatched: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    unneeded: Mapping[str, str] = field(default_factory=dict)
+    missing_keys: tuple[str, ...] = ()
+    mismatched_keys: Mapping[str, Shape] = field(default_factory=dict)
+    unexpected_keys: tuple[str, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)
     original_names: Mapping[str, str] = field(default_factory=dict)
     kept_classes: tuple[str, ...] = ()
-    fresh_classes: tuple[str, ...] = ()
+    new_classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
     ecosystem: str = ""
 
     def __str__(self) -> str:
@@ -60,12 +63,12 @@ class LoadReport:
         if renamed := sum(name in self.original_names for name in self.loaded):
             parts.append(f"renamed: {renamed}")
         for what, names in (
-            ("left at initialisation", self.initialised),
-            ("other shape, left at initialisation", self.mismatched),
-            ("classes found by name", self.kept_classes),
-            ("classes left at initialisation", self.fresh_classes),
-            ("not used", tuple(map(self._original, self.dropped))),
-            ("not needed", tuple(self.unneeded)),
+            ("missing from the file, left at initialization", self.missing_keys),
+            ("shape mismatch, left at initialization", tuple(self.mismatched_keys)),
+            ("classes matched by name", self.kept_classes),
+            ("new classes, left at initialization", self.new_classes),
+            ("unused", tuple(map(self._original, self.unexpected_keys))),
+            ("ignored", tuple(self.ignored)),
         ):
             if names:
                 shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
@@ -73,64 +76,75 @@ class LoadReport:
         return "; ".join([*parts, *self.notes])
 
     def table(self) -> str:
-        """Every tensor in a line: what became of it, its name, its shape, its former name."""
-        lines = [
-            self._line("loaded", name, self.original_names.get(name, "")) for name in self.loaded
-        ]
-        lines += [self._line("left at initialisation", name) for name in self.initialised]
-        lines += [f"other shape             {described}" for described in self.mismatched]
-        lines += [self._line("not used", self._original(name)) for name in self.dropped]
-        lines += [self._line("not needed", name, why) for name, why in self.unneeded.items()]
+        """Format a table with one line per tensor, and the notes below it."""
+        shapes = self.shapes
+        rows = [("status", "tensor", "shape", "in the file")]
+        for name in self.loaded:
+            rows.append(("loaded", name, str(shapes[name]), self.original_names.get(name, "")))
+        rows += [("missing", name, str(shapes[name]), "") for name in self.missing_keys]
+        for name, shape in self.mismatched_keys.items():
+            rows.append(("mismatched", name, str(shapes[name]), f"shape {shape}"))
+        for name in self.unexpected_keys:
+            rows.append(("unused", self._original(name), str(shapes[name]), ""))
+        rows += [("ignored", name, "", reason) for name, reason in self.ignored.items()]
+        lines = [f"{a:<10}  {b:<45} {c:<20} {d}".rstrip() for a, b, c, d in rows]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
-    def unexplained(
+    def problems(
         self,
         allow_missing: Sequence[str] = (),
         allow_unused: Sequence[str] = (),
         parts_may_differ: bool = False,
     ) -> list[str]:
-        """What nothing explains, a line for each tensor.
+        """List the tensors that do not match and are not allowed to, one line each.
 
         Args:
-            allow_missing: patterns (``fpn.*``) of names that may stay at initialisation.
-            allow_unused: patterns of names in the file that may stay unused.
-            parts_may_differ: a whole part (backbone, pyramid, a head) may be in the detector alone
-                or in the file alone, and layers of other classes may stay at initialisation: the
-                start of a training.
+            allow_missing: patterns (``fpn.*``) of the detector's tensors that may stay at
+                initialization.
+            allow_unused: patterns of the file's tensors that may stay unused.
+            parts_may_differ: allow a whole part (backbone, pyramid, a head) that only the detector
+                or only the file has, and class layers of another shape, as at the start of a
+                training.
         """
-        missing, unused = [*self.initialised, *self.mismatched], list(self.dropped)
+        missing, unused = self.missing_keys, self.unexpected_keys
+        mismatched: Iterable[str] = self.mismatched_keys
         if parts_may_differ:
-            shared = {*self.loaded, *map(_name, self.mismatched)}
-            missing = _of_shared_parts(self.initialised, shared)
-            unused = _of_shared_parts(self.dropped, shared.union(self.initialised))
-        unused = [self._original(name) for name in unused]
+            shared = {*self.loaded, *self.mismatched_keys}
+            unused = _of_shared_parts(unused, shared.union(missing))
+            missing, mismatched = _of_shared_parts(missing, shared), ()
+        unused = tuple(map(self._original, unused))
         return [
-            *(f"{name} is not filled" for name in missing if not _allowed(name, allow_missing)),
-            *(f"{name} is not used" for name in unused if not _allowed(name, allow_unused)),
+            *(f"{n} is missing from the file" for n in missing if not _fits(n, allow_missing)),
+            *(self._mismatch(name) for name in mismatched if not _fits(name, allow_missing)),
+            *(f"{n} is not used by the detector" for n in unused if not _fits(n, allow_unused)),
         ]
+
+    def _mismatch(self, name: str) -> str:
+        return format_mismatch(name, self.shapes[name], self.mismatched_keys[name])
 
     def _original(self, name: str) -> str:
         return self.original_names.get(name, name)
 
-    def _line(self, fate: str, name: str, remark: str = "") -> str:
-        shape = str(self.shapes.get(name, ""))
-        return f"{fate:<23} {name:<45} {shape:<20} {remark}".rstrip()
+
+def format_mismatch(name: str, in_detector: Shape, in_file: Shape) -> str:
+    """Say which tensor has another shape in the file than in the detector."""
+    return f"{name} is {in_detector} in the detector, {in_file} in the file"
 
 
-def _allowed(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(_name(name), pattern) for pattern in patterns)
+def shorten(lines: Sequence[str]) -> str:
+    """Join the first lines, and say how many more there are."""
+    return "; ".join(lines[:8]) + (f" and {len(lines) - 8} more" if len(lines) > 8 else "")
 
 
-def _name(described: str) -> str:
-    """The name in "name (ours) <- (file's)"."""
-    return described.split(" ")[0]
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _part(name: str) -> str | None:
     return next((part for part, pattern in _PARTS if re.fullmatch(pattern, name)), None)
 
 
-def _of_shared_parts(names: Iterable[str], others: Iterable[str]) -> list[str]:
-    """The names of parts of which ``others`` have something too, and those of no known part."""
-    known = {None, *map(_part, others)}
-    return [name for name in names if _part(name) in known]
+def _of_shared_parts(names: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
+    """Return the names whose part also occurs among ``others``, and those of no known part."""
+    shared = {None, *map(_part, others)}
+    return tuple(name for name in names if _part(name) in shared)

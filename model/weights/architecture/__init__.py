@@ -1,1 +1,1 @@
-"""Which detector a set of tensors belongs to."""
+"""The detector that weights fit, inferred from names and shapes."""

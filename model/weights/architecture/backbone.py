@@ -1,4 +1,4 @@
-"""The backbone that weights under our names fill, and the norms of every part."""
+"""The backbone that weights fit, and the norms of every part. Tensors have our names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,19 +9,20 @@ from model.backbones.resnet import BLOCKS
 from model.config import BackboneConfig
 from model.weights.report import WeightsError
 
-# Where res5 is: the box head's with c4, else the backbone's.
+# With features c4, res5 is the box head; otherwise it is backbone.layer4.
 RES5_OF_BOX_HEAD = "roi_heads.box.res5"
+_FIRST_3X3 = "backbone.layer1.0.conv2.weight"
 
 
 def infer_backbone(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> BackboneConfig:
-    """``backbone`` with the depth, width, groups and deformable stages of these weights.
+    """Return ``backbone`` with the depth, width, groups and deformable stages of these weights.
 
     Args:
         tensors: under our names.
-        backbone: what the weights cannot tell.
+        backbone: what weights cannot tell.
 
     Raises:
-        WeightsError: a backbone that we do not build.
+        WeightsError: the backbone is not supported.
     """
     update: dict[str, Any] = {
         "depth": _depth(tensors),
@@ -32,14 +33,25 @@ def infer_backbone(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> B
     return backbone.model_copy(update=update)
 
 
-def infer_features(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> str:
-    """Which maps a whole detector reads: ``BackboneConfig.features``.
+def has_pyramid(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether there is a feature pyramid."""
+    return any(name.startswith("fpn.") for name in tensors)
 
-    Without a pyramid res5 is the box head's, or a proposal network by itself has none: c4. If it is
-    the backbone's, dilation leaves no trace in weights: dc5 only where ``backbone`` says so, else
-    c5.
+
+def is_resnext(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the 3x3 convolutions of the backbone are grouped."""
+    weight = tensors.get(_FIRST_3X3)
+    return weight is not None and weight.ndim == 4 and weight.shape[0] != weight.shape[1]
+
+
+def infer_features(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> str:
+    """Return which maps a whole detector reads: a ``BackboneConfig.features``.
+
+    Without a pyramid: c4 if the backbone has no res5, which is then the box head, or absent from a
+    proposal network. Otherwise c5, or dc5 if ``backbone`` says so, since dilation leaves no trace
+    in weights.
     """
-    if any(name.startswith("fpn.") for name in tensors):
+    if has_pyramid(tensors):
         return "fpn"
     if "backbone.layer4.0.conv1.weight" not in tensors:
         return "c4"
@@ -47,9 +59,9 @@ def infer_features(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> s
 
 
 def infer_norm(tensors: Mapping[str, Tensor], layer: str) -> str:
-    """The kind of the norm that bears the name ``layer``: a ``norm`` setting.
+    """Return the kind of the norm named ``layer``, as a ``norm`` setting.
 
-    A norm without statistics is of groups; one that counts its batches was trained along.
+    A norm without statistics is group norm; one that counts batches was trained.
     """
     if f"{layer}.weight" not in tensors:
         return "none"
@@ -59,19 +71,20 @@ def infer_norm(tensors: Mapping[str, Tensor], layer: str) -> str:
 
 
 def infer_backbone_norm(tensors: Mapping[str, Tensor]) -> str:
-    """The kind of the backbone's norms: ``BackboneConfig.norm``.
+    """Return the kind of the backbone's norms: a ``BackboneConfig.norm``.
 
-    Those of frozen stages may have been stored as affine maps, though others were trained along.
+    One trained norm decides: the norms of frozen stages may be stored as affine maps although the
+    others were trained.
     """
     parts = ("backbone.", f"{RES5_OF_BOX_HEAD}.")
     counted = (n for n in tensors if n.endswith("num_batches_tracked") and n.startswith(parts))
     return "batch_norm" if any(counted) else infer_norm(tensors, "backbone.bn1")
 
 
-def count_layers(tensors: Mapping[str, Tensor], template: str) -> int:
-    """How many names are there: ``template`` with 0, 1 .. in place of its braces."""
+def count_layers(tensors: Mapping[str, Tensor], template: str, first: int = 0) -> int:
+    """Count the consecutive layers whose names are ``template`` with a number in its braces."""
     count = 0
-    while template.format(count) in tensors:
+    while template.format(first + count) in tensors:
         count += 1
     return count
 
@@ -85,33 +98,32 @@ def _depth(tensors: Mapping[str, Tensor]) -> int:
     blocks = tuple(count_layers(tensors, stage + ".{}.conv1.weight") for stage in _stages(tensors))
     bottleneck = "backbone.layer1.0.conv3.weight" in tensors
     for depth, known in BLOCKS.items():
-        # A proposal network by itself may end with res4.
+        # A proposal network without heads may end with res4.
         if known[: max(len(blocks), 3)] == blocks and (depth >= 50) == bottleneck:
             return depth
     raise WeightsError(f"a ResNet with {blocks} blocks per stage is none of {sorted(BLOCKS)}")
 
 
 def _groups(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    middle = tensors.get("backbone.layer1.0.conv2.weight")
-    if middle is None or middle.shape[0] == middle.shape[1]:
+    if not is_resnext(tensors):
         return {"groups": 1}
-    width, group_width = middle.shape[:2]
+    width, group_width = tensors[_FIRST_3X3].shape[:2]
     return {"groups": width // group_width, "group_width": group_width}
 
 
 def _deformable(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    found = {
+    offset_rows = {
         number: tensors[f"{stage}.0.conv2_offset.weight"].shape[0]
         for number, stage in enumerate(_stages(tensors), start=2)
         if f"{stage}.0.conv2_offset.weight" in tensors
     }
-    if not found:
+    if not offset_rows:
         return {"deformable": "none"}
     kinds = {18: "v1", 27: "v2"}
-    rows = set(found.values())
+    rows = set(offset_rows.values())
     if len(rows) != 1 or not rows <= kinds.keys():
         raise WeightsError(
-            f"deformable convolutions with {sorted(rows)} rows of offsets: one group of them "
-            "has 18 (v1) or 27 (v2)"
+            "deformable convolutions must have 18 (v1) or 27 (v2) rows of offsets, one deformable "
+            f"group; got {sorted(rows)}"
         )
-    return {"deformable": kinds[rows.pop()], "deformable_stages": tuple(found)}
+    return {"deformable": kinds[rows.pop()], "deformable_stages": tuple(offset_rows)}

@@ -1,4 +1,4 @@
-"""The detector that weights under our names fill, read from their names and shapes."""
+"""The detector that weights fit. Tensors have our names."""
 
 from collections.abc import Mapping
 
@@ -13,11 +13,15 @@ from model.weights.architecture.backbone import (
     infer_features,
     infer_norm,
 )
-from model.weights.architecture.heads import infer_box_head, infer_mask_head
-from model.weights.architecture.keypoint import infer_keypoint_head
+from model.weights.architecture.heads import (
+    has_roi_heads,
+    infer_box_head,
+    infer_keypoint_head,
+    infer_mask_head,
+)
 from model.weights.architecture.retinanet import infer_retinanet, is_retinanet
-from model.weights.classes import known_categories
-from model.weights.conversion import Conversion, RenamedTensors
+from model.weights.coco_categories import guess_categories
+from model.weights.conversion import ConvertedWeights, RenamedTensors
 from model.weights.report import WeightsError
 
 
@@ -26,48 +30,48 @@ def is_whole_detector(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(("roi_heads.box.", "rpn.head.", "retinanet.")) for name in tensors)
 
 
-def describe_detector(
+def finish_conversion(
     ecosystem: str, renamed: RenamedTensors, conventions: Conventions, config: ModelConfig
-) -> Conversion:
-    """Renamed weights with what follows from them: of a backbone nothing, of a detector its config.
+) -> ConvertedWeights:
+    """Return renamed weights with the config and classes of their detector, unless a backbone's.
 
     Args:
-        ecosystem: who wrote them.
+        ecosystem: the library that wrote them.
         renamed: under our names, class rows in our order.
-        conventions: what the weights take for granted.
-        config: what the weights cannot tell.
+        conventions: what the weights assume.
+        config: what weights cannot tell.
 
     Raises:
-        WeightsError: an architecture that we do not build.
+        WeightsError: the architecture is not supported.
     """
-    chosen = None
+    inferred = None
     if is_whole_detector(renamed.tensors):
-        chosen = infer_architecture(renamed.tensors, config, conventions)
-    return Conversion(
+        inferred = infer_architecture(renamed.tensors, config, conventions)
+    return ConvertedWeights(
         ecosystem=ecosystem,
         tensors=renamed.tensors,
         original_names=renamed.original_names,
-        unneeded=renamed.unneeded,
+        ignored=renamed.ignored,
         conventions=conventions,
-        config=chosen,
-        categories=() if chosen is None else known_categories(chosen),
+        config=inferred,
+        categories=() if inferred is None else guess_categories(inferred),
     )
 
 
 def infer_architecture(
     tensors: Mapping[str, Tensor], config: ModelConfig, conventions: Conventions
 ) -> ModelConfig:
-    """``config`` with the architecture of these weights and with ``conventions``.
+    """Return ``config`` with the architecture of these weights and with ``conventions``.
 
-    Conventions that ``config`` states explicitly stay.
+    Conventions that ``config`` states explicitly are kept.
 
     Args:
-        tensors: a whole detector's, under our names.
-        config: what the weights cannot tell: input sizes, thresholds.
-        conventions: what the weights take for granted.
+        tensors: a whole detector's.
+        config: what weights cannot tell: input sizes, thresholds.
+        conventions: what the weights assume.
 
     Raises:
-        WeightsError: an architecture that we do not build.
+        WeightsError: the architecture is not supported.
     """
     features = infer_features(tensors, config.backbone)
     _require(
@@ -75,23 +79,23 @@ def infer_architecture(
         ("backbone.conv1.weight", "ResNet"),
         *([("fpn.output.0.weight", "feature pyramid")] if features == "fpn" else []),
     )
-    backbone = {"features": features, "norm": infer_backbone_norm(tensors)}
-    chosen = infer_backbone(tensors, config.backbone).model_copy(update=backbone)
-    if chosen.groups > 1:
-        # A ResNeXt strides in its 3x3 convolutions, whatever the ResNets of its maker do.
+    update = {"features": features, "norm": infer_backbone_norm(tensors)}
+    backbone = infer_backbone(tensors, config.backbone).model_copy(update=update)
+    if backbone.groups > 1:
+        # ResNeXts stride in the 3x3 convolutions, also where the library's ResNets do not.
         conventions = conventions.model_copy(update={"stride_in_1x1": False})
-    heads = _one_stage if is_retinanet(tensors) else _two_stages
+    infer_heads = _one_stage_heads if is_retinanet(tensors) else _two_stage_heads
     return config.model_copy(
         update={
-            "conventions": conventions.model_copy(update=stated(config.conventions)),
-            "backbone": chosen,
+            "conventions": conventions.model_copy(update=explicit_settings(config.conventions)),
+            "backbone": backbone,
             "fpn": _fpn(tensors, config.fpn),
-            **heads(tensors, config, features),
+            **infer_heads(tensors, config, features),
         }
     )
 
 
-def _one_stage(
+def _one_stage_heads(
     tensors: Mapping[str, Tensor], config: ModelConfig, features: str
 ) -> dict[str, object]:
     classes, retinanet = infer_retinanet(tensors, config.retinanet)
@@ -99,16 +103,19 @@ def _one_stage(
     return {"num_classes": classes, "retinanet": retinanet, **none}
 
 
-def _two_stages(
+def _two_stage_heads(
     tensors: Mapping[str, Tensor], config: ModelConfig, features: str
 ) -> dict[str, object]:
     _require(
         tensors,
-        ("rpn.head.convs.0.weight", "region proposal network (Fast R-CNN reads proposals)"),
+        (
+            "rpn.head.convs.0.weight",
+            "region proposal network (Fast R-CNN, which reads proposals, is not supported)",
+        ),
     )
     layers = count_layers(tensors, "rpn.head.convs.{}.weight")
     rpn = config.rpn.model_copy(update={"layers": layers})
-    if not any(name.startswith("roi_heads.") for name in tensors):
+    if not has_roi_heads(tensors):
         none = {"box": None, "mask": None, "keypoint": None, "retinanet": None}
         return {"num_classes": 1, "rpn": rpn, **none}
     _require(
@@ -127,9 +134,9 @@ def _two_stages(
 
 
 def _require(tensors: Mapping[str, Tensor], *parts: tuple[str, str]) -> None:
-    for name, what in parts:
+    for name, part in parts:
         if name not in tensors:
-            raise WeightsError(f"these weights have no {what}: nothing becomes {name}")
+            raise WeightsError(f"these weights have no {part}: no tensor becomes {name}")
 
 
 def _fpn(tensors: Mapping[str, Tensor], fpn: FpnConfig) -> FpnConfig:
@@ -140,6 +147,6 @@ def _fpn(tensors: Mapping[str, Tensor], fpn: FpnConfig) -> FpnConfig:
     return fpn.model_copy(update={"channels": output.shape[0], "norm": norm})
 
 
-def stated(settings: Settings) -> dict[str, object]:
-    """The settings that were given, not left at their defaults."""
+def explicit_settings(settings: Settings) -> dict[str, object]:
+    """Return the settings that were given, not left at their defaults."""
     return {name: getattr(settings, name) for name in settings.model_fields_set}

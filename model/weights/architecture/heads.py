@@ -1,4 +1,4 @@
-"""The box and mask heads that weights under our names fill."""
+"""The ROI heads that weights fit. Tensors are a whole detector's, under our names."""
 
 import math
 from collections.abc import Mapping
@@ -6,44 +6,49 @@ from typing import Any
 
 from torch import Tensor
 
-from model.config import BoxHeadConfig, MaskHeadConfig
+from model.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from model.weights.architecture.backbone import count_layers, infer_norm
 from model.weights.report import WeightsError
 
-_BOX, _MASK = "roi_heads.box", "roi_heads.mask"
+_BOX, _MASK, _KEYPOINT = "roi_heads.box", "roi_heads.mask", "roi_heads.keypoint"
+
+
+def has_roi_heads(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether there are ROI heads; without them it is a proposal network or RetinaNet."""
+    return any(name.startswith("roi_heads.") for name in tensors)
 
 
 def infer_box_head(
     tensors: Mapping[str, Tensor], box: BoxHeadConfig, features: str
 ) -> BoxHeadConfig:
-    """``box`` with the layers of these weights.
+    """Return ``box`` with the layers of these weights.
 
     Args:
-        tensors: a whole detector's, under our names.
-        box: what the weights cannot tell.
+        tensors: a whole detector's.
+        box: what weights cannot tell.
         features: the maps it reads: ``BackboneConfig.features``.
 
     Raises:
-        WeightsError: a box head that we do not build.
+        WeightsError: the box head is not supported.
     """
-    classes = tensors[f"{_BOX}.class_logits.weight"].shape[0]
-    for_all = _is_class_agnostic(tensors, f"{_BOX}.box_deltas.weight", 4, classes)
-    update: dict[str, Any] = {"class_agnostic": for_all}
+    update: dict[str, Any] = {
+        "class_agnostic": _is_class_agnostic(tensors, f"{_BOX}.box_deltas.weight", 4)
+    }
     if features == "c4":
-        # res5 takes any side; all who have such a head pool 14.
+        # res5 takes any size, so weights do not tell it; every library pools 14.
         return box.model_copy(update=update | {"pool_side": 14})
     first = tensors.get(f"{_BOX}.fc1.weight")
     if first is None:
         raise WeightsError(
-            f"these weights have no fully connected layers in the box head: nothing becomes "
+            "these weights have no fully connected layers in the box head: no tensor becomes "
             f"{_BOX}.fc1.weight"
         )
-    fc_layers = 1
-    while f"{_BOX}.fc{fc_layers + 1}.weight" in tensors:
-        fc_layers += 1
-    update |= {"hidden": first.shape[0], "fc_layers": fc_layers}
-    update["fc_norm"] = infer_norm(tensors, f"{_BOX}.fc_norms.0")
-    update["conv_layers"] = count_layers(tensors, _BOX + ".convs.{}.weight")
+    update |= {
+        "hidden": first.shape[0],
+        "fc_layers": count_layers(tensors, _BOX + ".fc{}.weight", first=1),
+        "fc_norm": infer_norm(tensors, f"{_BOX}.fc_norms.0"),
+        "conv_layers": count_layers(tensors, _BOX + ".convs.{}.weight"),
+    }
     channels = tensors["rpn.head.convs.0.weight"].shape[1]
     if update["conv_layers"]:
         channels = update["conv_channels"] = tensors[f"{_BOX}.convs.0.weight"].shape[0]
@@ -55,33 +60,61 @@ def infer_box_head(
 def infer_mask_head(
     tensors: Mapping[str, Tensor], mask: MaskHeadConfig | None
 ) -> MaskHeadConfig | None:
-    """``mask``, or the default, with the layers of these weights; None where there is no mask head.
+    """Return ``mask``, or the default, with the layers of these weights; None without a mask head.
+
+    Args:
+        tensors: a whole detector's.
+        mask: what weights cannot tell.
 
     Raises:
-        WeightsError: a mask head that we do not build.
+        WeightsError: the mask head is not supported.
     """
     upsample = tensors.get(f"{_MASK}.upsample.weight")
-    logits = tensors.get(f"{_MASK}.logits.weight")
-    if upsample is None or logits is None:
+    if upsample is None or f"{_MASK}.logits.weight" not in tensors:
         return None
-    classes = tensors[f"{_BOX}.class_logits.weight"].shape[0]
-    layers = count_layers(tensors, _MASK + ".convs.{}.weight")
     update = {
         "channels": upsample.shape[1],
-        "layers": layers,
+        "layers": count_layers(tensors, _MASK + ".convs.{}.weight"),
         "norm": infer_norm(tensors, f"{_MASK}.norms.0"),
-        "class_agnostic": _is_class_agnostic(tensors, f"{_MASK}.logits.weight", 1, classes),
+        "class_agnostic": _is_class_agnostic(tensors, f"{_MASK}.logits.weight", 1),
         "pool_side": 14,
     }
     return (mask or MaskHeadConfig()).model_copy(update=update)
 
 
-def _is_class_agnostic(tensors: Mapping[str, Tensor], name: str, rows: int, classes: int) -> bool:
-    """Whether there are ``rows`` once, for all classes, and not for each of them."""
+def has_keypoint_head(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether there is a keypoint head."""
+    return f"{_KEYPOINT}.upsample.weight" in tensors
+
+
+def infer_keypoint_head(
+    tensors: Mapping[str, Tensor], keypoint: KeypointHeadConfig | None
+) -> KeypointHeadConfig | None:
+    """Return ``keypoint``, or the default, with the layers of these weights; None without the head.
+
+    Args:
+        tensors: a whole detector's.
+        keypoint: what weights cannot tell. Its names are kept if there are as many as keypoints in
+            the weights; otherwise 17 keypoints are those of COCO's persons, and other numbers are
+            numbered.
+    """
+    if not has_keypoint_head(tensors):
+        return None
+    channels, count = tensors[f"{_KEYPOINT}.upsample.weight"].shape[:2]
+    settings, coco = keypoint or KeypointHeadConfig(), KeypointHeadConfig().names
+    numbered = tuple(f"keypoint_{number}" for number in range(1, count + 1))
+    names = next((known for known in (settings.names, coco) if len(known) == count), numbered)
+    layers = count_layers(tensors, _KEYPOINT + ".convs.{}.weight")
+    return settings.model_copy(update={"channels": channels, "layers": layers, "names": names})
+
+
+def _is_class_agnostic(tensors: Mapping[str, Tensor], name: str, rows: int) -> bool:
+    """Whether the layer has ``rows`` rows for all classes together instead of for each class."""
+    classes = tensors[f"{_BOX}.class_logits.weight"].shape[0]  # with the background
     found = tensors[name].shape[0]
     if found not in (rows, rows * classes):
         raise WeightsError(
-            f"{name} has {found} rows; {classes - 1} classes need {rows * classes}, or {rows} "
-            "where it is class-agnostic"
+            f"{name} has {found} rows; {classes - 1} classes need {rows * classes}, or {rows} if "
+            "class-agnostic"
         )
     return found == rows

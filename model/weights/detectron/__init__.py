@@ -1,1 +1,1 @@
-"""Weights of Detectron."""
+"""Weights of Detectron, and what maskrcnn-benchmark has in common with it."""

@@ -1,11 +1,10 @@
-"""Detectron's Caffe2 weights: R-CNNs, proposal networks, RetinaNet, and ImageNet backbones.
+"""Detectron's Caffe2 weights: R-CNNs, proposal networks, RetinaNet and ImageNet backbones.
 
-Its batch norms are affine maps, "scale" and "bias" alone, the statistics being folded into them;
-fully connected layers flatten channel, row, column, class 0 is the background: as ours. RetinaNet's
-anchors are not.
+Batch norms are affine maps, a scale and a bias into which the statistics are folded. As ours, fully
+connected layers flatten channel, row, column, and class 0 is the background. The anchors of
+RetinaNet have another order than ours.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,46 +12,54 @@ import torch
 from torch import Tensor
 
 from model.config import DETECTRON, ModelConfig, RetinaNetConfig
-from model.weights.anchor_order import sizes_inside
+from model.config.conventions import NORM_EPSILON
+from model.weights.anchor_order import order_anchors_by_ratio
 from model.weights.architecture.backbone import RES5_OF_BOX_HEAD
-from model.weights.architecture.detector import describe_detector, stated
+from model.weights.architecture.detector import explicit_settings, finish_conversion
 from model.weights.conversion import (
-    Conversion,
+    ConvertedWeights,
     RenamedTensors,
-    StoredWeights,
+    add_identity_statistics,
     check_dimensions,
+    refuse_unsupported,
     rename_tensors,
 )
-from model.weights.detectron.names import UNNEEDED, renames
-from model.weights.legacy import one_box_for_all, refuse_unbuilt
-from model.weights.legacy_settings import conventions_of_model, with_settings_of_model
+from model.weights.detectron.names import IGNORED, renames_to
+from model.weights.detectron.shared_conventions import (
+    apply_default_settings,
+    drop_background_box,
+    infer_conventions,
+)
 from model.weights.report import WeightsError
+from model.weights.storage.weights_file import StoredWeights
 
-# detectron2's X-101-32x8d of FAIR, the one backbone in this format that is not folded.
+# detectron2's X-101-32x8d of FAIR: the only backbone in this format whose norms are not folded.
 FAIR_RESNEXT = DETECTRON.model_copy(
     update={
         "pixel_mean": (103.53, 116.28, 123.675),
         "pixel_std": (57.375, 57.12, 58.395),
-        "norm_epsilon": 1e-5,
+        "norm_epsilon": NORM_EPSILON,
     }
 )
-_UNBUILT = {
-    "_[mask]_res5": "a mask head with a res5 of its own",
-    "kps_deconv": "Keypoint R-CNN with a deconvolution before its last",
+_UNSUPPORTED = {
+    "_[mask]_res5": "a mask head with its own res5",
+    "kps_deconv": "Keypoint R-CNN with a deconvolution before the last",
     "conv_new_1": "R-FCN",
 }
-_RETINANET = {"smooth_l1_beta": 0.11}
-# In the configs of all its RetinaNets.
-_RATIOS = (1.0, 2.0, 0.5)
+_RETINANET_SETTINGS = {"smooth_l1_beta": 0.11}
+# The order of ratios in all RetinaNet configs.
+_RETINANET_RATIOS = (1.0, 2.0, 0.5)
 _RES5 = r"res5_\d+_branch.*"
+# Weights of bilinear interpolation to twice the size, along one axis.
 _BILINEAR = (0.25, 0.75, 0.75, 0.25)
 
-_NOT_HONOURED = (
-    "boxes are refined, cut and compared in pixels of the original image, not of the resized one "
-    "(less than 1 pixel)",
+_BOX_APPROXIMATION = (
+    "Detectron refines, clips and compares boxes in pixels of the original image, this detector in "
+    "pixels of the resized one (less than 1 pixel apart)"
 )
-_NOT_HONOURED_IN_KEYPOINTS = (
-    "keypoint heatmaps fade towards their border, by a quarter in the last row"
+_KEYPOINT_APPROXIMATION = (
+    "Detectron's keypoint heatmaps fade toward their border, by a quarter in the last row; this "
+    "detector's do not"
 )
 
 
@@ -61,59 +68,62 @@ def is_detectron(stored: StoredWeights) -> bool:
     return "conv1_w" in stored.tensors and "res2_0_branch2a_w" in stored.tensors
 
 
-def convert_detectron(stored: StoredWeights, config: ModelConfig) -> Conversion:
-    """Under our names.
+def convert_detectron(stored: StoredWeights, config: ModelConfig) -> ConvertedWeights:
+    """Convert weights of Detectron.
 
     Args:
-        stored: what :func:`is_detectron` recognised.
-        config: what the weights cannot tell. Anchor ratios of a RetinaNet that it states are taken
-            to be in the file's order.
+        stored: what :func:`is_detectron` recognizes.
+        config: what weights cannot tell. If it states anchor ratios for RetinaNet, the file's
+            anchors are taken to be in that order.
 
     Raises:
-        WeightsError: an architecture that we do not build.
+        WeightsError: the architecture is not supported.
     """
-    refuse_unbuilt(stored.tensors, _UNBUILT)
-    renamed = _renamed(stored.tensors)
+    refuse_unsupported(stored.tensors, _UNSUPPORTED)
+    renamed = _rename(stored.tensors)
     check_dimensions(renamed)
-    rules = FAIR_RESNEXT if "backbone.bn1.running_var" in renamed.tensors else DETECTRON
-    renamed.tensors.update(one_box_for_all(renamed.tensors))
-    renamed.tensors.update(_identity_statistics(renamed, rules.norm_epsilon))
-    assumed = _ratios_outside(renamed.tensors, config)
-    conversion = describe_detector(
+    tensors = renamed.tensors
+    resnet = FAIR_RESNEXT if "backbone.bn1.running_var" in tensors else DETECTRON
+    drop_background_box(tensors)
+    add_identity_statistics(tensors, _batch_norms(renamed), resnet.norm_epsilon)
+    assumptions = _reorder_retinanet_anchors(tensors, config)
+    converted = finish_conversion(
         "Detectron",
         renamed,
-        conventions_of_model(renamed.tensors, rules),
-        with_settings_of_model(renamed.tensors, config, _RETINANET),
+        infer_conventions(tensors, resnet),
+        apply_default_settings(tensors, config, _RETINANET_SETTINGS),
     )
-    not_honoured = _NOT_HONOURED if conversion.config else ()
-    if conversion.config is not None and conversion.config.keypoint is not None:
-        not_honoured = (*not_honoured, _NOT_HONOURED_IN_KEYPOINTS)
-    return replace(conversion, assumed=assumed, not_honoured=not_honoured)
+    approximations = []
+    if converted.config is not None:
+        approximations.append(_BOX_APPROXIMATION)
+        if converted.config.keypoint is not None:
+            approximations.append(_KEYPOINT_APPROXIMATION)
+    return replace(converted, assumptions=assumptions, approximations=tuple(approximations))
 
 
-def _renamed(tensors: Mapping[str, Tensor]) -> RenamedTensors:
-    """Under our names, res5 where the model has it."""
-    unneeded = [*UNNEEDED, *_keypoint_interpolation(tensors)]
+def _rename(tensors: Mapping[str, Tensor]) -> RenamedTensors:
+    """Rename tensors to our names, with res5 in the backbone or the box head."""
+    ignored = [*IGNORED, *_ignored_keypoint_layer(tensors)]
     res5 = "backbone.layer4"
-    if _reads_res4(tensors):
+    if _proposes_from_c4(tensors):
         res5 = RES5_OF_BOX_HEAD
         if "cls_score_w" not in tensors:
-            unneeded.append((_RES5, "kept of the ImageNet backbone; proposals read res4"))
+            ignored.append((_RES5, "left over from the ImageNet backbone; proposals read res4"))
     finest = 3 if any(name.startswith("retnet_") for name in tensors) else 2
-    return rename_tensors(tensors, renames(res5, finest), unneeded)
+    return rename_tensors(tensors, renames_to(res5, finest), ignored)
 
 
-def _reads_res4(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether proposals are made from res4 (C4), which the RPN's input channels tell."""
+def _proposes_from_c4(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the RPN reads res4, which its number of input channels tells."""
     rpn, last = tensors.get("conv_rpn_w"), tensors.get("res4_0_branch2c_w")
     return rpn is not None and last is not None and rpn.shape[1:2] == last.shape[:1]
 
 
-def _keypoint_interpolation(tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """The name of the layer that doubles the heatmaps, which we do without weights.
+def _ignored_keypoint_layer(tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """Return the pattern of the layer that doubles keypoint heatmaps; ours has no weights.
 
     Raises:
-        WeightsError: heatmaps are not doubled, or otherwise.
+        WeightsError: the layer is not a bilinear interpolation, or there is nothing before it.
     """
     weight = tensors.get("kps_score_w")
     if weight is None:
@@ -124,34 +134,31 @@ def _keypoint_interpolation(tensors: Mapping[str, Tensor]) -> list[tuple[str, st
         weight.shape == bilinear.shape and weight.float().allclose(bilinear, atol=1e-4)
     ):
         raise WeightsError(
-            f"Keypoint R-CNN without a bilinear upsampling at its end is not built (kps_score_w of "
-            f"shape {tuple(weight.shape)})"
+            "Keypoint R-CNN without bilinear upsampling at its end is not supported (found "
+            f"kps_score_w of shape {tuple(weight.shape)})"
         )
-    return [(r"kps_score_[wb]", "a bilinear interpolation, which needs no weights")]
+    return [(r"kps_score_[wb]", "bilinear interpolation, which needs no weights")]
 
 
-def _identity_statistics(renamed: RenamedTensors, epsilon: float) -> dict[str, Tensor]:
-    """Mean 0 and variance 1, less the epsilon, for every affine map without statistics."""
-    result = {}
-    for name, original in renamed.original_names.items():
-        norm = name.removesuffix("weight")
-        if re.search(r"_bn_s$", original) and f"{norm}running_var" not in renamed.tensors:
-            result[f"{norm}running_mean"] = torch.zeros_like(renamed.tensors[name])
-            result[f"{norm}running_var"] = torch.full_like(renamed.tensors[name], 1.0 - epsilon)
-    return result
+def _batch_norms(renamed: RenamedTensors) -> list[str]:
+    """List our names of the norms that were folded into affine maps."""
+    return [
+        ours.removesuffix(".weight")
+        for ours, name in renamed.original_names.items()
+        if name.endswith("_bn_s")
+    ]
 
 
-def _ratios_outside(tensors: dict[str, Tensor], config: ModelConfig) -> tuple[str, ...]:
-    """RetinaNet's anchors by ratio first, in place; what was assumed of them, in words."""
+def _reorder_retinanet_anchors(tensors: dict[str, Tensor], config: ModelConfig) -> tuple[str, ...]:
+    """Order RetinaNet's anchors as ours, in place, and return what was assumed."""
     given = config.retinanet or RetinaNetConfig()
-    own = "anchor_ratios" in stated(given)
-    theirs = given.anchor_ratios if own else _RATIOS
+    are_stated = "anchor_ratios" in explicit_settings(given)
+    theirs = given.anchor_ratios if are_stated else _RETINANET_RATIOS
     layers = ("retinanet.class_logits", "retinanet.box_deltas")
-    changed = sizes_inside(tensors, layers, layers[1], theirs, given.anchor_ratios)
-    tensors.update(changed)
-    if own or not changed:
+    reordered = order_anchors_by_ratio(tensors, layers, layers[1], theirs, given.anchor_ratios)
+    if are_stated or not reordered:
         return ()
     return (
-        f"anchors of the ratios {theirs}, in this order, as Detectron's configs have them; "
-        "model.retinanet.anchor_ratios can state another",
+        f"assumed the anchor ratios {theirs} in this order, as in Detectron's configs; if the file "
+        "has others, state them in model.retinanet.anchor_ratios",
     )

@@ -1,18 +1,17 @@
-"""The names of Detectron's Caffe2 blobs.
+"""Detectron's names: Caffe2 blobs.
 
-A layer's weight and bias are ``_w`` and ``_b``; norms follow the name of their layer, ``_bn`` and
-``_gn``, and have a scale ``_s`` and a bias.
+A layer's weight and bias end in ``_w`` and ``_b``. A norm is named after its layer, with ``_bn`` or
+``_gn``, and has a scale ``_s`` and a bias ``_b``.
 """
 
 import re
-from collections.abc import Callable
 
-from model.weights.conversion import Replacement
+from model.weights.conversion import Renames, Replacement
 
-UNNEEDED = (
-    (r".*_momentum", "the optimiser's"),
-    (r"lr|weight_order|model_iter|optimizer_iteration.*", "the training's state"),
-    (r"(fc1000|pred)_[wb]", "ImageNet's classifier"),
+IGNORED = (
+    (r".*_momentum", "optimizer state"),
+    (r"lr|weight_order|model_iter|optimizer_iteration.*", "training state"),
+    (r"(fc1000|pred)_[wb]", "ImageNet classifier"),
     (r"conv1_b", "Detectron's first convolution has no bias"),
 )
 
@@ -20,23 +19,23 @@ _KINDS = {"w": "weight", "s": "weight", "b": "bias", "rm": "running_mean", "riv"
 _BRANCHES = {"1": "downsample.0", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
 _NORMS = {"1": "downsample.1", "2a": "bn1", "2b": "bn2", "2c": "bn3"}
 _TAIL = r"_([wb])"
-# Of a layer that may have a norm of groups.
+# Of a layer that may have group norm.
 _GN_TAIL = r"(_gn)?_([wbs])"
 
 
-def renames(res5: str, finest: int) -> tuple[tuple[str, Replacement], ...]:
-    """Patterns and replacements.
+def renames_to(res5: str, finest: int) -> Renames:
+    """Return the patterns of Detectron's names with ours.
 
     Args:
-        res5: where we have it: in the backbone or the box head.
+        res5: our name of it, in the backbone or the box head.
         finest: the stage that the finest level of the pyramid is made of.
     """
-    where = {"2": "backbone.layer1", "3": "backbone.layer2", "4": "backbone.layer3", "5": res5}
+    stages = {"2": "backbone.layer1", "3": "backbone.layer2", "4": "backbone.layer3", "5": res5}
 
     def block(match: re.Match[str]) -> str:
         stage, number, branch, norm, kind = match.groups()
         layer = (_NORMS if norm else _BRANCHES)[branch]
-        return f"{where[stage]}.{number}.{layer}.{_KINDS[kind]}"
+        return f"{stages[stage]}.{number}.{layer}.{_KINDS[kind]}"
 
     def level(part: str) -> Replacement:
         def name(match: re.Match[str]) -> str:
@@ -62,13 +61,13 @@ def _layer(name: str) -> Replacement:
     return lambda match: f"{name}.{_KINDS[match[1]]}"
 
 
-def _numbered(template: str, first: int = 1) -> Callable[[re.Match[str]], str]:
-    """Layers that are counted from ``first``."""
+def _numbered(template: str, first: int = 1) -> Replacement:
+    """Name a layer by its number; theirs count from ``first``, ours from 0."""
     return lambda match: template.format(int(match[1]) - first) + f".{_KINDS[match[2]]}"
 
 
-def _head_layer(head: str) -> Callable[[re.Match[str]], str]:
-    """Convolutions with norms, counted from one."""
+def _head_layer(head: str) -> Replacement:
+    """Name a convolution or norm of a head; theirs count from 1, ours from 0."""
 
     def name(match: re.Match[str]) -> str:
         number, norm, kind = match.groups()
@@ -77,8 +76,8 @@ def _head_layer(head: str) -> Callable[[re.Match[str]], str]:
     return name
 
 
-# With a pyramid, what is defined for its finest level all share: level 2, or RetinaNet's 3.
-_HEADS: tuple[tuple[str, Replacement], ...] = (
+# With a pyramid, all levels share the layers defined for the finest: level 2, or RetinaNet's 3.
+_HEADS: Renames = (
     (r"conv_rpn(?:_fpn2)?" + _TAIL, _layer("rpn.head.convs.0")),
     (r"rpn_cls_logits(?:_fpn2)?" + _TAIL, _layer("rpn.head.objectness")),
     (r"rpn_bbox_pred(?:_fpn2)?" + _TAIL, _layer("rpn.head.deltas")),

@@ -1,23 +1,23 @@
-"""detectron2's names of layers, and ours."""
+"""detectron2's names."""
 
 import re
 from collections.abc import Iterable
 
-from model.weights.conversion import Replacement
+from model.weights.conversion import Renames, Replacement
 
 _NORM_LAYERS = {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3", "shortcut": "downsample.1"}
 _TOWERS = {"cls": "class", "bbox": "box"}
-# A backbone by itself has its names without the prefix, one without a pyramid half of it.
+# A backbone file has names without prefix; a detector without a pyramid has no "bottom_up".
 _BODY = r"(?:backbone\.(?:bottom_up\.)?)?"
 _BLOCK = r"(\d+)\.(conv[123]|shortcut|conv2_offset)(\.norm)?\.(\w+)"
 _TAIL = r"\.(weight|bias)"
 
-UNNEEDED = (
+IGNORED = (
     (r"(proposal_generator\.)?anchor_generator\..*", "anchors follow from the config"),
     (r"pixel_(mean|std)", "kept as a convention"),
-    (r"(stem\.fc|linear|fc1000)\.(weight|bias)", "ImageNet's classifier"),
+    (r"(stem\.fc|linear|fc1000)\.(weight|bias)", "ImageNet classifier"),
 )
-UNBUILT = {
+UNSUPPORTED = {
     "roi_heads.box_head.0.": "Cascade R-CNN",
     "sem_seg_head.": "panoptic or semantic segmentation",
     ".point_head.": "PointRend",
@@ -25,21 +25,21 @@ UNBUILT = {
     "mask_coarse_head.": "PointRend",
     "densepose": "DensePose",
     "head.mask_subnet.": "TensorMask",
-    "head.cls_subnet.1.": "a RetinaNet with norms in its towers",
-    "backbone.bottom_up.s1.": "a RegNet",
+    "head.cls_subnet.1.": "RetinaNet with norms in its towers",
+    "backbone.bottom_up.s1.": "RegNet",
     "backbone.net.": "a vision transformer",
 }
 
 
-def renames(names: Iterable[str]) -> tuple[tuple[str, Replacement], ...]:
-    """Patterns of detectron2's names with ours, for ``rename_tensors``.
+def renames_from(names: Iterable[str]) -> Renames:
+    """Return the patterns of detectron2's names with ours.
 
     Args:
-        names: of the file; a pyramid counts its levels as the backbone's stages, and ours from its
-            finest.
+        names: all of the file, which tell the finest level: detectron2 numbers the levels of the
+            pyramid by the stages of the backbone, we from the finest.
     """
-    found = (re.match(r"backbone\.fpn_lateral(\d)", name) for name in names)
-    finest = min((int(match[1]) for match in found if match), default=2)
+    laterals = (re.match(r"backbone\.fpn_lateral(\d)", name) for name in names)
+    finest = min((int(match[1]) for match in laterals if match), default=2)
     return (
         (_BODY + r"stem\.conv1\.norm\.(\w+)", r"backbone.bn1.\1"),
         (_BODY + r"stem\.conv1\.weight", "backbone.conv1.weight"),
@@ -94,5 +94,5 @@ def _head_layer(match: re.Match[str]) -> str:
 
 
 def _tower_layer(match: re.Match[str]) -> str:
-    # ReLUs are counted along
+    # Their numbers count ReLUs too.
     return f"retinanet.{_TOWERS[match[1]]}_tower.{int(match[2]) // 2}.{match[3]}"

@@ -1,111 +1,71 @@
-"""Rows of detectron2's layers in our order, and norms without statistics.
+"""Rows of detectron2's class and anchor layers, reordered to our order.
 
-Shapes: K classes, S sizes and R ratios of the anchors of a cell.
+Shapes: K classes.
 """
-
-import re
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from model.config import ModelConfig, RetinaNetConfig
-from model.weights.anchor_order import sizes_inside
+from model.weights.anchor_order import order_anchors_by_ratio
 from model.weights.report import WeightsError
 
-_BACKBONE_NORM = r"((?:backbone|roi_heads\.box\.res5)\..*(?:bn\d|downsample\.1))\.weight"
-_FIRST_NORMS = ("fpn.output_norms.0", "roi_heads.box.norms.0", "roi_heads.mask.norms.0")
 
+def move_background_first(tensors: dict[str, Tensor]) -> None:
+    """Make class 0 the background in the class layers of the ROI heads, in place.
 
-def background_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The class layers of the ROI heads with our background, class 0.
-
-    There it is the last class, and boxes and masks have no row for it: the rows that nothing reads
-    become zeros.
+    In detectron2 it is the last of K + 1 classes, and boxes and masks have no row for it: they get
+    rows of zeros, which nothing reads.
 
     Args:
         tensors: under our names.
     """
-    result = {}
+    classes = len(tensors.get("roi_heads.box.class_logits.bias", ()))
     for kind in ("weight", "bias"):
         name = f"roi_heads.box.class_logits.{kind}"
         if name in tensors:
-            result[name] = tensors[name].roll(1, 0)
-        classes = len(tensors.get("roi_heads.box.class_logits.bias", ()))
+            tensors[name] = tensors[name].roll(1, 0)
         for layer, rows in (("roi_heads.box.box_deltas", 4), ("roi_heads.mask.logits", 1)):
-            if f"{layer}.{kind}" in tensors:
-                objects = tensors[f"{layer}.{kind}"]
-                if len(objects) == rows and classes > 2:
-                    continue  # one for all classes, the background too
-                background = objects.new_zeros(rows, *objects.shape[1:])
-                result[f"{layer}.{kind}"] = torch.cat((background, objects))
-    return result
+            name = f"{layer}.{kind}"
+            if name not in tensors or (len(tensors[name]) == rows and classes > 2):
+                continue  # absent, or class-agnostic: the same rows serve the background
+            objects = tensors[name]
+            background = objects.new_zeros(rows, *objects.shape[1:])
+            tensors[name] = torch.cat((background, objects))
 
 
-def ratios_outside(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The layers whose rows are anchors, in the order of ``AnchorGrid``.
+def reorder_anchors(tensors: dict[str, Tensor], config: ModelConfig) -> None:
+    """Order the rows of anchors as ``AnchorGrid`` does, by ratio first, in place.
 
-    There the sizes are the outer loop and the ratios the inner one.
+    detectron2 orders them by size first.
 
     Args:
         tensors: under our names.
-        config: says how many ratios there are, which weights do not.
+        config: tells the number of ratios, which weights do not.
 
     Raises:
-        WeightsError: the anchors are no product of sizes and ratios, or their boxes have another
-            number of deltas than four.
+        WeightsError: the number of anchors per cell is not a multiple of the number of ratios, or
+            a box has another number of deltas than four.
     """
     if "retinanet.box_deltas.weight" in tensors:
         ratios = len((config.retinanet or RetinaNetConfig()).anchor_ratios)
         anchors = len(tensors["retinanet.box_deltas.weight"]) // 4
-        layers, setting = ("retinanet.class_logits", "retinanet.box_deltas"), "retinanet"
+        layers, section = ("retinanet.class_logits", "retinanet.box_deltas"), "retinanet"
     elif "rpn.head.objectness.weight" in tensors and "rpn.head.deltas.weight" in tensors:
         ratios = len(config.rpn.anchor_ratios)
         anchors = len(tensors["rpn.head.objectness.weight"])
-        layers, setting = ("rpn.head.objectness", "rpn.head.deltas"), "rpn"
-        found = len(tensors["rpn.head.deltas.weight"])
-        if found != 4 * anchors:
+        layers, section = ("rpn.head.objectness", "rpn.head.deltas"), "rpn"
+        deltas = len(tensors["rpn.head.deltas.weight"])
+        if deltas != 4 * anchors:
             raise WeightsError(
-                f"{found} deltas of {anchors} anchors: boxes have four each, rotated ones, which "
-                "are not built, five"
+                f"{deltas} deltas for {anchors} anchors: a box has four; rotated boxes, which have "
+                "five, are not supported"
             )
     else:
-        return {}
+        return
     if anchors % ratios:
         raise WeightsError(
-            f"{anchors} anchors per cell are no multiple of {ratios} ratios: set "
-            f"model.{setting}.anchor_ratios"
+            f"{anchors} anchors per cell are not a multiple of {ratios} ratios: set "
+            f"model.{section}.anchor_ratios"
         )
-    return sizes_inside(tensors, layers, layers[1], range(ratios), range(ratios))
-
-
-def is_group_normed(tensors: Mapping[str, Tensor], config: ModelConfig) -> bool:
-    """Whether a backbone's norms without statistics are of groups.
-
-    They are where pyramid and heads have norms without statistics too, or where ``config`` says so:
-    its own early files, and Detectron's, have affine maps under the same names.
-
-    Args:
-        tensors: under our names.
-        config: what the weights cannot tell.
-    """
-    return config.backbone.norm == "group_norm" or any(
-        f"{norm}.weight" in tensors and f"{norm}.running_var" not in tensors
-        for norm in _FIRST_NORMS
-    )
-
-
-def identity_statistics(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:
-    """Statistics for the backbone's affine maps: mean 0, variance 1 less the epsilon.
-
-    Args:
-        tensors: under our names.
-        epsilon: of the norms.
-    """
-    result = {}
-    for name, weight in tensors.items():
-        match = re.fullmatch(_BACKBONE_NORM, name)
-        if match and f"{match[1]}.running_var" not in tensors:
-            result[f"{match[1]}.running_mean"] = torch.zeros_like(weight)
-            result[f"{match[1]}.running_var"] = torch.full_like(weight, 1.0 - epsilon)
-    return result
+    order_anchors_by_ratio(tensors, layers, layers[1], range(ratios), range(ratios))

@@ -1,7 +1,7 @@
 """maskrcnn-benchmark's R-CNNs, proposal networks and RetinaNet.
 
-Class 0 is the background and boxes and masks have a row for it, RetinaNet has none, and the anchors
-of a cell are ordered by ratio first: all as ours.
+As in ours, class 0 is the background, for which boxes and masks have rows and RetinaNet has none,
+and the anchors of a cell are ordered by ratio first.
 """
 
 from collections.abc import Mapping
@@ -9,25 +9,34 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from model.config import MASKRCNN_BENCHMARK, ModelConfig
-from model.weights.architecture.detector import describe_detector
-from model.weights.conversion import Conversion, StoredWeights, check_dimensions, rename_tensors
-from model.weights.legacy import one_box_for_all, refuse_unbuilt
-from model.weights.legacy_settings import conventions_of_model, with_settings_of_model
-from model.weights.maskrcnn_benchmark.names import UNNEEDED, renames_of
+from model.weights.architecture.detector import finish_conversion
+from model.weights.conversion import (
+    ConvertedWeights,
+    check_dimensions,
+    refuse_unsupported,
+    rename_tensors,
+)
+from model.weights.detectron.shared_conventions import (
+    apply_default_settings,
+    drop_background_box,
+    infer_conventions,
+)
+from model.weights.maskrcnn_benchmark.names import IGNORED, renames_from
 from model.weights.report import WeightsError
+from model.weights.storage.weights_file import StoredWeights
 
-_UNBUILT = {
+_UNSUPPORTED = {
     "roi_heads.maskiou.": "Mask Scoring R-CNN",
 }
-# Its box coder has the weights of Faster R-CNN's; a box loss is divided by four.
-_RETINANET = {
+# Its box coder has the delta weights of Faster R-CNN, and its box loss is divided by four.
+_RETINANET_SETTINGS = {
     "delta_weights": (10.0, 10.0, 5.0, 5.0),
     "smooth_l1_beta": 0.11,
     "box_loss_weight": 0.25,
     "nms_iou": 0.4,
 }
-_RES5_OF_BOXES = "roi_heads.box.feature_extractor.head."
-_RES5_OF_MASKS = "roi_heads.mask.feature_extractor.head."
+_RES5_OF_BOX_HEAD = "roi_heads.box.feature_extractor.head."
+_RES5_OF_MASK_HEAD = "roi_heads.mask.feature_extractor.head."
 
 
 def is_maskrcnn_benchmark(stored: StoredWeights) -> bool:
@@ -35,52 +44,58 @@ def is_maskrcnn_benchmark(stored: StoredWeights) -> bool:
     return "backbone.body.stem.conv1.weight" in stored.tensors
 
 
-def convert_maskrcnn_benchmark(stored: StoredWeights, config: ModelConfig) -> Conversion:
-    """Under our names.
+def convert_maskrcnn_benchmark(stored: StoredWeights, config: ModelConfig) -> ConvertedWeights:
+    """Convert weights of maskrcnn-benchmark.
 
     Args:
-        stored: what :func:`is_maskrcnn_benchmark` recognised.
-        config: what the weights cannot tell.
+        stored: what :func:`is_maskrcnn_benchmark` recognizes.
+        config: what weights cannot tell.
 
     Raises:
-        WeightsError: an architecture that we do not build.
+        WeightsError: the architecture is not supported.
     """
-    refuse_unbuilt(stored.tensors, _UNBUILT)
+    refuse_unsupported(stored.tensors, _UNSUPPORTED)
     _refuse_relu_in_pyramid(stored.tensors)
-    shared = _copies_of_res5(stored.tensors)
-    own = {name: tensor for name, tensor in stored.tensors.items() if name not in shared}
-    renamed = rename_tensors(own, renames_of(own), UNNEEDED)
+    copies = _copies_of_res5(stored.tensors)
+    originals = {name: tensor for name, tensor in stored.tensors.items() if name not in copies}
+    renamed = rename_tensors(originals, renames_from(originals), IGNORED)
     check_dimensions(renamed)
-    renamed.unneeded.update(shared)
-    renamed.tensors.update(one_box_for_all(renamed.tensors))
-    return describe_detector(
+    renamed.ignored.update(copies)
+    drop_background_box(renamed.tensors)
+    return finish_conversion(
         "maskrcnn-benchmark",
         renamed,
-        conventions_of_model(renamed.tensors, MASKRCNN_BENCHMARK),
-        with_settings_of_model(renamed.tensors, config, _RETINANET),
+        infer_conventions(renamed.tensors, MASKRCNN_BENCHMARK),
+        apply_default_settings(renamed.tensors, config, _RETINANET_SETTINGS),
     )
 
 
 def _copies_of_res5(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The mask head's names of the box head's res5, which both use, with the reason to skip them.
+    """Return the mask head's names of the res5 it shares with the box head, with the reason.
 
     Raises:
-        WeightsError: the mask head has a res5 of its own.
+        WeightsError: the mask head has its own res5.
     """
-    names = [name for name in tensors if name.startswith(_RES5_OF_MASKS)]
+    names = [name for name in tensors if name.startswith(_RES5_OF_MASK_HEAD)]
     for name in names:
-        of_boxes = tensors.get(name.replace(_RES5_OF_MASKS, _RES5_OF_BOXES))
-        if of_boxes is None or not of_boxes.equal(tensors[name]):
+        of_box_head = tensors.get(name.replace(_RES5_OF_MASK_HEAD, _RES5_OF_BOX_HEAD))
+        if of_box_head is None or not of_box_head.equal(tensors[name]):
             raise WeightsError(
-                f"a mask head with a res5 of its own is not built ({name} is not the box head's): "
-                "MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR must have been True"
+                f"a mask head with its own res5 is not supported ({name} differs from the box "
+                "head's): train with MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR True"
             )
-    return dict.fromkeys(names, "the box head's, which both heads use")
+    return dict.fromkeys(names, "copy of the box head's, which both heads use")
 
 
 def _refuse_relu_in_pyramid(tensors: Mapping[str, Tensor]) -> None:
-    """A module of convolution, norm and ReLU; without the norm it could only be the ReLU's."""
+    """Refuse layers of the pyramid that are a sequence without a norm: its second part is a ReLU.
+
+    Raises:
+        WeightsError: there is such a layer.
+    """
     for name in tensors:
-        of_layer, number, kind = name.rpartition(".0.")
-        if of_layer.startswith("backbone.fpn.") and f"{of_layer}.1.{kind}" not in tensors:
-            raise WeightsError(f"a pyramid with ReLUs is not built ({of_layer}{number}{kind})")
+        layer, number, kind = name.rpartition(".0.")
+        if layer.startswith("backbone.fpn.") and f"{layer}.1.{kind}" not in tensors:
+            raise WeightsError(
+                f"a pyramid with ReLUs is not supported (found the tensor {layer}{number}{kind})"
+            )

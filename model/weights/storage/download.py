@@ -1,4 +1,4 @@
-"""Weights from the web, kept in a cache: resumed where they broke off, and never half there."""
+"""Weights from the web, in a cache of complete files; interrupted downloads are resumed."""
 
 import fcntl
 import hashlib
@@ -25,14 +25,15 @@ _CHUNK_BYTES = 1 << 20
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def local_path(source: str | Path) -> Path:
-    """A path as it is, or the downloaded file of an ``https://`` address.
+def fetch_weights(source: str | Path) -> Path:
+    """Return a path unchanged, or download an ``https://`` address and return the file's path.
 
-    An address may end in ``#sha256=`` and 64 hexadecimal digits, which the file must have. A file
-    in the cache is not asked for again: with another content at the same address, only the digest
-    tells. ``http://`` is accepted from this machine alone.
+    An address may end in ``#sha256=`` and the 64 hexadecimal digits of the file's digest. A cached
+    file is not requested again: if the content at its address changes, only the digest tells.
+    ``http://`` is accepted from this machine only.
 
-    The cache is the folder that the variable MASKRCNN_RAY_CACHE names, else ~/.cache/maskrcnn-ray.
+    The cache is the folder named by the environment variable MASKRCNN_RAY_CACHE, by default
+    ~/.cache/maskrcnn-ray.
 
     Raises:
         WeightsError: another scheme, no such file, no connection, or the wrong digest.
@@ -40,23 +41,23 @@ def local_path(source: str | Path) -> Path:
     if isinstance(source, Path) or "://" not in source:
         return Path(source)
     address, fragment = urldefrag(source)
-    parts = _checked(address)
-    digest = _wanted_digest(fragment, parts)
+    parts = _parse_allowed(address)
+    digest = _expected_digest(fragment, parts)
     folder = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "maskrcnn-ray")
     name = re.sub(r"[^\w.-]", "_", Path(parts.path).name) or "weights"
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
-    download = _Download(address, _shown(parts), folder / f"{key}-{name}", digest)
+    download = _Download(address, _redact(parts), folder / f"{key}-{name}", digest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_one(folder / f"{key}.lock"):
+        with _exclusive(folder / f"{key}.lock"):
             return download.cached() or download.run()
     except urllib.error.HTTPError as error:
         raise WeightsError(
-            f"{_shown(parts)}: the server says {error.code} {error.reason}"
+            f"{_redact(parts)}: the server responded {error.code} {error.reason}"
         ) from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise WeightsError(f"{_shown(parts)} cannot be fetched: {reason}") from error
+        raise WeightsError(f"cannot download {_redact(parts)}: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,12 @@ class _Download:
         return self.target.with_name(self.target.name + ".partial")
 
     @property
-    def mark(self) -> Path:
-        """What tells the partial file's version from others at the same address."""
+    def version_file(self) -> Path:
+        """File with the version of the partial file, which the server may replace by another."""
         return self.target.with_name(self.target.name + ".partial.json")
 
     def cached(self) -> Path | None:
+        """Return the file in the cache, if it is there and undamaged."""
         if not self.target.is_file():
             return None
         if self.digest is not None and _digest(self.target) != self.digest:
@@ -84,27 +86,28 @@ class _Download:
         return self.target
 
     def run(self) -> Path:
+        """Download the file, continuing a partial one, and move it into the cache."""
         for _ in range(_ATTEMPTS):
             if self._fetch():
                 break
         else:
             raise WeightsError(
-                f"{self.shown} broke off {_ATTEMPTS} times, lastly after {_size(self.partial)} "
-                "bytes; they are kept, and the next attempt continues there"
+                f"the download of {self.shown} was interrupted {_ATTEMPTS} times, the last time "
+                f"after {_size(self.partial)} bytes. They are kept: run again to continue there"
             )
-        found = _digest(self.partial)
-        if self.digest is not None and found != self.digest:
-            self._forget()
+        digest = _digest(self.partial)
+        if self.digest is not None and digest != self.digest:
+            self._discard()
             raise WeightsError(
-                f"{self.shown} has the SHA-256 {found}, not {self.digest}: another version, or "
-                "tampered with; nothing is kept of it"
+                f"{self.shown} must have the SHA-256 {self.digest}; got {digest}. It is another "
+                "version or was tampered with; the download has been deleted"
             )
         self.partial.replace(self.target)
-        self.mark.unlink(missing_ok=True)
+        self.version_file.unlink(missing_ok=True)
         return self.target
 
     def _fetch(self) -> bool:
-        """One request; whether the file is complete after it."""
+        """Make one request, and return whether the file is complete after it."""
         have, version = _size(self.partial), self._version()
         headers = {"Accept-Encoding": "identity", "User-Agent": "maskrcnn-ray"}
         if have and version:
@@ -115,36 +118,36 @@ class _Download:
         except urllib.error.HTTPError as error:
             if error.code != 416 or not have:
                 raise
-            # Nothing lies beyond what we have: it was another version. From the start, then.
-            self._forget()
+            # Range not satisfiable: the file is shorter now, so it is another version. Start over.
+            self._discard()
             return False
         with response:
             start, whole = _extent(response.status, response.headers)
             if start not in (0, have):
-                self._forget()
+                self._discard()
                 return False
-            self._remember(response.headers)
+            self._save_version(response.headers)
             with self.partial.open("ab" if start else "wb") as file:
                 ended = _copy(response, file)
         return ended if whole is None else _size(self.partial) == whole
 
     def _version(self) -> str | None:
         try:
-            return str(json.loads(self.mark.read_text())["version"])
+            return str(json.loads(self.version_file.read_text())["version"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _remember(self, headers: Message) -> None:
+    def _save_version(self, headers: Message) -> None:
         tag = headers.get("ETag", "")
         version = headers.get("Last-Modified") if tag.startswith("W/") or not tag else tag
         if version:
-            self.mark.write_text(json.dumps({"version": version}))
+            self.version_file.write_text(json.dumps({"version": version}))
         else:
-            self.mark.unlink(missing_ok=True)
+            self.version_file.unlink(missing_ok=True)
 
-    def _forget(self) -> None:
+    def _discard(self) -> None:
         self.partial.unlink(missing_ok=True)
-        self.mark.unlink(missing_ok=True)
+        self.version_file.unlink(missing_ok=True)
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
@@ -157,50 +160,54 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        if _checked(newurl).scheme != "https" and req.type == "https":
-            raise WeightsError(f"{_shown(urlsplit(req.full_url))} leads to http://; not followed")
+        if _parse_allowed(newurl).scheme != "https" and req.type == "https":
+            raise WeightsError(
+                f"{_redact(urlsplit(req.full_url))} redirects from https:// to http://, which can "
+                "be tampered with; not followed"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 _OPENER = urllib.request.build_opener(_CheckedRedirects)
 
 
-def _checked(address: str) -> SplitResult:
+def _parse_allowed(address: str) -> SplitResult:
+    """Split an address that is https://, or http:// on this machine; refuse any other."""
     try:
         parts = urlsplit(address)
     except ValueError as error:
-        raise WeightsError(f"{address!r} is no address: {error}") from error
+        raise WeightsError(f"{address!r} is not a valid address: {error}") from error
     if parts.scheme == "https" and parts.hostname:
         return parts
     if parts.scheme == "http" and parts.hostname in _LOOPBACK:
         return parts
     if parts.scheme == "http":
-        raise WeightsError(f"{_shown(parts)}: http:// can be tampered with; use https://")
+        raise WeightsError(f"{_redact(parts)}: http:// can be tampered with; use https://")
     raise WeightsError(
-        f"{_shown(parts)}: weights are read from paths and https:// only; other stores are the "
-        "workflows' business"
+        f"{_redact(parts)}: weights are read from paths and https:// only; workflows/ also read "
+        "s3:// and models:/"
     )
 
 
-def _shown(parts: SplitResult) -> str:
-    """The address without what may be secret: user, password, signature."""
+def _redact(parts: SplitResult) -> str:
+    """Return the address without parts that may be secret: user, password, query."""
     host = parts.hostname or ""
     return f"{parts.scheme}://{host}{parts.path}"
 
 
-def _wanted_digest(fragment: str, parts: SplitResult) -> str | None:
+def _expected_digest(fragment: str, parts: SplitResult) -> str | None:
     if not fragment:
         return None
     match = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     if match is None:
         raise WeightsError(
-            f"{_shown(parts)}#{fragment}: after # only sha256= and 64 hexadecimal digits"
+            f"{_redact(parts)}#{fragment}: after # must be sha256= and 64 hexadecimal digits"
         )
     return match[1].lower()
 
 
 def _extent(status: int, headers: Message) -> tuple[int, int | None]:
-    """First byte of the answer, and length of the whole file where the server tells."""
+    """Return the response's first byte, and the length of the whole file if the server tells."""
     if status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
         if match is None:
@@ -211,7 +218,7 @@ def _extent(status: int, headers: Message) -> tuple[int, int | None]:
 
 
 def _copy(response: IO[bytes], file: IO[bytes]) -> bool:
-    """Write what arrives; whether it ended, to all appearances, and did not break off."""
+    """Write the response to the file, and return whether it ended without an interruption."""
     try:
         while chunk := response.read(_CHUNK_BYTES):
             file.write(chunk)
@@ -233,8 +240,8 @@ def _digest(path: Path) -> str:
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """Several workers of a machine want the same file: one fetches it, the others wait."""
+def _exclusive(lock: Path) -> Iterator[None]:
+    """Let one worker of this machine download a file while the others wait for it."""
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,8 +1,8 @@
-"""Pickles of other programs, read without running anything: arrays and plain containers only.
+"""An unpickler for arrays and plain containers that runs no code of the file.
 
-A pickle is a program that may call any function. Here it is looked through first, opcode by opcode,
-and only what numpy arrays, numbers, texts, lists and dicts need is let pass; the few names that an
-array's pickle calls are answered by stand-ins of this file, never by the functions themselves.
+A pickle is a program that may call any function. It is scanned first, opcode by opcode, and refused
+if it has more than numpy arrays, numbers, strings, lists and dicts need. The few functions that the
+pickle of an array calls are replaced by stand-ins of this module.
 """
 
 import io
@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from model.weights.report import WeightsError
 
-# Nothing that makes an object of a class (INST, OBJ, NEWOBJ), reads outside (PERSID, NEXT_BUFFER)
-# or goes through the registry of extensions (EXT).
+# None that makes an object of a class (INST, OBJ, NEWOBJ), refers to something outside the file
+# (PERSID, NEXT_BUFFER) or uses the registry of extensions (EXT).
 _OPCODES = frozenset(
     re.findall(
         r"\w+",
@@ -31,7 +31,7 @@ _OPCODES = frozenset(
         BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD""",
     )
 )
-_FORBIDDEN_MEANING = {
+_WHY_REFUSED = {
     "INST": "makes an object of a class",
     "OBJ": "makes an object of a class",
     "NEWOBJ": "makes an object of a class",
@@ -40,13 +40,13 @@ _FORBIDDEN_MEANING = {
     "BINPERSID": "refers to something outside the file",
 }
 _DTYPE = re.compile(r"[<>|=]?([fiu][1248]|b1)")
-# Containers in containers: {"blobs": {name: array}} needs two.
-_DEEPEST = 8
+# Nested containers: {"blobs": {name: array}} needs two.
+_MAX_DEPTH = 8
 
 
 @dataclass
 class _DType:
-    """Stands for a numpy.dtype, whose byte order comes afterwards."""
+    """Stand-in for a numpy.dtype, whose byte order is set after its creation."""
 
     __slots__ = ("code", "order")
     code: str
@@ -65,7 +65,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for a numpy.ndarray, whose content comes afterwards."""
+    """Stand-in for a numpy.ndarray, whose content is set after its creation."""
 
     __slots__ = ("content",)
 
@@ -73,7 +73,7 @@ class _Array:
         self.content: npt.NDArray[Any] | None = None
 
     def __setstate__(self, state: Any) -> None:
-        # (version, shape, dtype, Fortran order, raw bytes), before numpy 1.0 without a version
+        # (version, shape, dtype, Fortran order, raw bytes); before numpy 1.0 without version.
         if not isinstance(state, tuple) or len(state) not in (4, 5):
             raise WeightsError("a damaged array")
         shape, dtype, fortran, raw = state[-4:]
@@ -81,25 +81,25 @@ class _Array:
 
 
 class _StandIn:
-    """Answers a call of a function that array pickles name; can hold and be given nothing else."""
+    """Stand-in for a function that array pickles call; the pickle cannot change it."""
 
-    __slots__ = ("_answer",)
+    __slots__ = ("_function",)
 
-    def __init__(self, answer: Callable[..., Any]) -> None:
-        self._answer = answer
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._answer(*arguments)
+        return self._function(*arguments)
 
     def __setstate__(self, state: Any) -> None:
-        raise WeightsError("a pickle that alters what it imports")
+        raise WeightsError("a pickle that changes what it imports")
 
 
 def _array(raw: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[Any]:
-    """The array of these bytes, in this machine's byte order.
+    """Return the array of these bytes, in this machine's byte order.
 
     Raises:
-        WeightsError: dtype or shape are of no plain array, or do not agree with the bytes.
+        WeightsError: dtype or shape is not that of a plain array, or disagrees with the bytes.
     """
     if isinstance(raw, list):
         raise WeightsError("an array of Python objects")
@@ -127,7 +127,7 @@ def _dtype(code: Any, align: Any = False, copy: Any = True) -> _DType:
 
 def _reconstruct(subtype: Any, shape: Any, kind: Any) -> _Array:
     if subtype is not _ARRAY_TYPE:
-        raise WeightsError("an array of an unusual class")
+        raise WeightsError("an array of a subclass")
     return _Array()
 
 
@@ -143,7 +143,7 @@ def _scalar(dtype: Any, raw: Any = None) -> _Array:
 
 def _to_bytes(text: Any, encoding: Any) -> bytes:
     if not isinstance(text, str) or encoding != "latin1":
-        raise WeightsError(f"text in the encoding {encoding!r:.20} for bytes")
+        raise WeightsError(f"bytes as text in the encoding {encoding!r:.20}")
     return text.encode("latin1")
 
 
@@ -152,7 +152,7 @@ def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
 
 
 def _no_bytes(*arguments: Any) -> bytes:
-    """Python 3 writes b"" so for Python 2."""
+    """Return b"", which Python 3 writes as ``bytes()`` for Python 2."""
     if arguments:
         raise WeightsError("bytes made by calling their class")
     return b""
@@ -171,7 +171,7 @@ _STAND_INS = {
     ("__builtin__", "bytes"): _StandIn(_no_bytes),
     ("collections", "OrderedDict"): _StandIn(_ordered_dict),
 }
-# numpy 1 and numpy 2 keep them in different places.
+# numpy 1 and numpy 2 have them in different modules.
 for _package in ("numpy.core", "numpy._core"):
     _STAND_INS[f"{_package}.multiarray", "_reconstruct"] = _StandIn(_reconstruct)
     _STAND_INS[f"{_package}.multiarray", "scalar"] = _StandIn(_scalar)
@@ -182,69 +182,71 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         stand_in = _STAND_INS.get((module, name))
         if stand_in is None:
-            hint = "; save its tensors with torch.save" if module.startswith("torch") else ""
-            raise WeightsError(f"{module}.{name}, which is no array and no plain container{hint}")
+            raise WeightsError(f"{module}.{name}, which is not part of an array")
         return stand_in
 
 
 def unpickle_arrays(data: bytes, name: str) -> Any:
-    """The arrays and plain containers of a pickle; nothing of it is run.
+    """Read the arrays and plain containers of a pickle without running its code.
 
     Args:
-        data: the pickle, of any protocol; texts of Python 2 are read as latin1.
+        data: the pickle, of any protocol; strings of Python 2 are read as latin1.
         name: of the file, for errors.
 
     Returns:
-        numpy arrays in this machine's byte order, numbers, texts, None, lists, tuples and dicts of
-        those.
+        numpy arrays in this machine's byte order, numbers, strings, None, and lists, tuples and
+        dicts of these.
 
     Raises:
-        WeightsError: it names, makes or calls anything else, or it is damaged.
+        WeightsError: it imports, makes or calls anything else, or it is damaged.
     """
     try:
-        _look_through(data)
+        _scan(data)
         content = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
         return _Resolver().resolve(content, 0)
     except WeightsError as error:
         raise WeightsError(
-            f"{name} is not loaded, because it holds more than arrays: {error}"
+            f"{name} is not loaded, because it holds more than arrays: {error}. Save the weights "
+            "alone: tensors with torch.save, or a dict of arrays"
         ) from None
-    # Hostile bytes make the unpickler raise almost anything; all of it means one thing.
+    # Malformed bytes make the unpickler raise almost any exception, always for this reason.
     except Exception as error:
-        raise WeightsError(f"{name} is damaged or no pickle: {error or type(error)}") from error
+        raise WeightsError(f"{name} is damaged or not a pickle: {error or type(error)}") from error
 
 
-def _look_through(data: bytes) -> None:
-    """Refuse opcodes that arrays do not need, and memo places that would fill the memory."""
-    memo_places = 0
+def _scan(data: bytes) -> None:
+    """Refuse opcodes that arrays do not need, and memo indices that would fill the memory."""
+    memo_size = 0
     for opcode, argument, position in pickletools.genops(data):
         if opcode.name not in _OPCODES:
-            meaning = _FORBIDDEN_MEANING.get(opcode.name, "is of no use for arrays")
-            raise WeightsError(f"opcode {opcode.name} at byte {position}, which {meaning}")
+            why = _WHY_REFUSED.get(opcode.name, "is not needed for arrays")
+            raise WeightsError(f"the opcode {opcode.name} at byte {position}, which {why}")
         if opcode.name == "GLOBAL":
             module, _, function = str(argument).partition(" ")
-            # Named here already, so that nothing before it is built in vain.
+            # Checked here already, before any array is built.
             _ArrayUnpickler(io.BytesIO()).find_class(module, function)
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo_places += 1
-            if isinstance(argument, int) and argument > memo_places:
-                raise WeightsError(f"memo place {argument} at byte {position}, far beyond the last")
+            memo_size += 1
+            if isinstance(argument, int) and argument > memo_size:
+                raise WeightsError(
+                    f"the memo index {argument} at byte {position}, far beyond the last"
+                )
 
 
 @dataclass
 class _Resolver:
-    """Puts arrays where their stand-ins are."""
+    """Replaces stand-ins by their arrays, each object once."""
 
-    known: dict[int, Any] = field(default_factory=dict)
+    resolved: dict[int, Any] = field(default_factory=dict)
 
     def resolve(self, value: Any, depth: int) -> Any:
-        if depth > _DEEPEST:
-            raise WeightsError(f"containers nested more than {_DEEPEST} deep")
-        if id(value) not in self.known:
-            self.known[id(value)] = self._resolved(value, depth)
-        return self.known[id(value)]
+        if depth > _MAX_DEPTH:
+            raise WeightsError(f"containers nested more than {_MAX_DEPTH} deep")
+        if id(value) not in self.resolved:
+            self.resolved[id(value)] = self._replace(value, depth)
+        return self.resolved[id(value)]
 
-    def _resolved(self, value: Any, depth: int) -> Any:
+    def _replace(self, value: Any, depth: int) -> Any:
         match value:
             case _Array():
                 if value.content is None:
@@ -261,4 +263,4 @@ class _Resolver:
                 return tuple(self.resolve(item, depth + 1) for item in value)
             case None | bool() | int() | float() | str() | bytes() | bytearray():
                 return value
-        raise WeightsError(f"a {type(value).__name__} by itself")
+        raise WeightsError(f"a {type(value).__name__} outside of any array")

@@ -1,15 +1,16 @@
-"""The shapes of a narrow Mask R-CNN with ResNet-50-FPN, and a pickle as Python 2 wrote it."""
+"""Shapes of a narrow Mask R-CNN with ResNet-50-FPN, pickles of Python 2, and a small RetinaNet."""
 
 import struct
 
 import numpy as np
 import pytest
+import torch
 
-CLASSES = 5
+from model import Category, build_detector
 
 
 def _narrow_shapes():
-    """Shapes by (part, *place): an eighth of the stem's width, 16 pyramid channels, 5 classes."""
+    """Return shapes by layer key: an eighth of the width, 16 channels in the pyramid, 3 anchors."""
     shapes = {("stem",): (8, 3, 7, 7)}
     inside = 8
     for stage, (blocks, width) in enumerate(((3, 8), (4, 16), (6, 32), (3, 64)), start=2):
@@ -49,18 +50,18 @@ def _array(value):
     sides = b"(" + b"".join(b"J" + struct.pack("<i", side) for side in value.shape) + b"t"
     dtype = b"cnumpy\ndtype\n" + _text(value.dtype.str[1:]) + b"K\x00K\x01\x87R"
     dtype += b"(K\x03" + _text(value.dtype.str[0]) + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    return made + b"(K\x01" + sides + dtype + b"\x89" + _text(value.tobytes()) + b"tb"
+    created = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    return created + b"(K\x01" + sides + dtype + b"\x89" + _text(value.tobytes()) + b"tb"
 
 
 def _python2_pickle(value):
-    """Protocol 2, texts and raw bytes alike as the ``str`` of Python 2."""
+    """Pickle with protocol 2, text and bytes both as the ``str`` of Python 2."""
 
-    def item(thing):
-        if isinstance(thing, dict):
-            pairs = b"".join(_text(key) + item(inner) for key, inner in thing.items())
+    def item(content):
+        if isinstance(content, dict):
+            pairs = b"".join(_text(key) + item(inner) for key, inner in content.items())
             return b"}(" + pairs + b"u"
-        return _array(thing) if isinstance(thing, np.ndarray) else _text(thing)
+        return _array(content) if isinstance(content, np.ndarray) else _text(content)
 
     return b"\x80\x02" + item(value) + b"."
 
@@ -79,3 +80,24 @@ def random_weights():
 @pytest.fixture
 def python2_pickle():
     return _python2_pickle
+
+
+@pytest.fixture
+def build_retinanet(tiny_config):
+    """Function: class names -> a RetinaNet with random weights."""
+
+    def build(*names):
+        categories = [Category(i, name) for i, name in enumerate(names, start=1)]
+        config = tiny_config(
+            num_classes=len(names),
+            backbone={"depth": 18, "norm": "frozen_bn", "width": 16, "frozen_stages": 0},
+            box=None,
+            mask=None,
+            retinanet={"anchor_sizes": (8, 16, 32, 48, 64), "layers": 2, "norm": "group_norm"},
+        )
+        detector = build_detector(config, categories)
+        for parameter in detector.parameters():
+            torch.nn.init.normal_(parameter)
+        return detector
+
+    return build

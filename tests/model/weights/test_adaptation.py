@@ -1,4 +1,4 @@
-"""Weights into a detector with other conventions: what can be converted computes the same."""
+"""Weights in a detector with other conventions: what can be converted computes the same."""
 
 import pytest
 import torch
@@ -7,13 +7,13 @@ from model import build_detector
 from model.config import DETECTRON, DETECTRON2, TORCHVISION, Conventions
 from model.layers.norm import convolve_and_normalise
 from model.weights import load_weights, save_detector
-from model.weights.adaptation import adapt_to_conventions, folded_norms_note
+from model.weights.adaptation import adapt_to_conventions, warn_about_folded_norms
 
 
-def stem(detector, picture):
-    rules = detector.config.conventions
-    pixels = picture.flip(1) if rules.pixel_order == "bgr" else picture
-    mean, std = torch.tensor([rules.pixel_mean, rules.pixel_std]).view(2, 3, 1, 1)
+def stem(detector, image):
+    conventions = detector.config.conventions
+    pixels = image.flip(1) if conventions.pixel_order == "bgr" else image
+    mean, std = torch.tensor([conventions.pixel_mean, conventions.pixel_std]).view(2, 3, 1, 1)
     x = (pixels - mean) / std
     return convolve_and_normalise(x, detector.backbone.conv1, detector.backbone.bn1)
 
@@ -21,11 +21,15 @@ def stem(detector, picture):
 FROZEN = {"depth": 18, "norm": "frozen_bn", "width": 8, "frozen_stages": 2}
 
 
-@pytest.mark.parametrize("theirs", [DETECTRON, DETECTRON2, TORCHVISION], ids=["legacy", "d2", "tv"])
 @pytest.mark.parametrize(
-    "ours", [DETECTRON, DETECTRON2, Conventions()], ids=["legacy", "d2", "own"]
+    "theirs", [DETECTRON, DETECTRON2, TORCHVISION], ids=["detectron", "d2", "tv"]
 )
-def test_the_stem_sees_the_picture_as_its_weights_did(tiny_config, tmp_path, theirs, ours):
+@pytest.mark.parametrize(
+    "ours", [DETECTRON, DETECTRON2, Conventions()], ids=["detectron", "d2", "own"]
+)
+def test_the_stem_computes_what_it_did_with_the_old_conventions(
+    tiny_config, tmp_path, theirs, ours
+):
     torch.manual_seed(0)
     source = build_detector(tiny_config(backbone=FROZEN, conventions=theirs))
     source.backbone.bn1.running_mean.normal_()
@@ -33,13 +37,13 @@ def test_the_stem_sees_the_picture_as_its_weights_did(tiny_config, tmp_path, the
     save_detector(source, tmp_path)
     target = build_detector(tiny_config(backbone=FROZEN, conventions=ours))
     load_weights(target, tmp_path)
-    picture = 255 * torch.rand(1, 3, 32, 40)
-    # Not at the border, where zero stands for another mean.
-    wanted, got = (stem(d, picture)[:, :, 2:-2, 2:-2] for d in (source, target))
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max())
+    image = 255 * torch.rand(1, 3, 32, 40)
+    # Except at the border, where the padding of zeros represents another mean.
+    expected, actual = (stem(d, image)[:, :, 2:-2, 2:-2] for d in (source, target))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
 
 
-def test_like_conventions_change_no_bit(tiny_config, tmp_path):
+def test_equal_conventions_change_no_bit(tiny_config, tmp_path):
     source = build_detector(tiny_config(backbone=FROZEN))
     save_detector(source, tmp_path)
     target = build_detector(tiny_config(backbone=FROZEN))
@@ -58,7 +62,7 @@ def test_an_epsilon_moves_into_the_variance():
     assert "0.001" in notes[0]
 
 
-def test_norms_of_pyramid_and_heads_have_an_epsilon_of_their_own():
+def test_norms_of_pyramid_and_heads_keep_their_own_epsilon():
     names = ("fpn.output_norms.0", "roi_heads.box.norms.0", "roi_heads.box.res5.0.bn1")
     tensors = {f"{name}.running_var": torch.ones(2) for name in names}
     theirs, ours = Conventions(norm_epsilon=1e-3), Conventions()
@@ -67,37 +71,37 @@ def test_norms_of_pyramid_and_heads_have_an_epsilon_of_their_own():
     assert changed == ["roi_heads.box.res5.0.bn1"]
 
 
-def test_another_dilation_is_told_where_something_is_dilated():
+def test_another_dilation_is_reported_if_the_detector_dilates():
     for dilated in (True, False):
         _, notes = adapt_to_conventions({}, DETECTRON2, Conventions(), True, dilated)
         assert any("dilate_first_block = True" in note for note in notes) == dilated
 
 
-def test_other_keypoint_coordinates_are_told_where_there_are_keypoints():
+def test_other_keypoint_coordinates_are_reported_if_there_are_keypoints():
     for name in ("roi_heads.keypoint.upsample.weight", "roi_heads.mask.upsample.weight"):
         tensors = {name: torch.ones(1)}
         _, notes = adapt_to_conventions(tensors, TORCHVISION, Conventions(), True)
-        told = any("keypoint_coordinates = pixel_numbers" in note for note in notes)
-        assert told == ("keypoint" in name)
+        reported = any("keypoint_coordinates = pixel_numbers" in note for note in notes)
+        assert reported == ("keypoint" in name)
 
 
-def test_what_cannot_be_converted_is_told():
+def test_conventions_that_cannot_be_converted_are_reported():
     bottleneck = {"backbone.layer1.0.conv3.weight": torch.ones(1)}
-    _, of_backbone = adapt_to_conventions(bottleneck, DETECTRON, Conventions(), whole=False)
-    assert any("stride_in_1x1 = True" in note for note in of_backbone)
-    assert not any("roi_aligned" in note for note in of_backbone)
-    _, of_detector = adapt_to_conventions(bottleneck, DETECTRON, Conventions(), whole=True)
+    _, backbone_notes = adapt_to_conventions(bottleneck, DETECTRON, Conventions(), whole=False)
+    assert any("stride_in_1x1 = True" in note for note in backbone_notes)
+    assert not any("roi_aligned" in note for note in backbone_notes)
+    _, detector_notes = adapt_to_conventions(bottleneck, DETECTRON, Conventions(), whole=True)
     for key in ("stride_in_1x1", "roi_aligned", "legacy_geometry"):
-        assert any(f"{key} = " in note for note in of_detector)
-    # A network of basic blocks strides in its 3x3 either way.
+        assert any(f"{key} = " in note for note in detector_notes)
+    # Basic blocks stride in their 3x3 either way.
     assert not any(
         "stride" in n for n in adapt_to_conventions({}, DETECTRON, Conventions(), False)[1]
     )
 
 
-def test_folded_norms_want_a_frozen_norm():
+def test_folded_norms_in_a_trained_norm_are_reported():
     folded = {"backbone.bn1.running_mean": torch.zeros(4)}
-    assert folded_norms_note(folded, "frozen_bn") == ()
-    assert "use frozen_bn" in folded_norms_note(folded, "batch_norm")[0]
+    assert warn_about_folded_norms(folded, "frozen_bn") == ()
+    assert "use frozen_bn" in warn_about_folded_norms(folded, "batch_norm")[0]
     measured = {"backbone.bn1.running_mean": torch.ones(4)}
-    assert folded_norms_note(measured, "batch_norm") == ()
+    assert warn_about_folded_norms(measured, "batch_norm") == ()

@@ -1,4 +1,4 @@
-"""Weights from a web server of this machine: one that behaves, and several that do not."""
+"""Downloads from a local web server that behaves well or badly."""
 
 import hashlib
 import threading
@@ -10,65 +10,65 @@ import pytest
 from model import build_detector, load_detector, save_detector
 from model.weights import WeightsError
 from model.weights.storage import download as downloading
-from model.weights.storage.download import local_path
+from model.weights.storage.download import fetch_weights
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 @dataclass
-class Behaviour:
+class Behavior:
     content: bytes = CONTENT
     version: str | None = '"one"'
     ranges: bool = True
-    # The answers that end early, and after how many bytes.
-    break_off: list[int] = field(default_factory=list)
+    # After how many bytes the next responses end early.
+    cut_after: list[int] = field(default_factory=list)
     status: int = 200
     redirect: str | None = None
     chunked: bool = False
-    asked: list[dict[str, str]] = field(default_factory=list)
+    requests: list[dict[str, str]] = field(default_factory=list)
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        behaviour = self.server.behaviour
-        behaviour.asked.append(dict(self.headers))
-        if behaviour.redirect:
+        behavior = self.server.behavior
+        behavior.requests.append(dict(self.headers))
+        if behavior.redirect:
             self.send_response(302)
-            self.send_header("Location", behaviour.redirect)
+            self.send_header("Location", behavior.redirect)
             self.end_headers()
             return
-        if behaviour.status != 200:
-            self.send_error(behaviour.status)
+        if behavior.status != 200:
+            self.send_error(behavior.status)
             return
-        start = self._start(behaviour)
-        if start is not None and start >= len(behaviour.content):
+        start = self._start(behavior)
+        if start is not None and start >= len(behavior.content):
             self.send_error(416)
             return
-        body = behaviour.content[start or 0 :]
+        body = behavior.content[start or 0 :]
         self.send_response(200 if start is None else 206)
         if start is not None:
-            last = len(behaviour.content) - 1
+            last = len(behavior.content) - 1
             self.send_header("Content-Range", f"bytes {start}-{last}/{last + 1}")
-        if not behaviour.chunked:
+        if not behavior.chunked:
             self.send_header("Content-Length", str(len(body)))
         else:
             self.send_header("Transfer-Encoding", "chunked")
-        if behaviour.version:
-            self.send_header("ETag", behaviour.version)
+        if behavior.version:
+            self.send_header("ETag", behavior.version)
         self.end_headers()
-        sent = body[: behaviour.break_off.pop(0)] if behaviour.break_off else body
-        if behaviour.chunked:
+        sent = body[: behavior.cut_after.pop(0)] if behavior.cut_after else body
+        if behavior.chunked:
             end = b"0\r\n\r\n" if sent == body else b""
             sent = f"{len(sent):x}\r\n".encode() + sent + b"\r\n" + end
         self.wfile.write(sent)
         self.close_connection = True
 
-    def _start(self, behaviour):
-        asked = self.headers.get("Range")
-        if not asked or not behaviour.ranges or self.headers.get("If-Range") != behaviour.version:
+    def _start(self, behavior):
+        requested = self.headers.get("Range")
+        if not requested or not behavior.ranges or self.headers.get("If-Range") != behavior.version:
             return None
-        return int(asked.removeprefix("bytes=").removesuffix("-"))
+        return int(requested.removeprefix("bytes=").removesuffix("-"))
 
     def log_message(self, *arguments):
         pass
@@ -83,7 +83,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def server(cache):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.behaviour = Behaviour()
+    server.behavior = Behavior()
     server.url = f"http://127.0.0.1:{server.server_port}/models/R-50.pkl"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -97,138 +97,138 @@ def partial_files(cache):
     return [path for path in cache.iterdir() if ".partial" in path.name]
 
 
-def test_a_file_is_fetched_once(server, cache):
-    path = local_path(f"{server.url}#sha256={DIGEST.upper()}")
+def test_a_file_is_downloaded_once(server, cache):
+    path = fetch_weights(f"{server.url}#sha256={DIGEST.upper()}")
     assert path.read_bytes() == CONTENT
     assert path.parent == cache
     assert path.suffix == ".pkl"
-    assert local_path(f"{server.url}#sha256={DIGEST}") == path
-    assert local_path(server.url) == path
-    assert len(server.behaviour.asked) == 1
+    assert fetch_weights(f"{server.url}#sha256={DIGEST}") == path
+    assert fetch_weights(server.url) == path
+    assert len(server.behavior.requests) == 1
     assert not partial_files(cache)
 
 
-def test_a_damaged_cache_is_fetched_again(server):
-    path = local_path(server.url)
+def test_a_damaged_file_in_the_cache_is_downloaded_again(server):
+    path = fetch_weights(server.url)
     path.write_bytes(b"damaged")
-    assert local_path(f"{server.url}#sha256={DIGEST}").read_bytes() == CONTENT
+    assert fetch_weights(f"{server.url}#sha256={DIGEST}").read_bytes() == CONTENT
 
 
-def test_what_broke_off_is_continued_within_a_call(server, cache):
-    server.behaviour.break_off = [3000, 4000]
-    assert local_path(server.url).read_bytes() == CONTENT
-    assert [asked.get("Range") for asked in server.behaviour.asked] == [
+def test_an_interrupted_download_is_resumed_within_a_call(server, cache):
+    server.behavior.cut_after = [3000, 4000]
+    assert fetch_weights(server.url).read_bytes() == CONTENT
+    assert [headers.get("Range") for headers in server.behavior.requests] == [
         None,
         "bytes=3000-",
         "bytes=7000-",
     ]
-    assert server.behaviour.asked[1]["If-Range"] == '"one"'
+    assert server.behavior.requests[1]["If-Range"] == '"one"'
     assert not partial_files(cache)
 
 
-def test_what_broke_off_is_continued_by_a_later_call(server, cache):
-    server.behaviour.break_off = [1000, 1000, 1000]
-    with pytest.raises(WeightsError, match="broke off 3 times, lastly after 3000 bytes"):
-        local_path(server.url)
+def test_an_interrupted_download_is_resumed_by_a_later_call(server, cache):
+    server.behavior.cut_after = [1000, 1000, 1000]
+    with pytest.raises(WeightsError, match="interrupted 3 times, the last time after 3000 bytes"):
+        fetch_weights(server.url)
     assert partial_files(cache)
-    assert local_path(server.url).read_bytes() == CONTENT
-    assert server.behaviour.asked[-1]["Range"] == "bytes=3000-"
+    assert fetch_weights(server.url).read_bytes() == CONTENT
+    assert server.behavior.requests[-1]["Range"] == "bytes=3000-"
 
 
-def test_a_chunked_answer_that_breaks_off_is_not_taken_for_whole(server):
-    server.behaviour.chunked = True
-    server.behaviour.break_off = [1000]
-    assert local_path(server.url).read_bytes() == CONTENT
+def test_an_interrupted_chunked_response_is_not_taken_for_complete(server):
+    server.behavior.chunked = True
+    server.behavior.cut_after = [1000]
+    assert fetch_weights(server.url).read_bytes() == CONTENT
 
 
-def test_a_server_that_ignores_ranges_sends_all_again(server):
-    server.behaviour.ranges = False
-    server.behaviour.break_off = [3000]
-    assert local_path(server.url).read_bytes() == CONTENT
+def test_a_server_that_ignores_ranges_sends_the_whole_file_again(server):
+    server.behavior.ranges = False
+    server.behavior.cut_after = [3000]
+    assert fetch_weights(server.url).read_bytes() == CONTENT
 
 
-def test_other_content_between_the_tries_is_not_mixed(server):
-    server.behaviour.break_off = [1000, 1000, 1000]
-    with pytest.raises(WeightsError, match="broke off"):
-        local_path(server.url)
-    server.behaviour.content, server.behaviour.version = CONTENT[::-1], '"two"'
-    assert local_path(server.url).read_bytes() == CONTENT[::-1]
+def test_two_versions_of_a_file_are_not_mixed(server):
+    server.behavior.cut_after = [1000, 1000, 1000]
+    with pytest.raises(WeightsError, match="interrupted"):
+        fetch_weights(server.url)
+    server.behavior.content, server.behavior.version = CONTENT[::-1], '"two"'
+    assert fetch_weights(server.url).read_bytes() == CONTENT[::-1]
 
 
 @pytest.mark.parametrize("version", [None, 'W/"weak"'])
-def test_without_a_strong_version_it_begins_anew(server, version):
-    server.behaviour.version = version
-    server.behaviour.break_off = [3000]
-    assert local_path(server.url).read_bytes() == CONTENT
-    assert all("Range" not in asked for asked in server.behaviour.asked)
+def test_without_a_strong_etag_a_download_starts_over(server, version):
+    server.behavior.version = version
+    server.behavior.cut_after = [3000]
+    assert fetch_weights(server.url).read_bytes() == CONTENT
+    assert all("Range" not in headers for headers in server.behavior.requests)
 
 
-def test_a_range_beyond_the_end_begins_anew(server, cache):
-    server.behaviour.break_off = [3000, 3000, 3000]
-    with pytest.raises(WeightsError, match="broke off"):
-        local_path(server.url)
-    server.behaviour.content = CONTENT[:500]  # under the same version
-    assert local_path(server.url).read_bytes() == CONTENT[:500]
+def test_after_a_range_beyond_the_end_a_download_starts_over(server, cache):
+    server.behavior.cut_after = [3000, 3000, 3000]
+    with pytest.raises(WeightsError, match="interrupted"):
+        fetch_weights(server.url)
+    server.behavior.content = CONTENT[:500]  # with the same ETag
+    assert fetch_weights(server.url).read_bytes() == CONTENT[:500]
     assert not partial_files(cache)
 
 
-def test_another_digest_is_refused_and_nothing_kept(server, cache):
-    with pytest.raises(WeightsError, match=f"has the SHA-256 {DIGEST}, not 0000"):
-        local_path(f"{server.url}#sha256={'0' * 64}")
+def test_a_wrong_digest_is_refused_and_the_file_deleted(server, cache):
+    with pytest.raises(WeightsError, match=f"must have the SHA-256 0000.*; got {DIGEST}"):
+        fetch_weights(f"{server.url}#sha256={'0' * 64}")
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("status", [403, 404, 416, 500])
-def test_the_server_s_refusal_is_passed_on(server, status):
-    server.behaviour.status = status
-    with pytest.raises(WeightsError, match=rf"R-50\.pkl: the server says {status}"):
-        local_path(server.url + "?signature=secret")
+def test_an_error_status_is_reported_without_the_query(server, status):
+    server.behavior.status = status
+    with pytest.raises(WeightsError, match=rf"R-50\.pkl: the server responded {status}"):
+        fetch_weights(server.url + "?signature=secret")
 
 
-def test_no_server_and_no_answer_are_told(server, monkeypatch):
+def test_no_server_and_no_response_are_reported(server, monkeypatch):
     monkeypatch.setattr(downloading, "TIMEOUT_S", 0.2)
-    with pytest.raises(WeightsError, match="cannot be fetched"):
-        local_path("http://127.0.0.1:1/x.pth")
+    with pytest.raises(WeightsError, match="cannot download"):
+        fetch_weights("http://127.0.0.1:1/x.pth")
     monkeypatch.setattr(Handler, "do_GET", lambda self: threading.Event().wait(1))
-    with pytest.raises(WeightsError, match="cannot be fetched"):
-        local_path(server.url)
+    with pytest.raises(WeightsError, match="cannot download"):
+        fetch_weights(server.url)
 
 
 @pytest.mark.parametrize(
     "target",
     ["http://example.com/x.pth", "file:///etc/passwd", "ftp://example.com/x.pth"],
 )
-def test_a_redirection_elsewhere_is_not_followed(server, target):
-    server.behaviour.redirect = target
-    with pytest.raises(WeightsError, match=r"https://|the server says 302"):
-        local_path(server.url)
+def test_a_redirect_to_another_scheme_is_not_followed(server, target):
+    server.behavior.redirect = target
+    with pytest.raises(WeightsError, match=r"https://|the server responded 302"):
+        fetch_weights(server.url)
 
 
 @pytest.mark.parametrize(
-    ("source", "named"),
+    ("source", "message"),
     [
         ("http://example.com/x.pth", "tampered"),
         ("s3://bucket/x.pth", "paths and https:// only"),
         ("file:///x.pth", "paths and https:// only"),
         ("https:///x.pth", "https:// only"),
-        ("https://[x/y", "no address"),
+        ("https://[x/y", "not a valid address"),
         ("https://example.com/x.pth#sha256=12", "64 hexadecimal"),
         ("https://user:word@example.com/x.pth#md5=1", r"^https://example\.com/x\.pth#md5=1"),
     ],
 )
-def test_other_addresses_are_refused(cache, source, named):
-    with pytest.raises(WeightsError, match=named):
-        local_path(source)
+def test_other_addresses_are_refused(cache, source, message):
+    with pytest.raises(WeightsError, match=message):
+        fetch_weights(source)
 
 
-def test_a_path_is_a_path(tmp_path):
-    assert local_path(tmp_path / "https:" / "x") == tmp_path / "https:" / "x"
-    assert local_path("a/b.pth").name == "b.pth"
+def test_a_path_is_returned_unchanged(tmp_path):
+    assert fetch_weights(tmp_path / "https:" / "x") == tmp_path / "https:" / "x"
+    assert fetch_weights("a/b.pth").name == "b.pth"
 
 
 def test_a_detector_is_loaded_from_an_address(server, tiny_config, tmp_path):
     detector = build_detector(tiny_config())
     save_detector(detector, tmp_path / "saved")
-    server.behaviour.content = (tmp_path / "saved" / "model.safetensors").read_bytes()
+    server.behavior.content = (tmp_path / "saved" / "model.safetensors").read_bytes()
     loaded = load_detector(server.url.replace("R-50.pkl", "x.safetensors"), detector.config)
     assert loaded.fpn.lateral[0].weight.equal(detector.fpn.lateral[0].weight)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from model.weights import WeightsError
-from model.weights.storage.files import read_weights
 from model.weights.storage.unpickling import unpickle_arrays
+from model.weights.storage.weights_file import read_weights_file
 
 ARRAYS = {
     "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -26,7 +26,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_arrays_and_plain_containers_come_back_as_they_were(protocol):
+def test_arrays_and_plain_containers_are_read_unchanged(protocol):
     content = {
         "model": ARRAYS,
         "order": OrderedDict(a=1),
@@ -43,7 +43,7 @@ def test_arrays_and_plain_containers_come_back_as_they_were(protocol):
         assert read["model"][name].flags.c_contiguous
 
 
-def test_python_2_s_pickles_are_read(python2_pickle):
+def test_pickles_of_python_2_are_read(python2_pickle):
     plain = {name: array for name, array in ARRAYS.items() if array.dtype.isnative}
     read = unpickle_arrays(python2_pickle({"blobs": plain, "cfg": "MODEL: {}"}), "x.pkl")
     assert read["cfg"] == "MODEL: {}"
@@ -52,10 +52,10 @@ def test_python_2_s_pickles_are_read(python2_pickle):
             assert np.array_equal(read["blobs"][name], array)
 
 
-@pytest.mark.parametrize("place", ["numpy.core", "numpy._core"])
-def test_both_numpys_names_are_known(place):
+@pytest.mark.parametrize("module", ["numpy.core", "numpy._core"])
+def test_the_module_names_of_numpy_1_and_2_are_known(module):
     pickled = pickle.dumps(ARRAYS["weight"], protocol=2)
-    other = pickled.replace(b"numpy._core.", place.encode() + b".")
+    other = pickled.replace(b"numpy._core.", module.encode() + b".")
     assert np.array_equal(unpickle_arrays(other, "x"), ARRAYS["weight"])
 
 
@@ -73,9 +73,9 @@ class Stateful:
 
 
 def stateful():
-    one = Stateful()
-    one.secret = 1
-    return one
+    instance = Stateful()
+    instance.secret = 1
+    return instance
 
 
 MARK_FILE = "unpickling_ran_code"
@@ -85,7 +85,7 @@ EMPTY_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize(
-    ("evil", "named"),
+    ("evil", "message"),
     [
         (Calls(os.system, f"touch {MARK_FILE}"), r"(posix|nt)\.system"),
         (Calls(eval, f"open({MARK_FILE!r}, 'w')"), r"(builtins|__builtin__)\.eval"),
@@ -103,12 +103,12 @@ EMPTY_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85
         (1j, "complex"),
     ],
 )
-def test_what_is_no_array_is_refused_by_name_and_not_run(
-    tmp_path, monkeypatch, evil, named, protocol
+def test_other_objects_are_refused_without_running_code(
+    tmp_path, monkeypatch, evil, message, protocol
 ):
     monkeypatch.chdir(tmp_path)
     data = pickle.dumps({"model": {"w": evil}}, protocol=protocol)
-    with pytest.raises(WeightsError, match=named) as raised:
+    with pytest.raises(WeightsError, match=message) as raised:
         unpickle_arrays(data, "evil.pkl")
     assert "evil.pkl" in str(raised.value)
     assert not list(tmp_path.iterdir())
@@ -123,32 +123,32 @@ def test_what_is_no_array_is_refused_by_name_and_not_run(
         b"\x80\x02cos\nsystem\n)\x81.",
         b"Pfile\n.",
         b"\x80\x02\x82\x01.",
-        # The name of a dangerous function put together on the stack.
+        # The name of a dangerous function, assembled on the stack.
         b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02id\x85R.",
         # A dotted name that starts with an allowed one.
         b"\x80\x04\x8c\x05numpy\x8c\x0endarray.__new__\x93.",
-        # State for what was imported: would alter it for later files.
+        # State for an imported stand-in, which would change it for later files.
         b"\x80\x02cnumpy\ndtype\n}U\x08__init__NsbK\x01.",
-        b"\x80\x02cnumpy\ndtype\nN}U\x07_answerNs\x86b.",
-        # State that a dict, a list, a number do not have.
+        b"\x80\x02cnumpy\ndtype\nN}U\x09_functionNs\x86b.",
+        # State for a dict, a list and a number, which have none.
         b"\x80\x02}}U\x05clearNsb.",
         b"\x80\x02]}U\x01aNsb.",
         b"\x80\x02K\x01}U\x01aNsb.",
-        # What is called is no function; an array that calls its class; an array without content.
+        # Calling a number; an array that calls its class; an array without content.
         b"\x80\x02K\x01)R.",
         b"\x80\x02cnumpy\nndarray\nK\x05\x85R.",
         b"\x80\x02" + EMPTY_ARRAY + b".",
-        # A list as an array's type; an array inside itself; an unhashable key.
+        # A list as the type of an array; a list inside itself; an unhashable key.
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n]K\x00\x85U\x01b\x87R.",
         b"\x80\x02]q\x01h\x01a.",
         b"\x80\x02}]K\x01s.",
-        # The place 2,147,483,647 of the memo: 32 GB of empty places.
+        # The memo index 2,147,483,647: 32 GB of empty slots.
         b"\x80\x02Nr\xff\xff\xff\x7f.",
         b"Np2147483647\n.",
         # 2**62 bytes announced.
         b"\x80\x05\x96" + struct.pack("<Q", 2**62) + b"abc.",
         b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc.",
-        # A thousand lists in each other.
+        # A thousand nested lists.
         b"\x80\x02" + b"]" * 1000 + b"a" * 999 + b".",
         b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".",
         b"",
@@ -157,19 +157,19 @@ def test_what_is_no_array_is_refused_by_name_and_not_run(
         b"not a pickle",
     ],
 )
-def test_tricks_of_the_pickle_machine_are_refused(data):
+def test_attacks_on_the_pickle_machine_are_refused(data):
     with pytest.raises(WeightsError, match=r"^tricky\.pkl"):
         unpickle_arrays(data, "tricky.pkl")
-    # And the next file is read as ever.
+    # The next file is still read.
     again = pickle.dumps(ARRAYS["weight"], protocol=2)
     assert np.array_equal(unpickle_arrays(again, "x"), ARRAYS["weight"])
 
 
-def test_a_container_of_exponential_size_is_read_once():
+def test_a_container_of_exponential_size_is_resolved_once():
     data = b"\x80\x02K\x01q\x000"
     data += b"h\x00"
-    for place in range(1, 8):
-        data += b"q" + bytes([place]) + b"0(" + (b"h" + bytes([place])) * 50 + b"t"
+    for index in range(1, 8):
+        data += b"q" + bytes([index]) + b"0(" + (b"h" + bytes([index])) * 50 + b"t"
     read = unpickle_arrays(data + b".", "x")
     assert read[0] is read[49]
 
@@ -179,7 +179,7 @@ def array_state(shape=b"K\x02K\x03\x86", dtype=DTYPE, order=b"\x89", raw=b"U\x18
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "change",
     [
         {"shape": b"K\x02K\x04\x86"},
         {"shape": b"K\x00K\x04\x86"},
@@ -202,10 +202,10 @@ def array_state(shape=b"K\x02K\x03\x86", dtype=DTYPE, order=b"\x89", raw=b"U\x18
         {"dtype": DTYPE + b"(K\x03U\x01<U\x01fNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"},
     ],
 )
-def test_an_array_that_lies_about_itself_is_refused(lie):
+def test_an_array_with_inconsistent_attributes_is_refused(change):
     assert unpickle_arrays(array_state(), "x").shape == (2, 3)
     with pytest.raises(WeightsError):
-        unpickle_arrays(array_state(**lie), "x")
+        unpickle_arrays(array_state(**change), "x")
 
 
 def test_truncation_at_any_byte_is_refused(python2_pickle):
@@ -217,7 +217,7 @@ def test_truncation_at_any_byte_is_refused(python2_pickle):
                 unpickle_arrays(data[:end], "x")
 
 
-def test_damaged_bytes_give_weights_or_a_weights_error(python2_pickle):
+def test_random_damage_gives_weights_or_a_weights_error(python2_pickle):
     data = python2_pickle({"a": ARRAYS["weight"], "b": {"c": ARRAYS["count"]}})
     rng = random.Random(0)
     refused = 0
@@ -232,14 +232,14 @@ def test_damaged_bytes_give_weights_or_a_weights_error(python2_pickle):
     assert refused > 1000
 
 
-def test_the_opcodes_let_pass_exist():
+def test_all_allowed_opcodes_exist():
     from model.weights.storage.unpickling import _OPCODES
 
     assert {code.name for code in pickletools.opcodes} >= _OPCODES
 
 
 @pytest.mark.parametrize("new_zip", [True, False])
-def test_a_torch_file_may_be_called_pkl(tmp_path, new_zip):
+def test_a_torch_file_may_have_the_suffix_pkl(tmp_path, new_zip):
     path = tmp_path / "weights.pkl"
     torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=new_zip)
-    assert read_weights(path).tensors["a"].equal(torch.ones(2))
+    assert read_weights_file(path).tensors["a"].equal(torch.ones(2))

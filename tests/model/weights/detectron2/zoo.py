@@ -1,4 +1,4 @@
-"""Narrow models of detectron2's zoo: which layers they have, and what they are called there."""
+"""Narrow models of detectron2's zoo: their layers, under detectron2's names."""
 
 from dataclasses import dataclass, replace
 
@@ -12,14 +12,14 @@ RATIOS, SIZES = 3, 5
 
 @dataclass(frozen=True)
 class Model:
-    """One of the zoo's kinds, an eighth as wide.
+    """A kind of model in the zoo, an eighth as wide.
 
     Args:
         features: fpn, c4 or dc5.
         norm: frozen; affine, without statistics; gn; or syncbn, whose stem and res2 are frozen.
-            Pyramid and heads have the last two, too.
+            Pyramid and heads also have gn and syncbn, and otherwise no norm.
         deform: rows of offsets of res3 to res5, 18 or 27.
-        convs: of the box head.
+        convs: convolutions of the box head.
     """
 
     depth: int = 50
@@ -38,12 +38,12 @@ class Model:
 
     @property
     def bottom(self) -> str:
-        """Prefix of the backbone's layers."""
+        """Prefix of the names of the backbone's layers."""
         return "backbone.bottom_up." if self.features == "fpn" else "backbone."
 
     @property
     def channels(self) -> int:
-        """Of the maps that RPN and heads read."""
+        """Channels of the maps that RPN and heads read."""
         return {"fpn": PYRAMID, "c4": 16 * STEM, "dc5": 32 * STEM}[self.features]
 
     @property
@@ -81,7 +81,7 @@ ZOO = {
 
 
 def weights_of(model: Model, seed: int = 0) -> dict[str, Tensor]:
-    """Random weights under detectron2's names."""
+    """Return random weights under detectron2's names."""
     zoo = _Layers(torch.Generator().manual_seed(seed))
     _add_backbone(zoo, model)
     if model.one_stage:
@@ -108,13 +108,13 @@ class _Layers:
         return torch.randn(shape, generator=self.generator)
 
     def add(self, name: str, shape: tuple[int, ...], norm: str = "", biased: int = 0) -> None:
-        """A layer: with a norm, or else with a bias of ``biased`` or ``shape[0]`` numbers."""
+        """Add a layer with a norm, or else with a bias of ``biased`` or ``shape[0]`` numbers."""
         fan_in = torch.Size(shape[1:]).numel()
         self.weights[f"{name}.weight"] = self.draw(*shape) / fan_in**0.5
         if not norm:
             self.weights[f"{name}.bias"] = self.draw(biased or shape[0])
             return
-        # The last norm of a block small, so that depth does not blow activations up.
+        # The last norm of a block is small, so that activations do not grow with depth.
         size = 0.3 if name.endswith("conv3") else 1.0
         self.weights[f"{name}.norm.weight"] = size * (1 + 0.2 * self.draw(shape[0]))
         self.weights[f"{name}.norm.bias"] = 0.2 * self.draw(shape[0])
@@ -134,7 +134,7 @@ def _add_backbone(zoo: _Layers, model: Model) -> None:
         prefix = "roi_heads." if model.features == "c4" and stage == 5 else model.bottom
         norm = frozen if stage == 2 else model.norm
         out = STEM << stage
-        # 32 groups of 2 channels; 8 in the true one
+        # 32 groups of 2 channels; the real model has 8.
         width = (64 if model.groups > 1 else STEM) << (stage - 2)
         for block in range(BLOCKS[model.depth][stage - 2]):
             name = f"{prefix}res{stage}.{block}"
@@ -165,7 +165,7 @@ def _add_one_stage(zoo: _Layers, model: Model) -> None:
 
 def _add_heads(zoo: _Layers, model: Model) -> None:
     norm = model.norm if model.norm in ("gn", "syncbn") else ""
-    described = 32 * STEM if model.features == "c4" else HIDDEN
+    channels = 32 * STEM if model.features == "c4" else HIDDEN
     if model.features != "c4":
         inside = model.channels
         for layer in range(1, model.convs + 1):
@@ -176,8 +176,8 @@ def _add_heads(zoo: _Layers, model: Model) -> None:
             zoo.add(f"roi_heads.box_head.fc{layer}", (HIDDEN, inside))
             inside = HIDDEN
     boxes = 1 if model.agnostic else model.classes
-    zoo.add("roi_heads.box_predictor.cls_score", (model.classes + 1, described))
-    zoo.add("roi_heads.box_predictor.bbox_pred", (4 * boxes, described))
+    zoo.add("roi_heads.box_predictor.cls_score", (model.classes + 1, channels))
+    zoo.add("roi_heads.box_predictor.bbox_pred", (4 * boxes, channels))
     if model.masks:
         inside = model.channels
         for layer in range(1, 5) if model.features != "c4" else ():

@@ -1,6 +1,6 @@
-"""Narrow models as Detectron and maskrcnn-benchmark build them: layers by their place, not by name.
+"""Narrow models of Detectron and maskrcnn-benchmark: random layers by key, under no name yet.
 
-A place is a tuple: ("stem",), ("block", stage, number, branch) with branch 0 for the shortcut,
+A key is a tuple: ("stem",), ("block", stage, number, branch) with branch 0 for the shortcut,
 ("offset", stage, number), ("lateral", stage), ("output", stage), ("top", 6), ("rpn",) ..
 """
 
@@ -18,7 +18,7 @@ WIDTH = 8
 class Kind:
     """What a model is made of.
 
-    heads: proposals, boxes, masks, keypoints, retinanet; boxes bring proposals.
+    heads: proposals, boxes, masks, keypoints, retinanet; boxes include proposals.
     offset_rows: of deformable convolutions in stages 3 to 5: 18 are v1, 27 v2.
     """
 
@@ -41,7 +41,7 @@ class Kind:
         return 3 if "retinanet" in self.heads else 2
 
     def stages(self):
-        """With res5 wherever it is; proposals from C4 have none."""
+        """Return the stages, wherever res5 is; a C4 proposal network has none."""
         without = self.features == "c4" and "boxes" not in self.heads
         return (2, 3, 4) if without else (2, 3, 4, 5)
 
@@ -54,7 +54,7 @@ class Layer:
 
 
 class Layers(dict):
-    """Random layers of a kind, by place."""
+    """Random layers of a kind of model, by key."""
 
     def __init__(self, kind, statistics, seed=0):
         super().__init__()
@@ -116,7 +116,7 @@ class Layers(dict):
 
     def _boxes(self):
         norm = "group" if self.kind.norm == "group" else "none"
-        described = 32 * WIDTH
+        channels = 32 * WIDTH
         if self.kind.features == "fpn":
             for layer in range(1, self.kind.box_convolutions + 1):
                 self._add(("box", layer), (PYRAMID, PYRAMID, 3, 3), norm)
@@ -124,11 +124,11 @@ class Layers(dict):
             self._add(("fc", 1), (HIDDEN, PYRAMID * 49), after)
             if not self.kind.box_convolutions:
                 self._add(("fc", 2), (HIDDEN, HIDDEN), after)
-            described = HIDDEN
+            channels = HIDDEN
         classes = 1 if "keypoints" in self.kind.heads else CLASSES
-        self._add(("scores",), (classes + 1, described))
+        self._add(("scores",), (classes + 1, channels))
         boxes = 2 if self.kind.class_agnostic else classes + 1
-        self._add(("boxes",), (4 * boxes, described))
+        self._add(("boxes",), (4 * boxes, channels))
 
     def _masks(self):
         norm = "group" if self.kind.norm == "group" else "none"
@@ -146,17 +146,17 @@ class Layers(dict):
             self._add(("keypoint", layer), (HIDDEN, inside, 3, 3))
         self._add(("heatmaps",), (HIDDEN, KEYPOINTS, 4, 4), transposed=True)
 
-    def _add(self, place, shape, norm="none", transposed=False):
+    def _add(self, key, shape, norm="none", transposed=False):
         channels = shape[1] if transposed else shape[0]
         weight = self._random(shape) / np.sqrt(np.prod(shape[1:]))
         if norm == "none":
-            self[place] = Layer(weight, self._random((channels,)))
+            self[key] = Layer(weight, self._random((channels,)))
             return
         values = {"weight": 1 + self._random((channels,)) / 4, "bias": self._random((channels,))}
         if norm == "batch" and self.statistics:
             values["running_mean"] = self._random((channels,))
             values["running_var"] = 0.5 + self._random((channels,)) ** 2
-        self[place] = Layer(weight, norm=values)
+        self[key] = Layer(weight, norm=values)
 
     def _random(self, shape):
         return torch.from_numpy(self.rng.standard_normal(shape).astype(np.float32))

@@ -1,4 +1,4 @@
-"""maskrcnn-benchmark's names; the mathematics is Detectron's."""
+"""maskrcnn-benchmark's names; what it computes is tested in full with Detectron's."""
 
 import pytest
 import torch
@@ -19,9 +19,9 @@ NAMES = {
 }
 
 
-def names_of(place):
-    """The layer, and its norm where it has one."""
-    kind, *rest = place
+def names_of(key):
+    """Return the name of a layer, and of its norm if it has one."""
+    kind, *rest = key
     match kind:
         case "block":
             block = f"backbone.body.layer{rest[0] - 1}.{rest[1]}"
@@ -34,15 +34,15 @@ def names_of(place):
             return (f"backbone.fpn.fpn_layer{rest[0] - 1}",)
         case "mask":
             return (f"roi_heads.mask.feature_extractor.mask_fcn{rest[0]}",)
-    return NAMES[place]
+    return NAMES[key]
 
 
 @pytest.fixture
 def state(narrow_shapes, random_weights):
-    """A Mask R-CNN of 5 classes, its background first."""
+    """A Mask R-CNN with 5 classes, the background first."""
     state = {"rpn.anchor_generator.cell_anchors.0": torch.zeros(3, 4)}
-    for place, shape in narrow_shapes.items():
-        layer, *norm = names_of(place)
+    for key, shape in narrow_shapes.items():
+        layer, *norm = names_of(key)
         state[f"{layer}.weight"] = random_weights(shape)
         channels = shape[1] if "conv5" in layer else shape[0]
         for name in norm or [layer]:
@@ -72,20 +72,20 @@ def save(tmp_path):
             "scheduler": {"last_epoch": 1},
             "iteration": 2,
         }
-        # As torch wrote before 1.6.
+        # The file format of torch before 1.6.
         torch.save(content, path, _use_new_zipfile_serialization=False)
         return path
 
     return save
 
 
-def test_its_frozen_norm_has_no_epsilon(state, save):
+def test_the_frozen_norm_has_no_epsilon(state, save):
     detector = load_detector(save(state))
     x = torch.randn(1, 32, 12, 16, generator=torch.Generator().manual_seed(0))
     block = "backbone.body.layer2.0"
     get = {k: state[f"{block}.bn1.{k}"].view(-1, 1, 1) for k in ("weight", "bias")}
     mean, var = (state[f"{block}.bn1.running_{k}"].view(-1, 1, 1) for k in ("mean", "var"))
-    # The first 1x1 strides.
+    # The stride is in the first 1x1.
     y = F.conv2d(x, state[f"{block}.conv1.weight"], stride=2)
     expected = (y - mean) / var.sqrt() * get["weight"] + get["bias"]
     ours = convolve_and_normalise(
@@ -94,7 +94,7 @@ def test_its_frozen_norm_has_no_epsilon(state, save):
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_heads_stand_in_their_places(state, save):
+def test_the_layers_of_pyramid_and_heads_are_matched(state, save):
     detector = load_detector(save(state))
     pooled = torch.randn(3, 16, 7, 7, generator=torch.Generator().manual_seed(1))
     hidden = pooled.flatten(1)
@@ -119,14 +119,18 @@ def test_the_heads_stand_in_their_places(state, save):
         assert detector.roi_heads.mask.convs[layer].bias.equal(state[name])
 
 
-def test_its_conventions_are_detectron_s(state, save, caplog):
-    rules = load_detector(save(state)).config.conventions
-    assert rules.pixel_order == "bgr"
-    assert rules.pixel_mean == (102.9801, 115.9465, 122.7717)
-    assert (rules.norm_epsilon, rules.stride_in_1x1, rules.legacy_geometry) == (0, True, True)
-    assert (rules.mask_paste, rules.resize_rounding) == ("padded", "down")
-    assert rules.resize_filter == "antialias"
-    assert not caplog.text  # all of them are followed
+def test_the_conventions_are_detectron_s_but_for_resizing(state, save, caplog):
+    conventions = load_detector(save(state)).config.conventions
+    assert conventions.pixel_order == "bgr"
+    assert conventions.pixel_mean == (102.9801, 115.9465, 122.7717)
+    assert (conventions.norm_epsilon, conventions.stride_in_1x1, conventions.legacy_geometry) == (
+        0,
+        True,
+        True,
+    )
+    assert (conventions.mask_paste, conventions.resize_rounding) == ("padded", "down")
+    assert conventions.resize_filter == "antialias"
+    assert not caplog.text  # no warning: the detector follows all of them
 
 
 def test_faster_r_cnn_has_no_mask_head(state, save):
@@ -135,7 +139,7 @@ def test_faster_r_cnn_has_no_mask_head(state, save):
 
 
 @pytest.mark.parametrize(
-    ("drop", "add", "named"),
+    ("drop", "add", "message"),
     [
         (None, "roi_heads.keypoint.predictor.kps_score_lowres.weight", "4 dimensions"),
         (
@@ -145,14 +149,14 @@ def test_faster_r_cnn_has_no_mask_head(state, save):
         ),
         (None, "roi_heads.box.feature_extractor.xconvs.0.weight", "4 dimensions"),
         (None, "backbone.fpn.fpn_inner1.0.weight", "a pyramid with ReLUs"),
-        (None, "roi_heads.mask.feature_extractor.head.layer4.0.conv1.weight", "res5 of its own"),
+        (None, "roi_heads.mask.feature_extractor.head.layer4.0.conv1.weight", "its own res5"),
         ("fpn_layer", None, "feature pyramid"),
         ("rpn.head.conv.bias", None, r"does not fill .*rpn\.head\.convs\.0\.bias"),
     ],
 )
-def test_what_we_do_not_build_is_refused_by_name(state, save, drop, add, named):
+def test_unsupported_and_incomplete_models_are_refused(state, save, drop, add, message):
     changed = {n: t for n, t in state.items() if drop is None or drop not in n}
     if add is not None:
         changed[add] = torch.ones(3)
-    with pytest.raises(WeightsError, match=named):
+    with pytest.raises(WeightsError, match=message):
         load_detector(save(changed))

@@ -1,4 +1,4 @@
-"""Detectron's Caffe2 blobs: what its network computes with them, ours computes too."""
+"""Detectron's Caffe2 blobs: our detector computes what Caffe2 computes with them."""
 
 import pickle
 
@@ -16,7 +16,7 @@ LAST_BLOCK = {2: 2, 3: 3, 4: 5, 5: 2}
 
 
 def blobs_of(narrow_shapes, random_weights, classes=5):
-    """A Mask R-CNN as Detectron saves it; Caffe2 has a bias under ``_b`` for every layer."""
+    """Return a Mask R-CNN as Detectron saves it: every Caffe2 layer has a bias, ``_b``."""
     names = {("stem",): "conv1", ("rpn",): "conv_rpn_fpn2"}
     names |= {("objectness",): "rpn_cls_logits_fpn2", ("anchor deltas",): "rpn_bbox_pred_fpn2"}
     names |= {("fc", 1): "fc6", ("fc", 2): "fc7", ("mask deconvolution",): "conv5_mask"}
@@ -25,16 +25,16 @@ def blobs_of(narrow_shapes, random_weights, classes=5):
         names["lateral", stage] = f"fpn_inner_res{stage}_{last}_sum{lateral}"
         names["output", stage] = f"fpn_res{stage}_{last}_sum"
     blobs = {}
-    for place, shape in narrow_shapes.items():
-        if place[0] == "block":
-            name = f"res{place[1]}_{place[2]}_{BRANCHES[place[3]]}"
-        elif place[0] == "mask":
-            name = f"_[mask]_fcn{place[1]}"
+    for key, shape in narrow_shapes.items():
+        if key[0] == "block":
+            name = f"res{key[1]}_{key[2]}_{BRANCHES[key[3]]}"
+        elif key[0] == "mask":
+            name = f"_[mask]_fcn{key[1]}"
         else:
-            name = names[place]
+            name = names[key]
         blobs[f"{name}_w"] = random_weights(shape)
-        if place[0] in ("stem", "block"):
-            norm = "res_conv1" if place[0] == "stem" else name
+        if key[0] in ("stem", "block"):
+            norm = "res_conv1" if key[0] == "stem" else name
             blobs[f"{norm}_bn_s"] = 1 + random_weights(shape[:1])
             blobs[f"{norm}_bn_b"] = random_weights(shape[:1])
         else:
@@ -78,12 +78,12 @@ def affine(x, blobs, name):
 def test_the_backbone_computes_what_caffe2_computes(blobs, write):
     detector = load_detector(write({"blobs": blobs, "cfg": "MODEL: {}"}))
     torch.manual_seed(0)
-    picture = 255 * torch.rand(1, 3, 40, 56)  # red, green, blue
-    bgr = picture[:, [2, 1, 0]] - torch.tensor([102.9801, 115.9465, 122.7717]).view(3, 1, 1)
-    rules = detector.config.conventions
-    ours = picture.flip(1) if rules.pixel_order == "bgr" else picture
-    ours = ours - torch.tensor(rules.pixel_mean).view(3, 1, 1)
-    assert rules.pixel_std == (1, 1, 1)
+    image = 255 * torch.rand(1, 3, 40, 56)  # red, green, blue
+    bgr = image[:, [2, 1, 0]] - torch.tensor([102.9801, 115.9465, 122.7717]).view(3, 1, 1)
+    conventions = detector.config.conventions
+    ours = image.flip(1) if conventions.pixel_order == "bgr" else image
+    ours = ours - torch.tensor(conventions.pixel_mean).view(3, 1, 1)
+    assert conventions.pixel_std == (1, 1, 1)
     expected = affine(
         F.conv2d(bgr, tensor(blobs["conv1_w"]), stride=2, padding=3), blobs, "res_conv1"
     )
@@ -103,7 +103,7 @@ def test_the_backbone_computes_what_caffe2_computes(blobs, write):
     torch.testing.assert_close(body.layer2[0](x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_pyramid_and_the_rpn_stand_in_their_places(blobs, write):
+def test_the_layers_of_pyramid_and_rpn_are_matched(blobs, write):
     detector = load_detector(write({"blobs": blobs}))
     for level, stage in enumerate((2, 3, 4, 5)):
         last = LAST_BLOCK[stage]
@@ -121,7 +121,7 @@ def test_the_heads_compute_what_caffe2_computes(blobs, write):
     get = {name: tensor(array) for name, array in blobs.items()}
     torch.manual_seed(1)
     pooled = torch.randn(3, 16, 7, 7)
-    # Caffe2 flattens channel, row, column.
+    # Caffe2 flattens as channel, row, column.
     hidden = F.relu(pooled.reshape(3, -1) @ get["fc6_w"].T + get["fc6_b"])
     hidden = F.relu(hidden @ get["fc7_w"].T + get["fc7_b"])
     logits, deltas = detector.roi_heads.box(pooled)
@@ -143,22 +143,26 @@ def test_the_heads_compute_what_caffe2_computes(blobs, write):
     )
 
 
-def test_the_config_says_what_the_weights_take_for_granted(blobs, write, caplog):
+def test_the_config_has_the_conventions_that_the_weights_assume(blobs, write, caplog):
     given = ModelConfig.model_validate({"conventions": {"roi_sampling_ratio": 0}})
     config = load_detector(write({"blobs": blobs}), given, score_threshold=0.3).config
-    rules = config.conventions
+    conventions = config.conventions
     assert (config.num_classes, config.backbone.depth, config.backbone.width) == (5, 50, 8)
     assert (config.mask.layers, config.box.hidden, config.box.score_threshold) == (4, 24, 0.3)
     assert config.box.delta_weights == (10, 10, 5, 5)
-    assert (rules.stride_in_1x1, rules.norm_epsilon, rules.roi_aligned) == (True, 0, False)
-    assert rules.legacy_geometry
-    assert rules.roi_sampling_ratio == 0  # stated, so it stays
-    assert (rules.mask_paste, rules.resize_rounding) == ("padded", "nearest")
-    assert rules.resize_filter == "bilinear"
+    assert (conventions.stride_in_1x1, conventions.norm_epsilon, conventions.roi_aligned) == (
+        True,
+        0,
+        False,
+    )
+    assert conventions.legacy_geometry
+    assert conventions.roi_sampling_ratio == 0  # stated explicitly, so it is kept
+    assert (conventions.mask_paste, conventions.resize_rounding) == ("padded", "nearest")
+    assert conventions.resize_filter == "bilinear"
     assert "in pixels of the original image" in caplog.text
 
 
-def test_eighty_classes_are_coco_s(narrow_shapes, random_weights, write):
+def test_eighty_classes_are_taken_to_be_coco_s(narrow_shapes, random_weights, write):
     detector = load_detector(write({"blobs": blobs_of(narrow_shapes, random_weights, 80)}))
     assert detector.categories[0] == Category(1, "person")
     assert detector.categories[11] == Category(13, "stop sign")
@@ -175,14 +179,14 @@ def test_an_imagenet_backbone_is_loaded_without_its_classifier(blobs, tmp_path):
     detector = build_detector(ModelConfig.model_validate(config))
     report = load_weights(detector, path)
     assert set(report.loaded) == {f"backbone.{n}" for n in detector.backbone.state_dict()}
-    assert report.unneeded.keys() == {"fc1000_w", "conv1_b"}
-    assert not report.dropped
+    assert report.ignored.keys() == {"fc1000_w", "conv1_b"}
+    assert not report.unexpected_keys
     assert report.original_names["backbone.layer4.2.bn3.bias"] == "res5_2_branch2c_bn_b"
     with pytest.raises(WeightsError, match="pass config="):
         load_detector(path)
 
 
-def test_groups_of_channels_make_a_resnext_which_strides_in_its_3x3(blobs, write):
+def test_grouped_convolutions_make_a_resnext_that_strides_in_its_3x3(blobs, write):
     for name, array in blobs.items():
         if name.endswith("branch2b_w"):
             blobs[name] = np.ascontiguousarray(array[:, : array.shape[1] // 4])
@@ -193,7 +197,7 @@ def test_groups_of_channels_make_a_resnext_which_strides_in_its_3x3(blobs, write
     assert not detector.config.conventions.stride_in_1x1
 
 
-def test_a_box_of_all_classes_is_its_second(blobs, write):
+def test_the_class_agnostic_box_is_the_second(blobs, write):
     blobs |= {n: np.ascontiguousarray(blobs[n][:8]) for n in ("bbox_pred_w", "bbox_pred_b")}
     detector = load_detector(write({"blobs": blobs}))
     assert detector.config.box.class_agnostic
@@ -201,7 +205,7 @@ def test_a_box_of_all_classes_is_its_second(blobs, write):
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "message"),
     [
         ({"res2_0_branch2a_gn_s": np.ones(8, np.float32)}, r"_bn_s and res2_0_branch2a_gn_s would"),
         ({"kps_score_w": np.ones(8, np.float32)}, "Keypoint"),
@@ -209,11 +213,11 @@ def test_a_box_of_all_classes_is_its_second(blobs, write):
             {"conv_rpn_w": np.ones((8, 8, 3, 3), np.float32)},
             "conv_rpn_fpn2_w and conv_rpn_w would both",
         ),
-        ({"_[mask]_res5_0_branch1_w": np.ones(8, np.float32)}, "res5 of its own"),
+        ({"_[mask]_res5_0_branch1_w": np.ones(8, np.float32)}, "its own res5"),
         ({"kps_deconv_w": np.ones(8, np.float32)}, "Keypoint R-CNN with a deconvolution"),
         ({"res3_0_branch2b_w": np.ones((8, 1, 3, 3), np.float32)}, r"layer2\.0\.conv2\.weight"),
         ({"bbox_pred_w": np.ones((12, 24), np.float32)}, "class-agnostic"),
-        ({"fc7_w": np.ones((24, 23), np.float32)}, r"roi_heads\.box\.fc2\.weight \(24, 24\)"),
+        ({"fc7_w": np.ones((24, 23), np.float32)}, r"roi_heads\.box\.fc2\.weight is \(24, 24\)"),
         ({"fc6_w": None}, "fully connected"),
         ({"fc6_w": np.ones((24, 16, 7, 7), np.float32)}, r"fc6_w must have 2 .* \(24, 16, 7, 7\)"),
         ({"conv1_w": np.float32(1)}, r"conv1_w must have 4 dimensions, .* got \(\)"),
@@ -222,11 +226,11 @@ def test_a_box_of_all_classes_is_its_second(blobs, write):
         ({"res4_5_branch2a_w": np.full(3, "x", object)}, "Python objects|array"),
     ],
 )
-def test_what_we_do_not_build_is_refused_by_name(blobs, tmp_path, change, named):
+def test_unsupported_and_damaged_models_are_refused(blobs, tmp_path, change, message):
     changed = {n: a for n, a in (blobs | change).items() if a is not None}
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"blobs": changed}, protocol=2))
-    with pytest.raises(WeightsError, match=named) as raised:
+    with pytest.raises(WeightsError, match=message) as raised:
         load_detector(path)
     assert "model.pkl" in str(raised.value)
 

@@ -1,4 +1,4 @@
-"""COCO's classes as other ecosystems number them."""
+"""COCO's classes, and how other libraries number them."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -6,7 +6,7 @@ from itertools import count
 from model.config import KeypointHeadConfig, ModelConfig
 from model.structures import Category
 
-# Ids that the annotations of 2014 and later leave out.
+# Ids that the annotations of 2014 and later do not use.
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire
@@ -21,7 +21,7 @@ vase, scissors, teddy bear, hair drier, toothbrush
 
 
 def coco_categories() -> list[Category]:
-    """The 80 COCO classes in the order of their ids, as all others number them.
+    """Return the 80 COCO classes by ascending id, the order of every library but torchvision.
 
     Source: Lin et al. 2014; ids of the published annotations.
     """
@@ -31,15 +31,16 @@ def coco_categories() -> list[Category]:
 
 
 def sparse_coco_categories() -> list[Category]:
-    """The 90 COCO ids that torchvision's detectors were trained on, unused ones ("N/A") too."""
+    """Return the 90 COCO ids that torchvision trains on, the unused ones named "N/A"."""
     unused = [Category(number, "N/A") for number in _UNUSED_IDS]
     return sorted([*coco_categories(), *unused])
 
 
-def known_categories(config: ModelConfig) -> Sequence[Category]:
-    """The classes of a published detector, or none where nobody knows their names.
+def guess_categories(config: ModelConfig) -> Sequence[Category]:
+    """Return the classes of a published detector; none if their names are unknown.
 
-    As many as COCO's are COCO's; one that has the keypoints of COCO's persons is person.
+    80 classes are taken to be COCO's, and one class with the keypoints of COCO's persons to be
+    person.
     """
     coco, keypoint = coco_categories(), config.keypoint
     if config.num_classes == len(coco):

@@ -1,4 +1,4 @@
-"""Every kind of model of Detectron: nothing is left over, and it computes the same."""
+"""Every kind of model of Detectron: no tensor is left over, and ours computes the same."""
 
 import functools
 import pickle
@@ -12,8 +12,8 @@ from model.config import KeypointHeadConfig
 from model.weights import WeightsError, load_weights
 from model.weights.__main__ import main
 from model.weights.load import read_detector
-from tests.model.weights.legacy_models import BLOCKS, Kind, Layers
-from tests.model.weights.legacy_network import (
+from tests.model.weights.detectron.model_layers import BLOCKS, Kind, Layers
+from tests.model.weights.detectron.reference_network import (
     Network,
     assert_same_anchors,
     assert_same_architecture,
@@ -35,7 +35,7 @@ KINDS = {
     "mask C4": Kind(MASKS, features="c4"),
     "retinanet": Kind(("retinanet",)),
 }
-# As "mask" or "mask C4" has.
+# Their maps are those of "mask" or "mask C4".
 SAME_MAPS = (
     "faster class-agnostic",
     "faster of convolutions",
@@ -43,7 +43,7 @@ SAME_MAPS = (
     "proposals",
     "faster C4",
 )
-ALONE = {
+NAMES = {
     ("stem",): "conv1",
     ("top", 6): "fpn_6",
     ("top", 7): "fpn_7",
@@ -60,9 +60,9 @@ ALONE = {
 DENSE = {"rpn": "conv_rpn", "objectness": "rpn_cls_logits", "anchor deltas": "rpn_bbox_pred"}
 
 
-def name_of(place, kind):
-    """The layer's blobs without _w and _b."""
-    match place:
+def name_of(key, kind):
+    """Return the name of a layer's blobs without _w and _b."""
+    match key:
         case ("block", stage, number, branch):
             return f"res{stage}_{number}_branch{('1', '2a', '2b', '2c')[branch]}"
         case ("lateral", stage):
@@ -82,13 +82,13 @@ def name_of(place, kind):
             return f"retnet_cls_conv_n{layer}_fpn3"
         case ("box tower", layer):
             return f"retnet_bbox_conv_n{layer}_fpn3"
-    return ALONE[place]
+    return NAMES[key]
 
 
 def blobs_of(kind, layers):
     blobs = {"lr": np.float32([0.02]), "fc1000_w": np.ones((9, 4), np.float32)}
-    for place, layer in layers.items():
-        name = name_of(place, kind)
+    for key, layer in layers.items():
+        name = name_of(key, kind)
         blobs[f"{name}_w"] = layer.weight
         blobs[f"{name}_w_momentum"] = torch.zeros_like(layer.weight)
         if layer.bias is not None:
@@ -98,7 +98,7 @@ def blobs_of(kind, layers):
             norm = "res_conv1_bn" if norm == "conv1_bn" else norm
             blobs[f"{norm}_s"], blobs[f"{norm}_b"] = layer.norm["weight"], layer.norm["bias"]
     if "keypoints" in kind.heads:
-        # a linear ramp up and down, as wide as two pixels, for each keypoint by itself
+        # Bilinear: a linear ramp up and down, two pixels wide, for each keypoint separately.
         ramp = np.float32([1, 3, 3, 1]) / 4
         blobs["kps_score_w"] = np.zeros((17, 17, 4, 4), np.float32)
         blobs["kps_score_w"][range(17), range(17)] = ramp[:, None] * ramp
@@ -128,57 +128,57 @@ def load(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_nothing_is_left_over_and_shapes_tell_the_architecture(load, name):
+def test_no_tensor_is_left_over_and_the_architecture_is_inferred(load, name):
     detector, report, network, _ = load(name)
     assert_same_architecture(detector, report, network.kind)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in SAME_MAPS])
-def test_its_maps_are_theirs(load, name):
+def test_feature_maps_equal_the_reference(load, name):
     detector, _, network, _ = load(name)
     assert_same_maps(detector, network)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if "boxes" in KINDS[name].heads])
-def test_its_roi_heads_compute_theirs(load, name):
+def test_roi_heads_equal_the_reference(load, name):
     detector, _, network, _ = load(name)
     assert_same_roi_heads(detector, network)
 
 
-def cell_of(kind):
-    """Size and ratio of each of a cell's anchors on the finest map, in their order."""
-    places = []
+def anchors_of_cell(kind):
+    """List size and ratio of the anchors of a cell on the finest map, in Detectron's order."""
+    anchors = []
     if "retinanet" in kind.heads:
         for octave in range(3):
             for aspect in (1.0, 2.0, 0.5):
-                places.append((8 * 4 * 2 ** (octave / 3), aspect))
-        return places
+                anchors.append((8 * 4 * 2 ** (octave / 3), aspect))
+        return anchors
     sizes = [32.0] if kind.features == "fpn" else [32.0, 64.0, 128.0, 256.0, 512.0]
     for aspect in (0.5, 1.0, 2.0):
         for size in sizes:
-            places.append((size, aspect))
-    return places
+            anchors.append((size, aspect))
+    return anchors
 
 
 @pytest.mark.parametrize("name", ["mask", "proposals", "mask C4", "proposals C4", "retinanet"])
-def test_its_anchors_stand_where_theirs_do(load, name):
+def test_every_anchor_has_its_own_rows(load, name):
     detector, _, network, _ = load(name)
-    assert_same_anchors(detector, network, cell_of(network.kind))
+    assert_same_anchors(detector, network, anchors_of_cell(network.kind))
 
 
-def test_ratios_that_the_user_states_are_in_the_file_s_order(load):
+def test_explicit_ratios_are_taken_to_be_in_the_file_s_order(load):
     _, _, network, path = load("retinanet")
     one_stage = {"anchor_ratios": (0.5, 2.0, 1.0)}
     given = ModelConfig.model_validate({"box": None, "mask": None, "retinanet": one_stage})
     detector, report = read_detector(path, given)
     assert detector.config.retinanet.anchor_ratios == (0.5, 2.0, 1.0)
-    places = [(32 * 2 ** (octave / 3), ratio) for octave in range(3) for ratio in (0.5, 2.0, 1.0)]
-    assert_same_anchors(detector, network, places)
-    assert not any("anchors of the ratios" in note for note in report.notes)
-    assert any("anchors of the ratios" in note for note in load("retinanet")[1].notes)
+    anchors = [(32 * 2 ** (octave / 3), ratio) for octave in range(3) for ratio in (0.5, 2.0, 1.0)]
+    assert_same_anchors(detector, network, anchors)
+    assert not any("assumed the anchor ratios" in note for note in report.notes)
+    assert any("assumed the anchor ratios" in note for note in load("retinanet")[1].notes)
 
 
-def test_what_weights_cannot_tell_is_as_their_configs_have_it(load):
+def test_settings_that_weights_cannot_tell_are_their_configs(load):
     one_stage = load("retinanet")[0].config.retinanet
     assert one_stage.delta_weights == (1, 1, 1, 1)
     assert (one_stage.smooth_l1_beta, one_stage.box_loss_weight) == (0.11, 1)
@@ -196,19 +196,19 @@ def test_what_weights_cannot_tell_is_as_their_configs_have_it(load):
     assert detector.config.keypoint.names == KeypointHeadConfig().names
     assert (detector.config.num_classes, detector.config.keypoint.channels) == (1, 24)
     assert detector.categories[0].name == "person"
-    assert report.unneeded.keys() >= {"kps_score_w", "kps_score_b"}
-    assert any("fade towards their border" in note for note in report.notes)
+    assert report.ignored.keys() >= {"kps_score_w", "kps_score_b"}
+    assert any("fade toward their border" in note for note in report.notes)
     assert load("proposals")[0].config.num_classes == 1
     assert load("faster class-agnostic")[0].config.box.class_agnostic
 
 
-def test_proposals_from_c4_do_not_read_the_res5_that_was_kept(load):
+def test_a_c4_proposal_network_ignores_a_left_over_res5(load):
     report = load("proposals C4")[1]
-    assert "proposals read res4" in report.unneeded["res5_0_branch2a_w"]
+    assert "proposals read res4" in report.ignored["res5_0_branch2a_w"]
 
 
 @pytest.mark.parametrize("name", ["mask C4", "retinanet"])
-def test_it_is_converted_to_our_folder(load, name, tmp_path):
+def test_a_converted_model_loads_as_the_original(load, name, tmp_path):
     detector, _, _, path = load(name)
     assert main(["convert", str(path), "--to", str(tmp_path / "ours")]) == 0
     again = load_detector(tmp_path / "ours")
@@ -218,7 +218,7 @@ def test_it_is_converted_to_our_folder(load, name, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["trained", "absent", "wider"])
-def test_heatmaps_that_are_not_doubled_bilinearly_are_refused(load, change, tmp_path):
+def test_heatmaps_without_bilinear_upsampling_are_refused(load, change, tmp_path):
     network = load("keypoint")[2]
     blobs = blobs_of(network.kind, network.layers)
     if change == "absent":
@@ -227,7 +227,7 @@ def test_heatmaps_that_are_not_doubled_bilinearly_are_refused(load, change, tmp_
         blobs["kps_score_w"] = np.ones((17, 17, 8, 8), np.float32)
     else:
         blobs["kps_score_w"][3, 3, 1, 1] = 0.5
-    with pytest.raises(WeightsError, match="Keypoint R-CNN without a bilinear upsampling"):
+    with pytest.raises(WeightsError, match="Keypoint R-CNN without bilinear upsampling"):
         load_detector(write(tmp_path / "model.pkl", blobs))
 
 
@@ -243,7 +243,7 @@ def test_a_backbone_with_group_norm_strides_in_its_3x3(load, tmp_path):
     theirs = load("mask GN")[0]
     ours = build_detector(theirs.config.model_copy(update={"mask": None}))
     report = load_weights(ours, path)
-    assert report.unexplained(parts_may_differ=True) == []
+    assert report.problems(parts_may_differ=True) == []
     assert report.notes == ()
     for key, tensor in ours.backbone.state_dict().items():
         assert tensor.equal(theirs.backbone.state_dict()[key])
@@ -258,11 +258,11 @@ def test_a_resnext_with_statistics_keeps_them(load, tmp_path):
         blobs[f"{norm}_riv"] = rng.random(blobs[name].shape).astype(np.float32)
     path = write(tmp_path / "X-101-32x8d.pkl", blobs)
     config = load("mask X-101")[0].config
-    rules = {"pixel_mean": (103.53, 116.28, 123.675), "pixel_std": (57.375, 57.12, 58.395)}
-    rules = config.conventions.model_copy(update=rules | {"norm_epsilon": 1e-5})
-    ours = build_detector(config.model_copy(update={"mask": None, "conventions": rules}))
+    pixels = {"pixel_mean": (103.53, 116.28, 123.675), "pixel_std": (57.375, 57.12, 58.395)}
+    conventions = config.conventions.model_copy(update=pixels | {"norm_epsilon": 1e-5})
+    ours = build_detector(config.model_copy(update={"mask": None, "conventions": conventions}))
     report = load_weights(ours, path)
-    assert report.unexplained(parts_may_differ=True) == []
+    assert report.problems(parts_may_differ=True) == []
     assert report.notes == ()
     state = ours.backbone.state_dict()
     mean, var = blobs["res4_22_branch2c_bn_rm"], blobs["res4_22_branch2c_bn_riv"]

@@ -1,4 +1,4 @@
-"""What Detectron and maskrcnn-benchmark compute with their layers, one plain function call each."""
+"""Reference implementation of Detectron and maskrcnn-benchmark in plain function calls."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
-from tests.model.weights.legacy_models import BLOCKS, Kind, Layers
+from tests.model.weights.detectron.model_layers import BLOCKS, Kind, Layers
 
 
 @dataclass(frozen=True)
@@ -15,14 +15,14 @@ class Network:
     kind: Kind
     layers: Layers
 
-    def convolve(self, x, place, stride=1, groups=1, relu=True):
-        layer = self.layers[place]
+    def convolve(self, x, key, stride=1, groups=1, relu=True):
+        layer = self.layers[key]
         pad = layer.weight.shape[-1] // 2
         x = F.conv2d(x, layer.weight, layer.bias, stride, pad, 1, groups)
-        x = self._normalise(x, layer.norm)
+        x = self._normalize(x, layer.norm)
         return F.relu(x) if relu else x
 
-    def _normalise(self, x, norm):
+    def _normalize(self, x, norm):
         if norm is None:
             return x
         if self.layers.kind.norm == "group":
@@ -47,16 +47,16 @@ class Network:
         return x
 
     def _block(self, x, stage, block):
-        place = ("block", stage, block)
+        key = ("block", stage, block)
         stride = 2 if block == 0 and stage > 2 else 1
         first, second = (stride, 1) if self.kind.stride_in_1x1 else (1, stride)
-        y = self.convolve(x, (*place, 1), first)
+        y = self.convolve(x, (*key, 1), first)
         if ("offset", stage, block) in self.layers:
             y = self._deform(y, stage, block, second)
         else:
-            y = self.convolve(y, (*place, 2), second, self.kind.groups)
-        y = self.convolve(y, (*place, 3), relu=False)
-        shortcut = self.convolve(x, (*place, 0), stride, relu=False) if block == 0 else x
+            y = self.convolve(y, (*key, 2), second, self.kind.groups)
+        y = self.convolve(y, (*key, 3), relu=False)
+        shortcut = self.convolve(x, (*key, 0), stride, relu=False) if block == 0 else x
         return F.relu(y + shortcut)
 
     def _deform(self, x, stage, block, stride):
@@ -64,7 +64,7 @@ class Network:
         predicted = self.convolve(x, ("offset", stage, block), stride, relu=False)
         mask = predicted[:, -9:].sigmoid() if self.kind.offset_rows == 27 else None
         x = deform_conv2d(x, predicted[:, :18], layer.weight, None, stride, 1, mask=mask)
-        return F.relu(self._normalise(x, layer.norm))
+        return F.relu(self._normalize(x, layer.norm))
 
     def pyramid(self, maps):
         merged, levels = None, []
@@ -104,9 +104,9 @@ class Network:
                 hidden = F.relu(self._linear(hidden, ("fc", 2)))
         return self._linear(hidden, ("scores",)), self._linear(hidden, ("boxes",))
 
-    def _linear(self, x, place):
-        layer = self.layers[place]
-        return self._normalise(F.linear(x, layer.weight, layer.bias), layer.norm)
+    def _linear(self, x, key):
+        layer = self.layers[key]
+        return self._normalize(F.linear(x, layer.weight, layer.bias), layer.norm)
 
     def masks(self, pooled):
         if self.kind.features == "c4":
@@ -129,18 +129,18 @@ class Network:
 
 
 def anchor_at(grid, size, ratio, level=0):
-    """Which of a cell's anchors has this size and ratio of height over width, by its shape.
+    """Return the index of a cell's anchor nearest to this size and ratio of height over width.
 
-    The nearest: anchors of legacy geometry are rounded.
+    Not the equal one, because anchors of legacy geometry are rounded.
     """
     boxes = grid.around_origin[level]
     sides = (boxes[:, 2:] - boxes[:, :2]).log()
-    wanted = torch.tensor([size / math.sqrt(ratio), size * math.sqrt(ratio)]).log()
-    return int((sides - wanted).square().sum(1).argmin())
+    expected = torch.tensor([size / math.sqrt(ratio), size * math.sqrt(ratio)]).log()
+    return int((sides - expected).square().sum(1).argmin())
 
 
 def assert_close(ours, theirs):
-    # Sums of thousands of float32 products in another order, and Winograd's.
+    # Thousands of float32 products summed in another order, and Winograd convolutions.
     scale = max(1.0, float(theirs.abs().max()))
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * scale)
 
@@ -165,13 +165,13 @@ def assert_same_roi_heads(detector, network):
     logits, deltas = detector.roi_heads.box(pooled)
     scores, boxes = network.boxes(pooled)
     assert_close(logits, scores)
-    # For all classes there is a box of the background besides, which nothing reads.
+    # A class-agnostic predictor also has a box of the background, which nothing reads.
     assert_close(deltas.flatten(1), boxes[:, 4:] if network.kind.class_agnostic else boxes)
     pooled = torch.randn(3, channels, 14, 14, generator=generator)
     if "masks" in network.kind.heads:
         labels = torch.tensor([1, 3, 5])
-        shown = detector.roi_heads.box.describe(pooled) if channels == 128 else pooled
-        masks = detector.roi_heads.mask(shown, labels)
+        maps = detector.roi_heads.box.describe(pooled) if channels == 128 else pooled
+        masks = detector.roi_heads.mask(maps, labels)
         assert_close(masks, network.masks(pooled)[torch.arange(3), labels])
     if "keypoints" in network.kind.heads:
         ours = detector.roi_heads.keypoint(pooled)
@@ -179,11 +179,13 @@ def assert_same_roi_heads(detector, network):
 
 
 @torch.no_grad()
-def assert_same_anchors(detector, network, places):
-    """Compare the dense head, anchor by anchor.
+def assert_same_anchors(detector, network, anchors):
+    """Compare the dense head anchor by anchor.
 
     Args:
-        places: (size, ratio) of each of a cell's anchors, in the file's order.
+        detector: ours.
+        network: the reference.
+        anchors: (size, ratio) of each of a cell's anchors, in the file's order.
     """
     one_stage = "retinanet" in network.kind.heads
     channels = 16 if network.kind.features == "fpn" else 128
@@ -191,21 +193,22 @@ def assert_same_anchors(detector, network, places):
     head = detector.retinanet if one_stage else detector.rpn.head
     grid = (detector.retinanet if one_stage else detector.rpn).anchors
     theirs = network.retinanet(x) if one_stage else network.proposals(x)
-    classes = theirs[0].shape[1] // len(places)
-    found = [anchor_at(grid, size, ratio) for size, ratio in places]
-    assert sorted(found) == list(range(len(places))) and grid.per_cell == len(places)
-    logits, deltas = (part.reshape(6, 9, len(places), -1) for part in head(x))
-    for place, anchor in enumerate(found):
-        rows = theirs[0][0, classes * place : classes * (place + 1)].permute(1, 2, 0)
-        assert_close(logits[:, :, anchor], rows)
-        rows = theirs[1][0, 4 * place : 4 * place + 4].permute(1, 2, 0)
-        assert_close(deltas[:, :, anchor], rows)
+    classes = theirs[0].shape[1] // len(anchors)
+    indices = [anchor_at(grid, size, ratio) for size, ratio in anchors]
+    assert sorted(indices) == list(range(len(anchors))) and grid.per_cell == len(anchors)
+    logits, deltas = (part.reshape(6, 9, len(anchors), -1) for part in head(x))
+    for theirs_index, index in enumerate(indices):
+        first = classes * theirs_index
+        rows = theirs[0][0, first : first + classes].permute(1, 2, 0)
+        assert_close(logits[:, :, index], rows)
+        rows = theirs[1][0, 4 * theirs_index : 4 * theirs_index + 4].permute(1, 2, 0)
+        assert_close(deltas[:, :, index], rows)
 
 
 def assert_same_architecture(detector, report, kind):
-    """Every tensor has its place, and every place its tensor."""
+    """Check the inferred config, and that neither side has a tensor left over."""
     config = detector.config
-    assert report.unexplained() == []
+    assert report.problems() == []
     assert len(report.loaded) == len(detector.state_dict())
     backbone = config.backbone
     assert (backbone.depth, backbone.width, backbone.features) == (kind.depth, 8, kind.features)

@@ -1,4 +1,4 @@
-"""Every kind of model of maskrcnn-benchmark: nothing is left over, and it computes the same."""
+"""Every kind of model of maskrcnn-benchmark: no tensor is left over, and ours computes the same."""
 
 import functools
 
@@ -10,8 +10,8 @@ from model.config import KeypointHeadConfig
 from model.weights import WeightsError, load_weights
 from model.weights.__main__ import main
 from model.weights.load import read_detector
-from tests.model.weights.legacy_models import Kind, Layers
-from tests.model.weights.legacy_network import (
+from tests.model.weights.detectron.model_layers import Kind, Layers
+from tests.model.weights.detectron.reference_network import (
     Network,
     assert_same_anchors,
     assert_same_architecture,
@@ -37,7 +37,7 @@ KINDS = {
     "retinanet": Kind(("retinanet",)),
     "retinanet P5": Kind(("retinanet",), p6_from="p5"),
 }
-# As "mask" or "mask C4" has.
+# Their maps are those of "mask" or "mask C4".
 SAME_MAPS = (
     "faster class-agnostic",
     "faster of convolutions",
@@ -46,7 +46,7 @@ SAME_MAPS = (
     "faster C4",
 )
 BOX_EXTRACTOR = "roi_heads.box.feature_extractor"
-ALONE = {
+NAMES = {
     ("stem",): "backbone.body.stem.conv1",
     ("rpn",): "rpn.head.conv",
     ("objectness",): "rpn.head.cls_logits",
@@ -63,15 +63,15 @@ ALONE = {
 }
 
 
-def names_of(place, kind):
-    """The layer's name and its norm's."""
-    match place:
+def names_of(key, kind):
+    """Return the names of a layer and its norm."""
+    match key:
         case ("stem",):
             return "backbone.body.stem.conv1", "backbone.body.stem.bn1"
         case ("block" | "offset", stage, number, *branch):
             owner = f"{BOX_EXTRACTOR}.head" if (kind.features, stage) == ("c4", 5) else None
             block = f"{owner or 'backbone.body'}.layer{stage - 1}.{number}"
-            if place[0] == "offset":
+            if key[0] == "offset":
                 return f"{block}.conv2.offset", None
             if branch == [0]:
                 return f"{block}.downsample.0", f"{block}.downsample.1"
@@ -96,7 +96,7 @@ def names_of(place, kind):
             return f"rpn.head.cls_tower.{2 * layer}", None
         case ("box tower", layer):
             return f"rpn.head.bbox_tower.{2 * layer}", None
-    return ALONE[place], None
+    return NAMES[key], None
 
 
 def in_sequence(name, kind):
@@ -105,15 +105,15 @@ def in_sequence(name, kind):
 
 def state_of(kind, layers):
     state = {"rpn.anchor_generator.cell_anchors.0": torch.zeros(3, 4)}
-    for place, layer in layers.items():
-        name, norm = names_of(place, kind)
+    for key, layer in layers.items():
+        name, norm = names_of(key, kind)
         state[f"{name}.weight"] = layer.weight
         if layer.bias is not None:
             state[f"{name}.bias"] = layer.bias
         for what, values in (layer.norm or {}).items():
             state[f"{norm}.{what}"] = values
     if (kind.features, "masks" in kind.heads) == ("c4", True):
-        # One module of two heads is stored twice.
+        # A module shared by two heads is stored twice.
         shared = [name for name in state if name.startswith(f"{BOX_EXTRACTOR}.head.")]
         for name in shared:
             state[name.replace("roi_heads.box.", "roi_heads.mask.")] = state[name]
@@ -135,42 +135,42 @@ def load(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_nothing_is_left_over_and_shapes_tell_the_architecture(load, name):
+def test_no_tensor_is_left_over_and_the_architecture_is_inferred(load, name):
     detector, report, network, _ = load(name)
     assert_same_architecture(detector, report, network.kind)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in SAME_MAPS])
-def test_its_maps_are_theirs(load, name):
+def test_feature_maps_equal_the_reference(load, name):
     detector, _, network, _ = load(name)
     assert_same_maps(detector, network)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if "boxes" in KINDS[name].heads])
-def test_its_roi_heads_compute_theirs(load, name):
+def test_roi_heads_equal_the_reference(load, name):
     detector, _, network, _ = load(name)
     assert_same_roi_heads(detector, network)
 
 
-def cell_of(kind):
-    """Anchors of a cell on the finest map: in the outer loop the ratios, in the inner the sizes."""
+def anchors_of_cell(kind):
+    """List size and ratio of the anchors of a cell on the finest map, by ratio first."""
     sizes = [32.0] if kind.features == "fpn" else [32.0, 64.0, 128.0, 256.0, 512.0]
     if "retinanet" in kind.heads:
         sizes = [32.0, 32 * 2 ** (1 / 3), 32 * 2 ** (2 / 3)]
-    places = []
+    anchors = []
     for ratio in (0.5, 1.0, 2.0):
         for size in sizes:
-            places.append((size, ratio))
-    return places
+            anchors.append((size, ratio))
+    return anchors
 
 
 @pytest.mark.parametrize("name", ["mask", "proposals", "mask C4", "proposals C4", "retinanet"])
-def test_its_anchors_stand_where_theirs_do(load, name):
+def test_every_anchor_has_its_own_rows(load, name):
     detector, _, network, _ = load(name)
-    assert_same_anchors(detector, network, cell_of(network.kind))
+    assert_same_anchors(detector, network, anchors_of_cell(network.kind))
 
 
-def test_what_weights_cannot_tell_is_as_their_configs_have_it(load):
+def test_settings_that_weights_cannot_tell_are_their_configs(load):
     config = load("retinanet")[0].config
     one_stage = config.retinanet
     assert one_stage.delta_weights == (10, 10, 5, 5)
@@ -193,7 +193,7 @@ def test_what_weights_cannot_tell_is_as_their_configs_have_it(load):
     assert load("faster class-agnostic")[0].config.box.class_agnostic
 
 
-def test_what_the_user_states_stays(load):
+def test_explicit_settings_are_kept(load):
     given = ModelConfig.model_validate(
         {"rpn": {"pre_nms_test": 500}, "conventions": {"roi_sampling_ratio": 2}}
     )
@@ -209,7 +209,7 @@ def test_what_the_user_states_stays(load):
 
 
 @pytest.mark.parametrize("name", ["mask C4", "mask DCN v2", "retinanet"])
-def test_it_is_converted_to_our_folder(load, name, tmp_path):
+def test_a_converted_model_loads_as_the_original(load, name, tmp_path):
     detector, _, _, path = load(name)
     assert main(["convert", str(path), "--to", str(tmp_path / "ours")]) == 0
     again = load_detector(tmp_path / "ours")
@@ -218,22 +218,22 @@ def test_it_is_converted_to_our_folder(load, name, tmp_path):
         assert tensor.equal(detector.state_dict()[key])
 
 
-def test_a_res5_that_both_heads_use_is_read_once(load):
+def test_a_res5_shared_by_both_heads_is_read_once(load):
     detector, report, network, _ = load("mask C4")
-    copies = [name for name in report.unneeded if name.startswith("roi_heads.mask.")]
+    copies = [name for name in report.ignored if name.startswith("roi_heads.mask.")]
     assert len(copies) == len(detector.roi_heads.box.res5.state_dict())
     state = state_of(network.kind, network.layers)
     first = "roi_heads.mask.feature_extractor.head.layer4.1.conv2.weight"
     assert first in copies
     for change in (state[first] + 1e-3, state[first][:1]):
         torch.save({"model": state | {first: change}}, path := load("mask C4")[3].with_name("own"))
-        with pytest.raises(WeightsError, match=r"res5 of its own .*layer4\.1\.conv2"):
+        with pytest.raises(WeightsError, match=r"its own res5 .*layer4\.1\.conv2"):
             load_detector(path)
 
 
-def test_training_may_begin_with_its_deformable_backbone(load):
+def test_training_may_start_from_its_deformable_backbone(load):
     detector, _, _, path = load("mask DCN v2")
     ours = build_detector(detector.config.model_copy(update={"mask": None}))
-    assert load_weights(ours, path).unexplained(parts_may_differ=True) == []
+    assert load_weights(ours, path).problems(parts_may_differ=True) == []
     name = "layer3.5.conv2_offset.weight"
     assert ours.backbone.state_dict()[name].equal(detector.backbone.state_dict()[name])

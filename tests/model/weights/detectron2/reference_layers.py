@@ -1,6 +1,6 @@
-"""What detectron2 computes with weights under its names, one plain function for each part.
+"""Reference implementation of detectron2: a plain function per part, weights under its names.
 
-Shapes: B images, A anchors per cell, R ROIs.
+Shapes: B images, A anchors per cell, R ROIs, K classes, M mask side.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from tests.model.weights.detectron2_zoo import BLOCKS, Model
+from tests.model.weights.detectron2.zoo import BLOCKS, Model
 
 Weights = Mapping[str, Tensor]
 
@@ -18,16 +18,16 @@ Weights = Mapping[str, Tensor]
 def layer(
     get: Weights, name: str, x: Tensor, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> Tensor:
-    """A convolution whose padding keeps the size, and its norm if it has one."""
+    """Apply a convolution whose padding keeps the size, and its norm if it has one."""
     weight = get[f"{name}.weight"]
     padding = weight.shape[-1] // 2 * dilation
-    place = stride, padding, dilation
+    geometry = stride, padding, dilation
     if f"{name}_offset.weight" in get:
-        offsets = F.conv2d(x, get[f"{name}_offset.weight"], get[f"{name}_offset.bias"], *place)
+        offsets = F.conv2d(x, get[f"{name}_offset.weight"], get[f"{name}_offset.bias"], *geometry)
         mask = offsets[:, 18:].sigmoid() if offsets.shape[1] == 27 else None
-        x = deform_conv2d(x, offsets[:, :18], weight, None, *place, mask)
+        x = deform_conv2d(x, offsets[:, :18], weight, None, *geometry, mask)
     else:
-        x = F.conv2d(x, weight, get.get(f"{name}.bias"), *place, groups)
+        x = F.conv2d(x, weight, get.get(f"{name}.bias"), *geometry, groups)
     return norm(get, f"{name}.norm", x)
 
 
@@ -39,19 +39,19 @@ def norm(get: Weights, name: str, x: Tensor) -> Tensor:
         mean, variance = get[f"{name}.running_mean"], get[f"{name}.running_var"]
         return F.batch_norm(x, mean, variance, scale, shift, eps=1e-5)
     if "backbone.fpn_output2.norm.weight" in get:
-        return F.group_norm(x, min(32, _common(len(scale))), scale, shift, eps=1e-5)
+        return F.group_norm(x, min(32, _group_count(len(scale))), scale, shift, eps=1e-5)
     return x * scale[:, None, None] + shift[:, None, None]
 
 
-def _common(channels: int) -> int:
-    # True models have 32 groups; the narrow one's 8 and 16 channels have as many.
+def _group_count(channels: int) -> int:
+    # Real models have 32 groups; the 8 and 16 channels of narrow ones have as many groups.
     return next(groups for groups in (32, 16, 8) if channels % groups == 0)
 
 
 def stage(
     get: Weights, name: str, x: Tensor, model: Model, stride: int, dilation: int = 1
 ) -> Tensor:
-    """The bottlenecks of res2 .. res5; ResNets with frozen norms stride in the first 1x1."""
+    """Apply the bottlenecks of res2 .. res5; ResNets with frozen norms stride in the first 1x1."""
     in_1x1 = model.groups == 1 and model.norm in ("frozen", "affine")
     blocks = BLOCKS[model.depth][int(name[-1]) - 2]
     for number in range(blocks):
@@ -64,11 +64,11 @@ def stage(
     return x
 
 
-def backbone(get: Weights, model: Model, picture: Tensor) -> list[Tensor]:
-    """What RPN and heads read of a picture, (B, 3, H, W) RGB, 0 to 255."""
+def backbone(get: Weights, model: Model, image: Tensor) -> list[Tensor]:
+    """Compute the maps that RPN and heads read from an image, (B, 3, H, W) RGB, 0 to 255."""
     std = (57.375, 57.12, 58.395) if model.groups > 1 else (1.0, 1.0, 1.0)
     mean = torch.tensor((103.53, 116.28, 123.675)).view(3, 1, 1)
-    x = (picture.flip(1) - mean) / torch.tensor(std).view(3, 1, 1)
+    x = (image.flip(1) - mean) / torch.tensor(std).view(3, 1, 1)
     x = F.relu(layer(get, f"{model.bottom}stem.conv1", x, 2))
     x = F.max_pool2d(x, 3, 2, 1)
     maps = {}
@@ -95,7 +95,7 @@ def _pyramid(get: Weights, model: Model, maps: Mapping[int, Tensor]) -> list[Ten
 
 
 def proposal_head(get: Weights, model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Objectness (B, A, H, W) and deltas (B, 4 A, H, W)."""
+    """Compute objectness (B, A, H, W) and deltas (B, 4 A, H, W)."""
     name = "proposal_generator.rpn_head"
     for number in range(model.rpn_layers):
         part = f"{name}.conv" if model.rpn_layers == 1 else f"{name}.conv.conv{number}"
@@ -104,14 +104,14 @@ def proposal_head(get: Weights, model: Model, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def one_stage_head(get: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Class logits (B, A K, H, W) and deltas (B, 4 A, H, W)."""
-    found = []
+    """Compute class logits (B, A K, H, W) and deltas (B, 4 A, H, W)."""
+    results = []
     for tower, last in (("cls_subnet", "cls_score"), ("bbox_subnet", "bbox_pred")):
         y = x
         for number in (0, 2, 4, 6):
             y = F.relu(layer(get, f"head.{tower}.{number}", y))
-        found.append(layer(get, f"head.{last}", y))
-    return found[0], found[1]
+        results.append(layer(get, f"head.{last}", y))
+    return results[0], results[1]
 
 
 def anchors_of_a_cell(sizes: list[float], ratios: list[float]) -> Iterator[list[float]]:
@@ -127,7 +127,7 @@ def linear(get: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def box_head(get: Weights, model: Model, pooled: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores (R, K + 1), the background last, and deltas (R, 4 K) or (R, 4)."""
+    """Compute scores (R, K + 1), the background last, and deltas (R, 4 K) or (R, 4)."""
     if model.features == "c4":
         x = stage(get, "roi_heads.res5", pooled, model, 2).mean((2, 3))
     else:
@@ -142,7 +142,7 @@ def box_head(get: Weights, model: Model, pooled: Tensor) -> tuple[Tensor, Tensor
 
 
 def mask_head(get: Weights, model: Model, pooled: Tensor) -> Tensor:
-    """A mask of each class, (R, K, M, M), or one for all."""
+    """Compute a mask of each class, (R, K, M, M), or one for all classes."""
     x, name = pooled, "roi_heads.mask_head"
     if model.features == "c4":
         x = stage(get, "roi_heads.res5", pooled, model, 2)
@@ -153,7 +153,7 @@ def mask_head(get: Weights, model: Model, pooled: Tensor) -> Tensor:
 
 
 def keypoint_head(get: Weights, pooled: Tensor) -> Tensor:
-    """Heatmaps, four times as large as what was pooled."""
+    """Compute heatmaps four times the size of the pooled features."""
     x, name = pooled, "roi_heads.keypoint_head"
     for number in range(1, 9):
         x = F.relu(layer(get, f"{name}.conv_fcn{number}", x))

@@ -1,4 +1,4 @@
-"""Every kind of model of detectron2's zoo fills a detector that computes what it did there."""
+"""Every kind of model in detectron2's zoo: no tensor is left over, and ours computes the same."""
 
 import functools
 
@@ -10,8 +10,8 @@ from model.structures import ImageBatch, ImageSize
 from model.weights import WeightsError
 from model.weights.__main__ import main
 from model.weights.load import read_detector
-from tests.model.weights import detectron2_layers as theirs
-from tests.model.weights.detectron2_zoo import HEAD, HIDDEN, PYRAMID, STEM, ZOO, weights_of
+from tests.model.weights.detectron2 import reference_layers as theirs
+from tests.model.weights.detectron2.zoo import HEAD, HIDDEN, PYRAMID, STEM, ZOO, weights_of
 
 RATIOS = [0.5, 1.0, 2.0]
 # One of each kind of backbone and pyramid.
@@ -19,7 +19,7 @@ BODIES = {
     (m.depth, m.features, m.norm, m.groups, m.deform, m.one_stage): name for name, m in ZOO.items()
 }.values()
 CANVAS = ImageSize(32, 64)
-# fp32 sums in another order, through as many as 100 layers.
+# fp32 sums in another order, through up to 100 layers.
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
 
@@ -30,7 +30,7 @@ def weights(name):
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """Function: name -> detector and report, read once."""
+    """Function: name -> detector and report, loaded once."""
 
     @functools.cache
     def load(name):
@@ -52,10 +52,10 @@ def pooled(detector, rois, side):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_nothing_is_left_over(loaded, name):
+def test_no_tensor_is_left_over(loaded, name):
     report = loaded(name)[1]
-    assert report.unexplained() == []
-    assert not report.unneeded
+    assert report.problems() == []
+    assert not report.ignored
     unread = [n for n in weights(name) if n.endswith("num_batches_tracked")]
     assert len(report.loaded) >= len(weights(name)) - len(unread)
 
@@ -73,8 +73,8 @@ def test_the_architecture_is_inferred(loaded, name):
     assert config.fpn.norm == norms.get(model.norm, "none")
     assert config.rpn.layers == model.rpn_layers
     heads = (config.box, config.mask, config.keypoint, config.retinanet)
-    wanted = (model.rois, model.masks, model.keypoints > 0, model.one_stage)
-    assert tuple(head is not None for head in heads) == wanted
+    expected = (model.rois, model.masks, model.keypoints > 0, model.one_stage)
+    assert tuple(head is not None for head in heads) == expected
     if model.features == "fpn":
         assert config.fpn.channels == PYRAMID
     if model.rois and model.features != "c4":
@@ -94,21 +94,21 @@ def test_the_architecture_is_inferred(loaded, name):
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_every_feature_map_is_the_same(loaded, name):
+def test_feature_maps_equal_the_reference(loaded, name):
     generator = torch.Generator().manual_seed(2)
-    picture = torch.randint(0, 256, (1, 3, *CANVAS), generator=generator, dtype=torch.uint8)
-    expected = theirs.backbone(weights(name), ZOO[name], picture.float())
+    image = torch.randint(0, 256, (1, 3, *CANVAS), generator=generator, dtype=torch.uint8)
+    expected = theirs.backbone(weights(name), ZOO[name], image.float())
     with torch.inference_mode():
-        found = loaded(name)[0].features(ImageBatch(picture, (CANVAS,), (CANVAS,)))
-    assert len(found) == (5 if ZOO[name].features == "fpn" else 1)
-    for own, other in zip(found, expected, strict=True):
+        maps = loaded(name)[0].features(ImageBatch(image, (CANVAS,), (CANVAS,)))
+    assert len(maps) == (5 if ZOO[name].features == "fpn" else 1)
+    for own, other in zip(maps, expected, strict=True):
         scale = other.std()
         assert scale > 0.01
         torch.testing.assert_close(own / scale, other / scale, **CLOSE)
 
 
-def cells_and_their_anchors(sizes, height, width, stride):
-    """detectron2's anchors (H, W, A, 4), in its order."""
+def anchors_by_cell(sizes, height, width, stride):
+    """Return detectron2's anchors (H, W, A, 4), in its order."""
     of_a_cell = torch.tensor(list(theirs.anchors_of_a_cell(sizes, RATIOS)))
     boxes = torch.empty(height, width, len(of_a_cell), 4)
     for row in range(height):
@@ -117,8 +117,8 @@ def cells_and_their_anchors(sizes, height, width, stride):
     return boxes
 
 
-def same_anchor(ours, other):
-    """For each of their anchors (N, 4) the number of ours; every anchor occurs once."""
+def match_anchors(ours, other):
+    """Return the index of ours for each of their anchors (N, 4); every anchor occurs once."""
     distance, index = torch.cdist(other, ours, p=1).min(dim=1)
     assert distance.max() < 1e-3
     assert index.unique().numel() == len(ours) == len(other)
@@ -126,7 +126,7 @@ def same_anchor(ours, other):
 
 
 @with_(lambda model: not model.one_stage)
-def test_an_anchor_has_its_own_objectness_and_deltas(loaded, name):
+def test_every_anchor_has_its_own_objectness_and_deltas(loaded, name):
     model, detector = ZOO[name], loaded(name)[0]
     level = 2 if model.features == "fpn" else 0
     sizes = [128.0] if level else [32.0, 64.0, 128.0, 256.0, 512.0]
@@ -134,8 +134,8 @@ def test_an_anchor_has_its_own_objectness_and_deltas(loaded, name):
     feature = pooled(detector, 1, 3)[:, :, :height]
     cells = [ImageSize(height, width)] * (5 if level else 1)
     grid = detector.rpn.anchors(cells, CANVAS)[level]
-    boxes = cells_and_their_anchors(sizes, height, width, 16)
-    index = same_anchor(grid, boxes.flatten(0, 2))
+    boxes = anchors_by_cell(sizes, height, width, 16)
+    index = match_anchors(grid, boxes.flatten(0, 2))
     with torch.inference_mode():
         logits, deltas = detector.rpn.head(feature)
     scores, moves = theirs.proposal_head(weights(name), model, feature)
@@ -147,23 +147,23 @@ def test_an_anchor_has_its_own_objectness_and_deltas(loaded, name):
 
 
 @with_(lambda model: model.one_stage)
-def test_an_anchor_of_retinanet_has_its_own_classes_and_deltas(loaded, name):
+def test_every_anchor_of_retinanet_has_its_own_classes_and_deltas(loaded, name):
     detector, classes = loaded(name)[0], ZOO[name].classes
     feature = torch.randn(1, PYRAMID, 2, 3, generator=torch.Generator().manual_seed(1))
     grid = detector.retinanet.anchors([ImageSize(2, 3)] * 5, CANVAS)[1]
     sizes = [64.0, 64 * 2 ** (1 / 3), 64 * 2 ** (2 / 3)]
-    boxes = cells_and_their_anchors(sizes, 2, 3, 16)
-    index = same_anchor(grid, boxes.flatten(0, 2))
+    boxes = anchors_by_cell(sizes, 2, 3, 16)
+    index = match_anchors(grid, boxes.flatten(0, 2))
     with torch.inference_mode():
         logits, deltas = detector.retinanet(feature)
     scores, moves = theirs.one_stage_head(weights(name), feature)
-    for found, other, rows in ((logits, scores, classes), (deltas, moves, 4)):
+    for outputs, other, rows in ((logits, scores, classes), (deltas, moves, 4)):
         expected = other[0].reshape(9, rows, 2, 3).permute(2, 3, 0, 1).reshape(-1, rows)
-        torch.testing.assert_close(found[0, index], expected, **CLOSE)
+        torch.testing.assert_close(outputs[0, index], expected, **CLOSE)
 
 
 @with_(lambda model: model.rois)
-def test_classes_and_boxes_of_a_roi_are_the_same(loaded, name):
+def test_class_and_box_predictions_equal_the_reference(loaded, name):
     model, detector = ZOO[name], loaded(name)[0]
     x = pooled(detector, 3, 14 if model.features == "c4" else 7)
     scores, boxes = theirs.box_head(weights(name), model, x)
@@ -176,28 +176,28 @@ def test_classes_and_boxes_of_a_roi_are_the_same(loaded, name):
 
 
 @with_(lambda model: model.masks)
-def test_the_mask_of_a_class_is_the_same(loaded, name):
+def test_masks_equal_the_reference(loaded, name):
     model, detector = ZOO[name], loaded(name)[0]
     x = pooled(detector, 2, 14)
     masks = theirs.mask_head(weights(name), model, x)
     heads = detector.roi_heads
     with torch.inference_mode():
-        shown = heads.box.describe(x) if heads.shares_maps else x
-        found = heads.mask(shown, torch.tensor([1, model.classes]))
+        maps = heads.box.describe(x) if heads.shares_maps else x
+        ours = heads.mask(maps, torch.tensor([1, model.classes]))
     last = 0 if model.agnostic else model.classes - 1
-    torch.testing.assert_close(found, torch.stack([masks[0, 0], masks[1, last]]), **CLOSE)
+    torch.testing.assert_close(ours, torch.stack([masks[0, 0], masks[1, last]]), **CLOSE)
 
 
 @with_(lambda model: model.keypoints)
-def test_the_heatmaps_are_the_same(loaded, name):
+def test_heatmaps_equal_the_reference(loaded, name):
     detector = loaded(name)[0]
     x = pooled(detector, 2, 14)
     with torch.inference_mode():
-        found = detector.roi_heads.keypoint(x)
-    torch.testing.assert_close(found, theirs.keypoint_head(weights(name), x), **CLOSE)
+        ours = detector.roi_heads.keypoint(x)
+    torch.testing.assert_close(ours, theirs.keypoint_head(weights(name), x), **CLOSE)
 
 
-def test_each_kind_has_its_configs_settings(loaded):
+def test_settings_that_weights_cannot_tell_are_its_configs(loaded):
     def settings(name):
         rpn = loaded(name)[0].config.rpn
         return rpn.pre_nms_train, rpn.pre_nms_test, rpn.post_nms_train, rpn.post_nms_test
@@ -207,31 +207,31 @@ def test_each_kind_has_its_configs_settings(loaded):
     assert settings("mask R50 DC5") == settings("VOC") == (12000, 6000, 2000, 1000)
     assert settings("RPN R50 FPN") == (2000, 1000, 1000, 2000)
     assert settings("RPN R50 C4") == (12000, 12000, 2000, 2000)
-    rules = loaded("keypoint R50 FPN")[0].config.conventions
-    assert (rules.box_smooth_l1_beta, rules.keypoint_coordinates) == (0.5, "continuous")
+    conventions = loaded("keypoint R50 FPN")[0].config.conventions
+    assert (conventions.box_smooth_l1_beta, conventions.keypoint_coordinates) == (0.5, "continuous")
     detector = loaded("keypoint R50 FPN")[0]
     assert [category.name for category in detector.categories] == ["person"]
     box = loaded("LVIS")[0].config.box
     assert (box.score_threshold, box.detections_per_image) == (1e-4, 300)
 
 
-def test_what_is_guessed_is_said(loaded):
+def test_assumptions_are_reported(loaded):
     assert any("res5 is dilated" in note for note in loaded("mask R50 DC5")[1].notes)
     assert any("LVIS" in note for note in loaded("LVIS")[1].notes)
-    for name, place in (("mask R50 GN", "3x3"), ("mask R50 DC5", "1x1"), ("VOC", "1x1")):
-        assert any(f"strides in the {place}" in note for note in loaded(name)[1].notes)
+    for name, convolution in (("mask R50 GN", "3x3"), ("mask R50 DC5", "1x1"), ("VOC", "1x1")):
+        assert any(f"strides in the {convolution}" in note for note in loaded(name)[1].notes)
 
 
-def test_a_trained_norm_s_stride_is_not_in_the_1x1_whatever_the_pixels_deviation(tmp_path):
+def test_trained_norms_stride_in_the_3x3_whatever_the_pixel_std(tmp_path):
     pixels = {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]), "pixel_std": torch.ones(3)}
     for name, in_1x1 in (("mask R50 GN", False), ("mask R50 SyncBN", False), ("VOC", True)):
         torch.save({"model": weights(name) | pixels}, tmp_path / "model.pth")
-        rules = read_detector(tmp_path / "model.pth")[0].config.conventions
-        assert (rules.stride_in_1x1, rules.pixel_order) == (in_1x1, "bgr")
+        conventions = read_detector(tmp_path / "model.pth")[0].config.conventions
+        assert (conventions.stride_in_1x1, conventions.pixel_order) == (in_1x1, "bgr")
 
 
 @pytest.mark.parametrize("name", ["mask R50 C4", "keypoint R50 FPN", "RetinaNet R50"])
-def test_the_command_converts_it(loaded, tmp_path, name):
+def test_a_converted_model_loads_as_the_original(loaded, tmp_path, name):
     torch.save({"model": weights(name)}, tmp_path / "model.pth")
     assert main(["convert", str(tmp_path / "model.pth"), "--to", str(tmp_path / "ours")]) == 0
     ours, expected = load_detector(tmp_path / "ours"), loaded(name)[0]
@@ -240,7 +240,7 @@ def test_the_command_converts_it(loaded, tmp_path, name):
         assert tensor.equal(expected.state_dict()[own])
 
 
-def test_what_a_config_states_stays(tmp_path):
+def test_explicit_settings_are_kept(tmp_path):
     path = tmp_path / "model.pth"
     torch.save({"model": weights("mask R50 DC5")}, path)
     stated = {"backbone": {"features": "c5"}, "rpn": {"pre_nms_test": 99}}
@@ -258,7 +258,7 @@ def without(part):
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "message"),
     [
         (lambda w: w | one("roi_heads.box_head.0.fc1.weight"), "Cascade R-CNN"),
         (lambda w: w | one("sem_seg_head.p2.0.weight"), "panoptic"),
@@ -270,7 +270,7 @@ def without(part):
         (without("fpn_output"), "no feature pyramid"),
         (
             lambda w: w | {"proposal_generator.rpn_head.anchor_deltas.weight": torch.ones(15, 32)},
-            "15 deltas of 3 anchors: .* rotated",
+            "15 deltas for 3 anchors: .* rotated",
         ),
         (
             lambda w: (
@@ -284,8 +284,8 @@ def without(part):
         ),
     ],
 )
-def test_what_we_do_not_build_is_refused_by_name(tmp_path, change, named):
+def test_unsupported_models_are_refused(tmp_path, change, message):
     path = tmp_path / "model.pth"
     torch.save({"model": change(weights("mask R50 FPN"))}, path)
-    with pytest.raises(WeightsError, match=named):
+    with pytest.raises(WeightsError, match=message):
         read_detector(path)

@@ -1,4 +1,4 @@
-"""detectron2's names and its background, which is the last class."""
+"""detectron2's names, and its background, which is the last class."""
 
 import pickle
 
@@ -23,8 +23,8 @@ NAMES = {
 }
 
 
-def name_of(place):
-    kind, *rest = place
+def name_of(key):
+    kind, *rest = key
     match kind:
         case "block":
             return f"backbone.bottom_up.res{rest[0]}.{rest[1]}.{LAYERS[rest[2]]}"
@@ -32,17 +32,17 @@ def name_of(place):
             return f"backbone.fpn_{kind}{rest[0]}"
         case "mask":
             return f"roi_heads.mask_head.mask_fcn{rest[0]}"
-    return NAMES[place]
+    return NAMES[key]
 
 
 @pytest.fixture
 def arrays(narrow_shapes, random_weights):
-    """A Mask R-CNN of 5 classes with folded norms, as in the model zoo."""
+    """A Mask R-CNN with 5 classes and folded norms, as in the model zoo."""
     arrays = {}
-    for place, shape in narrow_shapes.items():
-        name = name_of(place)
+    for key, shape in narrow_shapes.items():
+        name = name_of(key)
         arrays[f"{name}.weight"] = random_weights(shape)
-        if place[0] in ("stem", "block"):
+        if key[0] in ("stem", "block"):
             arrays[f"{name}.norm.weight"] = 1 + random_weights(shape[:1])
             arrays[f"{name}.norm.bias"] = random_weights(shape[:1])
             arrays[f"{name}.norm.running_mean"] = np.zeros(shape[0], np.float32)
@@ -73,7 +73,7 @@ def path(request, arrays, tmp_path):
     return path
 
 
-def test_the_background_comes_first_with_us(path, arrays):
+def test_the_background_becomes_class_0(path, arrays):
     detector = load_detector(path)
     get = {name: torch.from_numpy(array) for name, array in arrays.items()}
     torch.manual_seed(1)
@@ -96,7 +96,7 @@ def test_the_background_comes_first_with_us(path, arrays):
     assert not deltas[:, 0].any()
 
 
-def test_a_label_s_mask_is_its_own(path, arrays):
+def test_every_class_keeps_its_mask(path, arrays):
     detector = load_detector(path)
     get = {name: torch.from_numpy(array) for name, array in arrays.items()}
     x = pooled = torch.randn(2, 16, 14, 14, generator=torch.Generator().manual_seed(2))
@@ -107,12 +107,12 @@ def test_a_label_s_mask_is_its_own(path, arrays):
     x = F.relu(F.conv_transpose2d(x, get[f"{name}.weight"], get[f"{name}.bias"], stride=2))
     name = "roi_heads.mask_head.predictor"
     x = F.conv2d(x, get[f"{name}.weight"], get[f"{name}.bias"])
-    # Our labels 1 and 5 are detectron2's classes 0 and 4.
+    # Our labels 1 and 5 are the classes 0 and 4 of detectron2.
     masks = detector.roi_heads.mask(pooled, torch.tensor([1, 5]))
     torch.testing.assert_close(masks, torch.stack([x[0, 0], x[1, 4]]), rtol=1e-4, atol=1e-4)
 
 
-def test_one_box_and_one_mask_of_all_classes_have_no_background(arrays, tmp_path):
+def test_class_agnostic_boxes_and_masks_get_no_background(arrays, tmp_path):
     layers = ("roi_heads.box_predictor.bbox_pred", "roi_heads.mask_head.predictor")
     for layer, rows in zip(layers, (4, 1), strict=True):
         for kind in ("weight", "bias"):
@@ -129,7 +129,7 @@ def test_one_box_and_one_mask_of_all_classes_have_no_background(arrays, tmp_path
 
 
 @pytest.mark.parametrize("with_statistics", [True, False])
-def test_a_folded_norm_is_the_affine_map_it_came_from(arrays, tmp_path, with_statistics):
+def test_a_folded_norm_is_its_affine_map(arrays, tmp_path, with_statistics):
     if not with_statistics:
         arrays = {n: a for n, a in arrays.items() if "running" not in n}
     path = tmp_path / "model.pkl"
@@ -144,44 +144,52 @@ def test_a_folded_norm_is_the_affine_map_it_came_from(arrays, tmp_path, with_sta
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_pyramid_and_rpn_stand_in_their_places(path, arrays):
+def test_the_layers_of_pyramid_and_rpn_are_matched(path, arrays):
     detector = load_detector(path)
     for level in range(4):
-        wanted = torch.from_numpy(arrays[f"backbone.fpn_output{level + 2}.weight"])
-        assert detector.fpn.output[level].weight.equal(wanted)
-        wanted = torch.from_numpy(arrays[f"backbone.fpn_lateral{level + 2}.bias"])
-        assert detector.fpn.lateral[level].bias.equal(wanted)
-    wanted = torch.from_numpy(arrays["proposal_generator.rpn_head.anchor_deltas.weight"])
-    assert detector.rpn.head.deltas.weight.equal(wanted)
+        expected = torch.from_numpy(arrays[f"backbone.fpn_output{level + 2}.weight"])
+        assert detector.fpn.output[level].weight.equal(expected)
+        expected = torch.from_numpy(arrays[f"backbone.fpn_lateral{level + 2}.bias"])
+        assert detector.fpn.lateral[level].bias.equal(expected)
+    expected = torch.from_numpy(arrays["proposal_generator.rpn_head.anchor_deltas.weight"])
+    assert detector.rpn.head.deltas.weight.equal(expected)
 
 
-def test_the_conventions_are_its_configs_defaults_and_said_to_be_guessed(path, caplog):
+def test_default_conventions_are_assumed_and_reported(path, caplog):
     config = load_detector(path).config
-    rules = config.conventions
-    assert (rules.pixel_order, rules.pixel_std, rules.stride_in_1x1) == ("bgr", (1, 1, 1), True)
-    assert (rules.roi_aligned, rules.roi_sampling_ratio, rules.norm_epsilon) == (True, 0, 1e-5)
-    assert (rules.rpn_smooth_l1_beta, rules.box_smooth_l1_beta) == (0, 0)
-    assert not rules.legacy_geometry
-    assert rules.mask_paste == "grid"
+    conventions = config.conventions
+    assert (conventions.pixel_order, conventions.pixel_std, conventions.stride_in_1x1) == (
+        "bgr",
+        (1, 1, 1),
+        True,
+    )
+    assert (conventions.roi_aligned, conventions.roi_sampling_ratio, conventions.norm_epsilon) == (
+        True,
+        0,
+        1e-5,
+    )
+    assert (conventions.rpn_smooth_l1_beta, conventions.box_smooth_l1_beta) == (0, 0)
+    assert not conventions.legacy_geometry
+    assert conventions.mask_paste == "grid"
     assert config.rpn.post_nms_train == 1000
     assert "config= can state" in caplog.text
 
 
-def test_pixel_mean_and_deviation_in_the_file_are_followed(arrays, tmp_path):
+def test_pixel_mean_and_std_of_the_file_are_followed(arrays, tmp_path):
     pixels = {
         "pixel_mean": np.array([123.675, 116.28, 103.53], np.float32).reshape(3, 1, 1),
         "pixel_std": np.array([58.395, 57.12, 57.375], np.float32).reshape(3, 1, 1),
     }
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": arrays | pixels, "__author__": "x"}))
-    rules = load_detector(path).config.conventions
-    assert (rules.pixel_order, rules.stride_in_1x1) == ("rgb", False)
-    assert rules.pixel_std == (58.395, 57.12, 57.375)
+    conventions = load_detector(path).config.conventions
+    assert (conventions.pixel_order, conventions.stride_in_1x1) == ("rgb", False)
+    assert conventions.pixel_std == (58.395, 57.12, 57.375)
     stated = ModelConfig.model_validate({"conventions": {"stride_in_1x1": True}})
     assert load_detector(path, stated).config.conventions.stride_in_1x1
 
 
-def test_its_imagenet_backbone_of_torchvision_fills_the_backbone(arrays, tmp_path):
+def test_a_torchvision_backbone_in_its_format_fills_the_backbone(arrays, tmp_path):
     prefix = "backbone.bottom_up."
     backbone = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
     backbone |= {"stem.fc.weight": np.ones((9, 4), np.float32)}
@@ -191,21 +199,21 @@ def test_its_imagenet_backbone_of_torchvision_fills_the_backbone(arrays, tmp_pat
     detector = build_detector(ModelConfig.model_validate({"backbone": {"width": 8}}))
     report = load_weights(detector, path)
     assert set(report.loaded) == {f"backbone.{n}" for n in detector.backbone.state_dict()}
-    assert report.unneeded.keys() == {"stem.fc.weight"}
-    # RGB, the usual deviation, strides in the 3x3: as ours by default, nothing to convert.
+    assert report.ignored.keys() == {"stem.fc.weight"}
+    # RGB, the usual standard deviation, strides in the 3x3: our defaults, nothing to convert.
     assert report.notes == ()
     assert detector.backbone.conv1.weight.equal(torch.from_numpy(backbone["stem.conv1.weight"]))
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "message"),
     [
         ({"roi_heads.box_predictor.bbox_pred.weight": np.ones((8, 24))}, "class-agnostic"),
         ({"pixel_mean": np.ones(2), "pixel_std": np.ones(2)}, "three channels"),
     ],
 )
-def test_what_we_do_not_build_is_refused_by_name(arrays, tmp_path, change, named):
+def test_unsupported_models_are_refused(arrays, tmp_path, change, message):
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": arrays | change, "__author__": "x"}))
-    with pytest.raises(WeightsError, match=named):
+    with pytest.raises(WeightsError, match=message):
         load_detector(path)

@@ -1,0 +1,100 @@
+"""Tensors of a weights file. Only tensors, arrays and plain containers are ever unpickled."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model.weights.report import WeightsError
+from model.weights.storage.unpickling import unpickle_arrays
+
+# Keys under which training programs store their weights.
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "blobs")
+# The number before the pickle of torch.save before torch 1.6.
+_TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """The content of a weights file.
+
+    Args:
+        tensors: under the file's own names.
+        author: what the file says about its origin (detectron2's ``__author__``), or nothing.
+    """
+
+    tensors: Mapping[str, Tensor]
+    author: str = ""
+
+
+def read_weights_file(path: Path) -> StoredWeights:
+    """Read a .safetensors file, a pickle of arrays, or what torch.save wrote.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or holds anything but named tensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}: there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return StoredWeights(load_file(path))
+        if path.suffix in (".pkl", ".pickle") and not _is_torch_file(path):
+            return _unwrap(unpickle_arrays(path.read_bytes(), str(path)), path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged or holds more than tensors, which is not loaded because unpickling "
+            f"runs code. Save the weights alone. ({str(error).splitlines()[0]})"
+        ) from error
+    except WeightsError:
+        raise
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise WeightsError(f"{path} is damaged or not a weights file: {first_line}") from error
+    return _unwrap(content, path)
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Whether torch.save wrote it: a zip archive, or formerly a pickle of a certain number."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    return head.startswith(b"PK") or _TORCH_MAGIC in head
+
+
+def _unwrap(content: object, path: Path) -> StoredWeights:
+    author = ""
+    while isinstance(content, Mapping):
+        author = str(content.get("__author__", author))
+        wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if wrapper is None:
+            break
+        content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(
+            f"{path} must hold tensors by name; got "
+            + ("nothing" if isinstance(content, Mapping) else f"a {type(content).__name__}")
+        )
+    tensors, others = {}, []
+    for name, value in content.items():
+        tensor = _to_tensor(value)
+        if tensor is None:
+            others.append(str(name))
+        else:
+            # DistributedDataParallel adds the prefix.
+            tensors[str(name).removeprefix("module.")] = tensor
+    if others:
+        raise WeightsError(f"{path} holds values that are not tensors: {', '.join(others[:5])}")
+    return StoredWeights(tensors, author)
+
+
+def _to_tensor(value: object) -> Tensor | None:
+    if isinstance(value, np.ndarray):
+        # Weights are never unsigned integers, most of which torch supports only in part.
+        return torch.from_numpy(value) if value.dtype.kind in "fib" else None
+    return value if isinstance(value, Tensor) else None
