@@ -1,11 +1,11 @@
-"""The rules of two libraries, from their papers' and their own descriptions, in their own boxes."""
+"""The arithmetic of two libraries, from their papers and documentation, on their own boxes."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 
-from tests.model.legacy.plain_inference import Form
+from tests.model.legacy.reference_inference import Peer
 
 
 def _size_rounded_down(height, width, short, long):
@@ -17,17 +17,17 @@ def _size_rounded_down(height, width, short, long):
     return int(short * height / width), short
 
 
-def _anchors_of_windows(sizes, ratios, stride):
-    """Around the centre of a window of whole pixels, 0 to stride - 1."""
-    centre, boxes = (stride - 1) / 2, []
+def _anchors_of_stride(sizes, ratios, stride):
+    """Return anchors around the center of the stride's square of pixels, 0 to stride - 1."""
+    center, boxes = (stride - 1) / 2, []
     for ratio in ratios:
         width = round(math.sqrt(stride * stride / ratio))
         height = round(width * ratio)
         for size in sizes:
             half_width = (width * size / stride - 1) / 2
             half_height = (height * size / stride - 1) / 2
-            boxes.append([centre - half_width, centre - half_height])
-            boxes[-1] += [centre + half_width, centre + half_height]
+            boxes.append([center - half_width, center - half_height])
+            boxes[-1] += [center + half_width, center + half_height]
     return boxes
 
 
@@ -38,22 +38,22 @@ def _paste_whole_pixels(mask, box, height, width):
     half_height = (box[3] - box[1]) / 2 * (side + 2) / side
     x1, y1 = int(x - half_width), int(y - half_height)
     x2, y2 = int(x + half_width), int(y + half_height)
-    bordered = F.pad(mask, (1, 1, 1, 1))[None, None]
-    extent = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
-    large = F.interpolate(bordered, extent, mode="bilinear", align_corners=False)[0, 0] > 0.5
+    padded = F.pad(mask, (1, 1, 1, 1))[None, None]
+    size = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
+    resized = F.interpolate(padded, size, mode="bilinear", align_corners=False)[0, 0] > 0.5
     canvas = torch.zeros(height, width, dtype=torch.bool)
     for row in range(max(y1, 0), min(y2 + 1, height)):
         left, right = max(x1, 0), min(x2 + 1, width)
         if left < right:
-            canvas[row, left:right] = large[row - y1, left - x1 : right - x1]
+            canvas[row, left:right] = resized[row - y1, left - x1 : right - x1]
     return canvas
 
 
-MASKRCNN_BENCHMARK = Form(
+MASKRCNN_BENCHMARK = Peer(
     resized=_size_rounded_down,
-    anchors=_anchors_of_windows,
+    anchors=_anchors_of_stride,
     sides=lambda box: (box[2] - box[0] + 1, box[3] - box[1] + 1),
-    from_centre=lambda x, y, w, h: [x - w / 2, y - h / 2, x + w / 2 - 1, y + h / 2 - 1],
+    from_center=lambda x, y, w, h: [x - w / 2, y - h / 2, x + w / 2 - 1, y + h / 2 - 1],
     last=lambda pixels: pixels - 1,
     align={"sampling_ratio": 2, "aligned": False},
     paste=_paste_whole_pixels,
@@ -75,15 +75,15 @@ def _anchors_around_zero(sizes, ratios, stride):
 def _paste_by_grid(mask, box, height, width):
     x = (torch.arange(width) + 0.5 - box[0]) / (box[2] - box[0]) * 2 - 1
     y = (torch.arange(height) + 0.5 - box[1]) / (box[3] - box[1]) * 2 - 1
-    places = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
-    return F.grid_sample(mask[None, None], places[None], align_corners=False)[0, 0] >= 0.5
+    grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
+    return F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0] >= 0.5
 
 
-DETECTRON2 = Form(
+DETECTRON2 = Peer(
     resized=_size_rounded,
     anchors=_anchors_around_zero,
     sides=lambda box: (box[2] - box[0], box[3] - box[1]),
-    from_centre=lambda x, y, w, h: [x - w / 2, y - h / 2, x + w / 2, y + h / 2],
+    from_center=lambda x, y, w, h: [x - w / 2, y - h / 2, x + w / 2, y + h / 2],
     last=lambda pixels: pixels,
     align={"sampling_ratio": -1, "aligned": True},
     paste=_paste_by_grid,

@@ -1,4 +1,4 @@
-"""The same weights under another library's conventions: its arithmetic and ours say the same."""
+"""With the conventions of another library, detections are those of its arithmetic."""
 
 import json
 
@@ -9,28 +9,28 @@ from PIL import Image
 
 from model import build_detector
 from model.config import DETECTRON2, MASKRCNN_BENCHMARK
-from tests.model.legacy import forms
-from tests.model.legacy.plain_inference import find_objects
+from tests.model.legacy import peers
+from tests.model.legacy.reference_inference import detect
 
 CLASSES = 6
 SMALL = {"depth": 18, "norm": "group_norm", "frozen_stages": 0, "width": 16}
 
 
 @pytest.fixture(scope="module")
-def pictures(coco_tiny):
-    """Two real pictures, one wide and one high, none of whose sides scales to whole pixels."""
+def images(coco_tiny):
+    """Two real images, one wide and one high, whose sides do not scale to whole pixels."""
     split = json.loads((coco_tiny / "annotations" / "instances_val2017.json").read_text())
-    wide = next(one for one in split["images"] if one["height"] == 427)
-    high = next(one for one in split["images"] if one["height"] > one["width"])
+    wide = next(entry for entry in split["images"] if entry["height"] == 427)
+    high = next(entry for entry in split["images"] if entry["height"] > entry["width"])
     return [
-        np.array(Image.open(coco_tiny / "val2017" / one["file_name"]).convert("RGB"))
-        for one in (wide, high)
+        np.array(Image.open(coco_tiny / "val2017" / entry["file_name"]).convert("RGB"))
+        for entry in (wide, high)
     ]
 
 
 @pytest.fixture
 def detector_with(tiny_config):
-    """A detector of random weights, spread so that scores, boxes and masks differ."""
+    """A detector with random weights, scaled so that scores, boxes and masks vary."""
 
     def build(conventions):
         torch.manual_seed(3)
@@ -57,18 +57,18 @@ def detector_with(tiny_config):
                 (detector.roi_heads.mask.logits.weight, 3.0),
             ):
                 weight *= scale
-            # Hidden units are positive: without their common part, ROIs differ in their class.
+            # Hidden units are positive: without their mean, all ROIs would get the same class.
             box.class_logits.weight -= box.class_logits.weight.mean(dim=1, keepdim=True)
             box.class_logits.bias.normal_(std=0.3)
-            detector.roi_heads.mask.logits.bias.fill_(5.0)  # most of a box belongs to its object
+            detector.roi_heads.mask.logits.bias.fill_(5.0)  # objects fill most of their boxes
         return detector
 
     return build
 
 
 @pytest.fixture
-def c4_of(tiny_config):
-    """A detector whose one map is C4, with masks from res5."""
+def c4_with(tiny_config):
+    """A detector whose only map is C4, with masks from res5."""
 
     def build(conventions):
         torch.manual_seed(4)
@@ -93,7 +93,7 @@ def c4_of(tiny_config):
 
 
 @pytest.fixture
-def retinanet_of(tiny_config):
+def retinanet_with(tiny_config):
     def build(conventions):
         torch.manual_seed(4)
         config = tiny_config(
@@ -114,59 +114,55 @@ def retinanet_of(tiny_config):
     return build
 
 
-def largest_difference(found, boxes):
-    extents = torch.cat((found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]), dim=1)
-    return (extents - boxes).abs().max()
+def largest_difference(detections, boxes_xywh):
+    corner, opposite = detections.boxes[:, :2], detections.boxes[:, 2:]
+    return (torch.cat((corner, opposite - corner), dim=1) - boxes_xywh).abs().max()
 
 
 @pytest.mark.parametrize(
-    ("conventions", "form"),
-    [(MASKRCNN_BENCHMARK, forms.MASKRCNN_BENCHMARK), (DETECTRON2, forms.DETECTRON2)],
+    ("conventions", "peer"),
+    [(MASKRCNN_BENCHMARK, peers.MASKRCNN_BENCHMARK), (DETECTRON2, peers.DETECTRON2)],
     ids=["maskrcnn_benchmark", "detectron2"],
 )
-def test_detections_are_those_of_the_library_that_the_conventions_are_of(
-    detector_with, pictures, conventions, form
-):
+def test_detections_equal_the_library_s(detector_with, images, conventions, peer):
     detector = detector_with(conventions)
-    origin = conventions.keypoint_origin  # detectron2 has the middles of pixels, as we do
+    origin = conventions.keypoint_origin  # in detectron2 as in ours, the center of pixel 0 is 0.5
     seen = []
-    for picture, found in zip(pictures, detector.predict(pictures, batch_size=1), strict=True):
-        scores, labels, boxes, bitmaps, points = find_objects(form, detector, picture)
-        assert found.labels.tolist() == labels
+    for image, ours in zip(images, detector.predict(images, batch_size=1), strict=True):
+        scores, labels, boxes, bitmaps, points = detect(peer, detector, image)
+        assert ours.labels.tolist() == labels
         seen += labels
-        # float32 against float64, through coordinates of some hundred pixels
-        torch.testing.assert_close(found.scores, scores, atol=1e-3, rtol=0)
-        assert largest_difference(found, boxes) < 0.05
-        # All but a place or two: the best two of a heatmap may be equal but for rounding.
-        strays = (found.keypoints[..., :2] - origin - points).abs().amax(dim=2) > 0.05
-        assert strays.sum() <= 2
-        ours, theirs = found.bitmaps().bool().flatten(1), bitmaps.flatten(1)
-        # A pixel may lie within float rounding of the threshold.
-        assert ((ours ^ theirs).sum(1) <= (0.01 * theirs.sum(1)).clamp(min=1)).all()
+        # float32 against float64, with coordinates of several hundred pixels.
+        torch.testing.assert_close(ours.scores, scores, atol=1e-3, rtol=0)
+        assert largest_difference(ours, boxes) < 0.05
+        # Except for one or two: the best two cells of a heatmap may differ by rounding only.
+        different = (ours.keypoints[..., :2] - origin - points).abs().amax(dim=2) > 0.05
+        assert different.sum() <= 2
+        masks, theirs = ours.bitmaps().bool().flatten(1), bitmaps.flatten(1)
+        # A pixel may be within float rounding of the threshold.
+        assert ((masks ^ theirs).sum(1) <= (0.01 * theirs.sum(1)).clamp(min=1)).all()
         assert (theirs.sum(1) > 100).sum() >= 10
     assert len(seen) >= 20 and len(set(seen)) >= 3
 
 
-@pytest.mark.parametrize("kind", ["c4_of", "retinanet_of"])
-def test_so_are_those_of_its_relatives(kind, pictures, request):
+@pytest.mark.parametrize("kind", ["c4_with", "retinanet_with"])
+def test_detections_of_other_detectors_equal_maskrcnn_benchmark_s(kind, images, request):
     detector = request.getfixturevalue(kind)(MASKRCNN_BENCHMARK)
-    for picture, found in zip(pictures, detector.predict(pictures, batch_size=1), strict=True):
-        scores, labels, boxes, bitmaps, _ = find_objects(
-            forms.MASKRCNN_BENCHMARK, detector, picture
-        )
+    for image, ours in zip(images, detector.predict(images, batch_size=1), strict=True):
+        scores, labels, boxes, bitmaps, _ = detect(peers.MASKRCNN_BENCHMARK, detector, image)
         assert len(labels) >= 10
-        assert found.labels.tolist() == labels
-        torch.testing.assert_close(found.scores, scores.float(), atol=1e-3, rtol=0)
-        assert largest_difference(found, boxes) < 0.05
+        assert ours.labels.tolist() == labels
+        torch.testing.assert_close(ours.scores, scores.float(), atol=1e-3, rtol=0)
+        assert largest_difference(ours, boxes) < 0.05
         if bitmaps is not None:
-            strays = (found.bitmaps().bool() ^ bitmaps).flatten(1).sum(1)
-            assert (strays <= (0.01 * bitmaps.flatten(1).sum(1)).clamp(min=1)).all()
+            different = (ours.bitmaps().bool() ^ bitmaps).flatten(1).sum(1)
+            assert (different <= (0.01 * bitmaps.flatten(1).sum(1)).clamp(min=1)).all()
 
 
-def test_without_the_geometry_the_detections_are_others(detector_with, pictures):
-    """What the parity above can see: pixels, classes, masks."""
+def test_without_legacy_geometry_the_detections_differ(detector_with, images):
+    """Check that the parity tests above can detect another box geometry."""
     detector = detector_with(MASKRCNN_BENCHMARK)
-    _, labels, boxes, _, _ = find_objects(forms.MASKRCNN_BENCHMARK, detector, pictures[0])
+    _, labels, boxes, _, _ = detect(peers.MASKRCNN_BENCHMARK, detector, images[0])
     changed = MASKRCNN_BENCHMARK.model_copy(update={"legacy_geometry": False})
-    (found,) = detector_with(changed).predict(pictures[:1])
-    assert found.labels.tolist() != labels or largest_difference(found, boxes) > 0.5
+    (ours,) = detector_with(changed).predict(images[:1])
+    assert ours.labels.tolist() != labels or largest_difference(ours, boxes) > 0.5
