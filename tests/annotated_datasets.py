@@ -36,8 +36,8 @@ def draw_coco(folder, keypoints=False):
     return DrawnCoco(json.loads(annotations.read_text()), annotations, images)
 
 
-def spoil(source):
-    """Make one record of a `DrawnCoco` invalid for every reason; return the expected counts."""
+def add_invalid_records(source):
+    """Add records to a `DrawnCoco` that are invalid for each reason; return the expected counts."""
     document = source.document
     first, second, third, fourth = document["images"][:4]
     of_image = {i: [a for a in document["annotations"] if a["image_id"] == i] for i in range(1, 13)}

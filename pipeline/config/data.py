@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from model.config.settings import Fraction, NonNegative, Positive, Settings
-from pipeline.storage import Location
+from pipeline.storage.urls import Location
 
 Source = Literal["shapes", "coco", "voc", "cityscapes"]
 

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from model.config.settings import Fraction, NonNegative, Positive, Settings
-from pipeline.storage import Location
+from pipeline.storage.urls import Location
 
 
 class InferConfig(Settings):

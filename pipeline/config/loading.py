@@ -11,7 +11,7 @@ import yaml
 from model.config.settings import ConfigError, Settings, check_settings
 from model.config.yaml_files import apply_overrides, compose_yaml
 from pipeline.config.run import RunConfig
-from pipeline.storage import is_relative
+from pipeline.storage.urls import is_relative
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -10,7 +10,7 @@ from pipeline.config.infer import InferConfig
 from pipeline.config.sweep import SweepConfig
 from pipeline.config.track import TrackConfig
 from pipeline.config.train import TrainConfig
-from pipeline.storage import Location
+from pipeline.storage.urls import Location
 
 
 class RunConfig(Settings):

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from model.config.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
-from pipeline.storage import Location
+from pipeline.storage.urls import Location
 
 
 class OptimizerConfig(Settings):

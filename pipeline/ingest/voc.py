@@ -153,7 +153,7 @@ def _read_image(
 
 
 class _NoDoctypeBuilder(ET.TreeBuilder):
-    """Refuses a document type declaration, the only place that can declare entities."""
+    """A builder that refuses a document type declaration, the only place to declare entities."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise InvalidRecordError(_UNREADABLE, f"it declares the document type {name[:40]}")

@@ -109,7 +109,7 @@ def _share_inside(pixels: NDArray[np.bool_], box: Sequence[float]) -> float:
 
 
 def mask_sizes(root_url: str, names: Sequence[str]) -> bytes:
-    """Return the sizes of the images' mask files, bytes, as JSON: they tell redrawn masks."""
+    """Return the sizes in bytes of the images' mask files, as JSON, to detect redrawn masks."""
     by_url: dict[str, int] = {}
     for folder in _FOLDERS:
         by_url |= storage.file_sizes(storage.join(root_url, folder))

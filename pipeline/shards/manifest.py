@@ -31,7 +31,7 @@ class ShardFile:
         row_groups: number of rows in each row group.
         sizes: original size of each image, in row order.
         labelled_points: number of labeled keypoints in each image, in row order; empty if the
-            dataset has no keypoints.
+            dataset has no keypoints. Spelled as the key in manifest.json.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """One image and its objects, read from a row of a Parquet shard.
 
-Shapes: G ground-truth objects, N polygons, V vertices, P keypoints.
+Letters: G ground-truth objects, N polygons, V vertices, P keypoints.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ class ShardRow:
         vertices: (V, 2) x y, of all polygons.
         polygon_offsets: (N + 1,) into vertices.
         object_offsets: (G + 1,) into polygons.
-        rle: G COCO run-length strings; None where the mask is polygons.
+        rle: G COCO run-length strings; None if the mask is polygons.
         iscrowd: (G,) bool.
         area: (G,) square pixels, as annotated.
         annotation_id: (G,).

@@ -1,10 +1,14 @@
-"""Files at a local path, `file://` or `s3://` URL: ``from pipeline import storage``."""
+"""Files at a local path, ``file://`` or ``s3://`` URL.
+
+Use as ``from pipeline import storage`` and ``storage.read_json(url)``. Settings import
+`pipeline.storage.urls` instead, because they need locations but no file system.
+"""
 
 from typing import TYPE_CHECKING
 
 from model.lazy_exports import lazy_exports
 from pipeline.storage.retries import MissingFileError, StorageError
-from pipeline.storage.urls import Location, absolute, is_relative, join, local_path
+from pipeline.storage.urls import join, local_path
 
 if TYPE_CHECKING:
     from pipeline.storage.files import (
@@ -24,17 +28,14 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Location",
     "MissingFileError",
     "StorageError",
-    "absolute",
     "delete",
     "download_folder",
     "exists",
     "fetch",
     "file_sizes",
     "filesystem",
-    "is_relative",
     "join",
     "list_files",
     "local_path",
@@ -47,5 +48,5 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    # Settings import this package for its URLs and must not wait for pyarrow, which files.py needs.
+    # Importing pipeline.storage.urls runs this file too, and must not wait for pyarrow.
     __getattr__, __dir__ = lazy_exports(__name__, {"pipeline.storage.files": __all__})

@@ -8,7 +8,7 @@ import pytest
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.coco_ground_truth import coco_ground_truth
-from tests.annotated_datasets import all_rows, draw_coco, quarantine_entries, spoil
+from tests.annotated_datasets import add_invalid_records, all_rows, draw_coco, quarantine_entries
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_row_group_holds_one_orientation(coco_tiny, tmp_path):
 
 
 def test_every_invalid_record_is_listed_counted_and_left_out(source, tmp_path):
-    reasons = spoil(source)
+    reasons = add_invalid_records(source)
     manifest = source.write_shards(tmp_path / "shards")
     counts = manifest.counts
     assert manifest.reasons == reasons
@@ -114,5 +114,6 @@ def test_keypoints_without_one_list_of_names_are_left_out_and_counted(
     assert f"keypoints of {manifest.counts['objects']} annotations left out" in manifest.summary()
     assert all(entry["mended"] for entry in quarantine_entries(url))
     assert {row.keypoints for row in all_rows(url)} == {None}
-    truth = coco_ground_truth(url)
-    assert not any("keypoints" in record for record in truth["annotations"] + truth["categories"])
+    ground_truth = coco_ground_truth(url)
+    records = ground_truth["annotations"] + ground_truth["categories"]
+    assert not any("keypoints" in record for record in records)

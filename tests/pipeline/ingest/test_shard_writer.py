@@ -10,7 +10,7 @@ from pipeline import storage
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.manifest import read_manifest
-from tests.annotated_datasets import all_rows, draw_coco, spoil
+from tests.annotated_datasets import add_invalid_records, all_rows, draw_coco
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_killed_job_resumes_after_its_last_finished_shard(source, tmp_path):
 @pytest.mark.s3
 @pytest.mark.ray
 def test_ray_tasks_write_the_same_shards_to_a_bucket(ray_cluster, s3, source, tmp_path):
-    spoil(source)
+    add_invalid_records(source)
     bucket = s3("shards")
     annotations, images, shards = (storage.join(bucket, name) for name in ("a.json", "images", "s"))
     storage.upload_folder(source.images, images)

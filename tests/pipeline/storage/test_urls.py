@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.storage import absolute, is_relative, join, local_path
+from pipeline.storage.urls import absolute, is_relative, join, local_path
 
 
 def test_join_puts_one_slash_between_parts():
