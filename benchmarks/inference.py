@@ -1,10 +1,10 @@
-"""Pictures to objects on the picture: our detectors and torchvision's, same weights, same machine.
+"""Inference, from images to detections: our detectors and torchvision's with the same weights.
 
     python -m benchmarks.inference --device cpu --short-side 800 --models mask_rcnn retinanet
 
-Either side gets uint8 pictures and gives boxes, scores, labels and, of their models, full-size
-bitmaps or keypoints. Another row of Mask R-CNN gives run-length encoded masks instead, which
-torchvision's users take from its bitmaps with pycocotools; there the peer's time is that of its
+Both sides take uint8 images and return boxes, scores, labels and, depending on the model, bitmaps
+of full size or keypoints. A second row for Mask R-CNN returns run-length encoded masks instead;
+torchvision's users encode its bitmaps with pycocotools, but the peer's time in that row is for the
 bitmaps alone.
 """
 
@@ -18,11 +18,11 @@ from torch import nn
 from benchmarks.machine import print_table, save
 from benchmarks.peers import (
     MODELS,
-    Picture,
+    Image,
     autocast_to,
     build_ours,
     build_peer,
-    read_pictures,
+    read_images,
     time_alternately,
 )
 from model import Detector
@@ -35,7 +35,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     long_side = round(options.short_side * 1333 / 800)
-    pictures = read_pictures(options.images, options.count)
+    images = read_images(options.images, options.count)
     print(backend())
     rows = []
     for model in options.models:
@@ -49,7 +49,7 @@ def main() -> None:
         }
         for batch in options.batches:
             with autocast_to(options.precision, device):
-                measured = _measure(peer, ours, pictures, batch, options.repeats, device)
+                measured = _measure(peer, ours, images, batch, options.repeats, device)
             rows += [{**settings, **row} for row in measured]
     print_table(rows)
     if options.out:
@@ -59,55 +59,55 @@ def main() -> None:
 def _measure(
     peer: nn.Module,
     ours: Detector,
-    pictures: Sequence[Picture],
+    images: Sequence[Image],
     batch: int,
     repeats: int,
     device: torch.device,
 ) -> list[dict[str, object]]:
-    found = {"peer": 0, "ours": 0}
+    objects = {"peer": 0, "ours": 0}
     has_masks = ours.config.mask is not None
 
     def run_peer() -> None:
-        found["peer"] = 0
+        objects["peer"] = 0
         with torch.inference_mode():
-            for start in range(0, len(pictures), batch):
+            for start in range(0, len(images), batch):
                 tensors = [
-                    torch.from_numpy(picture).to(device).permute(2, 0, 1).float() / 255
-                    for picture in pictures[start : start + batch]
+                    torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255
+                    for image in images[start : start + batch]
                 ]
                 for result in peer(tensors):
                     if has_masks:
                         (result["masks"][:, 0] > 0.5).cpu()
-                    found["peer"] += len(result["boxes"].cpu())
+                    objects["peer"] += len(result["boxes"].cpu())
 
     def run_ours() -> None:
-        found["ours"] = 0
-        for one in ours.predict(pictures, batch):
+        objects["ours"] = 0
+        for detections in ours.predict(images, batch):
             if has_masks:
-                one.bitmaps()
-            found["ours"] += len(one)
+                detections.bitmaps()
+            objects["ours"] += len(detections)
 
     def run_ours_encoded() -> None:
-        for one in ours.predict(pictures, batch):
-            one.rle()
+        for detections in ours.predict(images, batch):
+            detections.rle()
 
     cases = {"objects": run_ours}
     if has_masks:
         cases = {"bitmaps": run_ours, "rle": run_ours_encoded}
     peer_ms, *ours_ms = (
-        taken / len(pictures)
-        for taken in time_alternately((run_peer, *cases.values()), repeats, device)
+        batch_ms / len(images)
+        for batch_ms in time_alternately((run_peer, *cases.values()), repeats, device)
     )
     return [
         {
             "case": f"{case}, batch {batch}",
             "peer_ms": peer_ms,
-            "ours_ms": taken,
-            "ratio": peer_ms / taken,
-            "peer_objects": found["peer"] / len(pictures),
-            "our_objects": found["ours"] / len(pictures),
+            "ours_ms": case_ms,
+            "ratio": peer_ms / case_ms,
+            "peer_objects": objects["peer"] / len(images),
+            "our_objects": objects["ours"] / len(images),
         }
-        for case, taken in zip(cases, ours_ms, strict=True)
+        for case, case_ms in zip(cases, ours_ms, strict=True)
     ]
 
 
@@ -117,12 +117,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--short-side", type=int, default=800, help="pixels")
-    parser.add_argument("--images", type=Path, help="folder of pictures; default synthetic ones")
-    parser.add_argument("--count", type=int, default=4, help="pictures")
-    parser.add_argument("--batches", type=int, nargs="+", default=(1,), help="pictures per batch")
+    parser.add_argument("--images", type=Path, help="folder of images; default: synthetic images")
+    parser.add_argument("--count", type=int, default=4, help="number of images")
+    parser.add_argument("--batches", type=int, nargs="+", default=(1,), help="images per batch")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--out", type=Path, help="JSON file for the rows and the machine's facts")
+    parser.add_argument("--out", type=Path, help="JSON file for the rows and the machine")
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
-"""What a benchmark ran on, and how its rows are printed and saved.
+"""Description of the machine that a benchmark ran on; printing and saving of its rows.
 
-Needs torch alone, so that every benchmark also runs on a bare GPU machine.
+Needs only torch, so that every benchmark also runs on a bare GPU machine.
 """
 
 import json
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine_facts() -> dict[str, object]:
-    """Commit, processor, GPU and versions: what a number means nothing without."""
+    """Return the commit, processor, GPU and versions, which give the numbers their meaning."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "commit": _commit(),
@@ -34,14 +34,14 @@ def machine_facts() -> dict[str, object]:
 
 
 def save(rows: Sequence[Row], path: Path) -> None:
-    """Write ``rows`` and the machine's facts as JSON."""
+    """Write ``rows`` and ``machine_facts()`` as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"machine": machine_facts(), "rows": [dict(row) for row in rows]}
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Print rows as a table with one column per key, in the order of the first row."""
+    """Print rows as a table with one column per key of the first row."""
     if not rows:
         return
     columns = list(rows[0])
@@ -58,7 +58,7 @@ def _cell(value: object) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with a + where files differ from it; None outside a checkout."""
+    """Return the commit, with a + if files were modified; None outside a git checkout."""
     root = Path(__file__).parents[1]
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
@@ -74,7 +74,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name where Linux tells it, else its architecture."""
+    """Return the name of the processor if Linux knows it, else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

@@ -1,6 +1,6 @@
-"""torchvision's detectors on R50-FPN and ours with the same weights, and pictures for both.
+"""torchvision's R50-FPN detectors, ours with the same weights, and images for both.
 
-Needs torch and torchvision alone (and Pillow, to read pictures).
+Needs only torch and torchvision (and Pillow, to read images).
 """
 
 import tempfile
@@ -21,23 +21,23 @@ from model import Detector, load_detector
 from model.preprocess import resize_image, resized_size
 from model.structures import ImageSize, PolygonMasks, Targets
 
-Picture = np.ndarray
-
+Image = np.ndarray
+"""(H, W, 3) uint8, RGB."""
 
 MODELS = ("mask_rcnn", "faster_rcnn", "keypoint_rcnn", "retinanet")
 _KEYPOINTS = 17
 
 
 def build_peer(kind: str, short_side: int, long_side: int, device: torch.device) -> nn.Module:
-    """The peer: torchvision's detector on R50-FPN as with COCO weights (v1).
+    """Return the peer: torchvision's R50-FPN detector in the form of its COCO weights (v1).
 
-    The weights are random, spread so that a picture shows some dozens of objects.
+    The weights are random, scaled so that the model detects some dozens of objects per image.
 
     Args:
         kind: one of ``MODELS``.
-        short_side: a picture's, pixels.
-        long_side: its limit, pixels.
-        device: where it runs.
+        short_side: short side of an image, pixels.
+        long_side: maximum long side, pixels.
+        device: device of the weights.
     """
     torch.manual_seed(0)
     sizes = {"min_size": short_side, "max_size": long_side}
@@ -62,15 +62,15 @@ def build_peer(kind: str, short_side: int, long_side: int, device: torch.device)
             if isinstance(module, FrozenBatchNorm2d):
                 module.eps = 0.0
                 module.weight.fill_(0.3 if name.endswith("bn3") else 1.0)
-        _spread(peer)
+        _spread_scores(peer)
     return peer.to(device)
 
 
-def _spread(peer: nn.Module) -> None:
+def _spread_scores(peer: nn.Module) -> None:
     if isinstance(peer, RetinaNet):
         for module in peer.head.modules():
             if isinstance(module, nn.Conv2d):
-                module.weight *= 3  # towers keep the size of what they read
+                module.weight *= 3  # keeps the magnitude of activations through the towers
         peer.head.classification_head.cls_logits.weight *= 1.2
         return
     peer.rpn.head.cls_logits.weight *= 20
@@ -79,83 +79,83 @@ def _spread(peer: nn.Module) -> None:
 
 
 def build_ours(peer: nn.Module, short_side: int, long_side: int, device: torch.device) -> Detector:
-    """Our detector with the peer's weights and settings."""
+    """Return our detector with the peer's weights and settings."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peer.pth"
         torch.save({name: tensor.cpu() for name, tensor in peer.state_dict().items()}, path)
         return load_detector(path, None, device, short_side=short_side, long_side=long_side)
 
 
-def read_pictures(folder: Path | None, count: int) -> list[Picture]:
-    """``count`` pictures (H, W, 3) uint8: the first of a folder, or smooth synthetic ones."""
+def read_images(folder: Path | None, count: int) -> list[Image]:
+    """Return the first ``count`` images of a folder, or smooth synthetic ones without a folder."""
     if folder is None:
-        return [_smooth_picture(seed) for seed in range(count)]
-    from PIL import Image  # noqa: PLC0415 - only to read files; a bare machine may lack it
+        return [_smooth_image(seed) for seed in range(count)]
+    import PIL.Image  # noqa: PLC0415 - only to read files; a bare machine may lack it
 
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
     if len(paths) < count:
-        raise SystemExit(f"{folder} holds {len(paths)} pictures; {count} are wanted")
-    return [np.array(Image.open(path).convert("RGB")) for path in paths[:count]]
+        raise SystemExit(f"{folder} has {len(paths)} images; needs {count}")
+    return [np.array(PIL.Image.open(path).convert("RGB")) for path in paths[:count]]
 
 
-def resize_pictures(pictures: Sequence[Picture], short_side: int, long_side: int) -> list[Tensor]:
-    """Pictures (h, w, 3) uint8 at the network's size."""
+def resize_images(images: Sequence[Image], short_side: int, long_side: int) -> list[Tensor]:
+    """Return the images (H, W, 3) uint8 at the network's input size."""
     return [
         resize_image(
-            torch.from_numpy(picture),
-            resized_size(ImageSize(*picture.shape[:2]), short_side, long_side),
+            torch.from_numpy(image),
+            resized_size(ImageSize(*image.shape[:2]), short_side, long_side),
         )
-        for picture in pictures
+        for image in images
     ]
 
 
 def draw_ellipses(size: ImageSize, count: int, classes: int, seed: int) -> Targets:
-    """``count`` objects of COCO's spread of sizes, as polygons of 32 corners, with keypoints."""
+    """Return ``count`` objects with COCO's range of sizes, as 32-gons with keypoints."""
     generator = torch.Generator().manual_seed(seed)
     extent = torch.tensor([size.width, size.height], dtype=torch.float32)
     radius = (0.03 + 0.25 * torch.rand(count, 2, generator=generator) ** 2) * extent
-    centre = radius + torch.rand(count, 2, generator=generator) * (extent - 2 * radius)
+    center = radius + torch.rand(count, 2, generator=generator) * (extent - 2 * radius)
     angle = torch.linspace(0, 2 * torch.pi, 33)[:-1]
     circle = torch.stack((angle.cos(), angle.sin()), 1)
-    vertices = (centre[:, None] + radius[:, None] * circle).reshape(-1, 2)
+    vertices = (center[:, None] + radius[:, None] * circle).reshape(-1, 2)
     masks = PolygonMasks(vertices, 32 * torch.arange(count + 1), torch.arange(count + 1))
     labels = torch.randint(1, classes + 1, (count,), generator=generator)
-    boxes = torch.cat((centre - radius, centre + radius), 1)
-    shares = 2 * torch.rand(count, _KEYPOINTS, 2, generator=generator) - 1
-    points = centre[:, None] + shares * radius[:, None]
-    seen = torch.full((count, _KEYPOINTS, 1), 2.0)
-    return Targets(boxes, labels, masks, torch.cat((points, seen), 2))
+    boxes = torch.cat((center - radius, center + radius), 1)
+    fractions = 2 * torch.rand(count, _KEYPOINTS, 2, generator=generator) - 1
+    points = center[:, None] + fractions * radius[:, None]
+    visible = torch.full((count, _KEYPOINTS, 1), 2.0)
+    return Targets(boxes, labels, masks, torch.cat((points, visible), 2))
 
 
 def time_alternately(
     calls: Sequence[Callable[[], object]], repeats: int, device: torch.device
 ) -> list[float]:
-    """Median milliseconds of each call, run in turn so that a busy machine disturbs all alike."""
-    times: list[list[float]] = [[] for _ in calls]
+    """Return the median milliseconds of each call; taking turns, all suffer the same from load."""
+    times_ms: list[list[float]] = [[] for _ in calls]
     for repeat in range(repeats + 1):
-        for call, taken in zip(calls, times, strict=True):
-            _synchronise(device)
+        for call, times in zip(calls, times_ms, strict=True):
+            _synchronize(device)
             start = time.perf_counter()
             call()
-            _synchronise(device)
-            if repeat:  # the first warms up
-                taken.append(1000 * (time.perf_counter() - start))
-    return [sorted(taken)[len(taken) // 2] for taken in times]
+            _synchronize(device)
+            if repeat:  # the first is a warm-up
+                times.append(1000 * (time.perf_counter() - start))
+    return [sorted(times)[len(times) // 2] for times in times_ms]
 
 
 def autocast_to(name: str, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast to fp16 or bf16; nothing for fp32."""
+    """Return the autocast context for fp16 or bf16, and an empty one for fp32."""
     if name == "fp32":
         return nullcontext()
     return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[name])
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _smooth_picture(seed: int) -> Picture:
+def _smooth_image(seed: int) -> Image:
     height, width = ((480, 640), (640, 480), (427, 640))[seed % 3]
     coarse = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(seed))
     fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")

@@ -1,9 +1,9 @@
-"""One training step (forward, losses, backward, SGD): our detectors and torchvision's.
+"""Training step (forward, losses, backward, SGD): our detectors and torchvision's.
 
     python -m benchmarks.train_step --device cpu --short-side 800 --batch 2
 
-Same weights, pictures and objects; stem and first stage frozen, norm frozen, 512 proposals sampled
-per picture. torchvision gets the objects as bitmaps, ours as polygons; both are made beforehand.
+Same weights, images and objects; stem, first stage and norm layers frozen; 512 proposals sampled
+per image. torchvision takes the masks as bitmaps, ours as polygons; both are prepared beforehand.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from benchmarks.peers import (
     build_ours,
     build_peer,
     draw_ellipses,
-    read_pictures,
-    resize_pictures,
+    read_images,
+    resize_images,
     time_alternately,
 )
 from model.preprocess import pad_batch
@@ -46,21 +46,23 @@ def _measure(model: str, options: argparse.Namespace, device: torch.device) -> d
     long_side = round(options.short_side * 1333 / 800)
     peer = build_peer(model, options.short_side, long_side, device).train()
     ours = build_ours(peer, options.short_side, long_side, device).train()
-    pictures = resize_pictures(
-        read_pictures(options.images, options.batch), options.short_side, long_side
+    images = resize_images(
+        read_images(options.images, options.batch), options.short_side, long_side
     )
-    sizes = [ImageSize(*picture.shape[:2]) for picture in pictures]
+    sizes = [ImageSize(*image.shape[:2]) for image in images]
     classes = ours.config.num_classes
     objects = [
         draw_ellipses(size, options.objects, classes, seed) for seed, size in enumerate(sizes)
     ]
-    batch = pad_batch(pictures, sizes, range(len(pictures))).to(device)
+    batch = pad_batch(images, sizes, range(len(images))).to(device)
     targets = [target.to(device) for target in objects]
-    tensors = [picture.permute(2, 0, 1).to(device).float() / 255 for picture in pictures]
-    theirs = [_as_theirs(t, size, device) for t, size in zip(objects, sizes, strict=True)]
+    peer_images = [image.permute(2, 0, 1).to(device).float() / 255 for image in images]
+    peer_targets = [
+        _as_peer_target(t, size, device) for t, size in zip(objects, sizes, strict=True)
+    ]
 
     def peer_loss() -> Tensor:
-        return sum(peer(tensors, [dict(target) for target in theirs]).values())
+        return sum(peer(peer_images, [dict(target) for target in peer_targets]).values())
 
     def our_loss() -> Tensor:
         return sum(term.total / term.count.clamp(min=1) for term in ours(batch, targets).values())
@@ -90,9 +92,9 @@ def _step(
     loss_of: Callable[[], Tensor],
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> Callable[[], None]:
-    # A rate of zero: the weights, and with them the work, stay those of the first step.
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4)
+    # A learning rate of zero, so that the weights and the amount of work stay the same.
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trainable, lr=0.0, momentum=0.9, weight_decay=1e-4)
 
     def step() -> None:
         with autocast():
@@ -104,12 +106,12 @@ def _step(
     return step
 
 
-def _as_theirs(target: Targets, size: ImageSize, device: torch.device) -> dict[str, Tensor]:
-    """The objects as torchvision wants them; it takes what its model learns."""
+def _as_peer_target(target: Targets, size: ImageSize, device: torch.device) -> dict[str, Tensor]:
+    """Return the objects in torchvision's form; its models ignore the keys that they do not use."""
     if not isinstance(target.masks, PolygonMasks):
-        raise TypeError(f"polygons are needed; got {type(target.masks).__name__}")
+        raise TypeError(f"masks must be polygons; got {type(target.masks).__name__}")
     side = max(size)
-    drawn = rasterize_polygons(
+    bitmaps = rasterize_polygons(
         target.masks.vertices,
         target.masks.polygon_offsets,
         target.masks.object_offsets,
@@ -117,7 +119,7 @@ def _as_theirs(target: Targets, size: ImageSize, device: torch.device) -> dict[s
         torch.tensor([[0.0, 0.0, side, side]]).repeat(len(target), 1),
         side,
     )
-    masks = drawn[:, : size.height, : size.width].byte()
+    masks = bitmaps[:, : size.height, : size.width].byte()
     tensors = {"boxes": target.boxes, "labels": target.labels, "masks": masks}
     if target.keypoints is not None:
         tensors["keypoints"] = target.keypoints
@@ -138,12 +140,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--short-side", type=int, default=800, help="pixels")
-    parser.add_argument("--images", type=Path, help="folder of pictures; default synthetic ones")
-    parser.add_argument("--batch", type=int, default=2, help="pictures per step")
-    parser.add_argument("--objects", type=int, default=7, help="per picture")
+    parser.add_argument("--images", type=Path, help="folder of images; default: synthetic images")
+    parser.add_argument("--batch", type=int, default=2, help="images per step")
+    parser.add_argument("--objects", type=int, default=7, help="objects per image")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--out", type=Path, help="JSON file for the rows and the machine's facts")
+    parser.add_argument("--out", type=Path, help="JSON file for the rows and the machine")
     return parser.parse_args()
 
 

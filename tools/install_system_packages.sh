@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what pip cannot: a C++ compiler and Python's venv. Does nothing where they stand.
+# Installs what pip cannot: a C++ compiler, Python's headers and venv. Does nothing if they exist.
 set -eu
 
 python=${PYTHON:-python3}
