@@ -31,7 +31,7 @@ _KEYPOINTS = 17
 def build_peer(kind: str, short_side: int, long_side: int, device: torch.device) -> nn.Module:
     """Return the peer: torchvision's R50-FPN detector in the form of its COCO weights (v1).
 
-    The weights are random, scaled so that the model detects some dozens of objects per image.
+    The weights are random, scaled so that the model detects a few dozen objects per image.
 
     Args:
         kind: one of ``MODELS``.
@@ -130,7 +130,7 @@ def draw_ellipses(size: ImageSize, count: int, classes: int, seed: int) -> Targe
 def time_alternately(
     calls: Sequence[Callable[[], object]], repeats: int, device: torch.device
 ) -> list[float]:
-    """Return the median milliseconds of each call; taking turns, all suffer the same from load."""
+    """Return the median milliseconds of each call; calls take turns, so load affects all alike."""
     times_ms: list[list[float]] = [[] for _ in calls]
     for repeat in range(repeats + 1):
         for call, times in zip(calls, times_ms, strict=True):
