@@ -10,12 +10,8 @@ from collections.abc import Sequence
 
 from model.config import ModelConfig
 from model.config.settings import ConfigError
-from model.weights.architecture.backbone import infer_backbone
-from model.weights.load import read_detector
-from model.weights.read import read_weights
 from model.weights.report import WeightsError
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
-from model.weights.storage.model_folder import save_detector
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong.
     """
     options = _parser().parse_args(arguments)
+    # After parsing, so that --help does not wait for torch.
+    from model.weights.load import read_detector  # noqa: PLC0415
+    from model.weights.storage.model_folder import save_detector  # noqa: PLC0415
+
     try:
         config = options.config or _backbone_config(options.source)
         detector, report = read_detector(options.source, config)
@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _backbone_config(source: str) -> ModelConfig | None:
     """Return the default detector on the backbone of these weights, if they are only a backbone."""
+    from model.weights.architecture.backbone import infer_backbone  # noqa: PLC0415
+    from model.weights.read import read_weights  # noqa: PLC0415
+
     weights = read_weights(source)
     if weights.config is not None or weights.conventions is None:
         return None

@@ -61,6 +61,14 @@ def test_a_wrong_setting_is_refused_without_slow_imports(job):
     assert not imports & SLOW_IMPORTS
 
 
+@pytest.mark.parametrize("package", ["model.weights", "pipeline.config"])
+def test_help_of_a_package_does_not_wait_for_slow_imports(package):
+    status, output, imports = run_in_fresh_interpreter("-m", package, "--help")
+    assert (status, "usage:" in output) == (0, True)
+    assert "argparse" in imports
+    assert not imports & SLOW_IMPORTS
+
+
 def test_all_wrong_settings_are_listed_before_ray_starts(capsys):
     status = run_job(never, "train.workers=two", "trian.lr=1", "model.rpn.nms_iou=7")
     errors = capsys.readouterr().err
