@@ -89,7 +89,7 @@ def build_batch(
         rows: in order of their slots in the global batch.
     """
     epoch, images = images_of_step(plan, step)
-    augmentations = [_draw(plan, settings, epoch, image) for image in images.tolist()]
+    augmentations = [_draw_augmentation(plan, settings, epoch, image) for image in images.tolist()]
     # Names without left/right counterparts cannot be flipped but may train without flips.
     flips = any(augmentation.flip for augmentation in augmentations)
     keypoint_flip = flip_order(settings.keypoint_names or ()) if flips else ()
@@ -115,7 +115,9 @@ def _decode(planned: PlannedRow, settings: BatchSettings) -> TrainingSample:
     return sample_from_row(planned.row, settings.with_masks, settings.keypoint_count)
 
 
-def _draw(plan: ShardPlan, settings: BatchSettings, epoch: int, image: int) -> Augmentation:
+def _draw_augmentation(
+    plan: ShardPlan, settings: BatchSettings, epoch: int, image: int
+) -> Augmentation:
     return draw_augmentation(
         ImageSize(*plan.sizes[image].tolist()),
         settings.short_sides,

@@ -1,8 +1,8 @@
 """Which image goes into which step, as pure functions of (manifest, seed, global batch, step).
 
-A global batch holds the same images in the same order for any number of workers: worker r of W
-takes the r-th of W equal ranges of its slots. The step is the only cursor, so a run can resume from
-any step and with another number of workers.
+A global batch has B slots, one image each, and is the same for any number of workers: worker r of W
+owns the r-th of W equal ranges of slots. The step is the only cursor, so a run can resume from any
+step and with another number of workers.
 
 In each epoch the row groups are shuffled, and so are the rows inside each row group. Images of one
 orientation stay together, so that a batch wastes little padding. The sequence of landscape images

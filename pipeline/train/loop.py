@@ -57,13 +57,13 @@ class LoopPlan:
 
 @dataclass(frozen=True)
 class LoopHooks:
-    """What the loop calls between steps, on every worker alike.
+    """What the loop calls between steps, on every worker.
 
     Args:
         log: receives each report.
         pauses_after: whether training pauses after this number of steps.
-        pause: called in each pause (validation, checkpoint) with the number of steps taken. Its
-            time does not count as training, and losses and gradients were finite so far.
+        pause: called in each pause (validation, checkpoint) with the number of steps taken, when
+            the weights are known to be finite. Its time does not count as training.
     """
 
     log: Callable[[StepReport], None] = lambda report: None
@@ -121,7 +121,7 @@ class TrainingLoop:
                 of ``plan.start_step``.
 
         Raises:
-            NonFiniteLossError: a loss or gradient was not finite; on every worker alike.
+            NonFiniteLossError: a loss or gradient was not finite; raised on every worker.
             RuntimeError: ``batches`` ended early.
         """
         self.model.train()
@@ -154,10 +154,10 @@ class TrainingLoop:
             targets = tuple(target.to(self.device, non_blocking=True) for target in batch.targets)
 
             # Workers exchange gradients only in the last backward pass of a step.
-            exchange_gradients: AbstractContextManager[object] = nullcontext()
+            gradient_sync: AbstractContextManager[object] = nullcontext()
             if micro_step < plan.accumulate - 1 and isinstance(self.model, DistributedDataParallel):
-                exchange_gradients = self.model.no_sync()
-            with exchange_gradients:
+                gradient_sync = self.model.no_sync()
+            with gradient_sync:
                 with self.precision.autocast():
                     terms = self.model(images, targets)
                 losses = normalize_losses(terms)
@@ -183,14 +183,14 @@ class TrainingLoop:
             self._watch.observe(step, "gradient", step_image_ids, finite, finite)
 
         steps_taken = step + 1
-        logs = steps_taken % plan.log_every == 0 or steps_taken == plan.total_steps
-        pauses = self.hooks.pauses_after(steps_taken)
+        should_log = steps_taken % plan.log_every == 0 or steps_taken == plan.total_steps
+        should_pause = self.hooks.pauses_after(steps_taken)
         # Reading the finite flags waits for the device: on a GPU, only do so when waiting anyway.
-        if self.device.type == "cpu" or logs or pauses:
+        if self.device.type == "cpu" or should_log or should_pause:
             self._watch.raise_if_not_finite()
-        if logs:
+        if should_log:
             self.hooks.log(self._meter.report(steps_taken, lr, norm))
-        if pauses:
+        if should_pause:
             with self._meter.paused():
                 self.hooks.pause(steps_taken)
             self.model.train()

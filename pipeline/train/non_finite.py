@@ -72,7 +72,7 @@ class NonFiniteWatch:
         """Read the flags since the last call; every worker must call it at the same steps.
 
         Raises:
-            NonFiniteLossError: on every worker alike, for the first step that was not finite.
+            NonFiniteLossError: for the first step that was not finite; raised on every worker.
         """
         observations, self._observations = self._observations, []
         if not observations:

@@ -141,7 +141,7 @@ class _Worker:
         )
         hooks = LoopHooks(
             log=self._log,
-            pauses_after=lambda step: self._validates(step) or self._checkpoints(step),
+            pauses_after=lambda step: self._should_validate(step) or self._should_checkpoint(step),
             pause=self._pause,
         )
         loop = TrainingLoop(
@@ -167,20 +167,20 @@ class _Worker:
             self.sink.log(report.metrics(), report.step)
             logger.info(report.line())
 
-    def _validates(self, step: int) -> bool:
+    def _should_validate(self, step: int) -> bool:
         if self.task.val_shards is None:
             return False
         every = self.config.validate_every
         return step == self.config.schedule.steps or (every > 0 and step % every == 0)
 
-    def _checkpoints(self, step: int) -> bool:
+    def _should_checkpoint(self, step: int) -> bool:
         return step == self.config.schedule.steps or step % self.config.checkpoint_every == 0
 
     def _pause(self, step: int) -> None:
         """Validate, save and report to Ray, as due; every worker takes part."""
         average_norm_statistics(self.state.detector)
         self._count_bad_rows(step)
-        if self._validates(step) and self.task.val_shards is not None:
+        if self._should_validate(step) and self.task.val_shards is not None:
             self._validate(self.task.val_shards, step)
         metrics = {
             "step": step,
@@ -188,7 +188,7 @@ class _Worker:
             PLACEMENT_GROUP: current_placement_group_id(),
             **self.metrics,
         }
-        if not self._checkpoints(step):
+        if not self._should_checkpoint(step):
             ray.train.report(metrics)
             return
         saved = self.state.state_to_save(step)
