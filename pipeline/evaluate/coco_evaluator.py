@@ -29,7 +29,7 @@ def check_ids(
     if unknown:
         raise ValueError(
             f"{len(unknown)} values of {key} in the results are not in the ground truth, such as "
-            f"{unknown[:5]}. Predictions of another data set, or labels instead of category ids?"
+            f"{unknown[:5]}. Predictions of another dataset, or labels instead of category ids?"
         )
 
 

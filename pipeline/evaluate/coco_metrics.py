@@ -94,7 +94,7 @@ def _check_keypoints(names: Sequence[str], results: Sequence[Mapping[str, Any]])
     if counts:
         raise ValueError(
             f"the ground truth has {len(names)} keypoints, the results have {sorted(counts)}. "
-            "Was the detector trained on another data set?"
+            "Was the detector trained on another dataset?"
         )
 
 

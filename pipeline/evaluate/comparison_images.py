@@ -46,11 +46,11 @@ def draw_comparisons(
     folder: str,
     count: int,
 ) -> list[str]:
-    """Draw the first ``count`` readable images of a data set.
+    """Draw the first ``count`` readable images of a dataset.
 
     Args:
-        chunks: the shards of the data set.
-        manifest: the manifest of the data set.
+        chunks: the shards of the dataset.
+        manifest: the manifest of the dataset.
         predictions: URL of the folder of prediction files.
         folder: URL of the folder to write ``NN_name.png`` to.
         count: maximum number of images.

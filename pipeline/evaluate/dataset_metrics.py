@@ -1,4 +1,4 @@
-"""All metrics of a detector on a data set, by the protocol of the data set."""
+"""All metrics of a detector on a dataset, by the protocol of the dataset."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def dataset_metrics(
             "proposals" alone for the recall of a proposal network.
 
     Raises:
-        ValueError: a result has an image id or category id that the data set does not have.
+        ValueError: a result has an image id or category id that the dataset does not have.
     """
     ground_truth = coco_ground_truth(shards_url)
     if tuple(kinds) == ("proposals",):
@@ -54,17 +54,17 @@ def metric_kinds(
     predicted_keypoints: Sequence[str] | None,
     has_classes: bool = True,
 ) -> tuple[str, ...]:
-    """Return the kinds of metrics that suit both a detector and a data set.
+    """Return the kinds of metrics that suit both a detector and a dataset.
 
     Args:
-        dataset_keypoints: the data set's keypoints; None if it has none.
+        dataset_keypoints: the dataset's keypoints; None if it has none.
         has_masks: whether the detector predicts masks.
         predicted_keypoints: names of the keypoints that the detector predicts; None if it predicts
             none.
         has_classes: False for a proposal network, which is evaluated by its recall alone.
 
     Raises:
-        ValueError: the detector predicts other keypoints than the data set has.
+        ValueError: the detector predicts other keypoints than the dataset has.
     """
     if not has_classes:
         return ("proposals",)
@@ -73,12 +73,12 @@ def metric_kinds(
         return kinds
     if dataset_keypoints is None:
         logger.warning(
-            "the data set has no keypoints, so the detector's keypoints are not evaluated"
+            "the dataset has no keypoints, so the detector's keypoints are not evaluated"
         )
         return kinds
     if dataset_keypoints.names != tuple(predicted_keypoints):
         raise ValueError(
-            f"the detector predicts the keypoints {', '.join(predicted_keypoints)}; the data set "
-            f"has {', '.join(dataset_keypoints.names)}. Another data set, or another order?"
+            f"the detector predicts the keypoints {', '.join(predicted_keypoints)}; the dataset "
+            f"has {', '.join(dataset_keypoints.names)}. Another dataset, or another order?"
         )
     return (*kinds, "keypoints")

@@ -90,7 +90,7 @@ def run_evaluation(
 
     Raises:
         FileNotFoundError: there are no shards or no weights.
-        ValueError: the detector predicts categories that the data set does not have.
+        ValueError: the detector predicts categories that the dataset does not have.
     """
     shards_url = split_shards_url(config, "val")
     manifest = read_manifest(shards_url)

@@ -1,4 +1,4 @@
-"""The metrics of an evaluation: their names, and the values of one detector on one data set."""
+"""The metrics of an evaluation: their names, and the values of one detector on one dataset."""
 
 from dataclasses import dataclass, field
 
@@ -47,8 +47,8 @@ class Metrics:
 
     Args:
         values: ``{kind}/{metric}`` for every kind that was measured, and ``voc/AP50`` for a VOC
-            data set; -1 where the data set has no object to measure, as in pycocotools.
-        per_class: one row per category, in the data set's order.
+            dataset; -1 where the dataset has no object to measure, as in pycocotools.
+        per_class: one row per category, in the dataset's order.
         images: number of images evaluated.
         failed_images: number of images that could not be read; they count as having no detections.
         notes: what a reader must know to interpret the metrics.

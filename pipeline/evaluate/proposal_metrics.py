@@ -38,7 +38,7 @@ def proposal_metrics(
     Source: Hosang et al. 2015; pycocotools.cocoeval with useCats = 0.
     """
     check_ids("image_id", ground_truth["images"], results)
-    # Even with useCats = 0, pycocotools discards results without a category of the data set.
+    # Even with useCats = 0, pycocotools discards results without a category of the dataset.
     any_category = min(category["id"] for category in ground_truth["categories"])
     proposals = [{**result, "category_id": any_category} for result in results]
     with contextlib.redirect_stdout(io.StringIO()):

@@ -17,8 +17,8 @@ class EvaluationReport:
         name: name of the run.
         weights: checkpoint URL or registered version.
         model_digest: SHA-256 of weights and settings.
-        shards: URL of the data set.
-        dataset_digest: digest of the data set.
+        shards: URL of the dataset.
+        dataset_digest: digest of the dataset.
         metrics: the metrics.
         failures: ``file name: reason`` of images that could not be read.
         pictures: paths of the drawn images, relative to the report.
@@ -43,7 +43,7 @@ class EvaluationReport:
         kinds = [kind for kind in KIND_TITLES if f"{kind}/{metric_names(kind)[0]}" in values]
         parts = [
             f"# Evaluation of {self.name}",
-            f"{self.metrics.images} images of `{self.shards}` (data set "
+            f"{self.metrics.images} images of `{self.shards}` (dataset "
             f"`{self.dataset_digest[:12]}`), weights `{self.weights}` "
             f"(model `{self.model_digest[:12]}`).",
             *_metric_tables(self.metrics, kinds),

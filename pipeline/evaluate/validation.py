@@ -98,7 +98,7 @@ def predict_rows(detector: Detector, rows: Iterable[ShardRow], batch: int) -> Ro
 
 def rows_of_rank(shards_url: str, rank: int, world_size: int) -> Iterator[ShardRow]:
     """Yield every world_size-th row, starting at ``rank``; shares differ by at most one row."""
-    first = 0  # index of the row group's first row in the data set
+    first = 0  # index of the row group's first row in the dataset
     for file in read_manifest(shards_url).files:
         for group, rows in enumerate(file.row_groups):
             own = [n for n in range(rows) if (first + n) % world_size == rank]

@@ -121,7 +121,7 @@ def read_detection_rows(url: str) -> list[DetectionRow]:
 
 
 def coco_results(row: DetectionRow) -> list[dict[str, Any]]:
-    """Convert a row to COCO's results format, with the data set's category ids.
+    """Convert a row to COCO's results format, with the dataset's category ids.
 
     Proposals get category id 1, as in COCO's results of proposal networks.
     """

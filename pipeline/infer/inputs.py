@@ -19,8 +19,8 @@ class InputImage:
     """One encoded image, or the reason why it could not be read.
 
     Args:
-        image_id: the data set's id; for a folder of images the index in its sorted listing.
-        file_name: as in the data set, or relative to the folder.
+        image_id: the dataset's id; for a folder of images the index in its sorted listing.
+        file_name: as in the dataset, or relative to the folder.
         encoded: JPEG, PNG or WebP bytes.
         error: why the image could not be read; ``encoded`` is empty then.
     """

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 PARAMS_PER_REQUEST = 100  # MLflow's limit for log_batch
 MAX_PARAM_LENGTH = 6000  # characters, MLflow's limit
-MLFLOW_DIGEST_LENGTH = 36  # characters, the width of MLflow's column for a data set's digest
+MLFLOW_DIGEST_LENGTH = 36  # characters, the width of MLflow's column for a dataset's digest
 
 
 class TrackingError(RuntimeError):

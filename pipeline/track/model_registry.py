@@ -37,7 +37,7 @@ def register_model(
         checkpoint_url: folder with model.safetensors and model.json.
         metrics: metrics of an evaluation, ``{kind}/{metric}`` -> value.
         run_id: MLflow run that produced the checkpoint.
-        dataset_digest: digest of the data set on which the metrics were measured.
+        dataset_digest: digest of the dataset on which the metrics were measured.
 
     Raises:
         ValueError: the metric that decides is not among the metrics, or the checkpoint is a bare

@@ -1,4 +1,4 @@
-"""Promotion of the best version on a data set, by one metric, to champion."""
+"""Promotion of the best version on a dataset, by one metric, to champion."""
 
 import logging
 import math
@@ -36,7 +36,7 @@ class RegisteredVersion:
 def promote(
     client: MlflowClient, name: str, version: ModelVersion, metric: str
 ) -> RegisteredVersion:
-    """Move the champion alias to ``version`` if it beats the champion on the same data set.
+    """Move the champion alias to ``version`` if it beats the champion on the same dataset.
 
     Args:
         client: client of the registry.
@@ -56,7 +56,7 @@ def promote(
     elif champion.tags.get("dataset_digest") != version.tags["dataset_digest"]:
         promoted = False
         reason = (
-            f"champion {champion.version} was measured on another data set; evaluate it on this "
+            f"champion {champion.version} was measured on another dataset; evaluate it on this "
             "one, or move the alias manually"
         )
     else:

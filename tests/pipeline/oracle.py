@@ -36,7 +36,7 @@ def perfect_detections(row, keypoint_shift=0.0):
 
 
 def oracle(shards_url, keypoint_shift=0.0):
-    """Return an oracle for the images of a data set, which must come in the data set's order."""
+    """Return an oracle for the images of a dataset, which must come in the dataset's order."""
     manifest = read_manifest(shards_url)
     rows = iter(read_all_rows(shards_url))
     head = manifest.keypoints and KeypointHeadConfig(names=manifest.keypoints.names)

@@ -1,12 +1,13 @@
 """The chain skips finished stages and reruns those that changed or whose files are missing."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.stages import run_chain
+from pipeline.stages import _run_stage, run_chain
 
 
 def with_section(config, section, **changes):
@@ -19,8 +20,9 @@ def stages_run(config):
     return [record.stage for record in run_chain(config) if not record.skipped]
 
 
-@pytest.mark.ray
-def test_a_chain_resumes_and_reruns_only_what_a_change_affects(ray_cluster, run_config):
+@pytest.fixture
+def small_config(run_config):
+    """A config that draws twelve shapes images and trains two steps on them."""
     shapes = run_config.data.shapes.model_copy(
         update={"images": 8, "val_images": 4, "side": 64, "max_objects": 2}
     )
@@ -28,8 +30,25 @@ def test_a_chain_resumes_and_reruns_only_what_a_change_affects(ray_cluster, run_
     schedule = config.train.schedule.model_copy(
         update={"steps": 2, "milestones": (1,), "warmup_steps": 0}
     )
-    config = with_section(config, "train", global_batch=4, schedule=schedule)
+    return with_section(config, "train", global_batch=4, schedule=schedule)
 
+
+def test_a_reworded_summary_does_not_change_a_finished_outcome(small_config):
+    """Outcomes are hashed into the keys of later stages, which must not run again."""
+    first = _run_stage("val_shards", small_config)
+    assert not first.skipped
+    marker = Path(small_config.output) / "stages" / "val_shards" / "_SUCCESS.json"
+    written = json.loads(marker.read_text())
+    written["outcome"]["summary"] = "an older wording"
+    marker.write_text(json.dumps(written))
+    second = _run_stage("val_shards", small_config)
+    assert second.skipped
+    assert second.outcome == first.outcome | {"summary": "an older wording"}
+
+
+@pytest.mark.ray
+def test_a_chain_resumes_and_reruns_only_what_a_change_affects(ray_cluster, small_config):
+    config = small_config
     assert stages_run(config) == [
         *("train_shards", "val_shards", "train", "evaluate", "register", "infer"),
     ]

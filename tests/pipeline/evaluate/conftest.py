@@ -1,4 +1,4 @@
-"""Outputs to evaluate: a checkpoint on drawn shapes, and a VOC data set."""
+"""Outputs to evaluate: a checkpoint on drawn shapes, and a VOC dataset."""
 
 import shutil
 from pathlib import Path

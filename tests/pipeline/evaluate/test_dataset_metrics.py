@@ -1,4 +1,4 @@
-"""The protocol and the annotations of a data set decide which metrics a detector gets."""
+"""The protocol and the annotations of a dataset decide which metrics a detector gets."""
 
 import pytest
 
@@ -26,11 +26,11 @@ def test_perfect_boxes_have_a_voc_ap_of_one_without_the_difficult_object(voc_con
     assert fewer.values["voc/AP50"] == pytest.approx((1 + 6 / 11) / 2)
 
 
-def test_other_data_sets_have_no_voc_metric(shapes_shards):
+def test_other_datasets_have_no_voc_metric(shapes_shards):
     assert "voc/AP50" not in dataset_metrics(shapes_shards, [], ["bbox"]).values
 
 
-def test_metric_kinds_follow_the_heads_and_the_data_set(caplog):
+def test_metric_kinds_follow_the_heads_and_the_dataset(caplog):
     person = COCO_PERSON_KEYPOINTS
     annotated = KeypointSet(person, (), (1,))
     assert metric_kinds(annotated, has_masks=False, predicted_keypoints=None) == ("bbox",)

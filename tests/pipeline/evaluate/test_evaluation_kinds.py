@@ -1,4 +1,4 @@
-"""The evaluation job measures each kind of detector and data set with its own metrics."""
+"""The evaluation job measures each kind of detector and dataset with its own metrics."""
 
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def test_a_proposal_network_is_measured_and_registered_by_its_recall(
 def test_on_voc_the_report_and_the_validation_in_training_have_vocs_metric(
     voc_config, tiny_model_config
 ):
-    """The detector has a mask head, but the data set has boxes only: masks are not measurable."""
+    """The detector has a mask head, but the dataset has boxes only: masks are not measurable."""
     shards = f"{voc_config.output}/shards/val"
     checkpoint = Path(voc_config.output) / "train" / "step_00000010"
     model = tiny_model_config.model_copy(update={"num_classes": 20})

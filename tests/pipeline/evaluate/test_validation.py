@@ -1,4 +1,4 @@
-"""Validation in training: results have the data set's ids, and any number of ranks agrees."""
+"""Validation in training: results have the dataset's ids, and any number of ranks agrees."""
 
 import json
 import socket
