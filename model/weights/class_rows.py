@@ -56,8 +56,8 @@ def match_class_rows(
         ours: the detector's.
 
     Returns:
-        No tensors where either side's classes have no names, or both have the same classes in the
-        same order: then every row has its index already.
+        No tensors if the classes of either side have no names, or if both sides have the same
+        classes in the same order: then the rows are in place already.
     """
     if not theirs or _are_placeholders(ours) or _names(theirs) == _names(ours):
         return ClassRows({})
@@ -148,5 +148,5 @@ def _labels(categories: Sequence[Category]) -> dict[str, int]:
 
 
 def _are_placeholders(categories: Sequence[Category]) -> bool:
-    """Whether the names are those that ``build_detector`` gives if it is told none."""
+    """Whether the names are those that ``build_detector`` gives by default."""
     return all(c.name == f"class_{i}" for i, c in enumerate(categories, start=1))

@@ -15,7 +15,7 @@ OUR_ECOSYSTEM = "maskrcnn-ray"
 
 Replacement = str | Callable[[re.Match[str]], str]
 Renames = Sequence[tuple[str, Replacement]]
-"""Regular expressions for whole names, and our name: a template or a function of the match."""
+"""Pairs of a pattern for the whole name, and our name: a template or a function of the match."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ConvertedWeights:
         conventions: what the weights assume; None if unknown.
         config: of the detector that they fill; None for a backbone, or if unknown.
         categories: the classes, if known.
-        approximations: what our detector does differently from theirs, with the size of the effect.
+        approximations: what the detector does differently from theirs, with the size of the effect.
         assumptions: what the file does not say and was assumed.
     """
 
@@ -60,7 +60,7 @@ class ConvertedWeights:
     assumptions: tuple[str, ...] = ()
 
 
-# Dimensions of our layers, first match first. Checked once, so that code which infers the
+# Dimensions of our layers; the first match counts. Checked once, so that inferring the
 # architecture from shapes can rely on them.
 _DIMENSIONS = (
     (r".*\.(bias|running_mean|running_var)", 1),
@@ -127,7 +127,7 @@ def refuse_unsupported(tensors: Mapping[str, Tensor], unsupported: Mapping[str, 
 
     Args:
         tensors: under the file's names.
-        unsupported: a substring of a tensor's name, and the model it indicates.
+        unsupported: substrings of tensor names, and the model that each indicates.
 
     Raises:
         WeightsError: a tensor has such a name.

@@ -1,4 +1,4 @@
-"""Loading weights into detectors: a whole detector, or the parts that fit for fine-tuning."""
+"""Loading weights: a whole detector, or the parts that fit into a detector to be trained."""
 
 import logging
 from collections.abc import Sequence
@@ -100,8 +100,8 @@ def read_detector(
     selected = given if are_ours and given is not None else weights.config or given
     if selected is None:
         raise WeightsError(
-            f"{source} does not tell the architecture of its detector: pass config=, a YAML file "
-            "with a model section"
+            f"{source} does not reveal the architecture of its detector: pass config= (--config on "
+            "the command line), a YAML file with a model section"
         )
     if not are_ours:
         _log_overridden(given, selected, source)
@@ -164,7 +164,7 @@ def load_weights(
     report = fill_detector(detector, weights, rows, source, allow_mismatch)
     if problems := report.problems(allow_missing, allow_unused, parts_may_differ=True):
         raise WeightsError(
-            f"{source} fits only a part of this detector: {shorten(problems)}. To load it "
+            f"{source} matches this detector only in part: {shorten(problems)}. To load it "
             "nevertheless, pass patterns as allow_missing or allow_unused"
         )
     report = replace(report, notes=notes)

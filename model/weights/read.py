@@ -37,12 +37,12 @@ _CONVERTERS: tuple[tuple[_Recognize, _Convert], ...] = (
 
 
 def read_weights(source: str | Path, config: ModelConfig | None = None) -> ConvertedWeights:
-    """Read weights under our names, with all that they tell about their detector.
+    """Read weights under our names, with all that is known about their detector.
 
     Args:
         source: a folder that ``save_detector`` wrote, a weights file, or its ``https://`` address.
-        config: what weights of other libraries cannot tell; conventions that it states explicitly
-            replace theirs.
+        config: settings that cannot be inferred from weights of other libraries; conventions that
+            it states explicitly replace theirs.
 
     Raises:
         WeightsError: they cannot be read, or their model is not supported.

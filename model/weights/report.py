@@ -23,25 +23,25 @@ _PARTS = (
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be read or do not fit; the message says which and why."""
+    """Weights that cannot be read or do not fit; the message says which file, and why."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which tensors were loaded, and which were not.
+    """Which tensors were loaded, and which were not. Names are ours unless stated otherwise.
 
     Args:
-        loaded: names in the detector that took the file's value.
-        missing_keys: names in the detector that the file does not have; left at initialization.
-        mismatched_keys: names in the detector whose shape differs from the file's, with the file's
+        loaded: tensors of the detector that got the file's values.
+        missing_keys: tensors of the detector that the file does not have; left at initialization.
+        mismatched_keys: tensors of the detector that have another shape in the file, with that
             shape; left at initialization.
-        unexpected_keys: tensors of the file, under our names, that the detector does not have.
-        ignored: names in the file of tensors that no detector needs, with the reason.
+        unexpected_keys: tensors of the file that the detector does not have.
+        ignored: tensors of the file, under its names, that no detector needs, with the reason.
         original_names: our name to the file's, where they differ.
         kept_classes: classes whose rows were matched by name, where the file has other classes.
         new_classes: classes that the file does not have; left at initialization.
         notes: what was converted, assumed or is approximated.
-        shapes: of all but the ignored tensors, by our name; the detector's where both have it.
+        shapes: of all tensors except ignored ones; the detector's if both have the tensor.
         ecosystem: the library that wrote the file.
     """
 
@@ -58,7 +58,7 @@ class LoadReport:
     ecosystem: str = ""
 
     def __str__(self) -> str:
-        origin = f" of {self.ecosystem}" if self.ecosystem else ""
+        origin = f" ({self.ecosystem} format)" if self.ecosystem else ""
         parts = [f"loaded {len(self.loaded)} tensors{origin}"]
         if renamed := sum(name in self.original_names for name in self.loaded):
             parts.append(f"renamed: {renamed}")
@@ -127,7 +127,7 @@ class LoadReport:
 
 
 def format_mismatch(name: str, in_detector: Shape, in_file: Shape) -> str:
-    """Say which tensor has another shape in the file than in the detector."""
+    """Describe a tensor that has another shape in the file than in the detector."""
     return f"{name} is {in_detector} in the detector, {in_file} in the file"
 
 

@@ -1,1 +1,1 @@
-"""The detector that weights fit, inferred from names and shapes."""
+"""The architecture of a detector, inferred from the names and shapes of its weights."""

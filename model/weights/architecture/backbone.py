@@ -1,4 +1,4 @@
-"""The backbone that weights fit, and the norms of every part. Tensors have our names."""
+"""The backbone inferred from weights, and the norms of every part. Tensors have our names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def infer_backbone(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> B
 
     Args:
         tensors: under our names.
-        backbone: what weights cannot tell.
+        backbone: settings that cannot be inferred from weights.
 
     Raises:
         WeightsError: the backbone is not supported.
@@ -47,9 +47,9 @@ def is_resnext(tensors: Mapping[str, Tensor]) -> bool:
 def infer_features(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> str:
     """Return which maps a whole detector reads: a ``BackboneConfig.features``.
 
-    Without a pyramid: c4 if the backbone has no res5, which is then the box head, or absent from a
-    proposal network. Otherwise c5, or dc5 if ``backbone`` says so, since dilation leaves no trace
-    in weights.
+    Without a pyramid it is c4 if the backbone has no res5, which is then the box head, or absent
+    from a proposal network. Otherwise it is c5, or dc5 if ``backbone`` says so, since dilation
+    leaves no trace in weights.
     """
     if has_pyramid(tensors):
         return "fpn"
@@ -73,8 +73,8 @@ def infer_norm(tensors: Mapping[str, Tensor], layer: str) -> str:
 def infer_backbone_norm(tensors: Mapping[str, Tensor]) -> str:
     """Return the kind of the backbone's norms: a ``BackboneConfig.norm``.
 
-    One trained norm decides: the norms of frozen stages may be stored as affine maps although the
-    others were trained.
+    A single trained norm is enough: the norms of frozen stages may be stored as affine maps
+    although the others were trained.
     """
     parts = ("backbone.", f"{RES5_OF_BOX_HEAD}.")
     counted = (n for n in tensors if n.endswith("num_batches_tracked") and n.startswith(parts))

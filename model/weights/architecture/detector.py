@@ -1,4 +1,4 @@
-"""The detector that weights fit. Tensors have our names."""
+"""The detector inferred from weights. Tensors have our names."""
 
 from collections.abc import Mapping
 
@@ -33,13 +33,15 @@ def is_whole_detector(tensors: Mapping[str, Tensor]) -> bool:
 def finish_conversion(
     ecosystem: str, renamed: RenamedTensors, conventions: Conventions, config: ModelConfig
 ) -> ConvertedWeights:
-    """Return renamed weights with the config and classes of their detector, unless a backbone's.
+    """Infer config and classes from renamed weights, and return the finished conversion.
+
+    A backbone alone has neither.
 
     Args:
         ecosystem: the library that wrote them.
         renamed: under our names, class rows in our order.
         conventions: what the weights assume.
-        config: what weights cannot tell.
+        config: settings that cannot be inferred from weights.
 
     Raises:
         WeightsError: the architecture is not supported.
@@ -66,8 +68,8 @@ def infer_architecture(
     Conventions that ``config`` states explicitly are kept.
 
     Args:
-        tensors: a whole detector's.
-        config: what weights cannot tell: input sizes, thresholds.
+        tensors: of a whole detector.
+        config: settings that cannot be inferred from weights: input sizes, thresholds.
         conventions: what the weights assume.
 
     Raises:

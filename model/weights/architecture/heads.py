@@ -1,4 +1,4 @@
-"""The ROI heads that weights fit. Tensors are a whole detector's, under our names."""
+"""The ROI heads inferred from weights. Tensors are those of a whole detector, under our names."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _BOX, _MASK, _KEYPOINT = "roi_heads.box", "roi_heads.mask", "roi_heads.keypoint"
 
 
 def has_roi_heads(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether there are ROI heads; without them it is a proposal network or RetinaNet."""
+    """Whether there are ROI heads: neither a proposal network nor RetinaNet has any."""
     return any(name.startswith("roi_heads.") for name in tensors)
 
 
@@ -24,8 +24,8 @@ def infer_box_head(
     """Return ``box`` with the layers of these weights.
 
     Args:
-        tensors: a whole detector's.
-        box: what weights cannot tell.
+        tensors: of a whole detector.
+        box: settings that cannot be inferred from weights.
         features: the maps it reads: ``BackboneConfig.features``.
 
     Raises:
@@ -35,7 +35,7 @@ def infer_box_head(
         "class_agnostic": _is_class_agnostic(tensors, f"{_BOX}.box_deltas.weight", 4)
     }
     if features == "c4":
-        # res5 takes any size, so weights do not tell it; every library pools 14.
+        # res5 accepts any size, so weights do not reveal it; every library pools 14.
         return box.model_copy(update=update | {"pool_side": 14})
     first = tensors.get(f"{_BOX}.fc1.weight")
     if first is None:
@@ -63,8 +63,8 @@ def infer_mask_head(
     """Return ``mask``, or the default, with the layers of these weights; None without a mask head.
 
     Args:
-        tensors: a whole detector's.
-        mask: what weights cannot tell.
+        tensors: of a whole detector.
+        mask: settings that cannot be inferred from weights.
 
     Raises:
         WeightsError: the mask head is not supported.
@@ -93,10 +93,10 @@ def infer_keypoint_head(
     """Return ``keypoint``, or the default, with the layers of these weights; None without the head.
 
     Args:
-        tensors: a whole detector's.
-        keypoint: what weights cannot tell. Its names are kept if there are as many as keypoints in
-            the weights; otherwise 17 keypoints are those of COCO's persons, and other numbers are
-            numbered.
+        tensors: of a whole detector.
+        keypoint: settings that cannot be inferred from weights. Its names are kept if their number
+            is that of the weights' keypoints. Otherwise 17 keypoints get the names of COCO's, and
+            any other number of keypoints is numbered.
     """
     if not has_keypoint_head(tensors):
         return None

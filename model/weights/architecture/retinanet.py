@@ -1,4 +1,4 @@
-"""The RetinaNet that weights fit. Tensors have our names."""
+"""RetinaNet's settings inferred from weights. Tensors have our names."""
 
 from collections.abc import Mapping
 
@@ -20,8 +20,9 @@ def infer_retinanet(
     """Return the number of classes, and ``given`` with the layers of these weights.
 
     Args:
-        tensors: a RetinaNet's.
-        given: what weights cannot tell: thresholds, weights of the losses, anchor ratios.
+        tensors: of a RetinaNet.
+        given: settings that cannot be inferred from weights: thresholds, loss weights, anchor
+            ratios.
 
     Raises:
         WeightsError: parts are missing, or the number of anchors per cell is not a multiple of the
@@ -39,8 +40,8 @@ def infer_retinanet(
     scales, rest = divmod(anchors, len(settings.anchor_ratios))
     if rest or outputs % anchors:
         raise WeightsError(
-            f"{anchors} anchors per cell with {outputs} class outputs are not some number of "
-            f"scales in {len(settings.anchor_ratios)} ratios: set model.retinanet.anchor_ratios"
+            f"{anchors} anchors per cell and {outputs} class outputs do not fit "
+            f"{len(settings.anchor_ratios)} anchor ratios: set model.retinanet.anchor_ratios"
         )
     p6, p7 = tensors["fpn.p6.weight"], tensors["fpn.p7.weight"]
     update = {

@@ -73,8 +73,8 @@ def convert_detectron(stored: StoredWeights, config: ModelConfig) -> ConvertedWe
 
     Args:
         stored: what :func:`is_detectron` recognizes.
-        config: what weights cannot tell. If it states anchor ratios for RetinaNet, the file's
-            anchors are taken to be in that order.
+        config: settings that cannot be inferred from weights. If it states the anchor ratios of
+            RetinaNet, the file's anchors are assumed to be in that order.
 
     Raises:
         WeightsError: the architecture is not supported.
@@ -114,7 +114,7 @@ def _rename(tensors: Mapping[str, Tensor]) -> RenamedTensors:
 
 
 def _proposes_from_c4(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the RPN reads res4, which its number of input channels tells."""
+    """Whether the RPN reads res4: it has as many input channels as res4 has outputs."""
     rpn, last = tensors.get("conv_rpn_w"), tensors.get("res4_0_branch2c_w")
     return rpn is not None and last is not None and rpn.shape[1:2] == last.shape[:1]
 
@@ -123,7 +123,7 @@ def _ignored_keypoint_layer(tensors: Mapping[str, Tensor]) -> list[tuple[str, st
     """Return the pattern of the layer that doubles keypoint heatmaps; ours has no weights.
 
     Raises:
-        WeightsError: the layer is not a bilinear interpolation, or there is nothing before it.
+        WeightsError: the layer is not a bilinear interpolation, or the layer before it is missing.
     """
     weight = tensors.get("kps_score_w")
     if weight is None:
@@ -150,7 +150,7 @@ def _batch_norms(renamed: RenamedTensors) -> list[str]:
 
 
 def _reorder_retinanet_anchors(tensors: dict[str, Tensor], config: ModelConfig) -> tuple[str, ...]:
-    """Order RetinaNet's anchors as ours, in place, and return what was assumed."""
+    """Reorder RetinaNet's anchors to our order, in place, and return what was assumed."""
     given = config.retinanet or RetinaNetConfig()
     are_stated = "anchor_ratios" in explicit_settings(given)
     theirs = given.anchor_ratios if are_stated else _RETINANET_RATIOS

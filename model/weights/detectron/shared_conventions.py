@@ -1,4 +1,4 @@
-"""What the weights, configs and conventions of Detectron and maskrcnn-benchmark have in common.
+"""What Detectron and maskrcnn-benchmark have in common: conventions, default settings, boxes.
 
 Tensors have our names.
 """
@@ -38,7 +38,7 @@ def infer_conventions(tensors: Mapping[str, Tensor], resnet: Conventions) -> Con
 def apply_default_settings(
     tensors: Mapping[str, Tensor], config: ModelConfig, retinanet: Mapping[str, Any]
 ) -> ModelConfig:
-    """Return ``config`` with what the library's configs set for a model and weights cannot tell.
+    """Return ``config`` with the settings that the library's configs have for such a model.
 
     Settings that ``config`` states explicitly are kept.
 
@@ -60,14 +60,14 @@ def apply_default_settings(
 def drop_background_box(tensors: dict[str, Tensor]) -> None:
     """Remove the background's rows from a class-agnostic box predictor, in place.
 
-    A class-agnostic predictor has the rows of two boxes: the background's, which nothing reads, and
-    the one of all classes.
+    It has the rows of two boxes: the background's, which nothing reads, and the one that serves all
+    classes.
 
     Args:
         tensors: under our names.
     """
     classes = len(tensors.get("roi_heads.box.class_logits.bias", ()))
     for name in ("roi_heads.box.box_deltas.weight", "roi_heads.box.box_deltas.bias"):
-        # A predictor of one class looks the same, and is left as it is: its numbers are the same.
+        # A predictor for one class looks the same. It is kept: it computes the same.
         if name in tensors and len(tensors[name]) == 8 and classes > 2:
             tensors[name] = tensors[name][4:]

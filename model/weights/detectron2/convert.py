@@ -60,7 +60,7 @@ def convert_detectron2(stored: StoredWeights, config: ModelConfig) -> ConvertedW
 
     Args:
         stored: what :func:`is_detectron2` recognizes.
-        config: what weights cannot tell.
+        config: settings that cannot be inferred from weights.
 
     Raises:
         WeightsError: the architecture is not supported.

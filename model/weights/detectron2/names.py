@@ -35,8 +35,8 @@ def renames_from(names: Iterable[str]) -> Renames:
     """Return the patterns of detectron2's names with ours.
 
     Args:
-        names: all of the file, which tell the finest level: detectron2 numbers the levels of the
-            pyramid by the stages of the backbone, we from the finest.
+        names: all names of the file. detectron2 numbers the levels of the pyramid by the stages of
+            the backbone and we from the finest, which the names reveal.
     """
     laterals = (re.match(r"backbone\.fpn_lateral(\d)", name) for name in names)
     finest = min((int(match[1]) for match in laterals if match), default=2)

@@ -1,6 +1,6 @@
 """Rows of detectron2's class and anchor layers, reordered to our order.
 
-Shapes: K classes.
+Shapes: K classes without the background.
 """
 
 import torch
@@ -14,8 +14,8 @@ from model.weights.report import WeightsError
 def move_background_first(tensors: dict[str, Tensor]) -> None:
     """Make class 0 the background in the class layers of the ROI heads, in place.
 
-    In detectron2 it is the last of K + 1 classes, and boxes and masks have no row for it: they get
-    rows of zeros, which nothing reads.
+    In detectron2 it is the last of K + 1 classes, and has no rows in the box and mask predictors,
+    which get rows of zeros here that nothing reads.
 
     Args:
         tensors: under our names.
@@ -41,7 +41,7 @@ def reorder_anchors(tensors: dict[str, Tensor], config: ModelConfig) -> None:
 
     Args:
         tensors: under our names.
-        config: tells the number of ratios, which weights do not.
+        config: has the number of ratios, which cannot be inferred from weights.
 
     Raises:
         WeightsError: the number of anchors per cell is not a multiple of the number of ratios, or

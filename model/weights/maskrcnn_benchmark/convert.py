@@ -49,7 +49,7 @@ def convert_maskrcnn_benchmark(stored: StoredWeights, config: ModelConfig) -> Co
 
     Args:
         stored: what :func:`is_maskrcnn_benchmark` recognizes.
-        config: what weights cannot tell.
+        config: settings that cannot be inferred from weights.
 
     Raises:
         WeightsError: the architecture is not supported.

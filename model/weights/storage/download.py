@@ -29,7 +29,7 @@ def fetch_weights(source: str | Path) -> Path:
     """Return a path unchanged, or download an ``https://`` address and return the file's path.
 
     An address may end in ``#sha256=`` and the 64 hexadecimal digits of the file's digest. A cached
-    file is not requested again: if the content at its address changes, only the digest tells.
+    file is not requested again: only a digest reveals that the content of an address has changed.
     ``http://`` is accepted from this machine only.
 
     The cache is the folder named by the environment variable MASKRCNN_RAY_CACHE, by default
@@ -207,7 +207,7 @@ def _expected_digest(fragment: str, parts: SplitResult) -> str | None:
 
 
 def _extent(status: int, headers: Message) -> tuple[int, int | None]:
-    """Return the response's first byte, and the length of the whole file if the server tells."""
+    """Return the response's first byte, and the length of the whole file if known."""
     if status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
         if match is None:

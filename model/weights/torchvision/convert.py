@@ -38,7 +38,7 @@ def convert_torchvision(stored: StoredWeights, config: ModelConfig) -> Converted
 
     Args:
         stored: what :func:`is_torchvision_detector` recognizes.
-        config: what weights cannot tell.
+        config: settings that cannot be inferred from weights.
 
     Raises:
         WeightsError: the architecture is not supported.
