@@ -1,11 +1,14 @@
 """The optimizer: trainable parameters with their learning rate factors and weight decays."""
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.config import OptimizerConfig
+
+logger = logging.getLogger(__name__)
 
 NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -55,11 +58,32 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     # fused: one kernel per step; with a gradient scaler it also avoids a device sync.
     match config.kind:
         case "sgd":
-            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                groups, lr=config.lr, momentum=config.momentum, fused=True
+            )
         case "adamw":
-            return torch.optim.AdamW(
+            optimizer = torch.optim.AdamW(
                 groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True
             )
+    _add_missing_momentum(optimizer)
+    return optimizer
+
+
+def _add_missing_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give each parameter of SGD that has no momentum buffer one of zeros.
+
+    Left to itself, fused SGD creates uninitialized buffers in the first step and relies on that
+    step to fill them, which the gradient scaler of fp16 skips if a gradient overflows. It also
+    fails if some parameters of a group have buffers and others do not. With zeros the first
+    momentum is the same: 0 * momentum + gradient. AdamW starts from zeros by itself.
+    """
+    for group in optimizer.param_groups:
+        if not group.get("momentum"):
+            continue
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -84,15 +108,28 @@ def load_optimizer_state(
 ) -> None:
     """Restore what ``optimizer_state`` returned; hyperparameters stay the present ones.
 
-    A parameter without saved state (it was frozen then) starts with none.
+    A parameter without saved state (it was frozen then) starts without momentum, and so do all if
+    the state was saved by another kind of optimizer.
     """
+    kept = {name: values for name, values in state.items() if _fits(optimizer, values)}
+    if len(kept) < len(state):
+        logger.warning(
+            "the checkpoint holds the state of another kind of optimizer: momentum starts at zero"
+        )
     names = {parameter: name for name, parameter in model.named_parameters()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     restored = {
-        index: state[names[parameter]]
+        index: kept[names[parameter]]
         for index, parameter in enumerate(parameters)
-        if names[parameter] in state
+        if names[parameter] in kept
     }
     optimizer.load_state_dict(
         {"state": restored, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+    _add_missing_momentum(optimizer)
+
+
+def _fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> bool:
+    """Return whether the saved state of a parameter comes from this kind of optimizer."""
+    key = "momentum_buffer" if isinstance(optimizer, torch.optim.SGD) else "exp_avg"
+    return key in state

@@ -73,7 +73,8 @@ def stream(start, rank=0, world=1, accumulate=1, objects_of=lambda image_id: ima
 
 def train(
     start=0, stop=STEPS, rank=0, world=1, accumulate=1, nan_image=-1, saved=None,
-    pause=lambda step: None, precision="fp32", log_every=1, **stream_options,
+    pause=lambda step: None, precision="fp32", log_every=1, scaler=None, overflows_in=(),
+    **stream_options,
 ):  # fmt: skip
     """Run the loop; return its reports, the trained model and its optimizer."""
     toy = ToyDetector(nan_image)
@@ -83,11 +84,18 @@ def train(
         load_optimizer_state(optimizer, toy, saved["optimizer"])
     model = DistributedDataParallel(toy, gradient_as_bucket_view=True) if world > 1 else toy
     reports = []
+    steps = iter(range(start, stop))
+    if overflows_in:
+        toy.body.weight.register_hook(
+            lambda gradient: gradient * float("inf" if next(steps) in overflows_in else 1)
+        )
+    amp = Precision(precision, CPU)
+    amp.scaler = scaler or amp.scaler
     loop = TrainingLoop(
         model,
         optimizer,
         lr_schedule=lambda step: 0.05 / (1 + step),
-        precision=Precision(precision, CPU),
+        precision=amp,
         device=CPU,
         plan=LoopPlan(start, stop, GLOBAL_BATCH, accumulate, clip_norm=5.0, log_every=log_every),
         hooks=LoopHooks(log=reports.append, pauses_after=lambda step: step % 2 == 0, pause=pause),
@@ -105,6 +113,13 @@ def assert_same_losses(a, b, rel=1e-5):
     assert len(a) == len(b)
     for first, second in zip(a, b, strict=True):
         assert first == pytest.approx(second, rel=rel)
+
+
+def assert_same_weights(model, expected):
+    for (name, weight), other in zip(
+        model.state_dict().items(), expected.state_dict().values(), strict=True
+    ):
+        assert torch.equal(weight, other), name
 
 
 def no_objects_in_the_second_half(image_id):
@@ -278,6 +293,32 @@ def test_bf16_trains_on_a_cpu_close_to_fp32():
     rough, _, _ = train(precision="bf16")
     # bf16 has 8 bits of precision: 2^-8 per rounding, a few roundings in sequence.
     assert_same_losses(losses(rough), losses(exact), rel=0.03)
+
+
+@pytest.mark.usefixtures("uninitialized_memory_is_nan")
+def test_a_step_that_overflows_in_fp16_is_skipped():
+    """The scaler of fp16 with fp32 kernels: a CPU trains everything but the casts."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    reports, toy, _ = train(scaler=scaler, overflows_in=[0])
+    expected_reports, expected, _ = train(start=1)
+    assert reports[0].gradient_norm == float("inf")
+    assert scaler.get_scale() == 2.0**15
+    # Scales are powers of two: scaling and unscaling do not round.
+    assert losses(reports[1:]) == losses(expected_reports)
+    assert_same_weights(toy, expected)
+
+
+def test_a_resumed_fp16_run_continues_with_the_saved_scale():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    whole, _, _ = train(scaler=scaler, overflows_in=[0, 2])
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    first, toy, optimizer = train(stop=1, scaler=scaler, overflows_in=[0])
+    saved = {"model": toy.state_dict(), "optimizer": optimizer_state(optimizer, toy)}
+    restored = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    restored.load_state_dict(scaler.state_dict())
+    second, _, _ = train(start=1, saved=saved, scaler=restored, overflows_in=[2])
+    assert restored.get_scale() == 2.0**14
+    assert losses(first) + losses(second) == losses(whole)
 
 
 def test_clipping_limits_the_step_and_reports_the_norm_before_clipping():

@@ -26,10 +26,19 @@ def group_of(groups, parameter):
     return group
 
 
+def loss(model):
+    return model(torch.ones(1, 3, 2, 2)).square().sum()
+
+
 def step(model, optimizer):
     optimizer.zero_grad()
-    model(torch.ones(1, 3, 2, 2)).square().sum().backward()
+    loss(model).backward()
     optimizer.step()
+
+
+def assert_equal_parameters(model, expected):
+    for (name, a), b in zip(model.named_parameters(), expected.parameters(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_biases_have_twice_the_learning_rate_and_do_not_decay():
@@ -85,8 +94,7 @@ def test_restored_optimizer_state_continues_as_if_never_interrupted(kind):
     load_optimizer_state(optimizer, resumed, state)
     step(resumed, optimizer)
     step(resumed, optimizer)
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)
+    assert_equal_parameters(resumed, whole)
 
 
 def test_restored_optimizer_state_keeps_the_present_hyperparameters():
@@ -99,16 +107,95 @@ def test_restored_optimizer_state_keeps_the_present_hyperparameters():
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (7.0, 0.5, 0.9)
 
 
-def test_a_parameter_that_was_frozen_starts_without_state():
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_parameter_that_was_frozen_starts_without_momentum(kind):
+    config = CONFIG.model_copy(update={"kind": kind})
+    momentum = {"sgd": "momentum_buffer", "adamw": "exp_avg"}[kind]
     model = small_model()
     model[0].weight.requires_grad_(False)
-    old = build_optimizer(model, CONFIG)
+    old = build_optimizer(model, config)
     step(model, old)
     state = optimizer_state(old, model)
     model[0].weight.requires_grad_(True)
-    new = build_optimizer(model, CONFIG)
+    new = build_optimizer(model, config)
     load_optimizer_state(new, model, state)
-    assert model[0].weight not in new.state
-    assert torch.equal(
-        new.state[model[2].weight]["momentum_buffer"], state["2.weight"]["momentum_buffer"]
-    )
+    assert not new.state[model[0].weight].get(momentum, torch.zeros(1)).any()
+    assert torch.equal(new.state[model[2].weight][momentum], state["2.weight"][momentum])
+
+    before = model[0].weight.detach().clone()
+    step(model, new)
+    assert not torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize(("old_kind", "new_kind"), [("sgd", "adamw"), ("adamw", "sgd")])
+def test_state_of_another_kind_of_optimizer_is_not_restored(old_kind, new_kind, caplog):
+    model, expected = small_model(), small_model()
+    old = build_optimizer(model, CONFIG.model_copy(update={"kind": old_kind}))
+    step(model, old)
+    expected.load_state_dict(model.state_dict())
+    config = CONFIG.model_copy(update={"kind": new_kind})
+    resumed, fresh = build_optimizer(model, config), build_optimizer(expected, config)
+    load_optimizer_state(resumed, model, optimizer_state(old, model))
+    assert "another kind of optimizer" in caplog.text
+    step(model, resumed)
+    step(expected, fresh)
+    assert_equal_parameters(model, expected)
+
+
+def test_momentum_that_is_switched_on_in_a_resumed_run_starts_at_zero():
+    model, expected = small_model(), small_model()
+    old = build_optimizer(model, CONFIG.model_copy(update={"momentum": 0.0}))
+    step(model, old)
+    expected.load_state_dict(model.state_dict())
+    resumed, fresh = build_optimizer(model, CONFIG), build_optimizer(expected, CONFIG)
+    load_optimizer_state(resumed, model, optimizer_state(old, model))
+    step(model, resumed)
+    step(expected, fresh)
+    assert_equal_parameters(model, expected)
+
+
+@pytest.mark.usefixtures("uninitialized_memory_is_nan")
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_first_step_skipped_by_the_gradient_scaler_leaves_no_trace(kind):
+    config = CONFIG.model_copy(update={"kind": kind})
+    model, expected = small_model(), small_model()
+    optimizer = build_optimizer(model, config)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    for overflows in (True, False, False):
+        optimizer.zero_grad()
+        scaler.scale(loss(model)).backward()
+        if overflows:
+            model[0].weight.grad[0, 0, 0, 0] = float("inf")
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+
+    optimizer = build_optimizer(expected, config)
+    step(expected, optimizer)
+    step(expected, optimizer)
+    assert scaler.get_scale() == 2.0**15  # lowered once, by the overflow
+    # Scales are powers of two: scaling and unscaling do not round.
+    assert_equal_parameters(model, expected)
+
+
+def test_sgd_takes_the_same_steps_as_torch():
+    """Momentum buffers of zeros or none: the first momentum is the decayed gradient either way."""
+    model, expected = small_model(), small_model()
+    optimizer = build_optimizer(model, CONFIG)
+    groups = parameter_groups(expected, CONFIG)
+    torchs_own = torch.optim.SGD(groups, lr=CONFIG.lr, momentum=CONFIG.momentum, fused=True)
+    for _ in range(3):
+        step(model, optimizer)
+        step(expected, torchs_own)
+        assert_equal_parameters(model, expected)
+
+
+def test_a_parameter_without_a_gradient_in_the_first_step_trains_later():
+    model, expected = small_model(), small_model()
+    optimizer = build_optimizer(model, CONFIG)
+    loss(model).backward()
+    model[2].weight.grad = None
+    optimizer.step()
+    assert torch.equal(model[2].weight, expected[2].weight)
+    step(model, optimizer)
+    assert not torch.equal(model[2].weight, expected[2].weight)
