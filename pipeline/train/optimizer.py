@@ -47,6 +47,10 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Build SGD with momentum or AdamW over ``parameter_groups``.
 
+    Args:
+        model: on its device and in its memory format, which SGD's momentum buffers take over.
+        config: kind and hyperparameters.
+
     Raises:
         ValueError: the model has no trainable parameter.
     """
@@ -119,7 +123,7 @@ def load_optimizer_state(
     names = {parameter: name for name, parameter in model.named_parameters()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     restored = {
-        index: kept[names[parameter]]
+        index: _in_memory_format_of(parameter, kept[names[parameter]])
         for index, parameter in enumerate(parameters)
         if names[parameter] in kept
     }
@@ -127,6 +131,20 @@ def load_optimizer_state(
         {"state": restored, "param_groups": optimizer.state_dict()["param_groups"]}
     )
     _add_missing_momentum(optimizer)
+
+
+def _in_memory_format_of(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a parameter's state with the strides of the parameter.
+
+    Fused optimizers walk parameter, gradient and state in memory order; a checkpoint written with
+    another ``train.channels_last`` has the state in another order.
+    """
+    return {
+        key: torch.empty_like(parameter, device=value.device).copy_(value)
+        if isinstance(value, Tensor) and value.shape == parameter.shape
+        else value  # AdamW's step count
+        for key, value in state.items()
+    }
 
 
 def _fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> bool:

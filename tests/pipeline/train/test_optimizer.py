@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -199,3 +201,40 @@ def test_a_parameter_without_a_gradient_in_the_first_step_trains_later():
     assert torch.equal(model[2].weight, expected[2].weight)
     step(model, optimizer)
     assert not torch.equal(model[2].weight, expected[2].weight)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("saved", "resumed"),
+    [
+        (torch.contiguous_format, torch.channels_last),
+        (torch.channels_last, torch.contiguous_format),
+    ],
+)
+def test_restored_optimizer_state_takes_the_memory_format_of_its_parameter(kind, saved, resumed):
+    """Fused optimizers walk parameter, gradient and state in memory order."""
+
+    def step(model, optimizer):
+        optimizer.zero_grad()
+        model(torch.linspace(-1, 1, 150).view(2, 3, 5, 5)).square().sum().backward()
+        optimizer.step()
+
+    config = OptimizerConfig(kind=kind, lr=0.01)
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)).to(memory_format=saved)
+    optimizer = build_optimizer(whole, config)
+    step(whole, optimizer)
+
+    other = copy.deepcopy(whole).to(memory_format=resumed)
+    restored = build_optimizer(other, config)
+    state = copy.deepcopy(optimizer_state(optimizer, whole))  # both optimizers go on
+    load_optimizer_state(restored, other, state)
+    for parameter, state in restored.state.items():
+        strides = {key: value.stride() for key, value in state.items() if key != "step"}
+        assert strides == dict.fromkeys(strides, parameter.stride())
+
+    step(whole, optimizer)
+    step(other, restored)
+    for a, b in zip(other.parameters(), whole.parameters(), strict=True):
+        # Convolutions add in another order in another memory format.
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
