@@ -24,9 +24,9 @@ from pipeline.sweep.stopped_trials import StoppedTrials, wait_and_remove_groups
 from pipeline.sweep.trial import best_config, reported_name, run_trial, trial_folder
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import TrackedRun, open_run
-from pipeline.train.driver import scaling_config
 from pipeline.train.placement_group import PLACEMENT_GROUP
 from pipeline.train.run_record import read_run_record
+from pipeline.train.worker_resources import scaling_config
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 
@@ -36,6 +36,7 @@ from pipeline.train.run_record import (
 from pipeline.train.schedule import scale_recipe
 from pipeline.train.start_weights import adopt_conventions
 from pipeline.train.worker import WorkerResult, WorkerTask, train_worker
+from pipeline.train.worker_resources import scaling_config, worker_environment
 
 logger = logging.getLogger(__name__)
 
@@ -143,10 +144,11 @@ def _fit(
     )
     storage.delete(nan_report)
     store, path = storage.filesystem(config.output)
+    scaling = scaling_config(config, resources)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"task": task},
-        scaling_config=scaling_config(config, resources),
+        scaling_config=scaling,
         run_config=RayRunConfig(
             name=TRAINING_FOLDER,
             storage_path=path,
@@ -156,6 +158,7 @@ def _fit(
             callbacks=list(callbacks),
             # At lower levels Ray prints every report in full.
             logging_config=LoggingConfig(log_level="WARNING"),
+            worker_runtime_env={"env_vars": worker_environment(bool(scaling.use_gpu))},
         ),
     )
     try:
@@ -182,31 +185,3 @@ def _validation_shards(config: RunConfig) -> str | None:
         return url
     logger.warning("no validation shards at %s: training without validation", url)
     return None
-
-
-def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingConfig:
-    """Return the number of workers and what each reserves; a GPU each if configured and available.
-
-    Raises:
-        TrainingError: the only machine cannot hold the workers; Ray would wait forever.
-    """
-    train = config.train
-    use_gpu = train.device == "cuda" or (train.device == "auto" and resources.gpus >= train.workers)
-    needed = {"CPU": train.workers * train.cpus_per_worker, "GPU": float(train.workers * use_gpu)}
-    available = {"CPU": resources.cpus, "GPU": resources.gpus}
-    # A cluster of several machines may have an autoscaler that adds the rest.
-    if len(ray.nodes()) == 1:
-        for kind, amount in needed.items():
-            if amount > available[kind]:
-                raise TrainingError(
-                    f"train.workers={train.workers} need {amount:g} {kind}s, but this machine has "
-                    f"{available[kind]:g}; lower train.workers or train.cpus_per_worker, "
-                    "or set train.device=cpu"
-                )
-    if not use_gpu and train.precision == "fp16":
-        raise TrainingError("train.precision=fp16 needs a GPU; use bf16 or fp32")
-    return ScalingConfig(
-        num_workers=train.workers,
-        use_gpu=use_gpu,
-        resources_per_worker={"CPU": train.cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})},
-    )

@@ -1,0 +1,73 @@
+"""What each worker of a training reserves in the cluster, and the environment it starts with."""
+
+import logging
+import os
+
+import ray
+from ray.train import ScalingConfig
+
+from pipeline.cluster import ClusterResources
+from pipeline.config import RunConfig, TrainConfig
+from pipeline.train.failures import TrainingError
+
+logger = logging.getLogger(__name__)
+
+# Every torch reads the first, and prefers it. The second is the newer name, but torch 2.9.1 ignores
+# expandable_segments in it and 2.11 is the first known not to (pytorch/pytorch#183387).
+ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+
+
+def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingConfig:
+    """Return the number of workers and what each reserves; a GPU each if configured and available.
+
+    Raises:
+        TrainingError: the only machine cannot hold the workers; Ray would wait forever.
+    """
+    train = config.train
+    use_gpu = _uses_gpus(train, resources.gpus)
+    needed = {"CPU": train.workers * train.cpus_per_worker, "GPU": float(train.workers * use_gpu)}
+    available = {"CPU": resources.cpus, "GPU": resources.gpus}
+    # A cluster of several machines may have an autoscaler that adds the rest.
+    if len(ray.nodes()) == 1:
+        for kind, amount in needed.items():
+            if amount > available[kind]:
+                raise TrainingError(
+                    f"train.workers={train.workers} need {amount:g} {kind}s, but this machine has "
+                    f"{available[kind]:g}; lower train.workers or train.cpus_per_worker, "
+                    "or set train.device=cpu"
+                )
+    if not use_gpu and train.precision == "fp16":
+        raise TrainingError("train.precision=fp16 needs a GPU; use bf16 or fp32")
+    return ScalingConfig(
+        num_workers=train.workers,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": train.cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})},
+    )
+
+
+def _uses_gpus(train: TrainConfig, gpus: float) -> bool:
+    """Return whether each worker gets a GPU; warn if ``auto`` leaves GPUs unused."""
+    if train.device != "auto":
+        return train.device == "cuda"
+    if 1 <= gpus < train.workers:
+        per_micro_batch = train.global_batch // train.accumulate
+        logger.warning(
+            "training on the CPU: each of train.workers=%d needs a GPU, but the cluster has %g. "
+            "Set train.workers=%d to train on GPUs, or train.device=cpu if the CPU is intended.",
+            train.workers,
+            gpus,
+            max(n for n in range(1, int(gpus) + 1) if per_micro_batch % n == 0),
+        )
+    return gpus >= train.workers
+
+
+def worker_environment(use_gpu: bool) -> dict[str, str]:
+    """Return the environment variables to start the workers with.
+
+    torch reads the settings of its allocator when it initializes CUDA, which Ray Train does before
+    it calls the training function.
+    """
+    if not use_gpu or any(name in os.environ for name in ALLOCATOR_VARIABLES):
+        return {}
+    # Batches differ in size; without it, freed memory is too fragmented for a larger batch.
+    return {ALLOCATOR_VARIABLES[0]: "expandable_segments:True"}
