@@ -11,6 +11,7 @@ from pipeline.infer.detection_stream import predict_images
 from pipeline.infer.inputs import InputChunk, read_images
 from pipeline.infer.ledger import LedgerEntry, output_url, write_entry
 from pipeline.infer.model_files import ModelFiles
+from pipeline.operator_backend import warn_if_not_compiled
 
 
 class CountMismatchError(RuntimeError):
@@ -47,6 +48,7 @@ class InferenceWorker:
     def __init__(self, model: ModelFiles, job: InferenceJob, device: str, threads: int) -> None:
         if device == "cpu":
             torch.set_num_threads(min(threads, os.cpu_count() or 1))
+        warn_if_not_compiled(torch.device(device))
         self.job = job
         self.detector = model.load(device)
 

@@ -20,6 +20,7 @@ from pipeline.infer.inference_worker import (
 from pipeline.infer.inputs import InputChunk
 from pipeline.infer.ledger import LedgerEntry, chunk_key, finished_entries, remove_stale
 from pipeline.infer.model_files import ModelFiles
+from pipeline.operator_backend import warn_if_not_compiled
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,9 @@ def _predict_in_process(
     job: InferenceJob,
     workers: int,
 ) -> Iterator[LedgerEntry]:
-    detector = model.load("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    warn_if_not_compiled(torch.device(device))
+    detector = model.load(device)
     for chunk in chunks:
         yield predict_chunk(detector, chunk, job, keys[chunk.name])
 

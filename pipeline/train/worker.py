@@ -15,10 +15,12 @@ import torch
 import torch.distributed as dist
 
 from model import Category
+from ops_cuda import backend
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.metrics import HEADLINE_METRICS
 from pipeline.evaluate.validation import validate
+from pipeline.operator_backend import warn_if_not_compiled
 from pipeline.stream.training_stream import TrainingStream, open_stream
 from pipeline.track.metric_sink import MetricSink
 from pipeline.train.checkpoint import save_checkpoint
@@ -97,6 +99,9 @@ class _Worker:
         torch.set_num_threads(max(1, int(self.config.cpus_per_worker)))
         torch.manual_seed(task.config.seed)
         _configure_logging(rank)
+        if rank == 0:
+            logger.info("training on %s, operators %s", self.device, backend())
+            warn_if_not_compiled(self.device)
         self.sink: MetricSink | None = None
         self.stream: TrainingStream
         self.state = self._build_state()

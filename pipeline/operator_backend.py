@@ -1,0 +1,29 @@
+"""Which implementation of the operators a job runs, said once at its start."""
+
+import logging
+
+import torch
+
+from ops_cuda import backend
+from ops_cuda.library import KERNELS, compiled_for
+
+logger = logging.getLogger(__name__)
+
+
+def warn_if_not_compiled(device: torch.device) -> None:
+    """Log a warning if no operator is compiled for the device of a job.
+
+    The job then computes the same, only slower: a CUDA build that fails quietly, or a wheel without
+    CUDA, would otherwise go unnoticed.
+    """
+    if any(compiled_for(name, device) for name in KERNELS):
+        return
+    switch = "OPS_CUDA=1 " if device.type == "cuda" else ""
+    logger.warning(
+        "the operators are not compiled for %s, and their slower reference implementations run "
+        "instead; the library found is %s. `%spip install -e . --no-build-isolation` builds them, "
+        "or says what is missing.",
+        device.type,
+        backend(),
+        switch,
+    )
