@@ -22,7 +22,7 @@ class ModelConfig(Settings):
     fpn: FpnConfig = FpnConfig()
     rpn: RpnConfig = RpnConfig()
     box: BoxHeadConfig | None = Field(
-        BoxHeadConfig(), description="Box head; null leaves a region proposal network alone."
+        BoxHeadConfig(), description="Box head; null leaves only the region proposal network."
     )
     mask: MaskHeadConfig | None = Field(
         MaskHeadConfig(), description="Mask head; null makes the detector a Faster R-CNN."

@@ -1,4 +1,4 @@
-"""What users see of the jobs: help, refused settings, missing inputs, and how soon."""
+"""Help, refused settings and missing inputs of the jobs, without waiting for slow imports."""
 
 import re
 import subprocess
