@@ -20,7 +20,7 @@ from model.export.onnx_file import INSTALL, description, export_onnx
 from model.export.program import ExportError, export_program
 from model.preprocess import resize_image, resized_size
 from model.structures import ImageSize
-from model.weights import load_detector
+from model.weights import load_network
 from model.weights.report import WeightsError
 
 # A detection at a threshold may be kept by one and dropped by the other.
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give --height and --width together, or neither for pictures of any size")
     size = None if options.height is None else ImageSize(options.height, options.width)
     try:
-        detector = load_detector(options.source, options.config)
+        detector = load_network(options.source, options.config)
         _write(detector, options.to, size)
         sizes = f"{size.height} x {size.width} pixels" if size else "any size"
         print(f"{options.to} is written, for pictures of {sizes}")

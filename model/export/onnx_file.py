@@ -87,9 +87,11 @@ def description(detector: Detector) -> dict[str, object]:
         "long_side": config.input.long_side,
         "resize_rounding": rules.resize_rounding,
         "resize_filter": rules.resize_filter,
-        "box_end": detector.geometry.last_pixel,
+        "box_end": detector.box_convention.offset,
         "mask_threshold": None if mask is None else mask.threshold,
-        "mask_paste": None if mask is None else detector.geometry.mask_paste(rules.mask_paste),
+        "mask_paste": None
+        if mask is None
+        else detector.box_convention.mask_paste(rules.mask_paste),
         "keypoint_origin": None if keypoint is None else rules.keypoint_origin,
         "keypoints": None if keypoint is None else list(keypoint.names),
     }

@@ -31,8 +31,7 @@ def export_program(detector: Detector, size: ImageSize | None = None) -> Exporte
         ExportError: our operators are not compiled, and their twins cannot be traced.
     """
     require_compiled_operators(detector.device)
-    proposes = detector.rpn if detector.retinanet is None else detector.retinanet
-    shortest = proposes.anchors.strides[-1] + 1
+    shortest = detector.strides[-1] + 1
     example = size or ImageSize(2 * shortest, 3 * shortest)
     pixels = torch.zeros(*example, 3, dtype=torch.uint8, device=detector.device)
     # a level of one cell would be traced as if it were always one

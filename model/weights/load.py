@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.build import build_detector
 from model.config import Conventions, ModelConfig
 from model.config.settings import check_settings, compose_yaml
-from model.detector import Detector, build_detector
+from model.detector import Detector
 from model.weights.adaptation import adapt_to_conventions, folded_norms_note
 from model.weights.architecture.backbone import RES5_OF_BOX_HEAD
 from model.weights.architecture.detector import is_whole_detector
@@ -23,7 +24,7 @@ from model.weights.report import LoadReport, WeightsError
 _LOG = logging.getLogger(__name__)
 
 
-def load_detector(
+def load_network(
     source: str | Path,
     config: str | Path | ModelConfig | None = None,
     device: str | torch.device = "cpu",
@@ -70,7 +71,7 @@ def conventions_of(source: str | Path) -> Conventions | None:
     """What the weights of a whole detector take for granted; None of a backbone alone.
 
     Args:
-        source: as for :func:`load_detector`.
+        source: as for :func:`load_network`.
 
     Raises:
         WeightsError: the weights cannot be read.
@@ -85,12 +86,12 @@ def read_detector(
     """The detector that weights describe, as far as they fill it, and what became of them.
 
     Args:
-        source: as for :func:`load_detector`.
-        config: as for :func:`load_detector`.
-        overrides: as for :func:`load_detector`.
+        source: as for :func:`load_network`.
+        config: as for :func:`load_network`.
+        overrides: as for :func:`load_network`.
 
     Raises:
-        WeightsError: as :func:`load_detector`, but for incomplete weights.
+        WeightsError: as :func:`load_network`, but for incomplete weights.
         TypeError: an override has no such name.
         ConfigError: the YAML file, or an override's value, is not valid.
     """
@@ -125,7 +126,7 @@ def load_weights(
 
     Args:
         detector: takes the weights, in place.
-        source: as ``load_detector``'s, or a ResNet classifier for the backbone: of torchvision,
+        source: as ``load_network``'s, or a ResNet classifier for the backbone: of torchvision,
             timm, Detectron or detectron2.
         allow_mismatch: leave layers whose shape depends on the classes at initialisation where the
             file has other classes; else that is an error, as it always is for other layers.
