@@ -37,7 +37,7 @@ def _tiny_config(**changes):
     return ModelConfig.model_validate(settings | changes)
 
 
-def _squares(boxes, labels):
+def _box_targets(boxes, labels):
     """Targets whose masks fill their boxes."""
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
@@ -49,7 +49,7 @@ def _squares(boxes, labels):
     )
 
 
-def _posed(target):
+def _with_keypoints(target):
     """The target with three keypoints per object: visible, hidden in its middle, not labelled."""
     corner, sides = target.boxes[:, None, :2], (target.boxes[:, 2:] - target.boxes[:, :2])[:, None]
     places = corner + sides * torch.tensor([[0.25, 0.25], [0.5, 0.5], [0.75, 0.25]])
@@ -57,7 +57,7 @@ def _posed(target):
     return replace(target, keypoints=torch.cat((places, seen), dim=2))
 
 
-def _picture_of(target, height=64, width=64):
+def _draw_image(target, height=64, width=64):
     """(H, W, 3) uint8: each object in its class's colour on grey."""
     picture = torch.full((height, width, 3), 90, dtype=torch.uint8)
     for box, label in zip(target.boxes.long().tolist(), target.labels.tolist(), strict=True):
@@ -66,7 +66,7 @@ def _picture_of(target, height=64, width=64):
 
 
 def _batch_of(targets, seeds=None, canvas=None):
-    pictures = [_picture_of(target) for target in targets]
+    pictures = [_draw_image(target) for target in targets]
     sizes = [ImageSize(*picture.shape[:2]) for picture in pictures]
     return pad_batch(pictures, sizes, seeds or range(len(targets)), canvas=canvas)
 
@@ -74,8 +74,8 @@ def _batch_of(targets, seeds=None, canvas=None):
 @pytest.fixture
 def scenes():
     return [
-        _squares([[6, 8, 30, 34], [34, 30, 60, 58]], [1, 2]),
-        _squares([[20, 10, 52, 40]], [3]),
+        _box_targets([[6, 8, 30, 34], [34, 30, 60, 58]], [1, 2]),
+        _box_targets([[20, 10, 52, 40]], [3]),
     ]
 
 
@@ -86,13 +86,13 @@ def detector():
 
 
 @pytest.fixture(scope="session")
-def posed():
-    return _posed
+def with_keypoints():
+    return _with_keypoints
 
 
 @pytest.fixture(scope="session")
 def keypoint_head():
-    """Settings of a keypoint head for posed targets."""
+    """Settings of a keypoint head for with_keypoints targets."""
     return {"names": ("left", "middle", "right"), "channels": 16, "layers": 2}
 
 
@@ -109,13 +109,13 @@ def tiny_config():
 
 
 @pytest.fixture(scope="session")
-def squares():
-    return _squares
+def box_targets():
+    return _box_targets
 
 
 @pytest.fixture(scope="session")
-def picture_of():
-    return _picture_of
+def draw_image():
+    return _draw_image
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def test_runs_bitmaps_and_polygons_of_one_shape_agree_up_to_the_outline():
         ]
         got = mask_targets(mixed, ROIS, SIDE, "polygon", SIZES)
         assert set(got.unique().tolist()) == {0.0, 1.0}
-        assert (got[1:] == expected[1:]).all()  # squares on whole pixels
+        assert (got[1:] == expected[1:]).all()  # box_targets on whole pixels
         assert (got[0] != expected[0]).float().mean() < 1.5 / SIDE  # along the diagonal
     bitmaps = [bitmap_of(target, size) for target, size in zip(BATCH, SIZES, strict=True)]
     runs = [runs_of(target, size) for target, size in zip(BATCH, SIZES, strict=True)]

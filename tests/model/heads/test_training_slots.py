@@ -41,9 +41,9 @@ def losses_and_gradients(detector, batch, targets):
 
 @pytest.mark.parametrize("empty", [0, 1])
 def test_slots_lose_what_compacted_rois_lose(
-    full_detector, scenes, squares, posed, batch_of, monkeypatch, empty
+    full_detector, scenes, box_targets, with_keypoints, batch_of, monkeypatch, empty
 ):
-    targets = [posed(target) for target in [squares([], [])] * empty + scenes]
+    targets = [with_keypoints(target) for target in [box_targets([], [])] * empty + scenes]
     batch = batch_of(targets)
     expected, gradients = losses_and_gradients(full_detector, batch, targets)
     assert expected["keypoint"].count > 0
@@ -66,8 +66,8 @@ def proposals_of(counts, rows):
     return Proposals(boxes, torch.tensor(counts))
 
 
-def test_true_boxes_follow_an_image_s_own_proposals(scenes, squares):
-    truths = join_truths([scenes[0], squares([], []), scenes[1]], CPU)
+def test_true_boxes_follow_an_image_s_own_proposals(scenes, box_targets):
+    truths = join_truths([scenes[0], box_targets([], []), scenes[1]], CPU)
     joined = add_objects(proposals_of([3, 0, 5], rows=5), truths)
     assert joined.counts.tolist() == [5, 0, 6]
     assert joined.boxes.shape == (3, 7, 4)
@@ -91,8 +91,8 @@ def test_the_choice_does_not_depend_on_the_rows_of_the_batch(scenes):
     assert alone[1].equal(beside[1])
 
 
-def test_nothing_waits_between_proposals_and_losses(scenes, squares, posed):
-    targets = [posed(target) for target in (*scenes, squares([], []))]
+def test_nothing_waits_between_proposals_and_losses(scenes, box_targets, with_keypoints):
+    targets = [with_keypoints(target) for target in (*scenes, box_targets([], []))]
     settings = BoxHeadConfig(samples_per_image=16)
     truths, proposals = join_truths(targets, CPU), proposals_of([20, 9, 2], rows=20)
     coder, generator = BoxCoder(), torch.Generator().manual_seed(0)
@@ -137,11 +137,11 @@ def test_levels_are_read_as_if_they_were_one():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_learning_side_of_a_step_does_not_wait_for_the_gpu(
-    full_detector, scenes, posed, batch_of
+    full_detector, scenes, with_keypoints, batch_of
 ):
     device = torch.device("cuda")
     detector, batch = full_detector.to(device), batch_of(scenes).to(device)
-    targets = [posed(target).to(device) for target in scenes]
+    targets = [with_keypoints(target).to(device) for target in scenes]
     features = detector.features(batch)
     detector(batch, targets)  # first runs load kernels
     proposals, _ = detector.rpn(features, batch, targets)

@@ -29,9 +29,9 @@ def build(tiny_config, keypoint_head):
 
 
 @pytest.fixture(scope="module")
-def learned(tiny_config, keypoint_head, squares, posed, picture_of, batch_of):
+def learned(tiny_config, keypoint_head, box_targets, with_keypoints, draw_image, batch_of):
     """A scene, and the weights of a detector with masks and keypoints that knows it by heart."""
-    scene = posed(squares([[6, 8, 30, 34], [34, 30, 60, 58]], [1, 2]))
+    scene = with_keypoints(box_targets([[6, 8, 30, 34], [34, 30, 60, 58]], [1, 2]))
     torch.manual_seed(0)
     config = tiny_config(keypoint=keypoint_head, backbone=BACKBONE, rpn=FEW)
     detector = build_detector(config).train()
@@ -41,7 +41,7 @@ def learned(tiny_config, keypoint_head, squares, posed, picture_of, batch_of):
         optimizer.zero_grad()
         sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
         optimizer.step()
-    return scene, picture_of(scene).numpy(), detector.state_dict()
+    return scene, draw_image(scene).numpy(), detector.state_dict()
 
 
 @pytest.fixture

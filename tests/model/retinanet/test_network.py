@@ -33,7 +33,7 @@ def total(terms):
 
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
-def test_two_scenes_are_learned_by_heart(build, scenes, picture_of, batch_of, box_loss):
+def test_two_scenes_are_learned_by_heart(build, scenes, draw_image, batch_of, box_loss):
     detector = build(box_loss=box_loss).train()
     batch = batch_of(scenes)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
@@ -45,7 +45,7 @@ def test_two_scenes_are_learned_by_heart(build, scenes, picture_of, batch_of, bo
         loss.backward()
         optimizer.step()
     assert losses[-1] < 0.2 * losses[0]
-    pictures = [picture_of(target).numpy() for target in scenes]
+    pictures = [draw_image(target).numpy() for target in scenes]
     for target, found in zip(scenes, detector.predict(pictures), strict=True):
         assert found.masks is None
         sure = found.above(0.5)
@@ -57,10 +57,10 @@ def test_two_scenes_are_learned_by_heart(build, scenes, picture_of, batch_of, bo
 @pytest.mark.parametrize("norm", ["none", "group_norm"])
 @pytest.mark.parametrize("empty_images", [1, 2])
 def test_every_parameter_takes_part_whatever_the_images_hold(
-    build, scenes, squares, batch_of, norm, empty_images
+    build, scenes, box_targets, batch_of, norm, empty_images
 ):
     detector = build(norm=norm)
-    targets = [squares([], [])] * empty_images + scenes[: 2 - empty_images]
+    targets = [box_targets([], [])] * empty_images + scenes[: 2 - empty_images]
     terms = detector(batch_of(targets), targets)
     assert terms.keys() == LOSSES
     total(terms).backward()
@@ -71,9 +71,9 @@ def test_every_parameter_takes_part_whatever_the_images_hold(
         assert terms["retinanet_class"].count == terms["retinanet_box"].total == 0
 
 
-def test_a_batch_loses_what_its_images_lose_alone(build, scenes, squares, batch_of):
+def test_a_batch_loses_what_its_images_lose_alone(build, scenes, box_targets, batch_of):
     detector = build()
-    crowded = [squares([[2 + 9 * i, 5, 10 + 9 * i, 20 + i] for i in range(6)], [1] * 6), *scenes]
+    crowded = [box_targets([[2 + 9 * i, 5, 10 + 9 * i, 20 + i] for i in range(6)], [1] * 6), *scenes]
     canvas = ImageSize(96, 64)
     together = detector(batch_of(crowded, canvas=canvas), crowded)
     alone = [detector(batch_of([target], canvas=canvas), [target]) for target in crowded]
@@ -86,8 +86,8 @@ def test_a_batch_loses_what_its_images_lose_alone(build, scenes, squares, batch_
         assert not term.count.requires_grad
 
 
-def test_degenerate_objects_leave_the_losses_finite(build, squares, batch_of):
-    target = squares([[10, 10, 10, 10], [10, 10, 10.001, 10.001], [0, 0, 64, 64]], [1, 1, 2])
+def test_degenerate_objects_leave_the_losses_finite(build, box_targets, batch_of):
+    target = box_targets([[10, 10, 10, 10], [10, 10, 10.001, 10.001], [0, 0, 64, 64]], [1, 1, 2])
     for box_loss in ("smooth_l1", "giou"):
         detector = build(box_loss=box_loss)
         terms = detector(batch_of([target]), [target])
