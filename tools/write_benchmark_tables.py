@@ -108,8 +108,8 @@ def benchmark_tables() -> str:
     inference, train, ops = (_read(name) for name in ("inference", "train_step", "ops"))
     return "\n".join(
         [
-            "Compared with torchvision on the same machine in the same run; a ratio is torchvision's",
-            "time divided by ours. `python -m benchmarks.inference`, `benchmarks.train_step` and",
+            "Compared with torchvision on the same machine in the same run. A ratio is its time",
+            "divided by ours. `python -m benchmarks.inference`, `benchmarks.train_step` and",
             "`benchmarks.ops` print these numbers and save them in `benchmarks/results/`.",
             "",
             f"Whole models on R50-FPN, fp32 ({_machine(inference)}):",
