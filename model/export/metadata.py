@@ -15,7 +15,7 @@ def export_metadata(detector: Detector) -> str:
         An object with the keys
 
         - categories: ids and names of the K classes in label order, label 1 first; null for a
-          proposal network, whose only label is no class.
+          proposal network, whose label 1 stands for objects of any class.
         - short_side, long_side, resize_rounding, resize_filter: how to resize an image before
           inference; sides in pixels.
         - box_end: pixels that were added to x2 and y2 of the detector's box convention; 1 if its
