@@ -17,7 +17,7 @@ MAX_CACHED_GRIDS = 8
 
 
 class AnchorGrid(nn.Module):
-    """Anchors of every size and ratio at each cell; those of cell (0, 0) are centered on pixel 0.
+    """Anchors of every size and ratio at each cell; those of cell (0, 0) are centered on (0, 0).
 
     The anchors of a cell are ordered by ratio, those of a ratio by size: (r0, s0), (r0, s1), ..,
     (r1, s0). maskrcnn-benchmark and torchvision use the same order; detectron2 orders by size

@@ -13,7 +13,8 @@ class Matches(NamedTuple):
 
     Args:
         gt_indices: (B, N) int64, row in ``BatchTargets`` of the object of the same image with the
-            highest IoU; the image's first row if nothing overlaps.
+            highest IoU; ``offsets[b]`` if nothing overlaps. In an image without objects that is a
+            row of the next image or the zero row, which never counts: nothing is positive there.
         labels: (B, N) int64, match labels POSITIVE, NEGATIVE or IGNORED.
     """
 

@@ -90,7 +90,7 @@ def _top(eligible: Tensor, priority: Tensor, limit: int) -> tuple[Tensor, Tensor
 def _priorities(count: int, keys: Tensor) -> Tensor:
     """Return a random priority per candidate, (B, N) int64 in [0, 2^32), unique within an image.
 
-    An invertible hash of 0..N-1 XOR the image's key.
+    The index of the candidate XOR the key of the image, in an invertible hash.
     """
     return _mix(torch.arange(count, device=keys.device) ^ keys[:, None])
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.heads.training_rois import TrainingRois
 from model.layers.conv_stack import make_conv_stack, run_conv_stack
 from model.structures import ImageBatch, LossTerm
+from model.structures.transfer import tensor_on
 
 
 class KeypointHead(nn.Module):
@@ -76,13 +77,14 @@ def keypoint_origins(images: ImageBatch, origin: float) -> Tensor:
     if origin == 0:
         return torch.zeros(len(images), 2, device=images.device)
     sizes = zip(images.sizes, images.original_sizes, strict=True)
+    # Exported programs get images of their original size, and then keep the origin as a constant.
     origins = [
         (origin, origin)
         if size == original
         else (origin * size.width / original.width, origin * size.height / original.height)
         for size, original in sizes
     ]
-    return torch.tensor(origins).to(images.device, non_blocking=True)
+    return tensor_on(images.device, origins, torch.float32)
 
 
 @torch.no_grad()

@@ -88,7 +88,16 @@ def _resize_matrix(like: Tensor, side: int, length: int) -> Tensor:
 
 
 def _best_pixel(heatmaps: Tensor, candidates: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the best of some columns and rows, (R, P or 1, 2, N): (R, P, 2), and its logit."""
+    """Return the best pixel of each resized heatmap among some columns and rows.
+
+    Args:
+        heatmaps: (R, P, M, M).
+        candidates: (R, P or 1, 2, N), the N columns and the N rows.
+        pixels: (R, 2), width and height of the resized heatmap.
+
+    Returns:
+        Column and row (R, P, 2), and the logit there (R, P).
+    """
     weights = _bicubic_weights(candidates, pixels[:, None, :, None], heatmaps.shape[-1])
     resized = weights[:, :, 1] @ heatmaps @ weights[:, :, 0].transpose(2, 3)  # (R, P, N, N)
     logits, index = resized.flatten(2).max(dim=2)
@@ -99,7 +108,7 @@ def _best_pixel(heatmaps: Tensor, candidates: Tensor, pixels: Tensor) -> tuple[T
 
 
 def _bicubic_weights(positions: Tensor, pixels: Tensor, side: int) -> Tensor:
-    """Return the weights (..., N, M) of M cells at positions (..., N) among ``pixels`` pixels."""
+    """Return the weights (..., N, M) of M cells at positions (..., N) on an axis of ``pixels``."""
     center = (positions + 0.5) * (side / pixels) - 0.5
     first = center.floor()
     cells = torch.arange(side, device=positions.device, dtype=positions.dtype)

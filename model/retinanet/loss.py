@@ -47,7 +47,7 @@ def retinanet_losses(
         all_anchors[None], targets, settings.positive_iou, settings.negative_iou, keep_best=True
     )
     is_positive = matches.labels == POSITIVE
-    # Of the other anchors, match labels are those of the focal loss: 0 background, -1 ignored.
+    # The match labels of other anchors are also labels of the focal loss: 0 background, -1 ignored.
     labels = torch.where(is_positive, targets.labels[matches.gt_indices], matches.labels)
     per_level = torch.split(labels, [len(level) for level in anchors], dim=1)
     class_losses = [

@@ -22,7 +22,7 @@ class ImageBatch:
         pixels: (B, 3, H, W), each image in the upper left corner: uint8 RGB, or floating point if
             already normalized.
         sizes: size of each image inside the batch, without padding.
-        original_sizes: size of each image before resizing. Detections are returned in it.
+        original_sizes: size of each image before resizing. Detections are in its pixels.
         sampling_seeds: one seed per image for the random sampling of anchors and ROIs, so that the
             loss does not depend on which worker holds the image. Needed for training only.
     """
