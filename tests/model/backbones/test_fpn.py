@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import nn
 from torchvision.ops.feature_pyramid_network import (
     FeaturePyramidNetwork,
     LastLevelMaxPool,
@@ -8,6 +7,7 @@ from torchvision.ops.feature_pyramid_network import (
 )
 
 from model.backbones.fpn import FeaturePyramid
+from tests.model.torchvision_norms import TORCHVISION_NORMS
 
 CHANNELS = (8, 16, 32, 64)
 # Odd sides: a coarse map is not exactly half as large as the finer one.
@@ -18,14 +18,7 @@ def random_features():
     return [torch.randn(2, c, *side) for c, side in zip(CHANNELS, SIDES, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "norm"),
-    [
-        ("none", None),
-        ("batch_norm", nn.BatchNorm2d),
-        ("group_norm", lambda channels: nn.GroupNorm(4, channels)),
-    ],
-)
+@pytest.mark.parametrize(("kind", "norm"), TORCHVISION_NORMS.items())
 @pytest.mark.parametrize("training", [True, False])
 def test_p2_to_p6_match_torchvision_with_its_weights(kind, norm, training):
     reference = FeaturePyramidNetwork(CHANNELS, 12, LastLevelMaxPool(), norm).train(training)

@@ -5,12 +5,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 
 from model.backbones.resnet import ResNetStages
 from model.heads.box import ConvFcBoxHead, Res5BoxHead
-
-NORMS = {
-    "none": None,
-    "batch_norm": nn.BatchNorm2d,
-    "group_norm": lambda channels: nn.GroupNorm(4, channels),
-}
+from tests.model.torchvision_norms import TORCHVISION_NORMS
 
 
 def random_pooled(channels=8, side=7, rois=5):
@@ -28,13 +23,13 @@ def randomize_vectors(module):
                 tensor.uniform_(0.5, 1.5)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("kind", "norm"), TORCHVISION_NORMS.items())
 @pytest.mark.parametrize("training", [True, False])
-def test_predictions_match_torchvision_with_its_weights(norm, training):
+def test_predictions_match_torchvision_with_its_weights(kind, norm, training):
     torch.manual_seed(0)
-    reference = FastRCNNConvFCHead((8, 7, 7), [12] * 4, [32], NORMS[norm]).train(training)
+    reference = FastRCNNConvFCHead((8, 7, 7), [12] * 4, [32], norm).train(training)
     predictor = FastRCNNPredictor(32, 4)
-    head = ConvFcBoxHead(8, 7, 3, 32, 1, conv_layers=4, conv_channels=12, norm=norm)
+    head = ConvFcBoxHead(8, 7, 3, 32, 1, conv_layers=4, conv_channels=12, norm=kind)
     head.train(training)
     randomize_vectors(reference)
     state = {}
@@ -46,8 +41,8 @@ def test_predictions_match_torchvision_with_its_weights(norm, training):
             state[f"{'norms' if rest[0] == '1' else 'convs'}.{index}.{rest[1]}"] = tensor
     renamed = {"cls_score": "class_logits", "bbox_pred": "box_deltas"}
     for name, tensor in predictor.state_dict().items():
-        layer, kind = name.split(".")
-        state[f"{renamed[layer]}.{kind}"] = tensor
+        layer, tensor_kind = name.split(".")
+        state[f"{renamed[layer]}.{tensor_kind}"] = tensor
     head.load_state_dict(state)
     with torch.no_grad():
         logits, deltas = head(random_pooled())

@@ -18,6 +18,7 @@ from model.structures import (
 )
 from model.structures.batch_masks import encode_bitmaps
 from tests.model.heads.rois import positive_rois
+from tests.model.torchvision_norms import TORCHVISION_NORMS
 
 SIDE = 28
 SIZES = (ImageSize(64, 64), ImageSize(64, 40))
@@ -167,14 +168,7 @@ def test_the_mask_of_each_roi_is_the_channel_of_its_class():
     torch.testing.assert_close(head(pooled, labels), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "norm"),
-    [
-        ("none", None),
-        ("batch_norm", nn.BatchNorm2d),
-        ("group_norm", lambda channels: nn.GroupNorm(4, channels)),
-    ],
-)
+@pytest.mark.parametrize(("kind", "norm"), TORCHVISION_NORMS.items())
 @pytest.mark.parametrize("training", [True, False])
 def test_masks_match_torchvision_with_its_weights_and_norms(kind, norm, training):
     torch.manual_seed(0)
