@@ -147,6 +147,10 @@ class RegionProposalNetwork(nn.Module):
         )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not few):
             logits, deltas = zip(*(self.head(feature) for feature in features), strict=True)
+        if few and torch.is_autocast_enabled(images.device.type):
+            # torch <= 2.10 caches weights cast under no_grad, and casts without a graph would give
+            # the sampled pass no gradient.
+            torch.clear_autocast_cache()
         anchors = self.anchors(features, images.canvas)
         proposals = self.propose(logits, deltas, anchors, images.sizes, training=True)
 
