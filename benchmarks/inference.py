@@ -25,7 +25,7 @@ from benchmarks.peers import (
     read_images,
     time_alternately,
 )
-from model import Detector
+from model import Predictor
 from ops_cuda import backend
 
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 def _measure(
     peer: nn.Module,
-    ours: Detector,
+    ours: Predictor,
     images: Sequence[Image],
     batch: int,
     repeats: int,

@@ -17,7 +17,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from model import Detector, load_detector
+from model import Predictor, load_detector
 from model.preprocess import resize_image, resized_size
 from model.structures import ImageSize, PolygonMasks, Targets
 
@@ -78,7 +78,7 @@ def _spread_scores(peer: nn.Module) -> None:
     peer.roi_heads.box_predictor.cls_score.weight *= 18
 
 
-def build_ours(peer: nn.Module, short_side: int, long_side: int, device: torch.device) -> Detector:
+def build_ours(peer: nn.Module, short_side: int, long_side: int, device: torch.device) -> Predictor:
     """Return our detector with the peer's weights and settings."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peer.pth"

@@ -45,7 +45,7 @@ def main() -> None:
 def _measure(model: str, options: argparse.Namespace, device: torch.device) -> dict[str, object]:
     long_side = round(options.short_side * 1333 / 800)
     peer = build_peer(model, options.short_side, long_side, device).train()
-    ours = build_ours(peer, options.short_side, long_side, device).train()
+    ours = build_ours(peer, options.short_side, long_side, device).detector.train()
     images = resize_images(
         read_images(options.images, options.batch), options.short_side, long_side
     )

@@ -1,35 +1,36 @@
-"""What the detector found in one image.
-
-Shapes: R detections, M mask side, H W of the original image.
-"""
+"""The detections of one image. Shape letters: see ``model.structures``."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from model.boxes.convention import BoxGeometry, MaskPaste
-from model.structures import ImageSize
+from model.boxes.convention import CONTINUOUS, BoxConvention, MaskPaste
+from model.boxes.operations import scale_points
+from model.boxes.selection import SelectedBoxes
+from model.structures import ImageBatch, ImageSize
 from ops_cuda import compress_rle, encode_roi_masks_rle, paste_masks
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects of one image in its original pixels, best first.
+    """The D detected objects of one image in its original pixels, highest score first.
 
     Args:
-        boxes: (R, 4) float32, x1 y1 x2 y2.
-        scores: (R,) float32 in [0, 1].
-        labels: (R,) int64, 1..K.
-        masks: (R, M, M) float32, probability inside the box; None from a detector without masks.
+        boxes: (D, 4) float32, x1 y1 x2 y2.
+        scores: (D,) float32 in [0, 1].
+        labels: (D,) int64, 1..K.
+        masks: (D, M, M) float32, probability inside the box; None without a mask head.
         image_size: of the original image.
-        mask_threshold: probability at which a pixel counts as object.
-        keypoints: (R, P, 3) float32: x, y, and a score that is larger where surer; None from a
-            detector without keypoints.
-        mask_paste: how masks come to the image: padded resizes the mask with a border of zeros to
-            whole pixels, as torchvision; inclusive does so, but the box ends on its last pixel, as
-            in maskrcnn-benchmark; grid reads the mask where pixels have their centres, as
+        mask_threshold: probability from which a pixel belongs to the object.
+        keypoints: (D, P, 3) float32: x, y, and a score (a logit, higher is more certain); None
+            without a keypoint head. In continuous coordinates: the center of the upper left pixel
+            is (0.5, 0.5), where torchvision returns (0, 0).
+        mask_paste: how masks are pasted into the image. "padded" resizes the mask with a border of
+            zeros to whole pixels, as torchvision; "inclusive" is the same for boxes that end on
+            their last pixel, as maskrcnn-benchmark; "grid" samples the mask at pixel centers, as
             detectron2.
     """
 
@@ -45,23 +46,23 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, chosen: Tensor) -> "Detections":
-        """The detections that an index or bool tensor chooses."""
+    def __getitem__(self, selected: Tensor) -> "Detections":
+        """Return the detections that an index or bool tensor selects."""
         return replace(
             self,
-            boxes=self.boxes[chosen],
-            scores=self.scores[chosen],
-            labels=self.labels[chosen],
-            masks=None if self.masks is None else self.masks[chosen],
-            keypoints=None if self.keypoints is None else self.keypoints[chosen],
+            boxes=self.boxes[selected],
+            scores=self.scores[selected],
+            labels=self.labels[selected],
+            masks=None if self.masks is None else self.masks[selected],
+            keypoints=None if self.keypoints is None else self.keypoints[selected],
         )
 
     def above(self, score: float) -> "Detections":
-        """The detections with at least this score."""
+        """Return the detections with at least this score."""
         return self[self.scores >= score]
 
     def to(self, device: torch.device | str) -> "Detections":
-        """The same detections on ``device``."""
+        """Return the detections on ``device``."""
         return replace(
             self,
             boxes=self.boxes.to(device),
@@ -72,22 +73,22 @@ class Detections:
         )
 
     def bitmaps(self) -> Tensor:
-        """The masks on the image: (R, H, W) uint8 of 0 and 1.
+        """Return the masks pasted into the image: (D, H, W) uint8 of 0 and 1.
 
         Raises:
             ValueError: the detector has no mask head.
         """
-        return paste_masks(*self._pasting())
+        return paste_masks(*self._paste_arguments())
 
     def rle(self) -> list[dict[str, object]]:
-        """The masks as COCO stores them: ``{"size": [h, w], "counts": str}`` for each.
+        """Return the masks in COCO's run-length encoding: ``{"size": [h, w], "counts": str}``.
 
-        Identical to ``pycocotools.mask.encode`` of :meth:`bitmaps`, which are never made.
+        Identical to ``pycocotools.mask.encode`` of :meth:`bitmaps`, but without making bitmaps.
 
         Raises:
             ValueError: the detector has no mask head.
         """
-        characters, offsets = compress_rle(*encode_roi_masks_rle(*self._pasting()))
+        characters, offsets = compress_rle(*encode_roi_masks_rle(*self._paste_arguments()))
         text = characters.numpy().tobytes().decode("ascii")
         size = list(self.image_size)
         return [
@@ -95,10 +96,60 @@ class Detections:
             for start, end in itertools.pairwise(offsets.tolist())
         ]
 
-    def _pasting(self) -> tuple[Tensor, Tensor, int, int, float, bool]:
-        """Masks, their boxes, the image's size, the threshold, and whether to paste by a grid."""
+    def _paste_arguments(self) -> tuple[Tensor, Tensor, int, int, float, bool]:
+        """Return masks, boxes, height, width, threshold, and whether to sample by a grid."""
         if self.masks is None:
             raise ValueError("these detections have no masks: the detector has no mask head")
-        boxes = BoxGeometry(self.mask_paste == "inclusive").sampled(self.boxes)
+        boxes = BoxConvention(self.mask_paste == "inclusive").source_boxes(self.boxes)
         by_grid = self.mask_paste == "grid"
         return self.masks, boxes, *self.image_size, self.mask_threshold, by_grid
+
+
+def detections_per_image(
+    selected: SelectedBoxes,
+    images: ImageBatch,
+    masks: Tensor | None = None,
+    mask_threshold: float = 0.5,
+    keypoints: Tensor | None = None,
+    convention: BoxConvention = CONTINUOUS,
+    mask_paste: MaskPaste = "padded",
+) -> list[Detections]:
+    """Split the selected boxes of a batch by image and scale them to the original sizes.
+
+    Args:
+        selected: D boxes in pixels of the padded batch.
+        images: the batch.
+        masks: (D, M, M) float32 in [0, 1], or None.
+        mask_threshold: probability from which a pixel belongs to the object.
+        keypoints: (D, P, 3) float32: x, y in pixels of the padded batch, score; or None.
+        convention: of the boxes.
+        mask_paste: how masks are pasted into the image.
+    """
+    none: Sequence[Tensor | None] = [None] * len(images)
+    return [
+        Detections(
+            boxes=convention.scale(boxes, size, original),
+            scores=scores,
+            labels=labels,
+            masks=mask,
+            image_size=original,
+            mask_threshold=mask_threshold,
+            keypoints=None if points is None else _scale_keypoints(points, size, original),
+            mask_paste=mask_paste,
+        )
+        for boxes, scores, labels, mask, points, size, original in zip(
+            torch.split(selected.boxes, selected.counts),
+            torch.split(selected.scores, selected.counts),
+            torch.split(selected.labels, selected.counts),
+            none if masks is None else torch.split(masks, selected.counts),
+            none if keypoints is None else torch.split(keypoints, selected.counts),
+            images.sizes,
+            images.original_sizes,
+            strict=True,
+        )
+    ]
+
+
+def _scale_keypoints(keypoints: Tensor, old: ImageSize, new: ImageSize) -> Tensor:
+    """Scale keypoints (N, P, 3) of an image resized from ``old`` to ``new``; scores stay."""
+    return torch.cat((scale_points(keypoints[..., :2], old, new), keypoints[..., 2:]), dim=-1)

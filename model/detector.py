@@ -1,47 +1,58 @@
-"""Mask R-CNN and its family: the network, what it learns from and what it finds.
+"""The interface of all detectors, and what they share: backbone, pyramid and anchors.
 
-Shapes: B images, H W of the padded batch.
+Shapes as in ``model.structures``.
 Source: He et al. 2017, figure 1; Lin et al. 2017.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-import ops_cuda
 from model.backbones.fpn import FeaturePyramid
 from model.backbones.resnet import ResNet, ResNetStages
 from model.boxes.anchors import AnchorGrid
-from model.boxes.convention import BoxGeometry
-from model.boxes.selection import SelectedBoxes, proposals_as_boxes, to_detections
+from model.boxes.convention import BoxConvention
+from model.boxes.selection import Candidates, SelectedBoxes
 from model.config import ModelConfig
-from model.detections import Detections
+from model.detections import Detections, detections_per_image
 from model.heads.keypoint import keypoint_origins
-from model.heads.roi_heads import RoiHeads
-from model.inference.predictor import predict
+from model.heads.keypoint_peaks import find_peaks
 from model.layers.roi_pooling import POOLED_STRIDES
-from model.retinanet.network import RetinaNet, octave_sizes
-from model.rpn.network import RegionProposalNetwork
-from model.structures import Category, ImageBatch, ImageSize, LossTerm, Targets
+from model.preprocess import normalize_images
+from model.structures import (
+    BatchTargets,
+    Category,
+    ImageBatch,
+    LossTerm,
+    Targets,
+    join_targets,
+)
 
 
-class Detector(nn.Module):
-    """Mask R-CNN, Keypoint R-CNN or both; without either Faster R-CNN, without ``box`` an RPN.
+class Detector(nn.Module, ABC):
+    """Base of ``TwoStageDetector``, ``OneStageDetector`` and ``ProposalNetwork``.
 
-    RetinaNet where ``config.retinanet`` is given: then there is no ``rpn``.
+    A subclass implements :meth:`losses` for training and :meth:`candidates` and :meth:`select` for
+    inference; test-time augmentation and export need nothing else.
 
     Args:
-        config: every setting.
+        config: all settings.
         categories: the K classes; label i is ``categories[i - 1]``.
+        pyramid_top: ``top`` of the feature pyramid.
+
+    Raises:
+        ValueError: the number of categories is not ``config.num_classes``.
     """
 
-    rpn: RegionProposalNetwork
-
-    def __init__(self, config: ModelConfig, categories: Sequence[Category]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        categories: Sequence[Category],
+        pyramid_top: Literal["subsampled", "c5", "p5"] = "subsampled",
+    ) -> None:
         super().__init__()
         if len(categories) != config.num_classes:
             raise ValueError(
@@ -49,199 +60,183 @@ class Detector(nn.Module):
             )
         self.config = config
         self.categories = tuple(categories)
-        rules, features = config.conventions, config.backbone.features
+        self.box_convention = BoxConvention(config.conventions.legacy_geometry)
         self.backbone = ResNet(
-            ResNetStages.of(config.backbone, rules),
+            ResNetStages.from_config(config.backbone, config.conventions),
             frozen_stages=config.backbone.frozen_stages,
-            last_stage=4 if features == "c4" else 5,
+            last_stage=4 if config.backbone.features == "c4" else 5,
         )
-        one_stage = config.retinanet
-        # Without a pyramid all anchors stand on the one map that is read.
         self.fpn: FeaturePyramid | None = None
-        channels, strides = self.backbone.channels[-1], POOLED_STRIDES[features]
-        sizes: Sequence[float] | Sequence[Sequence[float]] = [config.rpn.anchor_sizes]
-        if features == "fpn":
-            channels = config.fpn.channels
+        self.channels = self.backbone.channels[-1]
+        self.strides: tuple[int, ...] = POOLED_STRIDES[config.backbone.features]
+        if config.backbone.features == "fpn":
+            self.channels = config.fpn.channels
             self.fpn = FeaturePyramid(
-                self.backbone.channels,
-                channels,
-                top=one_stage.p6_from if one_stage else "subsampled",
-                norm=config.fpn.norm,
+                self.backbone.channels, self.channels, pyramid_top, config.fpn.norm
             )
-            sizes, strides = config.rpn.anchor_sizes, self.fpn.strides
-        grid = partial(
-            AnchorGrid,
-            strides=strides,
-            rounded=rules.round_anchors,
-            stride_from_canvas=rules.anchor_stride == "grid",
-            from_stride=rules.legacy_geometry,
-        )
-        self.geometry = BoxGeometry(rules.legacy_geometry)
-        self.roi_heads: RoiHeads | None = None
-        self.retinanet: RetinaNet | None = None
-        if one_stage is not None:
-            sizes = octave_sizes(one_stage, whole_pixels=rules.round_anchors)
-            anchors = grid(sizes, one_stage.anchor_ratios)
-            self.retinanet = RetinaNet(
-                channels, config.num_classes, anchors, one_stage, self.geometry
-            )
-        else:
-            anchors = grid(sizes, config.rpn.anchor_ratios)
-            beta = rules.rpn_smooth_l1_beta
-            self.rpn = RegionProposalNetwork(channels, anchors, config.rpn, beta, self.geometry)
-        if config.box is not None:
-            self.roi_heads = RoiHeads(config, config.box, channels)
+            self.strides = self.fpn.strides
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def forward(
         self, images: ImageBatch, targets: Sequence[Targets] | None = None
     ) -> dict[str, LossTerm] | list[Detections]:
-        """Learn from targets, or find objects.
+        """Return losses if there are targets, detections otherwise.
 
         Args:
-            images: B images on the detector's device, with sampling seeds if targets are given.
-            targets: the objects of each image, on the same device.
+            images: B images on the detector's device, with sampling seeds if there are targets.
+            targets: ground truth of each image, on the same device.
 
         Returns:
-            With targets the losses rpn_objectness, rpn_box, box_class, box_regression, mask and
-            keypoint, as far as there are heads for them, or retinanet_class and retinanet_box, to
-            which every trainable parameter is attached, whatever the targets hold; without, the
-            detections of each image in its original pixels. A proposal network alone finds objects
-            of class 1.
+            With targets, the losses rpn_objectness, rpn_box, box_class, box_regression, mask and
+            keypoint, as far as the detector has the heads, or retinanet_class and retinanet_box.
+            Every trainable parameter is in their graph, whatever the targets contain. Without
+            targets, the detections of each image in its original pixels.
 
         Raises:
-            ValueError: as many targets, or seeds, as images are needed, and are not given.
+            ValueError: the number of targets or seeds is not B, or targets lack masks or keypoints.
         """
         if targets is not None:
-            _check_training_batch(images, targets)
+            batch_targets = self._join_targets(images, targets)
+            return self.losses(self.features(images), images, batch_targets)
         features = self.features(images)
-        if self.retinanet is not None:
-            if targets is not None:
-                return self.retinanet.losses(features, images, targets)
-            found = self.retinanet.detect(features, images)
-            return self.describe(found, images)
-        proposals, losses = self.rpn(features, images, targets)
-        heads = self.roi_heads
-        if targets is not None:
-            if heads is not None:
-                losses |= heads.losses(features, proposals, images, targets)
-            return losses  # type: ignore[no-any-return]
-        if heads is None:
-            return self.describe(proposals_as_boxes(proposals), images)
-        found = heads.detect(features, proposals, images.sizes)
-        masks, keypoints = heads.masks_of(features, found), heads.keypoints_of(features, found)
-        return self.describe(found, images, masks, keypoints)
+        selected = self.detect(features, images)
+        masks, heatmaps = self.masks(features, selected), self.heatmaps(features, selected)
+        return self.to_detections(selected, images, masks, heatmaps)
 
     def features(self, images: ImageBatch) -> list[Tensor]:
-        """The maps that proposals and heads read, (B, C, H_l, W_l), finest first.
+        """Return the feature maps that the heads read, (B, C, H_l, W_l), finest first.
 
-        P2..P6, or P3..P7 of RetinaNet, or of a detector without a pyramid C4 or C5 alone.
+        P2..P6, RetinaNet's P3..P7, or C4 or C5 alone without a pyramid.
         """
-        maps: list[Tensor] = self.backbone(self._network_input(images))
+        pixels = images.pixels
+        if not pixels.is_floating_point():
+            pixels = normalize_images(
+                images.unpadded(), images.sizes, images.canvas, self.config.conventions
+            )
+        maps: list[Tensor] = self.backbone(pixels)
         return maps[-1:] if self.fpn is None else self.fpn(maps)
 
-    def describe(
-        self,
-        found: SelectedBoxes,
-        images: ImageBatch,
-        masks: Tensor | None = None,
-        keypoints: Tensor | None = None,
-    ) -> list[Detections]:
-        """What was found, by the detector's conventions; see ``to_detections``.
+    @abstractmethod
+    def losses(
+        self, features: Sequence[Tensor], images: ImageBatch, targets: BatchTargets
+    ) -> dict[str, LossTerm]:
+        """Return the losses by name.
 
         Args:
-            found: D boxes in all images.
+            features: from :meth:`features`.
+            images: the batch that the features were computed from.
+            targets: ground truth of the batch.
+        """
+
+    @abstractmethod
+    def candidates(self, features: Sequence[Tensor], images: ImageBatch) -> Candidates:
+        """Return the boxes before NMS.
+
+        Args:
+            features: from :meth:`features`.
+            images: the batch that the features were computed from.
+        """
+
+    @abstractmethod
+    def select(self, candidates: Candidates, images: ImageBatch) -> SelectedBoxes:
+        """Return the boxes that remain after NMS, up to the limit per image."""
+
+    def detect(self, features: Sequence[Tensor], images: ImageBatch) -> SelectedBoxes:
+        """Return the detected boxes of a batch.
+
+        Args:
+            features: from :meth:`features`.
+            images: the batch that the features were computed from.
+        """
+        return self.select(self.candidates(features, images), images)
+
+    def masks(self, features: Sequence[Tensor], selected: SelectedBoxes) -> Tensor | None:
+        """Return the masks of D boxes, (D, M, M) float32 in [0, 1]; None without a mask head."""
+        return None
+
+    def heatmaps(self, features: Sequence[Tensor], selected: SelectedBoxes) -> Tensor | None:
+        """Return keypoint logits of D boxes, (D, P, M, M); None without a keypoint head."""
+        return None
+
+    def keypoints(self, selected: SelectedBoxes, images: ImageBatch, heatmaps: Tensor) -> Tensor:
+        """Return keypoints (D, P, 3) of D boxes: x, y in pixels of the padded batch, and a logit.
+
+        Args:
+            selected: D boxes.
             images: the batch.
-            masks: (D, M, M) float32, probabilities inside the boxes.
-            keypoints: (D, P, 3) float32 as the head means them, from ``RoiHeads.keypoints_of``.
+            heatmaps: (D, P, M, M) logits.
         """
-        if keypoints is not None:
-            origins = keypoint_origins(images, self.config.conventions)[found.rois[:, 0].long()]
-            keypoints = torch.cat((keypoints[..., :2] + origins[:, None], keypoints[..., 2:]), 2)
-        threshold = self.config.mask.threshold if self.config.mask else 0.5
-        paste = self.geometry.mask_paste(self.config.conventions.mask_paste)
-        return to_detections(found, images, masks, threshold, keypoints, self.geometry, paste)
+        keypoints = find_peaks(heatmaps, self.box_convention.source_boxes(selected.boxes))
+        origins = keypoint_origins(images, self.config.conventions.keypoint_origin)
+        shift = origins[selected.rois[:, 0].long()]
+        return torch.cat((keypoints[..., :2] + shift[:, None], keypoints[..., 2:]), 2)
 
-    def predict(
-        self, images: Sequence[npt.NDArray[np.uint8]], batch_size: int = 4
+    def to_detections(
+        self,
+        selected: SelectedBoxes,
+        images: ImageBatch,
+        masks: Tensor | None,
+        heatmaps: Tensor | None,
     ) -> list[Detections]:
-        """Find the objects in pictures of any sizes.
+        """Return the detections of each image in its original pixels.
 
         Args:
-            images: (H, W, 3) uint8 RGB arrays.
-            batch_size: pictures per forward pass. With ``config.test_augmentation`` it is not read:
-                a pass holds one size of one picture, and its mirror image.
-
-        Returns:
-            Detections on the CPU, in the order and the pixels of the images.
-
-        Raises:
-            TypeError: an image is no uint8 array.
-            ValueError: an image has another shape, or the batch size is not positive.
+            selected: D boxes.
+            images: the batch.
+            masks: (D, M, M) float32 in [0, 1], or None.
+            heatmaps: (D, P, M, M) keypoint logits, or None.
         """
-        return predict(self, images, batch_size)
-
-    def normalise(
-        self, pictures: Sequence[Tensor], sizes: Sequence[ImageSize], canvas: ImageSize
-    ) -> Tensor:
-        """Resize and normalise pictures, in autocast's type where it is on.
-
-        The first convolution would only convert again.
-
-        Args:
-            pictures: (h, w, 3) uint8 RGB, on the detector's device.
-            sizes: what each is resized to.
-            canvas: of the batch, at least as large.
-
-        Returns:
-            The network's channels, (B, 3, H, W), 0 around the pictures.
-        """
-        rules, kind = self.config.conventions, pictures[0].device.type
-        return ops_cuda.preprocess(
-            pictures,
-            sizes,
-            canvas,
-            rules.pixel_mean,
-            rules.pixel_std,
-            reverse_channels=rules.pixel_order == "bgr",
-            antialias=rules.resize_filter == "antialias",
-            dtype=torch.get_autocast_dtype(kind)
-            if torch.is_autocast_enabled(kind)
-            else torch.float32,
+        return detections_per_image(
+            selected,
+            images,
+            masks,
+            self.config.mask.threshold if self.config.mask else 0.5,
+            None if heatmaps is None else self.keypoints(selected, images, heatmaps),
+            self.box_convention,
+            self.box_convention.mask_paste(self.config.conventions.mask_paste),
         )
 
-    def _network_input(self, images: ImageBatch) -> Tensor:
-        """What the backbone reads: the pixels, normalised unless they are."""
-        if images.pixels.is_floating_point():
-            return images.pixels
-        canvas = ImageSize(*images.pixels.shape[2:])
-        return self.normalise(images.pictures(), images.sizes, canvas)
+    def make_anchors(self, sizes: Sequence[Sequence[float]], ratios: Sequence[float]) -> AnchorGrid:
+        """Return the anchor grid on this detector's feature maps.
 
+        Args:
+            sizes: of each map, square root of the anchor area, pixels.
+            ratios: height over width.
+        """
+        conventions = self.config.conventions
+        return AnchorGrid(
+            sizes,
+            ratios,
+            self.strides,
+            rounded=conventions.round_anchors,
+            stride_from_canvas=conventions.anchor_stride == "grid",
+            detectron=conventions.legacy_geometry,
+        )
 
-def build_detector(config: ModelConfig, categories: Sequence[Category] = ()) -> Detector:
-    """A detector with random weights, its convolutions laid out with channels innermost.
+    def make_rpn_anchors(self) -> AnchorGrid:
+        """Return the RPN's anchors: one size per pyramid level, or all sizes on a single map."""
+        settings = self.config.rpn
+        sizes = [settings.anchor_sizes]
+        if self.fpn is not None:
+            sizes = [(size,) for size in settings.anchor_sizes]
+        return self.make_anchors(sizes, settings.anchor_ratios)
 
-    Args:
-        config: every setting.
-        categories: the classes; by default ``class_1`` to ``class_K`` with ids 1 to K.
-
-    Raises:
-        ValueError: the number of categories is not ``config.num_classes``.
-    """
-    named = categories or [Category(i, f"class_{i}") for i in range(1, config.num_classes + 1)]
-    detector = Detector(config, named)
-    return detector.to(memory_format=torch.channels_last)
-
-
-def _check_training_batch(images: ImageBatch, targets: Sequence[Targets]) -> None:
-    if len(targets) != len(images):
-        raise ValueError(f"{len(images)} images but {len(targets)} targets")
-    if len(images.sampling_seeds) != len(images):
-        raise ValueError(
-            f"training needs one sampling seed per image; got {len(images.sampling_seeds)} for "
-            f"{len(images)} images"
+    def _join_targets(self, images: ImageBatch, targets: Sequence[Targets]) -> BatchTargets:
+        if len(targets) != len(images):
+            raise ValueError(f"{len(images)} images but {len(targets)} targets")
+        if len(images.sampling_seeds) != len(images):
+            raise ValueError(
+                f"training needs one sampling seed per image; got {len(images.sampling_seeds)} for "
+                f"{len(images)} images"
+            )
+        keypoint = self.config.keypoint
+        return join_targets(
+            targets,
+            images.device,
+            with_masks=self.config.mask is not None,
+            num_keypoints=len(keypoint.names) if keypoint is not None else 0,
         )

@@ -1,7 +1,4 @@
-"""From pictures of any size to one padded batch.
-
-Shapes: B images, h w of one image, H W of the batch.
-"""
+"""From images of any size to one padded, normalized batch. Shape letters: ``model.structures``."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,10 +7,11 @@ import torch
 from torch import Tensor
 
 import ops_cuda
+from model.config import Conventions
 from model.structures import ImageBatch, ImageSize
 
 ResizeRounding = Literal["nearest", "floor", "down"]
-"""How sides become whole pixels; see :func:`resized_size`."""
+"""How sides are rounded to whole pixels; see :func:`resized_size`."""
 
 
 def resized_size(
@@ -22,14 +20,14 @@ def resized_size(
     long_side: int,
     rounding: ResizeRounding = "nearest",
 ) -> ImageSize:
-    """The size with the given short side, or with the given long side if that is smaller.
+    """Return the size with the given short side, or less if the long side would exceed its limit.
 
     Args:
         size: of the image.
-        short_side: wanted, pixels.
+        short_side: target, pixels.
         long_side: limit, pixels.
-        rounding: nearest rounds both sides; floor rounds both down; down rounds the short side and,
-            from it, the long one down.
+        rounding: nearest rounds both sides; floor rounds both down; down rounds the short side, and
+            rounds down the long side computed from it.
 
     Source: Detectron's rule, with the rounding of detectron2, torchvision or maskrcnn-benchmark.
     """
@@ -37,8 +35,8 @@ def resized_size(
     if rounding == "down":
         if longer / shorter * short_side > long_side:
             short_side = max(1, round(long_side * shorter / longer))
-        enlarged = short_side * longer // shorter
-        return ImageSize(*(short_side if side == shorter else enlarged for side in size))
+        scaled = short_side * longer // shorter
+        return ImageSize(*(short_side if side == shorter else scaled for side in size))
     scale = min(short_side / shorter, long_side / longer)
     carry = 0.0 if rounding == "floor" else 0.5
     return ImageSize(*(max(1, int(side * scale + carry)) for side in size))
@@ -52,7 +50,7 @@ def resize_image(pixels: Tensor, size: ImageSize) -> Tensor:
         size: the new height and width.
 
     Returns:
-        (size.height, size.width, 3) uint8; ``pixels`` itself where it has that size.
+        (size.height, size.width, 3) uint8; ``pixels`` itself if it has that size already.
     """
     if tuple(pixels.shape[:2]) == size:
         return pixels
@@ -62,10 +60,10 @@ def resize_image(pixels: Tensor, size: ImageSize) -> Tensor:
 def canvas_size(
     sizes: Sequence[ImageSize], size_divisor: int = 32, at_least: ImageSize | None = None
 ) -> ImageSize:
-    """The smallest canvas that holds images of these sizes, in multiples of the divisor."""
-    held = [*sizes, at_least] if at_least else sizes
-    height = max(size.height for size in held)
-    width = max(size.width for size in held)
+    """Return the smallest canvas for images of these sizes, in multiples of the divisor."""
+    sizes = [*sizes, at_least] if at_least else sizes
+    height = max(size.height for size in sizes)
+    width = max(size.width for size in sizes)
     return ImageSize(
         -(-height // size_divisor) * size_divisor, -(-width // size_divisor) * size_divisor
     )
@@ -78,20 +76,20 @@ def pad_batch(
     size_divisor: int = 32,
     canvas: ImageSize | None = None,
 ) -> ImageBatch:
-    """Lay images in the upper left corner of a common canvas.
+    """Copy images to the upper left corner of a common canvas.
 
     Args:
         images: (h_b, w_b, 3) uint8 each, already resized.
         original_sizes: sizes before resizing.
         sampling_seeds: one per image, for training.
         size_divisor: the canvas is a multiple of this.
-        canvas: at least this large, so that all workers of a step share one size.
+        canvas: minimum size, so that all workers of a step share one canvas.
 
     Returns:
-        A batch whose pixels are (B, 3, H, W) uint8 with channels innermost in memory.
+        A batch whose pixels are (B, 3, H, W) uint8 in channels_last layout.
 
     Raises:
-        ValueError: there is no image.
+        ValueError: there are no images.
     """
     if not images:
         raise ValueError("a batch needs at least one image")
@@ -102,4 +100,36 @@ def pad_batch(
         row[: size.height, : size.width] = image
     return ImageBatch(
         pixels.permute(0, 3, 1, 2), sizes, tuple(original_sizes), tuple(sampling_seeds)
+    )
+
+
+def normalize_images(
+    images: Sequence[Tensor],
+    sizes: Sequence[ImageSize],
+    canvas: ImageSize,
+    conventions: Conventions,
+) -> Tensor:
+    """Resize, normalize and pad images in one pass.
+
+    Args:
+        images: (h, w, 3) uint8 RGB, on one device.
+        sizes: target size of each image.
+        canvas: size of the padded batch.
+        conventions: pixel order, mean, deviation and resize filter.
+
+    Returns:
+        (B, 3, H, W), zero in the padding: float32, or autocast's dtype if autocast is on, to which
+        the first convolution would convert anyway.
+    """
+    kind = images[0].device.type
+    autocast = torch.is_autocast_enabled(kind)
+    return ops_cuda.preprocess(
+        images,
+        sizes,
+        canvas,
+        conventions.pixel_mean,
+        conventions.pixel_std,
+        reverse_channels=conventions.pixel_order == "bgr",
+        antialias=conventions.resize_filter == "antialias",
+        dtype=torch.get_autocast_dtype(kind) if autocast else torch.float32,
     )

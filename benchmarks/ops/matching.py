@@ -20,9 +20,9 @@ PEER_PART = 5000
 
 def matching_contests(device: torch.device) -> Iterator[Contest]:
     """All anchors of a picture with the rules of the first stage; many boxes with the second's."""
-    grid = AnchorGrid((32, 64, 128, 256, 512), (0.5, 1.0, 2.0), STRIDES)
+    grid = AnchorGrid([(32,), (64,), (128,), (256,), (512,)], (0.5, 1.0, 2.0), STRIDES)
     cells = [ImageSize(-(-HEIGHT // stride), -(-WIDTH // stride)) for stride in STRIDES]
-    anchors = torch.cat(tuple(grid(cells, ImageSize(HEIGHT, WIDTH)))).to(device)
+    anchors = torch.cat(grid.tile(cells, ImageSize(HEIGHT, WIDTH))).to(device)
     for count in (20, 200):
         yield _contest(f"{len(anchors)} anchors x {count} boxes", anchors, count, (0.7, 0.3, True))
     boxes = random_boxes(200_000, 200, device)

@@ -1,4 +1,4 @@
-"""The blocks that a ResNet stacks. Layers bear torchvision's names, so its weights fit.
+"""Residual blocks. Layers have torchvision's names, so its weights fit.
 
 Source: He et al. 2016, figure 5; with groups, Xie et al. 2017, figure 3 c.
 """
@@ -6,12 +6,12 @@ Source: He et al. 2016, figure 5; with groups, Xie et al. 2017, figure 3 c.
 from torch import Tensor, nn
 
 from model.layers.convolution import convolve
-from model.layers.deformable import convolve_deformed, make_offsets
+from model.layers.deformable import convolve_deformed, make_offset_conv
 from model.layers.norm import make_norm
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, (B, C, H, W) to (B, width, H/stride, W/stride)."""
+    """Two 3x3 convolutions and a shortcut: (B, C, H, W) to (B, width, H/stride, W/stride)."""
 
     expansion = 1
 
@@ -21,7 +21,7 @@ class BasicBlock(nn.Module):
         self.bn1 = make_norm(norm, width, eps)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = make_norm(norm, width, eps)
-        self.downsample = _projection(channels, width, stride, norm, eps)
+        self.downsample = _make_projection(channels, width, stride, norm, eps)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         y = convolve(x, self.conv1, self.bn1, relu=True)
@@ -29,19 +29,19 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 and a shortcut, (B, channels, H, W) to (B, out, H/stride, W/stride).
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: (B, C, H, W) to (B, out, H/stride, W/stride).
 
     Args:
         channels: of the input.
         width: channels of the 3x3 convolution.
         out: channels of the output.
-        stride: of the first 1x1 convolution, or of the 3x3.
+        stride: of the first 1x1 or of the 3x3 convolution.
         norm: frozen_bn, batch_norm or group_norm.
-        eps: epsilon of the norm layers.
-        stride_in_1x1: which of them strides.
+        eps: epsilon of the norms.
+        stride_in_1x1: whether the first 1x1 convolution has the stride.
         groups: of the 3x3 convolution.
         dilation: of the 3x3 convolution.
-        deformable: none, v1 or v2, of the 3x3 convolution.
+        deformable: none, v1 or v2, for the 3x3 convolution.
     """
 
     expansion = 4
@@ -67,10 +67,10 @@ class Bottleneck(nn.Module):
         self.bn2 = make_norm(norm, width, eps)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn3 = make_norm(norm, out, eps)
-        self.downsample = _projection(channels, out, stride, norm, eps)
+        self.downsample = _make_projection(channels, out, stride, norm, eps)
         self.conv2_offset: nn.Conv2d | None = None
         if deformable != "none":
-            self.conv2_offset = make_offsets(self.conv2, deformable)
+            self.conv2_offset = make_offset_conv(self.conv2, deformable)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         y = convolve(x, self.conv1, self.bn1, relu=True)
@@ -81,16 +81,18 @@ class Bottleneck(nn.Module):
         return convolve(y, self.conv3, self.bn3, _shortcut(x, self.downsample), relu=True)
 
 
-def _projection(channels: int, out: int, stride: int, norm: str, eps: float) -> nn.Module | None:
-    """The shortcut's 1x1 convolution, where the block changes the shape."""
+def _make_projection(
+    channels: int, out: int, stride: int, norm: str, eps: float
+) -> nn.Module | None:
+    """Return the 1x1 convolution of a shortcut whose shape changes; None if it does not."""
     if stride == 1 and channels == out:
         return None
-    convolution = nn.Conv2d(channels, out, 1, stride, bias=False)
-    return nn.Sequential(convolution, make_norm(norm, out, eps))
+    conv = nn.Conv2d(channels, out, 1, stride, bias=False)
+    return nn.Sequential(conv, make_norm(norm, out, eps))
 
 
 def _shortcut(x: Tensor, projection: nn.Module | None) -> Tensor:
     if projection is None:
         return x
-    convolution, norm = projection.children()
-    return convolve(x, convolution, norm)  # type: ignore[arg-type]
+    conv, norm = projection.children()
+    return convolve(x, conv, norm)  # type: ignore[arg-type]

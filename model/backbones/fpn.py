@@ -1,4 +1,4 @@
-"""The feature pyramid: coarse, meaningful maps flow down into fine ones.
+"""The feature pyramid network.
 
 Source: Lin et al. 2017, section 3; P6 by subsampling P5, section 4.1 footnote. P3..P7: Lin et al.
 2017, "Focal loss for dense object detection", section 4.
@@ -15,14 +15,14 @@ from model.layers.norm import make_norms
 
 
 class FeaturePyramid(nn.Module):
-    """C2..C5 to P2..P6, or C3..C5 to P3..P7, all of ``channels``.
+    """C2..C5 to P2..P6, or C3..C5 to P3..P7, all with the same number of channels.
 
     Args:
         in_channels: of C2..C5.
-        channels: of every level.
-        top: what stands above P5: "subsampled" P5 as P6; or P6 convolved from "c5" or "p5" and P7
-            from P6, and then there is no P2.
-        norm: after each convolution but those of P6 and P7: none, frozen_bn, batch_norm or
+        channels: of every pyramid level.
+        top: the levels above P5: "subsampled" makes P6 from P5; "c5" or "p5" names the map that a
+            convolution makes P6 from, and P7 from P6, and there is no P2.
+        norm: after each convolution except those of P6 and P7: none, frozen_bn, batch_norm or
             group_norm.
     """
 
@@ -56,7 +56,7 @@ class FeaturePyramid(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Merge from the top.
+        """Merge the feature maps from coarse to fine.
 
         Args:
             features: C2..C5, (B, C_i, H_i, W_i), finest first.
@@ -65,14 +65,14 @@ class FeaturePyramid(nn.Module):
             P2..P6 or P3..P7, (B, channels, H_i, W_i).
         """
         merged: list[Tensor] = []
-        read = features[-len(self.lateral) :]
+        inputs = features[-len(self.lateral) :]
         for index in reversed(range(len(self.lateral))):
-            level = _normalised(read[index], self.lateral, self.lateral_norms, index)
+            level = _convolve_nth(inputs[index], self.lateral, self.lateral_norms, index)
             if merged:
                 level = _add_upsampled(level, merged[-1])
             merged.append(level)
         pyramid = [
-            _normalised(level, self.output, self.output_norms, index)
+            _convolve_nth(level, self.output, self.output_norms, index)
             for index, level in enumerate(reversed(merged))
         ]
         if self.top == "subsampled":
@@ -81,15 +81,15 @@ class FeaturePyramid(nn.Module):
         return [*pyramid, p6, convolve(F.relu(p6), self.p7)]
 
 
-def _normalised(x: Tensor, layers: nn.ModuleList, norms: nn.ModuleList, index: int) -> Tensor:
-    return convolve(x, layers[index], norms[index] if norms else None)  # type: ignore[arg-type]
+def _convolve_nth(x: Tensor, convs: nn.ModuleList, norms: nn.ModuleList, index: int) -> Tensor:
+    return convolve(x, convs[index], norms[index] if norms else None)  # type: ignore[arg-type]
 
 
 def _add_upsampled(level: Tensor, coarse: Tensor) -> Tensor:
-    """Add the coarser map, each cell to those of ``level`` that it covers, in place."""
+    """Add the coarser map, upsampled to nearest, to ``level`` in place."""
     size, (height, width) = level.shape[-2:], coarse.shape[-2:]
     if infers_on_cpu(level) and tuple(size) == (2 * height, 2 * width):
-        # the same sums without writing the large map first: a third of the time
+        # The same sums without materializing the upsampled map, in a third of the time.
         quads = level.view(*level.shape[:2], height, 2, width, 2)
         quads += coarse[:, :, :, None, :, None]
         return level

@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt: the bottom-up pathway. Layers bear torchvision's names, so its weights fit.
+"""ResNet and ResNeXt without the classifier. Layers have torchvision's names, so its weights fit.
 
 Source: He et al. 2016, table 1; Xie et al. 2017, table 1.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model.backbones.blocks import BasicBlock, Bottleneck
 from model.config import BackboneConfig, Conventions
 from model.layers.convolution import convolve
-from model.layers.deformable import reset_offsets
+from model.layers.deformable import init_offset_conv
 from model.layers.norm import make_norm
 
 BLOCKS = {
@@ -25,27 +25,27 @@ BLOCKS = {
 
 @dataclass(frozen=True)
 class ResNetStages:
-    """What the stages res2 to res5 are made of.
+    """How to build the stages res2 to res5.
 
     Args:
-        depth: 18, 34, 50, 101 or 152; all but width and norm needs the bottlenecks of 50 and more.
+        depth: 18, 34, 50, 101 or 152. Everything but width and norm needs bottlenecks (>= 50).
         norm: frozen_bn, batch_norm or group_norm.
-        eps: epsilon of the norm layers.
+        eps: epsilon of the norms.
         width: channels of the stem; 64 in the paper.
-        stride_in_1x1: bottlenecks stride in their first 1x1 convolution, as in the paper and
-            Detectron; else in the 3x3, as in torchvision.
-        groups: of the 3x3 convolutions; more than one make it a ResNeXt.
-        group_width: channels of a group in res2, which double with every stage.
-        deformable: none, v1 or v2: the 3x3 convolutions of ``deformable_stages``.
+        stride_in_1x1: bottlenecks have their stride in the first 1x1 convolution, as in the paper
+            and Detectron; otherwise in the 3x3, as in torchvision.
+        groups: of the 3x3 convolutions; more than one makes a ResNeXt.
+        group_width: channels of a group in res2, doubled with every stage.
+        deformable: none, v1 or v2, for the 3x3 convolutions of ``deformable_stages``.
         deformable_stages: 2 to 5.
-        dilated: res5 dilates its 3x3 convolutions instead of its stride.
-        dilate_first_block: all of them (detectron2); else all but the first, which then reads what
-            it would with a stride (torchvision).
+        dilated: res5 has dilated 3x3 convolutions instead of a stride.
+        dilate_first_block: dilate the first block of res5 too (detectron2); otherwise all but the
+            first, whose taps then are those of the strided convolution (torchvision).
     """
 
     depth: int = 50
     norm: str = "frozen_bn"
-    eps: float = 1e-5
+    eps: float = Conventions().norm_epsilon
     width: int = 64
     stride_in_1x1: bool = False
     groups: int = 1
@@ -56,44 +56,44 @@ class ResNetStages:
     dilate_first_block: bool = False
 
     @classmethod
-    def of(cls, backbone: BackboneConfig, rules: Conventions) -> "ResNetStages":
-        """The stages that settings describe."""
+    def from_config(cls, backbone: BackboneConfig, conventions: Conventions) -> "ResNetStages":
+        """Read the stages from settings."""
         return cls(
             depth=backbone.depth,
             norm=backbone.norm,
-            eps=rules.norm_epsilon,
+            eps=conventions.norm_epsilon,
             width=backbone.width,
-            stride_in_1x1=rules.stride_in_1x1,
+            stride_in_1x1=conventions.stride_in_1x1,
             groups=backbone.groups,
             group_width=backbone.group_width,
             deformable=backbone.deformable,
             deformable_stages=backbone.deformable_stages,
             dilated=backbone.features == "dc5",
-            dilate_first_block=rules.dilate_first_block,
+            dilate_first_block=conventions.dilate_first_block,
         )
 
     def channels(self, stage: int) -> int:
-        """Channels that a stage gives; the stem is stage 1."""
+        """Return the output channels of a stage; the stem is stage 1."""
         if stage == 1:
             return self.width
         kind = Bottleneck if self.depth >= 50 else BasicBlock
         return self.width * kind.expansion << (stage - 2)
 
     def build(self, stage: int) -> nn.Sequential:
-        """The blocks of stage 2 to 5, at torch's initialisation."""
+        """Return the blocks of stage 2 to 5, with torch's initialization."""
         blocks = range(BLOCKS[self.depth][stage - 2])
-        return nn.Sequential(*(self._block(stage, block) for block in blocks))
+        return nn.Sequential(*(self._build_block(stage, block) for block in blocks))
 
-    def _block(self, stage: int, block: int) -> nn.Module:
+    def _build_block(self, stage: int, block: int) -> nn.Module:
         channels = self.channels(stage - 1 if block == 0 else stage)
         dilated = self.dilated and stage == 5
         stride = 2 if block == 0 and stage > 2 and not dilated else 1
         if self.depth < 50:
             return BasicBlock(channels, self.channels(stage), stride, self.norm, self.eps)
-        in_res2 = self.groups * self.group_width if self.groups > 1 else self.width
+        width_in_res2 = self.groups * self.group_width if self.groups > 1 else self.width
         return Bottleneck(
             channels,
-            in_res2 << (stage - 2),
+            width_in_res2 << (stage - 2),
             self.channels(stage),
             stride,
             self.norm,
@@ -106,12 +106,12 @@ class ResNetStages:
 
 
 class ResNet(nn.Module):
-    """ResNet without its classifier.
+    """The stem and the stages res2 to res5.
 
     Args:
-        stages: what they are made of.
-        frozen_stages: stages that do not train, from the stem: 2 is the stem and layer1.
-        last_stage: 5, or 4 where res5 belongs to somebody else.
+        stages: how to build the stages.
+        frozen_stages: stages that are not trained, counted from the stem: 2 is stem and layer1.
+        last_stage: 5, or 4 if res5 is the box head.
     """
 
     def __init__(self, stages: ResNetStages, frozen_stages: int = 2, last_stage: int = 5) -> None:
@@ -122,21 +122,21 @@ class ResNet(nn.Module):
         self._layers = tuple(f"layer{stage - 1}" for stage in range(2, last_stage + 1))
         for stage, name in enumerate(self._layers, start=2):
             self.add_module(name, stages.build(stage))
-        initialise_convolutions(self)
+        init_convolutions(self)
         parts = ((self.conv1, self.bn1), *((getattr(self, name),) for name in self._layers))
         self._frozen = tuple(part for stage in parts[:frozen_stages] for part in stage)
         for part in self._frozen:
             part.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps, each stage's.
+        """Return the feature map of each stage.
 
         Args:
-            x: (B, 3, H, W) normalised pixels.
+            x: (B, 3, H, W) normalized pixels.
 
         Returns:
-            C2 to C5 (C4): (B, channels[i], H / 2**(i + 2), W / 2**(i + 2)); where res5 is dilated,
-            C5 is as large as C4.
+            C2 to C5 (or C4): (B, channels[i], H / 2**(i + 2), W / 2**(i + 2)). A dilated C5 has
+            the size of C4.
         """
         x = convolve(x, self.conv1, self.bn1, relu=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
@@ -147,17 +147,17 @@ class ResNet(nn.Module):
         return features
 
     def train(self, mode: bool = True) -> "ResNet":
-        """Set training mode; the statistics of frozen stages stay as they are."""
+        """Set training mode, but keep the norm statistics of frozen stages fixed."""
         super().train(mode)
         for part in self._frozen:
             part.eval()
         return self
 
 
-def initialise_convolutions(part: nn.Module) -> None:
-    """Draw the weights of all convolutions anew; those that move taps become zero."""
-    for name, module in part.named_modules():
+def init_convolutions(module: nn.Module) -> None:
+    """Initialize all convolutions as He et al. 2015, those that predict offsets to zero."""
+    for name, layer in module.named_modules():
         if name.endswith("conv2_offset"):
-            reset_offsets(module)
-        elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            init_offset_conv(layer)
+        elif isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -1,6 +1,7 @@
-"""Anchors: the boxes that the network's boxes start from, tiled over every level of feature maps.
+"""Anchor boxes, tiled over every level of the feature maps.
 
-Shapes: L levels, S sizes and R ratios of a level, A = R * S anchors per cell, H W cells of a level.
+Shapes as in ``model.structures``; here N_s sizes and N_r ratios of a level give N_r * N_s anchors
+per cell.
 """
 
 from collections import OrderedDict
@@ -9,91 +10,91 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.boxes.convention import anchors_from_stride
 from model.structures import ImageSize
 
-# A batch's anchors are some MB, and few shapes of batches are met again and again.
-MOST_GRIDS_REMEMBERED = 8
+# The anchors of one batch are a few MB, and the same few batch shapes recur.
+MAX_CACHED_GRIDS = 8
 
 
 class AnchorGrid(nn.Module):
-    """Every size of a level in every ratio at each cell; cell (0, 0) is centred on pixel 0.
+    """Anchors of every size and ratio at each cell; those of cell (0, 0) are centered on (0, 0).
 
-    The anchors of a cell are ordered by ratio, those of one ratio by size: (r0, s0), (r0, s1) ..
-    (r1, s0). So do maskrcnn-benchmark and torchvision; detectron2 orders by size first.
-
-    Detectron's, ``from_stride``, are centred on half a stride.
+    The anchors of a cell are ordered by ratio, those of a ratio by size: (r0, s0), (r0, s1), ..,
+    (r1, s0). maskrcnn-benchmark and torchvision use the same order; detectron2 orders by size
+    first.
 
     Args:
-        sizes: square root of the anchors' area, pixels: of each level one, or S.
+        sizes: of each level, square root of the anchor area, pixels.
         ratios: height over width.
-        strides: pixels between neighbouring cells of each level.
-        rounded: round the anchors around the origin to whole pixels (torchvision).
-        stride_from_canvas: take canvas // cells as the stride instead (torchvision).
-        from_stride: anchors of :func:`model.boxes.convention.anchors_from_stride`.
+        strides: pixels between neighboring cells of each level.
+        rounded: round the anchors of cell (0, 0) to whole pixels (torchvision).
+        stride_from_canvas: use canvas // cells as the stride instead (torchvision).
+        detectron: anchors of :func:`detectron_anchors`, centered on half a stride.
 
     Source: Ren et al. 2015, section 3.1.1; Lin et al. 2017, section 4.1.
     """
 
-    around_origin: Tensor
+    cell_anchors: Tensor
 
     def __init__(
         self,
-        sizes: Sequence[float] | Sequence[Sequence[float]],
+        sizes: Sequence[Sequence[float]],
         ratios: Sequence[float],
         strides: Sequence[int],
         rounded: bool = False,
         stride_from_canvas: bool = False,
-        from_stride: bool = False,
+        detectron: bool = False,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
-        self._remembered: OrderedDict[tuple[object, ...], tuple[Tensor, ...]] = OrderedDict()
         self.stride_from_canvas = stride_from_canvas
-        per_level = [size if isinstance(size, Sequence) else (size,) for size in sizes]
-        if from_stride:
-            levels = zip(per_level, self.strides, strict=True)
+        self._cache: OrderedDict[tuple[object, ...], tuple[Tensor, ...]] = OrderedDict()
+        if detectron:
+            levels = zip(sizes, self.strides, strict=True)
             boxes = torch.stack(
-                [anchors_from_stride(own, ratios, stride) for own, stride in levels]
+                [detectron_anchors(size, ratios, stride) for size, stride in levels]
             )
         else:
-            boxes = _anchors_around_origin(torch.tensor(per_level), torch.tensor(ratios))
-        self.register_buffer("around_origin", boxes.round() if rounded else boxes, persistent=False)
+            boxes = _centered_anchors(torch.tensor(sizes), torch.tensor(ratios))
+        self.register_buffer("cell_anchors", boxes.round() if rounded else boxes, persistent=False)
 
     @property
     def per_cell(self) -> int:
         """Anchors per cell."""
-        return self.around_origin.shape[1]
+        return self.cell_anchors.shape[1]
 
-    def forward(self, cells: Sequence[ImageSize], canvas: ImageSize) -> tuple[Tensor, ...]:
-        """The anchors of every level.
+    def forward(self, features: Sequence[Tensor], canvas: ImageSize) -> tuple[Tensor, ...]:
+        """Return the anchors of every level.
 
         Args:
-            cells: height and width of each level's feature map, finest first.
+            features: per level (B, C, H_l, W_l), finest first; only their sizes are used.
             canvas: height and width of the padded batch, pixels.
 
         Returns:
-            Per level (H * W * A, 4) float32, row by row, the anchors of a cell together; shared
-            between calls, not to be changed.
+            Per level (A_l, 4) float32, row by row, the anchors of a cell together. The tensors are
+            shared between calls and must not be modified.
         """
-        place = self.around_origin
-        key = (*cells, canvas, place.device, place.dtype)
-        grid = self._remembered.pop(key, None)
+        cells = [ImageSize(*feature.shape[-2:]) for feature in features]
+        if torch.compiler.is_exporting():
+            return self.tile(cells, canvas)  # sizes are symbols of one trace: nothing to cache
+        anchors = self.cell_anchors
+        key = (*cells, canvas, anchors.device, anchors.dtype)
+        grid = self._cache.pop(key, None)
         if grid is None:
-            # Not of inference mode: a later training step may meet the same shapes.
+            # Not created in inference mode, because a later training step may hit the cache.
             with torch.inference_mode(False), torch.no_grad():
                 grid = self.tile(cells, canvas)
-            if place.is_cuda and torch.cuda.is_current_stream_capturing():
-                return grid  # memory of the CUDA graph, without values until it is replayed
-        self._remembered[key] = grid
-        if len(self._remembered) > MOST_GRIDS_REMEMBERED:
-            self._remembered.popitem(last=False)
+            if anchors.is_cuda and torch.cuda.is_current_stream_capturing():
+                return grid  # belongs to the CUDA graph and has no values until it is replayed
+        self._cache[key] = grid
+        if len(self._cache) > MAX_CACHED_GRIDS:
+            self._cache.popitem(last=False)
         return grid
 
     def tile(self, cells: Sequence[ImageSize], canvas: ImageSize) -> tuple[Tensor, ...]:
-        """As :meth:`forward`, but computed anew and not remembered."""
+        """Return what :meth:`forward` does for feature maps of these sizes, without the cache."""
         return tuple(
-            self._tile(level, size, self._stride(level, size, canvas))
+            self._tile_level(level, size, self._stride(level, size, canvas))
             for level, size in enumerate(cells)
         )
 
@@ -102,18 +103,38 @@ class AnchorGrid(nn.Module):
             return canvas.height // size.height, canvas.width // size.width
         return self.strides[level], self.strides[level]
 
-    def _tile(self, level: int, size: ImageSize, stride: tuple[int, int]) -> Tensor:
-        device = self.around_origin.device
+    def _tile_level(self, level: int, size: ImageSize, stride: tuple[int, int]) -> Tensor:
+        device = self.cell_anchors.device
         y = torch.arange(size.height, device=device, dtype=torch.float32) * stride[0]
         x = torch.arange(size.width, device=device, dtype=torch.float32) * stride[1]
         y, x = torch.meshgrid(y, x, indexing="ij")
-        centres = torch.stack((x, y, x, y), dim=-1)[:, :, None]  # (H, W, 1, 4)
-        return (centres + self.around_origin[level]).reshape(-1, 4)
+        centers = torch.stack((x, y, x, y), dim=-1)[:, :, None]  # (H, W, 1, 4)
+        return (centers + self.cell_anchors[level]).reshape(-1, 4)
 
 
-def _anchors_around_origin(sizes: Tensor, ratios: Tensor) -> Tensor:
-    """One cell's anchors, (L, R * S, 4), of sizes (L, S) and ratios (R,)."""
+def detectron_anchors(sizes: Sequence[float], ratios: Sequence[float], stride: int) -> Tensor:
+    """Return Detectron's anchors of cell (0, 0): a stride-sized square, reshaped, rounded, scaled.
+
+    Args:
+        sizes: approximate square root of the anchor area, pixels.
+        ratios: height over width.
+        stride: pixels between cells.
+
+    Returns:
+        (N_r * N_s, 4) float32, the sizes of a ratio together, centered on stride / 2. In Detectron,
+        where pixel centers are whole numbers, that is (stride - 1) / 2.
+    """
+    heights_per_width = torch.tensor(ratios, dtype=torch.float64)
+    widths = (stride**2 / heights_per_width).sqrt().round()  # half to even, as numpy rounds
+    sides = torch.stack((widths, (widths * heights_per_width).round()), dim=1)
+    scales = torch.tensor(sizes, dtype=torch.float64) / stride
+    half = 0.5 * (sides[:, None] * scales[:, None]).flatten(0, 1)
+    return torch.cat((stride / 2 - half, stride / 2 + half), dim=1).float()
+
+
+def _centered_anchors(sizes: Tensor, ratios: Tensor) -> Tensor:
+    """Return anchors around the origin, (L, N_r * N_s, 4): sizes (L, N_s), ratios (N_r,)."""
     heights = ratios.sqrt()
-    shape = torch.stack((1 / heights, heights), dim=1)  # (R, 2) width and height of size 1
-    half = shape[:, None] * sizes[:, None, :, None] / 2  # (L, R, S, 2)
+    shape = torch.stack((1 / heights, heights), dim=1)  # (N_r, 2): width and height at size 1
+    half = shape[:, None] * sizes[:, None, :, None] / 2  # (L, N_r, N_s, 2)
     return torch.cat((-half, half), dim=3).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Boxes as regression targets: shift and log-scale relative to a reference box.
+"""Boxes as regression targets: shift and log scale relative to a reference box.
 
 Source: Girshick et al. 2014, appendix C, with the weights and the clamp of Detectron.
 """
@@ -8,12 +8,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-# An exponent above this would make a box of 16 pixels larger than 1000 (Detectron).
-LARGEST_LOG_SCALE = math.log(1000.0 / 16)
+# Limits the growth of a box: from 16 to 1000 pixels (Detectron).
+MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 
 class BoxCoder(nn.Module):
-    """Encodes boxes as weighted dx, dy, dw, dh relative to reference boxes, and back."""
+    """Encode boxes as weighted dx, dy, dw, dh relative to reference boxes, and decode them."""
 
     weights: Tensor
 
@@ -22,7 +22,7 @@ class BoxCoder(nn.Module):
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
 
     def encode(self, boxes: Tensor, references: Tensor) -> Tensor:
-        """The deltas that turn ``references`` into ``boxes``.
+        """Return the deltas that turn ``references`` into ``boxes``.
 
         Args:
             boxes: (..., 4) float32, pixels, with positive sides.
@@ -31,30 +31,30 @@ class BoxCoder(nn.Module):
         Returns:
             (..., 4) float32: dx, dy, dw, dh times the weights.
         """
-        centres, sides = _centres_and_sides(boxes)
-        reference_centres, reference_sides = _centres_and_sides(references)
-        shift = (centres - reference_centres) / reference_sides
+        centers, sides = _centers_and_sides(boxes)
+        reference_centers, reference_sides = _centers_and_sides(references)
+        shift = (centers - reference_centers) / reference_sides
         scale = torch.log(sides / reference_sides)
         return torch.cat((shift, scale), dim=-1) * self.weights
 
     def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
-        """The boxes that ``deltas`` make of ``references``; inverse of :meth:`encode`.
+        """Apply ``deltas`` to ``references``; the inverse of :meth:`encode`.
 
         Args:
             deltas: (..., 4), any float type.
             references: (..., 4) float32, pixels.
 
         Returns:
-            (..., 4) float32, pixels, neither clipped nor checked.
+            (..., 4) float32, pixels, not clipped.
         """
-        # fp32: under autocast, half precision would round coordinates to whole pixels.
+        # fp32: half precision under autocast would round coordinates to whole pixels.
         deltas = deltas.float() / self.weights
-        reference_centres, reference_sides = _centres_and_sides(references)
-        centres = deltas[..., :2] * reference_sides + reference_centres
-        half_sides = 0.5 * deltas[..., 2:].clamp(max=LARGEST_LOG_SCALE).exp() * reference_sides
-        return torch.cat((centres - half_sides, centres + half_sides), dim=-1)
+        reference_centers, reference_sides = _centers_and_sides(references)
+        centers = deltas[..., :2] * reference_sides + reference_centers
+        half_sides = 0.5 * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * reference_sides
+        return torch.cat((centers - half_sides, centers + half_sides), dim=-1)
 
 
-def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+def _centers_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
     sides = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + 0.5 * sides, sides

@@ -1,50 +1,47 @@
-"""Which object, if any, each anchor or proposal is trained to find.
-
-Shapes: B images, N candidate boxes of an image.
-"""
+"""Match anchors and proposals to the ground-truth objects they are trained to detect."""
 
 from typing import NamedTuple
 
 from torch import Tensor
 
-from model.structures.batch_targets import BatchTruths
+from model.structures import BatchTargets
 from ops_cuda import match_boxes
 
 
 class Matches(NamedTuple):
-    """The verdict on N candidates of B images.
+    """How N candidates of each image match its ground truth.
 
     Args:
-        truth: (B, N) int64, the object of the same image with the largest overlap; 0 where there
-            is none at all.
-        verdict: (B, N) int64, POSITIVE, NEGATIVE or IGNORED.
+        gt_indices: (B, N) int64, row in ``BatchTargets`` of the object of the same image with the
+            highest IoU; ``offsets[b]`` if nothing overlaps. In an image without objects that is a
+            row of the next image or the zero row, which never counts: nothing is positive there.
+        labels: (B, N) int64, match labels POSITIVE, NEGATIVE or IGNORED.
     """
 
-    truth: Tensor
-    verdict: Tensor
+    gt_indices: Tensor
+    labels: Tensor
 
 
-def match_to_objects(
+def match_to_targets(
     candidates: Tensor,
-    truths: BatchTruths,
+    targets: BatchTargets,
     positive_iou: float,
     negative_iou: float,
     keep_best: bool = False,
 ) -> Matches:
-    """Match each candidate to the object of its image that it overlaps most.
+    """Match each candidate box to the object of its image with the highest IoU.
 
     Args:
-        candidates: (B, N, 4) float32, pixels; (1, N, 4) where all images share them.
-        truths: the objects.
-        positive_iou: a candidate with at least this overlap is positive.
-        negative_iou: one below this is negative; between the two it is ignored.
-        keep_best: also make positive, for each object, the candidates that overlap it most, so that
-            no object goes without.
+        candidates: (B, N, 4) float32, pixels; (1, N, 4) if all images share them.
+        targets: ground truth of the batch.
+        positive_iou: candidates with at least this IoU are positive.
+        negative_iou: candidates below this IoU are negative; those in between are ignored.
+        keep_best: also make the candidates with the highest IoU of each object positive, so that
+            every object has at least one.
 
     Source: Ren et al. 2015, section 3.1.2.
     """
-    return Matches(
-        *match_boxes(
-            candidates, truths.boxes, truths.offsets, positive_iou, negative_iou, keep_best
-        )
+    in_image, labels = match_boxes(
+        candidates, targets.boxes, targets.offsets, positive_iou, negative_iou, keep_best
     )
+    return Matches(in_image + targets.offsets[:-1, None], labels)

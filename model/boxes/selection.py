@@ -1,7 +1,6 @@
-"""From class scores and box deltas to the boxes worth keeping.
+"""From class scores and box deltas to the selected boxes of each image.
 
-Shapes: B images, R ROIs of the batch, K classes (0 is the background), N candidates and
-D detections of the batch, P keypoints of an object.
+Shapes as in ``model.structures``; N candidate boxes of a batch.
 """
 
 from collections.abc import Sequence
@@ -9,27 +8,26 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.boxes.coding import BoxCoder
-from model.boxes.convention import CONTINUOUS, BoxGeometry, MaskPaste
-from model.boxes.nms import keep_best_per_image
-from model.boxes.operations import image_limits, scale_points, sides_at_least
-from model.config import BoxHeadConfig
-from model.detections import Detections
-from model.structures import ImageBatch, ImageSize, Proposals
+from model.boxes.convention import CONTINUOUS, BoxConvention
+from model.boxes.nms import nms_per_image
+from model.boxes.operations import image_limits, sides_at_least
+from model.structures import ImageSize, Proposals
 
-# A thinner box shows nothing (torchvision); pixels.
-THINNEST_DETECTION = 1e-2
+# Thinner boxes are dropped (torchvision); pixels.
+MIN_DETECTION_SIDE = 1e-2
 
 
 class Candidates(NamedTuple):
-    """Boxes that may be of an object, in any order; many of the same one.
+    """Boxes before NMS, in any order; many may show the same object.
 
     Args:
-        boxes: (N, 4) float32, pixels of the padded batch, not yet cut to the images.
+        boxes: (N, 4) float32, pixels of the padded batch, not clipped.
         scores: (N,) float32.
-        images: (N,) int64, the image of each.
+        images: (N,) int64, image of each box.
         labels: (N,) int64, 1..K.
     """
 
@@ -41,7 +39,7 @@ class Candidates(NamedTuple):
 
 @dataclass(frozen=True)
 class SelectedBoxes:
-    """The detections of a batch, image after image, best first in each.
+    """The D detected boxes of a batch, image after image, highest score first in each.
 
     Args:
         rois: (D, 5) float32: image index and box, pixels of the padded batch.
@@ -55,156 +53,112 @@ class SelectedBoxes:
     labels: Tensor
     counts: list[int]
 
+    @property
+    def boxes(self) -> Tensor:
+        """(D, 4) float32, pixels of the padded batch."""
+        return self.rois[:, 1:]
 
-def select_boxes(
+
+def candidates_above(
+    score_threshold: float,
     logits: Tensor,
     deltas: Tensor,
     rois: Tensor,
-    present: Tensor,
+    valid: Tensor,
     coder: BoxCoder,
-    sizes: Sequence[ImageSize],
-    settings: BoxHeadConfig,
-    geometry: BoxGeometry = CONTINUOUS,
-) -> SelectedBoxes:
-    """Keep confident boxes that no better box of their class overlaps.
+) -> Candidates:
+    """Return the boxes of all pairs of ROI and class that score above a threshold.
+
+    Syncs with the device.
 
     Args:
+        score_threshold: lowest softmax probability, exclusive.
         logits: (R, K + 1) float32.
-        deltas: (R, K + 1, 4) float32, or (R, 1, 4) of all classes.
+        deltas: (R, K + 1, 4) float32, or (R, 1, 4) shared by all classes.
         rois: (R, 5) float32: image index and proposal.
-        present: (R,) bool, which rows are proposals.
+        valid: (R,) bool, which rows are proposals, not padding.
         coder: of the deltas.
-        sizes: content size of each image in the batch.
-        settings: thresholds and the number of detections.
-        geometry: of the boxes.
 
-    Source: Girshick 2015, section 4; thresholds of Detectron.
-    """
-    found = confident_boxes(logits, deltas, rois, present, coder, settings.score_threshold)
-    best = settings.detections_per_image
-    return keep_best_boxes(*found, sizes, settings.nms_iou, best, geometry)
-
-
-def confident_boxes(
-    logits: Tensor,
-    deltas: Tensor,
-    rois: Tensor,
-    present: Tensor,
-    coder: BoxCoder,
-    least_score: float,
-) -> Candidates:
-    """The boxes of all pairs of ROI and class with a score above ``least_score``.
-
-    The other arguments are those of :func:`select_boxes`.
+    Source: Girshick 2015, section 4.
     """
     scores = logits.softmax(dim=1)
-    confident = (scores[:, 1:] > least_score) & present[:, None]
-    roi, label = confident.nonzero(as_tuple=True)  # waits for the device
+    above = (scores[:, 1:] > score_threshold) & valid[:, None]
+    roi, label = above.nonzero(as_tuple=True)  # device sync
     label = label + 1
-    # Only confident pairs of ROI and class are decoded: a few hundred of R x K.
+    # Only the pairs above the threshold are decoded: a few hundred of R x K.
     boxes = coder.decode(deltas.expand(-1, logits.shape[1], -1)[roi, label], rois[roi, 1:])
     return Candidates(boxes, scores[roi, label], rois[roi, 0].long(), label)
 
 
-def keep_best_boxes(
-    boxes: Tensor,
-    scores: Tensor,
-    images: Tensor,
-    labels: Tensor,
+def select_boxes(
+    candidates: Candidates,
     sizes: Sequence[ImageSize],
     nms_iou: float,
-    limit: int,
-    geometry: BoxGeometry = CONTINUOUS,
+    max_detections: int,
+    convention: BoxConvention = CONTINUOUS,
 ) -> SelectedBoxes:
-    """Cut boxes to their images and keep those that no better one of their class overlaps.
+    """Clip candidates to their images and run NMS within each class.
 
     Args:
-        boxes: (N, 4) float32, pixels of the padded batch.
-        scores: (N,) float32.
-        images: (N,) int64, the image of each.
-        labels: (N,) int64, 1..K.
-        sizes: content size of each image in the batch.
-        nms_iou: overlap at which the better box suppresses the other.
-        limit: boxes kept per image, at most.
-        geometry: of the boxes.
+        candidates: of all images.
+        sizes: size of each image inside the batch.
+        nms_iou: IoU above which the higher score suppresses the other.
+        max_detections: boxes kept per image.
+        convention: of the boxes.
     """
-    boxes = geometry.clip(boxes, image_limits(sizes, boxes.device)[images])
-    large = sides_at_least(boxes, THINNEST_DETECTION)
-    kept_scores = torch.where(large, scores, -torch.inf)
-    kept, counts = keep_best_per_image(
-        boxes, kept_scores, images, labels, len(sizes), nms_iou, limit
+    images = candidates.images
+    limits = image_limits(sizes, candidates.boxes.device)
+    boxes = convention.clip(candidates.boxes, limits[images])
+    large = sides_at_least(boxes, MIN_DETECTION_SIDE)
+    scores = torch.where(large, candidates.scores, -torch.inf)
+    kept, counts = nms_per_image(
+        boxes, scores, images, candidates.labels, len(sizes), nms_iou, max_detections
     )
     return SelectedBoxes(
         rois=torch.cat((images[kept, None].to(boxes.dtype), boxes[kept]), dim=1),
-        scores=kept_scores[kept],
-        labels=labels[kept],
+        scores=scores[kept],
+        labels=candidates.labels[kept],
         counts=counts,
     )
 
 
-def proposals_as_boxes(proposals: Proposals) -> SelectedBoxes:
-    """What a proposal network finds by itself: objects of class 1.
+def select_proposals_as_boxes(proposals: Proposals) -> SelectedBoxes:
+    """Return proposals as detections of class 1. Syncs with the device.
 
     Raises:
-        ValueError: proposals that nobody judged.
+        ValueError: the proposals have no scores.
     """
     if proposals.logits is None:
         raise ValueError("proposals without logits have no scores")
-    present = proposals.present()
-    rois = proposals.rois()[present.flatten()]
+    valid = proposals.valid()
+    rois = proposals.rois()[valid.flatten()]
     return SelectedBoxes(
         rois=rois,
-        scores=proposals.logits[present].sigmoid(),
+        scores=proposals.logits[valid].sigmoid(),
         labels=torch.ones_like(rois[:, 0], dtype=torch.int64),
         counts=proposals.counts.tolist(),
     )
 
 
-def to_detections(
-    found: SelectedBoxes,
-    images: ImageBatch,
-    masks: Tensor | None = None,
-    mask_threshold: float = 0.5,
-    keypoints: Tensor | None = None,
-    geometry: BoxGeometry = CONTINUOUS,
-    mask_paste: MaskPaste = "padded",
-) -> list[Detections]:
-    """What was found, image by image, in the pixels of the images as they were.
+def pad_for_export(
+    logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], count: int
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Append ``count`` anchors with logit -inf to every level while a program is exported.
+
+    A top-k of ``count`` anchors needs that many, but whether a level has them depends on the image
+    size, on which an exported program must not branch. The padding is never selected.
 
     Args:
-        found: D boxes in the pixels of the padded batch.
-        images: the batch.
-        masks: (D, M, M) float32 in [0, 1], or None.
-        mask_threshold: probability at which a pixel counts as object.
-        keypoints: (D, P, 3) float32: x, y in the pixels of the padded batch, score; or None.
-        geometry: of the boxes.
-        mask_paste: how masks come to the image.
+        logits: per level (B, A_l) or (B, A_l, K).
+        deltas: per level (B, A_l, 4).
+        anchors: per level (A_l, 4).
+        count: the k of the top-k.
     """
-    absent: list[Tensor | None] = [None] * len(images)
-    return [
-        Detections(
-            boxes=geometry.scale(boxes, size, original),
-            scores=scores,
-            labels=labels,
-            masks=mask,
-            image_size=original,
-            mask_threshold=mask_threshold,
-            keypoints=None if points is None else _scale_keypoints(points, size, original),
-            mask_paste=mask_paste,
-        )
-        for boxes, scores, labels, mask, points, size, original in zip(
-            torch.split(found.rois[:, 1:], found.counts),
-            torch.split(found.scores, found.counts),
-            torch.split(found.labels, found.counts),
-            absent if masks is None else torch.split(masks, found.counts),
-            absent if keypoints is None else torch.split(keypoints, found.counts),
-            images.sizes,
-            images.original_sizes,
-            strict=True,
-        )
-    ]
-
-
-def _scale_keypoints(keypoints: Tensor, old: ImageSize, new: ImageSize) -> Tensor:
-    """Keypoints (N, P, 3) of an image resized from ``old`` to ``new``; scores stay."""
-    return torch.cat((scale_points(keypoints[..., :2], old, new), keypoints[..., 2:]), dim=-1)
+    if not torch.compiler.is_exporting():
+        return list(logits), list(deltas), list(anchors)
+    trailing = (0, 0) * (logits[0].ndim - 2)
+    return (
+        [F.pad(level, (*trailing, 0, count), value=-torch.inf) for level in logits],
+        [F.pad(level, (0, 0, 0, count)) for level in deltas],
+        [F.pad(level, (0, 0, 0, count)) for level in anchors],
+    )

@@ -1,4 +1,4 @@
-"""Trained detectors for other runtimes: torch.export's programs and ONNX."""
+"""Export trained detectors to other runtimes: ``torch.export`` programs and ONNX."""
 
 from model.export.onnx_file import export_onnx
 from model.export.program import ExportError, export_program

@@ -1,7 +1,6 @@
-"""Whether an exported detector finds what the detector finds.
+"""Compare the detections of an exported detector with those of the detector itself.
 
-Shapes: R detections of one, E of the other, H W of a picture, M mask side,
-P keypoints of an object.
+Shapes as in ``model.structures``; D detections of the detector, E of the exported one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,50 +14,51 @@ from model.detector import Detector
 from model.preprocess import pad_batch
 from model.structures import ImageSize
 
-# The same sums in another order move a coordinate by 1e-4 px and a score by 1e-5; a box on the
-# wrong pyramid level, half a pixel or a wrong sample moves more than this.
+# Another order of summation moves a coordinate by 1e-4 px and a score by 1e-5. A box pooled from
+# the wrong pyramid level, a half-pixel shift or a wrong sample moves them by more than this.
 BOX_TOLERANCE = 0.05
 SCORE_TOLERANCE = 1e-3
 MASK_TOLERANCE = 1e-2
-# Keypoints are whole pixels of a box: the same one, or another.
+# Keypoints are pixel centers of a box: either the same pixel or another one.
 KEYPOINT_TOLERANCE = 0.5
 
-Exported = Callable[[Tensor], Mapping[str, Tensor]]
-"""What :meth:`model.export.graph.InferenceGraph.forward` is, run elsewhere."""
+ExportedDetector = Callable[[Tensor], Mapping[str, Tensor]]
+""":meth:`model.export.graph.InferenceGraph.forward`, run from an exported file."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What two detectors found, and the largest differences between what they agree on.
+    """How many detections match, and the largest differences among those.
 
     Args:
-        wanted: detections of the one.
-        found: detections of the other.
-        agreeing: how many of ``wanted`` have a partner among ``found`` within the tolerances.
+        expected: number of detections of the detector.
+        exported: number of detections of the exported detector.
+        matched: detections of both that agree within the tolerances.
         box: largest difference of a coordinate, pixels.
         score: largest difference of a score.
-        mask: largest difference of a mask's probability.
-        keypoint: largest difference of a keypoint's coordinate, pixels.
+        mask: largest difference of a mask probability.
+        keypoint: largest difference of a keypoint coordinate, pixels.
     """
 
-    wanted: int
-    found: int
-    agreeing: int
+    expected: int
+    exported: int
+    matched: int
     box: float = 0.0
     score: float = 0.0
     mask: float = 0.0
     keypoint: float = 0.0
 
     @property
-    def share(self) -> float:
-        """Share of all detections on which both agree; 1 where nothing was found."""
-        return self.agreeing / max(self.wanted, self.found) if self.wanted or self.found else 1.0
+    def matched_share(self) -> float:
+        """Share of the larger set of detections that matches; 1 if both sets are empty."""
+        largest = max(self.expected, self.exported)
+        return self.matched / largest if largest else 1.0
 
     def __add__(self, other: "Agreement") -> "Agreement":
         return Agreement(
-            self.wanted + other.wanted,
-            self.found + other.found,
-            self.agreeing + other.agreeing,
+            self.expected + other.expected,
+            self.exported + other.exported,
+            self.matched + other.matched,
             max(self.box, other.box),
             max(self.score, other.score),
             max(self.mask, other.mask),
@@ -67,48 +67,57 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"{self.agreeing} detections agree of {self.wanted} here and {self.found} exported; "
-            f"largest differences: boxes {self.box:.1e} px, scores {self.score:.1e}, "
+            f"{self.matched} detections match, of {self.expected} expected and {self.exported} "
+            f"exported; largest differences: boxes {self.box:.1e} px, scores {self.score:.1e}, "
             f"masks {self.mask:.1e}, keypoints {self.keypoint:.1e} px"
         )
 
 
-def compare(wanted: Detections, found: Mapping[str, Tensor]) -> Agreement:
-    """Pair each detection with the nearest of its class, in whatever order.
+def compare_detections(expected: Detections, exported: Mapping[str, Tensor]) -> Agreement:
+    """Match each detection to the nearest exported one of its class; order does not matter.
 
     Args:
-        wanted: R detections.
-        found: boxes (E, 4), scores (E,), labels (E,) and, where ``wanted`` has them, masks
+        expected: D detections.
+        exported: boxes (E, 4), scores (E,), labels (E,) and, if ``expected`` has them, masks
             (E, M, M) and keypoints (E, P, 3).
     """
-    counts = len(wanted), len(found["scores"])
+    counts = len(expected), len(exported["scores"])
     if 0 in counts:
         return Agreement(*counts, 0)
-    distance = (wanted.boxes[:, None] - found["boxes"]).abs().amax(2)  # (R, E)
-    distance[wanted.labels[:, None] != found["labels"]] = torch.inf
-    box, partner = distance.min(1)
-    score = (wanted.scores - found["scores"][partner]).abs()
+    distance = (expected.boxes[:, None] - exported["boxes"]).abs().amax(2)  # (D, E)
+    distance[expected.labels[:, None] != exported["labels"]] = torch.inf
+    box, nearest = distance.min(1)
+    score = (expected.scores - exported["scores"][nearest]).abs()
     mask = keypoint = torch.zeros_like(score)
-    if wanted.masks is not None:
-        mask = (wanted.masks - found["masks"][partner]).abs().amax((1, 2))
-    if wanted.keypoints is not None:
-        keypoint = (wanted.keypoints - found["keypoints"][partner])[..., :2].abs().amax((1, 2))
+    if expected.masks is not None:
+        mask = (expected.masks - exported["masks"][nearest]).abs().amax((1, 2))
+    if expected.keypoints is not None:
+        shift = expected.keypoints - exported["keypoints"][nearest]
+        keypoint = shift[..., :2].abs().amax((1, 2))
     differences = torch.stack((box, score, mask, keypoint))
     tolerances = (BOX_TOLERANCE, SCORE_TOLERANCE, MASK_TOLERANCE, KEYPOINT_TOLERANCE)
-    agrees = (differences <= differences.new_tensor(tolerances)[:, None]).all(0)
-    largest = differences[:, agrees].amax(1).tolist() if agrees.any() else ()
-    # no partner twice: of two boxes alike, one would have been suppressed
-    return Agreement(*counts, len(set(partner[agrees].tolist())), *largest)
+    matches = (differences <= differences.new_tensor(tolerances)[:, None]).all(0)
+    largest = differences[:, matches].amax(1).tolist() if matches.any() else ()
+    # Each exported detection counts once: of two that are the same, NMS would have removed one.
+    return Agreement(*counts, len(set(nearest[matches].tolist())), *largest)
 
 
 @torch.inference_mode()
-def compare_on(detector: Detector, exported: Exported, pictures: Iterable[Tensor]) -> Agreement:
-    """Run both on pictures, (H, W, 3) uint8 RGB on the detector's device, as they are."""
+def compare_on_images(
+    detector: Detector, exported: ExportedDetector, images: Iterable[Tensor]
+) -> Agreement:
+    """Run both detectors on images without resizing them, and compare all detections.
+
+    Args:
+        detector: in eval mode.
+        exported: the same detector, exported.
+        images: (H, W, 3) uint8 RGB at network resolution, on the detector's device.
+    """
     total = Agreement(0, 0, 0)
-    for picture in pictures:
-        size = ImageSize(*picture.shape[:2])
-        batch = pad_batch([picture.cpu()], [size], size_divisor=detector.config.input.size_divisor)
-        (wanted,) = detector(batch.to(detector.device))
-        found = {name: value.cpu() for name, value in exported(picture).items()}
-        total += compare(wanted.to("cpu"), found)
+    for image in images:
+        size = ImageSize(*image.shape[:2])
+        batch = pad_batch([image.cpu()], [size], size_divisor=detector.config.input.size_divisor)
+        (expected,) = detector(batch.to(detector.device))
+        results = {name: value.cpu() for name, value in exported(image).items()}
+        total += compare_detections(expected.to("cpu"), results)
     return total

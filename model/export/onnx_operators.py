@@ -1,6 +1,6 @@
-"""Our operators in those of ONNX: as far as torch can say it in torch, the rest in ONNX.
+"""Our operators for the ONNX exporter: decomposed into torch operators, or translated to ONNX.
 
-Shapes: G groups, N boxes, R rois, C channels, S output side.
+Shapes as in ``model.structures``; G groups, N boxes of a group.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +16,13 @@ from ops_cuda.reference.roi_align import pyramid_levels
 
 OPSET = 18
 _OURS = torch.ops.ops_cuda
-# Scores above this take part in suppression: all but -inf.
+# ONNX's NonMaxSuppression ignores boxes below this score: only those at -inf.
 _LOWEST_SCORE = float(torch.finfo(torch.float32).min)
 
 
 def _top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    values, indices = scores.topk(min(count, scores.shape[1]), dim=1)  # in ONNX ties are by index
+    # ONNX's TopK orders equal scores by index, as our operator does.
+    values, indices = scores.topk(min(count, scores.shape[1]), dim=1)
     return values, indices
 
 
@@ -51,19 +52,20 @@ def _pool_by_level(
     canonical_level: int,
     trim: float = 0.0,
 ) -> Tensor:
-    """The rois of each level pooled by the same operator on that level alone."""
+    """Pool the ROIs of each level by the same operator on that level alone, and reorder."""
     if len(scales) == 1 and trim == 0:
-        return NotImplemented  # type: ignore[no-any-return]  # stays, for `_roi_align`
+        # Leaves the operator in the program, for `_roi_align` to translate.
+        return NotImplemented  # type: ignore[no-any-return]
     trimmed = torch.cat((rois[:, :3], rois[:, 3:] - trim), dim=1)
-    shape = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)
+    settings = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)
     if len(scales) == 1:
-        alone: Tensor = _OURS.multiscale_roi_align(features, trimmed, scales, *shape)
-        return alone
+        single: Tensor = _OURS.multiscale_roi_align(features, trimmed, scales, *settings)
+        return single
     levels = pyramid_levels(rois, scales, canonical_side, canonical_level)
     members = [(levels == level).nonzero().squeeze(1) for level in range(len(scales))]
     pooled = [
-        _OURS.multiscale_roi_align([feature], trimmed[chosen], [scale], *shape)
-        for feature, chosen, scale in zip(features, members, scales, strict=True)
+        _OURS.multiscale_roi_align([feature], trimmed[on_level], [scale], *settings)
+        for feature, on_level, scale in zip(features, members, scales, strict=True)
     ]
     return torch.cat(pooled)[torch.cat(members).argsort()]
 
@@ -87,11 +89,11 @@ def _roi_align(
     canonical_level: int,
     trim: float = 0.0,
 ) -> Any:
-    """RoiAlign of one level, untrimmed; half_pixel is our ``aligned``, output_half_pixel not."""
+    """Translate ROI align of one level without trim; our ``aligned`` is ONNX's half_pixel."""
     images = op.Gather(rois, op.Constant(value_int=0), axis=1)
     return op.RoiAlign(
         features[0],
-        op.Slice(rois, _row(1), _row(5), _row(1)),
+        op.Slice(rois, _one_element(1), _one_element(5), _one_element(1)),
         op.Cast(images, to=7),  # int64
         coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
         output_height=output_side,
@@ -102,35 +104,37 @@ def _roi_align(
 
 
 def _surviving_boxes(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Any:
-    """NonMaxSuppression with a row of scores for every class, at -inf the boxes of others."""
-    # a zero more, since nothing is the largest of no classes
-    most = op.ReduceMax(op.Concat(classes, _row(0), axis=0), keepdims=0)
+    """Translate to NonMaxSuppression with scores per class, -inf for boxes of other classes."""
+    # An appended 0 gives an empty list of classes a maximum.
+    largest = op.ReduceMax(op.Concat(classes, _one_element(0), axis=0), keepdims=0)
     zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
-    labels = op.Range(zero, op.Add(most, one), one)
-    is_of_class = op.Equal(op.Unsqueeze(labels, _row(1)), op.Unsqueeze(classes, _row(0)))
+    labels = op.Range(zero, op.Add(largest, one), one)
+    is_of_class = op.Equal(
+        op.Unsqueeze(labels, _one_element(1)), op.Unsqueeze(classes, _one_element(0))
+    )
     per_class = op.Where(is_of_class, scores, op.Constant(value_float=-float("inf")))
     selected = op.NonMaxSuppression(
-        op.Unsqueeze(boxes, _row(0)),
-        op.Unsqueeze(per_class, _row(0)),
+        op.Unsqueeze(boxes, _one_element(0)),
+        op.Unsqueeze(per_class, _one_element(0)),
         op.Size(scores),
         op.Constant(value_float=iou_threshold),
         op.Constant(value_float=_LOWEST_SCORE),
     )  # rows of image, class, box
-    chosen = op.Slice(selected, _row(2), _row(3), _row(1))
-    nothing = op.ConstantOfShape(op.Shape(scores))
-    ones = op.Expand(op.Constant(value_float=1.0), op.Shape(chosen, end=1))
-    return op.Cast(op.ScatterND(nothing, chosen, ones), to=9)  # bool
+    survivors = op.Slice(selected, _one_element(2), _one_element(3), _one_element(1))
+    zeros = op.ConstantOfShape(op.Shape(scores))
+    ones = op.Expand(op.Constant(value_float=1.0), op.Shape(survivors, end=1))
+    return op.Cast(op.ScatterND(zeros, survivors, ones), to=9)  # bool
 
 
 def _stable_sort(
     values: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> Any:
-    """TopK of everything: equal values stay in order, as its definition says."""
-    size = op.Gather(op.Shape(values), _row(dim))
+    """Translate to TopK of all values, which by definition keeps equal values in order."""
+    size = op.Gather(op.Shape(values), _one_element(dim))
     return op.TopK(values, size, axis=dim, largest=int(descending))
 
 
-def _row(value: int) -> Any:
+def _one_element(value: int) -> Any:
     return op.Constant(value_ints=[value])
 
 
@@ -141,11 +145,11 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _OURS.multiscale_roi_align.default: _pool_by_level,
     _OURS.deform_columns.default: _deform_columns,
 }
-"""Operators, and what they are in torch's and the two below."""
+"""Operators, and how to compute them with torch's and the operators of ``TRANSLATIONS``."""
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     _OURS.multiscale_roi_align.default: _roi_align,
     _OURS.surviving_boxes.default: _surviving_boxes,
     torch.ops.aten.sort.stable: _stable_sort,
 }
-"""Operators, and what they are in ONNX's."""
+"""Operators, and how to compute them with those of ONNX."""

@@ -1,4 +1,4 @@
-"""The detector as a program of torch.export, which needs our operators alone."""
+"""The detector as a ``torch.export`` program, which runs with our compiled operators alone."""
 
 import torch
 from torch.export import Dim, ExportedProgram
@@ -11,32 +11,32 @@ from ops_cuda import library
 
 
 class ExportError(Exception):
-    """What an export needs is not there."""
+    """Something that an export needs is not installed or not compiled."""
 
 
 def export_program(detector: Detector, size: ImageSize | None = None) -> ExportedProgram:
-    """Trace the inference of a detector on one picture.
+    """Trace the inference of a detector on one image.
 
-    The program's only argument, ``pixels``, and its results are those of
-    :meth:`model.export.graph.InferenceGraph.forward`. ``torch.export.save`` writes it; a process
-    that loads it must have imported ``ops_cuda``. It runs where the detector's weights are.
+    The program's only argument ``pixels`` and its results are those of
+    :meth:`model.export.graph.InferenceGraph.forward`. ``torch.export.save`` writes it to a file; a
+    process that loads the file must import ``ops_cuda`` first. The program runs on the device of
+    the detector's weights.
 
     Args:
-        detector: of any kind; its weights are shared.
-        size: of every picture that it will see, at network resolution; None for any size whose
-            sides are longer than the coarsest level's stride: 64 pixels on a feature pyramid, 128
-            of RetinaNet, 16 or 32 without a pyramid.
+        detector: any detector; the program shares its weights.
+        size: of every image at network resolution; None for any size. Both sides of an image must
+            then be longer than the coarsest level's stride: 64 pixels with a feature pyramid, 128
+            for RetinaNet, 16 or 32 without a pyramid.
 
     Raises:
-        ExportError: our operators are not compiled, and their twins cannot be traced.
+        ExportError: the operators are not compiled; their PyTorch reference cannot be traced.
     """
     require_compiled_operators(detector.device)
-    proposes = detector.rpn if detector.retinanet is None else detector.retinanet
-    shortest = proposes.anchors.strides[-1] + 1
-    example = size or ImageSize(2 * shortest, 3 * shortest)
+    min_side = detector.strides[-1] + 1
+    example = size or ImageSize(2 * min_side, 3 * min_side)
     pixels = torch.zeros(*example, 3, dtype=torch.uint8, device=detector.device)
-    # a level of one cell would be traced as if it were always one
-    sides = {0: Dim("height", min=shortest), 1: Dim("width", min=shortest)}
+    # Tracing would take a level of one cell for a constant size.
+    sides = {0: Dim("height", min=min_side), 1: Dim("width", min=min_side)}
     graph, training = InferenceGraph(detector), detector.training
     graph.eval()
     try:
@@ -49,6 +49,6 @@ def export_program(detector: Detector, size: ImageSize | None = None) -> Exporte
 
 
 def require_compiled_operators(device: torch.device) -> None:
-    """Raise ExportError unless our operators are compiled for ``device``."""
+    """Raise ExportError unless the operators are compiled for ``device``."""
     if not library.compiled_for("grouped_nms", device):
         raise ExportError(f"export needs the compiled operators; got {ops_cuda.backend()}")

@@ -1,1 +1,1 @@
-"""What is computed per region of interest: boxes and masks."""
+"""The ROI heads: class and box, mask and keypoints of each region of interest."""

@@ -1,6 +1,6 @@
 """The mask head: which pixels of a box belong to its object.
 
-Shapes: R ROIs, C channels, M mask side (twice the pooled side), K classes.
+Shapes as in ``model.structures``; M is twice the side of the pooled features.
 Source: He et al. 2017, section 3 and figure 4, right.
 """
 
@@ -12,18 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.heads.training_rois import TrainingRois
-from model.layers.conv_stack import convolve_in_turn, make_convolutions
+from model.layers.conv_stack import init_kaiming_normal, make_conv_stack, run_conv_stack
 from model.layers.norm import make_norms
-from model.structures import BitmapMasks, ImageSize, InstanceMasks, LossTerm, Targets
-from model.structures.batch_masks import draw_masks, join_masks
-from model.structures.batch_targets import join_truths
+from model.structures import ImageSize, LossTerm, MixedMasks
+from model.structures.batch_masks import rasterize_masks
 from ops_cuda import multiscale_roi_align
 
 
 class MaskHead(nn.Module):
-    """Convolutions, an upsampling by two, and a mask per class, of which only one is computed.
+    """Convolutions, an upsampling by two, and a mask per class of which one is computed.
 
-    Without convolutions it reads what res5 made of each ROI, which are convolutions enough.
+    With a C4 backbone there are no convolutions: the input is the output of res5.
 
     Args:
         in_channels: of the pooled features.
@@ -31,7 +30,7 @@ class MaskHead(nn.Module):
         layers: number of 3x3 convolutions.
         num_classes: K, without the background.
         norm: after each 3x3 convolution: none, frozen_bn, batch_norm or group_norm.
-        class_agnostic: one mask for all classes.
+        class_agnostic: predict one mask for all classes.
     """
 
     def __init__(
@@ -45,7 +44,8 @@ class MaskHead(nn.Module):
     ) -> None:
         super().__init__()
         self.class_agnostic = class_agnostic
-        self.convs = make_convolutions(in_channels, channels, layers, bias=norm == "none")
+        self.convs = make_conv_stack(in_channels, channels, layers, bias=norm == "none")
+        init_kaiming_normal(self.convs)
         self.norms = make_norms(norm, channels, layers)
         self.upsample = nn.ConvTranspose2d(channels if layers else in_channels, channels, 2, 2)
         self.logits = nn.Conv2d(channels, 1 if class_agnostic else num_classes + 1, 1)
@@ -54,20 +54,20 @@ class MaskHead(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits of each ROI's own class.
+        """Return mask logits of each ROI's class.
 
         Args:
-            pooled: (R, C_in, M / 2, M / 2).
+            pooled: (R, C, M / 2, M / 2).
             labels: (R,) int64, 1..K.
 
         Returns:
             (R, M, M) float32.
         """
-        x = convolve_in_turn(pooled, self.convs, self.norms)
-        # From here on every operation concerns one pixel, so pixels stay in rows: an upsampling
-        # whose kernel is its stride is a matrix product, and only the masks need rearranging.
+        x = run_conv_stack(pooled, self.convs, self.norms)
+        # All remaining operations act on single pixels, so pixels stay in rows: an upsampling whose
+        # kernel equals its stride is a matrix product, and only the masks are rearranged.
         pixels = self._upsample_rows(x.permute(0, 2, 3, 1).flatten(1, 2))
-        # The last 1x1 convolution for one class per ROI: a K-th of the work, and no K masks kept.
+        # The last 1x1 convolution for one class per ROI: 1/K of the work and of the memory.
         rows = torch.zeros_like(labels) if self.class_agnostic else labels
         weight = self.logits.weight.flatten(1)[rows].unsqueeze(2)  # (R, C, 1)
         masks = torch.bmm(pixels, weight.to(pixels.dtype)).squeeze(2).float()
@@ -77,7 +77,7 @@ class MaskHead(nn.Module):
         return quads.transpose(2, 3).reshape(x.shape[0], 2 * side, 2 * side)
 
     def _upsample_rows(self, rows: Tensor) -> Tensor:
-        """Upsampling and ReLU of rows (R, P, C'): each pixel's 2x2 successors, (R, 4 * P, C)."""
+        """Upsample rows of N pixels (R, N, C_in) to 2x2 pixels each, (R, 4 N, C), with ReLU."""
         inputs, channels = self.upsample.weight.shape[:2]
         weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * channels, inputs)
         bias = self.upsample.bias.repeat(4)  # type: ignore[union-attr]
@@ -87,83 +87,68 @@ class MaskHead(nn.Module):
 
 @torch.no_grad()
 def mask_targets(
-    targets: Sequence[Targets],
+    masks: MixedMasks,
+    counts: Sequence[int],
     positive: TrainingRois,
     side: int,
     convention: Literal["polygon", "roi_align"],
     sizes: Sequence[ImageSize],
 ) -> Tensor:
-    """What each positive ROI's mask should be.
+    """Return the target mask of each positive ROI.
 
     Args:
-        targets: per image, with masks.
+        masks: of the G + 1 objects of ``BatchTargets``.
+        counts: objects of each image.
         positive: R positive ROIs, image after image.
         side: M.
-        convention: polygon draws the mask inside the ROI, cells 0 or 1; roi_align averages a
+        convention: "polygon" rasterizes the mask inside the ROI to 0 or 1; "roi_align" averages a
             bitmap of the whole image over each cell, as torchvision does.
-        sizes: of the images inside the batch.
+        sizes: size of each image inside the batch.
 
     Returns:
         (R, M, M) float32 in [0, 1].
-
-    Raises:
-        ValueError: an image comes without masks.
     """
-    masks = [_wanted_masks(target) for target in targets]
-    images, boxes = positive.rois[:, 0].long(), positive.rois[:, 1:]
+    boxes, objects = positive.rois[:, 1:], positive.matched_gt_indices
     if convention == "polygon":
-        objects = positive.truths + join_truths(targets, boxes.device).first[images]
-        return draw_masks(join_masks(masks, boxes.device), objects, boxes, side)
-    counts = torch.bincount(images, minlength=len(masks)).tolist()
-    averages = [
-        _average(_as_bitmaps(mask, size, boxes.device), objects, inside, side)
-        for mask, size, objects, inside in zip(
-            masks,
-            sizes,
-            torch.split(positive.truths, counts),
-            torch.split(boxes, counts),
-            strict=True,
-        )
-    ]
-    return torch.cat(averages)
+        return rasterize_masks(masks, objects, boxes, side)
+    images = positive.rois[:, 0].long()
+    rois_per_image = torch.bincount(images, minlength=len(counts)).tolist()
+    parts, first = [], 0
+    for count, size, own_objects, own_boxes in zip(
+        counts,
+        sizes,
+        torch.split(objects, rois_per_image),
+        torch.split(boxes, rois_per_image),
+        strict=True,
+    ):
+        bitmaps = _rasterize_image(masks, first, count, size)
+        rois = torch.cat(((own_objects - first)[:, None].to(own_boxes.dtype), own_boxes), dim=1)
+        averages = multiscale_roi_align([bitmaps], rois, [1.0], side, 0, aligned=False)
+        parts.append(averages.squeeze(1))
+        first += count
+    return torch.cat(parts)
 
 
-def mask_loss(logits: Tensor, targets: Tensor, is_meant: Tensor) -> LossTerm:
-    """Binary cross-entropy, averaged over the pixels of a mask and summed over the masks meant.
+def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> LossTerm:
+    """Return the binary cross-entropy, averaged over pixels and summed over the valid masks.
 
     Args:
-        logits: (R, M, M) float32, of each ROI's true class.
+        logits: (R, M, M) float32, of each ROI's ground-truth class.
         targets: (R, M, M) float32 in [0, 1].
-        is_meant: (R,) bool, the masks that count.
+        valid: (R,) bool.
     """
-    surprise = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    per_mask = surprise.flatten(1).mean(dim=1)
-    return LossTerm((per_mask * is_meant).sum(), is_meant.sum())
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    per_mask = loss.flatten(1).mean(dim=1)
+    return LossTerm((per_mask * valid).sum(), valid.sum())
 
 
-def _wanted_masks(target: Targets) -> InstanceMasks:
-    if target.masks is None:
-        raise ValueError(
-            "the mask head needs masks in every target; got None. Without masks in the data set, "
-            "set model.mask to null."
-        )
-    return target.masks
+def _rasterize_image(masks: MixedMasks, first: int, count: int, size: ImageSize) -> Tensor:
+    """Return bitmaps (count + 1, 1, H, W) float32 of one image's objects, the last one empty.
 
-
-def _average(bitmaps: Tensor, objects: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """Averages (R, M, M) of bitmaps (N, H, W) over the cells of R boxes."""
-    # one more without a mask: an object for the ROIs of an image that has none
-    maps = F.pad(bitmaps, (0, 0, 0, 0, 0, 1))[:, None].float()
-    rois = torch.cat((objects[:, None].to(boxes.dtype), boxes), dim=1)
-    return multiscale_roi_align([maps], rois, [1.0], side, 0, aligned=False).squeeze(1)
-
-
-def _as_bitmaps(masks: InstanceMasks, size: ImageSize, device: torch.device) -> Tensor:
-    """Masks as bitmaps (N, H, W) of the image's size."""
-    if isinstance(masks, BitmapMasks):
-        return masks.bitmaps
-    side = max(size)
-    whole = torch.tensor([[0.0, 0.0, side, side]], device=device).expand(len(masks), 4)
-    objects = torch.arange(len(masks), device=device)
-    drawn = draw_masks(join_masks([masks], device), objects, whole, side)
-    return drawn[:, : size.height, : size.width]
+    The empty bitmap is for the padding ROIs of an image without objects.
+    """
+    device, side = masks.polygons.vertices.device, max(size)
+    whole = torch.tensor([[0.0, 0.0, side, side]], device=device).expand(count, 4)
+    objects = torch.arange(first, first + count, device=device)
+    bitmaps = rasterize_masks(masks, objects, whole, side)[:, : size.height, : size.width]
+    return F.pad(bitmaps, (0, 0, 0, 0, 0, 1))[:, None]

@@ -1,1 +1,1 @@
-"""From images of any size to detections."""
+"""Prediction on images of any size."""

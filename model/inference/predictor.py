@@ -1,91 +1,153 @@
-"""Pictures of any sizes through a detector.
-
-Shapes: h w of one picture.
-"""
+"""From images of any size to detections, and from weights to a predictor."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.config import ModelConfig
 from model.detections import Detections
+from model.detector import Detector
 from model.inference.test_time_augmentation import detect_in_views
-from model.preprocess import canvas_size, resized_size
-from model.structures import ImageBatch, ImageSize
+from model.preprocess import canvas_size, normalize_images, resized_size
+from model.structures import Category, ImageBatch, ImageSize
+from model.weights.load import load_network
 
-if TYPE_CHECKING:
-    # the detector predicts with this file
-    from model.detector import Detector
+Image = npt.NDArray[np.uint8]
+"""(h, w, 3) uint8 RGB."""
 
 
-@torch.inference_mode()
-def predict(
-    detector: "Detector", images: Sequence[npt.NDArray[np.uint8]], batch_size: int = 4
-) -> list[Detections]:
-    """Find the objects in pictures; see ``Detector.predict``.
+class Predictor:
+    """A detector that takes images of any size, resizes, batches and detects.
 
-    The detector's mode is left as it was.
+    Args:
+        detector: the network. It is switched to eval mode while it predicts.
     """
-    for index, image in enumerate(images):
-        check_picture(index, image)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-    augmentation = detector.config.test_augmentation
-    training = detector.training
-    detector.eval()
-    try:
-        if augmentation is None:
-            return _predict_in_batches(detector, images, batch_size)
-        return [
-            detect_in_views(detector, picture_on(detector.device, image), augmentation).to("cpu")
-            for image in images
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+
+    @property
+    def config(self) -> ModelConfig:
+        """Settings of the detector."""
+        return self.detector.config
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The K classes; label i is ``categories[i - 1]``."""
+        return self.detector.categories
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.detector.device
+
+    def to(self, device: str | torch.device) -> "Predictor":
+        """Move the weights to ``device``; returns the predictor itself."""
+        self.detector.to(device)
+        return self
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Image], batch_size: int = 4) -> list[Detections]:
+        """Detect objects.
+
+        Args:
+            images: (h, w, 3) uint8 RGB arrays of any sizes.
+            batch_size: images per forward pass. With test-time augmentation a pass contains one
+                image in one size, and its mirror image, whatever the batch size.
+
+        Returns:
+            Detections of each image in its original pixels, on the CPU.
+
+        Raises:
+            TypeError: an image is not a uint8 array.
+            ValueError: an image has another shape, or the batch size is not positive.
+        """
+        for index, image in enumerate(images):
+            check_image(index, image)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        augmentation = self.config.test_augmentation
+        training = self.detector.training
+        self.detector.eval()
+        try:
+            if augmentation is None:
+                return self._predict_in_batches(images, batch_size)
+            return [
+                detect_in_views(self.detector, self._upload(image), augmentation).to("cpu")
+                for image in images
+            ]
+        finally:
+            self.detector.train(training)
+
+    def _predict_in_batches(self, images: Sequence[Image], batch_size: int) -> list[Detections]:
+        """Predict in batches of images of similar shape, so that little of a batch is padding."""
+        settings, conventions = self.config.input, self.config.conventions
+        originals = [ImageSize(*image.shape[:2]) for image in images]
+        sizes = [
+            resized_size(size, settings.short_side, settings.long_side, conventions.resize_rounding)
+            for size in originals
         ]
-    finally:
-        detector.train(training)
+        by_shape = sorted(range(len(images)), key=lambda index: sizes[index])
+        results: dict[int, Detections] = {}
+        for start in range(0, len(images), batch_size):
+            batch = by_shape[start : start + batch_size]
+            batch_sizes = tuple(sizes[index] for index in batch)
+            pixels = normalize_images(
+                [self._upload(images[index]) for index in batch],
+                batch_sizes,
+                canvas_size(batch_sizes, settings.size_divisor),
+                conventions,
+            )
+            original_sizes = tuple(originals[index] for index in batch)
+            detections = self.detector(ImageBatch(pixels, batch_sizes, original_sizes))
+            results.update(zip(batch, (d.to("cpu") for d in detections), strict=True))
+        return [results[index] for index in range(len(images))]
+
+    def _upload(self, image: Image) -> Tensor:
+        """Return an image (h, w, 3) uint8 on the device."""
+        # torch needs a writable array in C order, although nothing is written here.
+        pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+        if self.device.type == "cuda":
+            # Only a copy from pinned memory overlaps with pinning the next image.
+            return pixels.pin_memory().to(self.device, non_blocking=True)
+        return pixels.to(self.device)
 
 
-def _predict_in_batches(
-    detector: "Detector", images: Sequence[npt.NDArray[np.uint8]], batch_size: int
-) -> list[Detections]:
-    """Pictures of like shapes share a batch, so that little of it is padding."""
-    rule = detector.config.input
-    originals = [ImageSize(*image.shape[:2]) for image in images]
-    rounding = detector.config.conventions.resize_rounding
-    sizes = [resized_size(size, rule.short_side, rule.long_side, rounding) for size in originals]
-    order = sorted(range(len(images)), key=lambda index: sizes[index])
-    found: dict[int, Detections] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        wanted = tuple(sizes[i] for i in chosen)
-        pixels = detector.normalise(
-            [picture_on(detector.device, images[i]) for i in chosen],
-            wanted,
-            canvas_size(wanted, rule.size_divisor),
-        )
-        detections = detector(ImageBatch(pixels, wanted, tuple(originals[i] for i in chosen)))
-        found.update(zip(chosen, (d.to("cpu") for d in detections), strict=True))
-    return [found[index] for index in range(len(images))]
+def load_detector(
+    source: str | Path,
+    config: str | Path | ModelConfig | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    allow_missing: Sequence[str] = (),
+    allow_unused: Sequence[str] = (),
+    **overrides: float,
+) -> Predictor:
+    """Load a trained detector, ready to predict.
+
+    The arguments and errors are those of :func:`model.weights.load_network`, which returns the
+    network itself.
+    """
+    network = load_network(
+        source,
+        config,
+        device,
+        allow_missing=allow_missing,
+        allow_unused=allow_unused,
+        **overrides,
+    )
+    return Predictor(network)
 
 
-def picture_on(device: torch.device, image: npt.NDArray[np.uint8]) -> Tensor:
-    """A picture (h, w, 3) uint8 on ``device``."""
-    # torch wants arrays of its own order that it may write to, though nothing is written here
-    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))
-    if device.type == "cuda":
-        # only from pinned memory does the copy go on while the next picture is pinned
-        return pixels.pin_memory().to(device, non_blocking=True)
-    return pixels.to(device)
-
-
-def check_picture(index: int, image: object) -> None:
-    """Refuse what is no picture.
+def check_image(index: int, image: object) -> None:
+    """Raise unless ``image`` is an RGB image.
 
     Raises:
-        TypeError: it is no uint8 array.
-        ValueError: it has another shape than (h, w, 3), or no pixels.
+        TypeError: it is not a uint8 array.
+        ValueError: its shape is not (h, w, 3), or it has no pixels.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         got = image.dtype if isinstance(image, np.ndarray) else type(image).__name__

@@ -1,199 +1,158 @@
-"""One picture in several sizes and mirrored; what they show is joined.
+"""Test-time augmentation: detect in several sizes of an image and their mirror images, and merge.
 
-Shapes: V images of a batch (the picture in one size, and mirrored), N candidates and D detections
-of the picture, P keypoints of an object, M side of a mask or a heatmap.
-Source: Detectron's test-time augmentation: boxes joined before suppression, masks and heatmaps
-averaged.
+Shapes as in ``model.structures``; N candidate boxes of the image; V images of a view, 1 or 2.
+Source: Detectron's test-time augmentation: boxes are merged before NMS, masks and keypoint heatmaps
+are averaged.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from model.boxes.convention import BoxGeometry
+from model.boxes.convention import BoxConvention
 from model.boxes.operations import mirror_boxes
-from model.boxes.selection import (
-    Candidates,
-    SelectedBoxes,
-    keep_best_boxes,
-    proposals_as_boxes,
-)
-from model.config import ModelConfig, TestAugmentationConfig
+from model.boxes.selection import Candidates, SelectedBoxes
+from model.config import TestAugmentationConfig
 from model.config.keypoint_names import flip_order
 from model.detections import Detections
-from model.heads.roi_heads import RoiHeads
-from model.preprocess import canvas_size, resized_size
+from model.detector import Detector
+from model.preprocess import canvas_size, normalize_images, resized_size
 from model.structures import ImageBatch, ImageSize
-
-if TYPE_CHECKING:
-    # the detector predicts with this file
-    from model.detector import Detector
 
 
 @dataclass(frozen=True)
 class View:
-    """A picture in one size, alone or with its mirror image.
+    """An image in one size, alone or with its mirror image as a batch of two.
 
     Args:
-        original: size of the picture.
+        original: size of the image.
         size: of the view.
-        flip: whether a second image of the batch is the mirror image.
-        geometry: of the boxes.
+        flip: whether the batch has the mirror image.
+        convention: of the boxes.
     """
 
     original: ImageSize
     size: ImageSize
     flip: bool
-    geometry: BoxGeometry
+    convention: BoxConvention
 
-    def batch(self, detector: "Detector", picture: Tensor) -> ImageBatch:
-        """What the detector sees.
+    def batch(self, detector: Detector, image: Tensor) -> ImageBatch:
+        """Return the input of the detector.
 
         Args:
-            detector: normalises.
-            picture: (h, w, 3) uint8 RGB, on the detector's device.
+            detector: its settings say how to normalize and pad.
+            image: (h, w, 3) uint8 RGB, on the detector's device.
         """
-        pictures = [picture, picture.flip(1)] if self.flip else [picture]
-        sizes = (self.size,) * len(pictures)
+        images = [image, image.flip(1)] if self.flip else [image]
+        sizes = (self.size,) * len(images)
         canvas = canvas_size(sizes, detector.config.input.size_divisor)
-        pixels = detector.normalise(pictures, sizes, canvas)
-        return ImageBatch(pixels, sizes, (self.original,) * len(pictures))
+        pixels = normalize_images(images, sizes, canvas, detector.config.conventions)
+        return ImageBatch(pixels, sizes, (self.original,) * len(images))
 
-    def to_picture(self, found: Candidates) -> Candidates:
-        """Candidates of both images in the pixels of the picture."""
-        # Boxes that end on their last pixel are scaled askew: then mirroring comes last.
-        boxes = self.geometry.scale(found.boxes, self.size, self.original)
+    def to_image(self, candidates: Candidates) -> Candidates:
+        """Return candidates of both images of the view in pixels of the original image."""
+        # Boxes that end on their last pixel do not scale symmetrically, so mirroring comes last.
+        boxes = self.convention.scale(candidates.boxes, self.size, self.original)
         if self.flip:
-            is_mirrored = found.images[:, None] == 1
+            is_mirrored = candidates.images[:, None] == 1
             boxes = torch.where(is_mirrored, mirror_boxes(boxes, self.original), boxes)
-        return found._replace(boxes=boxes, images=torch.zeros_like(found.images))
+        return candidates._replace(boxes=boxes, images=torch.zeros_like(candidates.images))
 
-    def from_picture(self, found: SelectedBoxes) -> SelectedBoxes:
-        """D boxes of the picture as D boxes of each image of the batch."""
-        boxes = found.rois[:, 1:]
-        every = [boxes, mirror_boxes(boxes, self.original)] if self.flip else [boxes]
-        shown = [self.geometry.scale(each, self.original, self.size) for each in every]
-        rois = [torch.cat((torch.full_like(b[:, :1], i), b), 1) for i, b in enumerate(shown)]
+    def from_image(self, selected: SelectedBoxes) -> SelectedBoxes:
+        """Return D boxes of the original image as D boxes of each image of the view."""
+        boxes = selected.boxes
+        per_image = [boxes, mirror_boxes(boxes, self.original)] if self.flip else [boxes]
+        scaled = [self.convention.scale(each, self.original, self.size) for each in per_image]
+        rois = [torch.cat((torch.full_like(b[:, :1], i), b), 1) for i, b in enumerate(scaled)]
         return replace(
-            found,
+            selected,
             rois=torch.cat(rois),
-            scores=found.scores.repeat(len(shown)),
-            labels=found.labels.repeat(len(shown)),
-            counts=found.counts * len(shown),
+            scores=selected.scores.repeat(len(scaled)),
+            labels=selected.labels.repeat(len(scaled)),
+            counts=selected.counts * len(scaled),
         )
 
-    def mean_masks(self, masks: Tensor) -> Tensor:
-        """Masks (V * D, M, M) of both images as (D, M, M) of the picture."""
-        if not self.flip:
+    def average_masks(self, masks: Tensor | None) -> Tensor | None:
+        """Average masks (V * D, M, M) over the images of the view to (D, M, M)."""
+        if masks is None or not self.flip:
             return masks
         plain, mirrored = masks.chunk(2)
         return (plain + mirrored.flip(-1)) / 2
 
-    def mean_heatmaps(self, heatmaps: Tensor, names: Sequence[str]) -> Tensor:
-        """Heatmaps (V * D, P, M, M) of both images as (D, P, M, M) of the picture.
+    def average_heatmaps(self, heatmaps: Tensor | None, names: Sequence[str]) -> Tensor | None:
+        """Average heatmaps (V * D, P, M, M) over the images of the view to (D, P, M, M).
 
         Args:
             heatmaps: in the order of ``names``.
-            names: of the P keypoints; what the mirror image shows on the left is on the right.
+            names: of the P keypoints; left and right are swapped in the mirror image.
         """
-        if not self.flip:
+        if heatmaps is None or not self.flip:
             return heatmaps
         plain, mirrored = heatmaps.chunk(2)
         return (plain + mirrored[:, list(flip_order(names))].flip(-1)) / 2
 
 
 def detect_in_views(
-    detector: "Detector", picture: Tensor, settings: TestAugmentationConfig
+    detector: Detector, image: Tensor, settings: TestAugmentationConfig
 ) -> Detections:
-    """The objects of a picture, looked at in several sizes and mirrored.
+    """Detect the objects of an image in several sizes, and mirrored.
 
-    The confident boxes of all views are suppressed together, as if one view had found them; each
-    view then says what it sees in those that stay. Of a proposal network alone the proposals
-    compete, over all levels at once, with the thresholds of a level. Sizes that the long side's
-    limit makes equal are looked at once.
+    Candidates of all views go through NMS together. Every view then predicts masks and keypoint
+    heatmaps for the selected boxes, and these are averaged. Sizes that the limit on the long side
+    makes equal are computed once.
 
     Args:
         detector: in eval mode.
-        picture: (h, w, 3) uint8 RGB, on its device.
+        image: (h, w, 3) uint8 RGB, on the detector's device.
         settings: the views.
     """
-    original = ImageSize(*picture.shape[:2])
-    geometry, rounding = detector.geometry, detector.config.conventions.resize_rounding
+    original = ImageSize(*image.shape[:2])
+    rounding = detector.config.conventions.resize_rounding
     sizes = [
         resized_size(original, side, settings.long_side, rounding) for side in settings.short_sides
     ]
-    views = [View(original, size, settings.flip, geometry) for size in dict.fromkeys(sizes)]
-    looked_at = [_look(detector, picture, view) for view in views]
-    joined = Candidates(*(torch.cat(p) for p in zip(*(c for c, _ in looked_at), strict=True)))
-    found = keep_best_boxes(*joined, [original], *_limits(detector.config), geometry)
-    masks = keypoints = None
-    heads, head = detector.roi_heads, detector.config.keypoint
-    if heads is not None:
-        seen = [(view, maps) for view, (_, maps) in zip(views, looked_at, strict=True)]
-        masks = _masks(heads, seen, found)
-        keypoints = _keypoints(heads, seen, found, head.names if head else ())
-    itself = ImageBatch(picture.permute(2, 0, 1)[None], (original,), (original,))
-    (detections,) = detector.describe(found, itself, masks, keypoints)
+    views = [
+        View(original, size, settings.flip, detector.box_convention)
+        for size in dict.fromkeys(sizes)
+    ]
+    candidates, features = zip(*(_detect_in_view(detector, image, v) for v in views), strict=True)
+    merged = Candidates(*(torch.cat(field) for field in zip(*candidates, strict=True)))
+    whole_image = ImageBatch(image.permute(2, 0, 1)[None], (original,), (original,))
+    selected = detector.select(merged, whole_image)
+    names = detector.config.keypoint.names if detector.config.keypoint else ()
+    masks = _mean(
+        view.average_masks(detector.masks(maps, view.from_image(selected)))
+        for view, maps in zip(views, features, strict=True)
+    )
+    heatmaps = _mean(
+        view.average_heatmaps(detector.heatmaps(maps, view.from_image(selected)), names)
+        for view, maps in zip(views, features, strict=True)
+    )
+    (detections,) = detector.to_detections(selected, whole_image, masks, heatmaps)
     return detections
 
 
-def _look(detector: "Detector", picture: Tensor, view: View) -> tuple[Candidates, list[Tensor]]:
-    """What a view shows, and its maps if masks or keypoints will be read from them."""
-    images = view.batch(detector, picture)
+def _detect_in_view(
+    detector: Detector, image: Tensor, view: View
+) -> tuple[Candidates, list[Tensor]]:
+    """Return the candidates of a view, and its feature maps if a head will read them again."""
+    images = view.batch(detector, image)
     features = detector.features(images)
-    if detector.retinanet is not None:
-        return view.to_picture(detector.retinanet.candidates(features, images)), []
-    proposals, _ = detector.rpn(features, images)
-    heads = detector.roi_heads
-    if heads is None:
-        boxes = proposals_as_boxes(proposals)
-        rois = boxes.rois
-        found = Candidates(rois[:, 1:], boxes.scores, rois[:, 0].long(), boxes.labels)
-        return view.to_picture(found), []
-    found = heads.candidates(features, proposals)
-    is_read_again = heads.mask is not None or heads.keypoint is not None
-    return view.to_picture(found), features if is_read_again else []
+    candidates = view.to_image(detector.candidates(features, images))
+    read_again = detector.config.mask is not None or detector.config.keypoint is not None
+    return candidates, features if read_again else []
 
 
-def _limits(config: ModelConfig) -> tuple[float, int]:
-    """Overlap at which the better box suppresses the other, and boxes kept at most."""
-    settings = config.retinanet or config.box
-    if settings is None:
-        return config.rpn.nms_iou, config.rpn.post_nms_test
-    return settings.nms_iou, settings.detections_per_image
+def _mean(parts: Iterable[Tensor | None]) -> Tensor | None:
+    """Return the mean of tensors of one shape; None if there are none.
 
-
-def _masks(
-    heads: RoiHeads, seen: Sequence[tuple[View, list[Tensor]]], found: SelectedBoxes
-) -> Tensor | None:
-    """The average masks (D, M, M) of all views; None without a mask head."""
-    if heads.mask is None:
-        return None
-    every = ((view, heads.masks_of(maps, view.from_picture(found))) for view, maps in seen)
-    return _mean(view.mean_masks(masks) for view, masks in every if masks is not None)
-
-
-def _keypoints(
-    heads: RoiHeads,
-    seen: Sequence[tuple[View, list[Tensor]]],
-    found: SelectedBoxes,
-    names: Sequence[str],
-) -> Tensor | None:
-    """Keypoints (D, P, 3) in the picture's pixels, of the average heatmaps of all views."""
-    if heads.keypoint is None:
-        return None
-    every = ((view, heads.heatmaps_of(maps, view.from_picture(found))) for view, maps in seen)
-    heatmaps = _mean(view.mean_heatmaps(maps, names) for view, maps in every if maps is not None)
-    return heads.keypoints_in(heatmaps, found.rois[:, 1:])
-
-
-def _mean(parts: Iterable[Tensor]) -> Tensor:
-    """The mean of tensors of one shape, of which few are in memory at a time."""
-    total, count = torch.zeros(()), 0
+    Summed one by one, so that only two are in memory at a time.
+    """
+    total, count = None, 0
     for part in parts:
-        total = part + total if count else part
-        count += 1
-    return total / count
+        if part is not None:
+            total = part if total is None else part + total
+            count += 1
+    return None if total is None else total / count

@@ -1,7 +1,4 @@
-"""The 3x3 convolutions that the heads begin with.
-
-Shapes: R ROIs, C channels, S side.
-"""
+"""Stacks of 3x3 convolutions, as pyramid heads and ROI heads begin with."""
 
 from itertools import repeat
 
@@ -10,27 +7,35 @@ from torch import Tensor, nn
 from model.layers.convolution import convolve
 
 
-def make_convolutions(in_channels: int, channels: int, layers: int, bias: bool) -> nn.ModuleList:
-    """``layers`` convolutions that keep the size, at He et al.'s initialisation (2015)."""
-    convs = nn.ModuleList(
+def make_conv_stack(
+    in_channels: int, channels: int, layers: int, bias: bool = True
+) -> nn.ModuleList:
+    """Return ``layers`` 3x3 convolutions that keep the size, with torch's initialization."""
+    return nn.ModuleList(
         nn.Conv2d(in_channels if layer == 0 else channels, channels, 3, padding=1, bias=bias)
         for layer in range(layers)
     )
-    for conv in convs:
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
-        if bias:
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    return convs
 
 
-def convolve_in_turn(x: Tensor, convs: nn.ModuleList, norms: nn.ModuleList) -> Tensor:
-    """Each convolution, its norm where there are norms, and ReLU: (R, C_in, S, S) to (R, C, S, S).
+def run_conv_stack(x: Tensor, convs: nn.ModuleList, norms: nn.ModuleList | None = None) -> Tensor:
+    """Apply each convolution, its norm if there is one, and a ReLU.
 
     Args:
-        x: (R, C_in, S, S).
-        convs: from :func:`make_convolutions`.
+        x: (N, C, H, W).
+        convs: from :func:`make_conv_stack`.
         norms: one per convolution, or none.
+
+    Returns:
+        (N, channels, H, W).
     """
     for conv, norm in zip(convs, norms or repeat(None, len(convs)), strict=True):
         x = convolve(x, conv, norm, relu=True)  # type: ignore[arg-type]
     return x
+
+
+def init_kaiming_normal(convs: nn.ModuleList) -> None:
+    """Initialize as He et al. 2015 for ReLU networks, by fan-out; biases are zero."""
+    for conv in convs:
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

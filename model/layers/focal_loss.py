@@ -1,6 +1,6 @@
 """The focal loss of very many anchors, most of them background, in little memory.
 
-Shapes: B images, A anchors of an image, K classes.
+Shapes as in ``model.structures``.
 Source: Lin et al. 2017, "Focal loss for dense object detection", section 3.
 """
 
@@ -13,30 +13,30 @@ from torch.autograd.function import once_differentiable
 
 
 def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
-    """The sum of the focal losses of all pairs of anchor and class.
+    """Return the sum of the focal losses of all pairs of anchor and class.
 
-    With p the probability of a class, a pair that is true loses -alpha (1 - p)**gamma log(p), one
-    that is not -(1 - alpha) p**gamma log(1 - p). Beside logits and gradient there are never more
-    than a few times the numbers of one image: there is no matrix of targets, and nothing but the
-    logits is kept for the backward pass.
+    With p the probability of a class, the positive class of an anchor has the loss
+    -alpha (1 - p)**gamma log(p), every other class -(1 - alpha) p**gamma log(1 - p). Beside the
+    logits and their gradient, memory is a few times the logits of one image: no one-hot targets are
+    made, and only the logits are saved for the backward pass.
 
     Args:
-        logits: (B, A, K), any float type; computed in float32 at least.
-        labels: (B, A) int64: the class 1..K, 0 for none of them, -1 where it does not count.
-        alpha: weight of what is true.
-        gamma: how much less counts what is known well.
+        logits: (B, A, K), any float type; the loss is computed in float32 or better.
+        labels: (B, A) int64: class 1..K, 0 for background, -1 for ignored anchors.
+        alpha: weight of the positive class.
+        gamma: exponent that reduces the loss of well-classified pairs.
 
     Returns:
-        Scalar, differentiable once by the logits; nothing waits for the device.
+        Scalar, differentiable once with respect to the logits. No device sync.
     """
     total: Tensor = _FocalLoss.apply(logits, labels, alpha, gamma)
     return total
 
 
 class _FocalLoss(torch.autograd.Function):
-    """All pairs as if they were untrue, and a correction for each anchor's own class.
+    """Negative-class loss everywhere, then corrected for each anchor's positive class.
 
-    What is true at x loses as what is untrue at -x, but for the weight.
+    Up to its weight, the positive-class loss at x is the negative-class loss at -x.
     """
 
     @staticmethod
@@ -45,13 +45,15 @@ class _FocalLoss(torch.autograd.Function):
         ctx.alpha, ctx.gamma = alpha, gamma
         losses = []
         for image, label in zip(logits, labels, strict=True):
-            x = _precise(image)
-            own = x.gather(1, _own_class(label)).squeeze(1)
-            correction = alpha * _untrue(-own, gamma) - (1 - alpha) * _untrue(own, gamma)
-            loss = (1 - alpha) * _untrue(x, gamma).sum(1)
+            x = _upcast(image)
+            own = x.gather(1, _positive_column(label)).squeeze(1)
+            correction = alpha * _negative_loss(-own, gamma) - (1 - alpha) * _negative_loss(
+                own, gamma
+            )
+            loss = (1 - alpha) * _negative_loss(x, gamma).sum(1)
             loss = loss + torch.where(label > 0, correction, 0.0)
             losses.append(torch.where(label >= 0, loss, 0.0).sum())
-        return torch.stack(losses).sum() if losses else _precise(logits).sum()
+        return torch.stack(losses).sum() if losses else _upcast(logits).sum()
 
     @staticmethod
     @once_differentiable
@@ -59,33 +61,34 @@ class _FocalLoss(torch.autograd.Function):
         logits, labels = ctx.saved_tensors
         alpha, gamma = ctx.alpha, ctx.gamma
         gradient = torch.empty_like(logits)
-        for image, label, place in zip(logits, labels, gradient, strict=True):
-            x = _precise(image)
-            own = x.gather(1, _own_class(label))
-            correction = -alpha * _slope(-own, gamma) - (1 - alpha) * _slope(own, gamma)
+        for image, label, output in zip(logits, labels, gradient, strict=True):
+            x = _upcast(image)
+            own = x.gather(1, _positive_column(label))
+            correction = -alpha * _negative_slope(-own, gamma)
+            correction = correction - (1 - alpha) * _negative_slope(own, gamma)
             weight = torch.where(label >= 0, (1 - alpha) * upstream, 0.0)
-            slope = _slope(x, gamma).mul_(weight[:, None])
+            slope = _negative_slope(x, gamma).mul_(weight[:, None])
             correction = torch.where(label[:, None] > 0, correction * upstream, 0.0)
-            place.copy_(slope.scatter_add_(1, _own_class(label), correction))
+            output.copy_(slope.scatter_add_(1, _positive_column(label), correction))
         return gradient, None, None, None
 
 
-def _precise(x: Tensor) -> Tensor:
+def _upcast(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _own_class(label: Tensor) -> Tensor:
-    """The column of each anchor's class, (A, 1); 0 where it has none."""
+def _positive_column(label: Tensor) -> Tensor:
+    """Return the column of each anchor's class, (A, 1); 0 for background and ignored anchors."""
     return (label - 1).clamp(min=0)[:, None]
 
 
-def _untrue(x: Tensor, gamma: float) -> Tensor:
-    """The loss p**gamma * -log(1 - p), p = sigmoid(x), of what is not true."""
+def _negative_loss(x: Tensor, gamma: float) -> Tensor:
+    """Return p**gamma * -log(1 - p) with p = sigmoid(x)."""
     return x.sigmoid().pow_(gamma).mul_(F.softplus(x))
 
 
-def _slope(x: Tensor, gamma: float) -> Tensor:
-    """The derivative of :func:`_untrue`: p**gamma * (gamma * (1 - p) * -log(1 - p) + p)."""
+def _negative_slope(x: Tensor, gamma: float) -> Tensor:
+    """Return the derivative of the negative loss: p**gamma * (gamma (1 - p) -log(1 - p) + p)."""
     p = x.sigmoid()
     slope = F.softplus(x).mul_(gamma).mul_(1 - p).add_(p)
     return slope.mul_(p.pow_(gamma))

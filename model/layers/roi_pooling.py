@@ -1,4 +1,4 @@
-"""ROI align over the pyramid, one call for all levels, or over a single map.
+"""ROI align over a feature pyramid, one call for all levels, or over a single map.
 
 Source: He et al. 2017, section 3; level by size, Lin et al. 2017, equation 1.
 """
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from ops_cuda import multiscale_roi_align
 
-# Of the maps that ``BackboneConfig.features`` names, pixels. P6 serves proposals only.
+# Strides of the maps that ``BackboneConfig.features`` names, pixels. P6 serves proposals only.
 POOLED_STRIDES = {"fpn": (4, 8, 16, 32), "c4": (16,), "c5": (32,), "dc5": (16,)}
 
 
 @dataclass(frozen=True)
 class RoiPooler:
-    """Samples a square of features from the level that suits each ROI's size.
+    """Pool a square of features per ROI from the pyramid level that suits its size.
 
     Args:
         side: output cells per axis.
         sampling_ratio: samples per cell and axis; 0 adapts to the ROI.
-        aligned: shift by half a pixel, so that cell centres fall where they belong.
-        strides: of the maps that are read, the first of those given, pixels.
-        trim: pixels of the image that x2 and y2 move in, once the level is chosen.
+        aligned: shift by half a pixel, so that samples lie on cell centers.
+        strides: of the maps that are pooled, pixels.
+        trim: pixels by which x2 and y2 move inward after the level is selected.
     """
 
     side: int

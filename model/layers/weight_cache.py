@@ -1,4 +1,4 @@
-"""Tensors made from a layer's weights (folded, reordered, packed), kept until those change."""
+"""Cache of tensors computed from a layer's weights (folded, reordered, packed)."""
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
@@ -13,18 +13,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A tensor as it was when something was made from it."""
+class _Snapshot:
+    """The state of a source tensor when the cached value was computed."""
 
-    # An alias: while it lives, no other tensor can come to lie at the same address.
+    # An alias: as long as it lives, no other tensor can be allocated at the same address.
     alias: Tensor
     version: int
 
     @classmethod
-    def of(cls, tensor: Tensor) -> "_Source":
+    def take(cls, tensor: Tensor) -> "_Snapshot":
         return cls(tensor.detach(), tensor._version)
 
-    def is_still(self, tensor: Tensor) -> bool:
+    def matches(self, tensor: Tensor) -> bool:
         alias = self.alias
         return (
             alias.data_ptr() == tensor.data_ptr()
@@ -37,53 +37,53 @@ class _Source:
 
 
 @dataclass(frozen=True)
-class _Derived:
-    sources: tuple[_Source, ...]
+class _Entry:
+    sources: tuple[_Snapshot, ...]
     settings: Hashable
     value: Any
 
-    def is_still_of(self, tensors: Sequence[Tensor], settings: Hashable) -> bool:
+    def matches(self, tensors: Sequence[Tensor], settings: Hashable) -> bool:
         return (
             self.settings == settings
             and len(self.sources) == len(tensors)
-            and all(map(_Source.is_still, self.sources, tensors))
+            and all(map(_Snapshot.matches, self.sources, tensors))
         )
 
 
-# Beside the layers, not in them: what is derived belongs in no state_dict, pickle or copy. Threads
-# that predict at once may both derive; they store equal values.
-_KEPT: WeakKeyDictionary[nn.Module, _Derived] = WeakKeyDictionary()
+# Outside the layers, so that cached values appear in no state_dict, pickle or copy. Threads that
+# predict at the same time may both compute a value; they store equal ones.
+_CACHE: WeakKeyDictionary[nn.Module, _Entry] = WeakKeyDictionary()
 
 
-def derived(
-    layer: nn.Module, tensors: Sequence[Tensor], settings: Hashable, derive: Callable[[], T]
+def cached_from_weights(
+    layer: nn.Module, tensors: Sequence[Tensor], settings: Hashable, compute: Callable[[], T]
 ) -> T:
-    """What ``derive`` makes of the tensors: kept with the layer until one of them changes.
+    """Return ``compute()``, cached until one of the tensors changes.
 
-    A change is another tensor, storage, type or layout, an operation in place as by
-    ``load_state_dict``, or the step of any optimizer. Writing through ``tensor.data`` cannot be
-    seen. Tensors born in inference mode count no changes: nothing is kept of them.
+    A change is another tensor, storage, dtype or layout, an in-place operation such as
+    ``load_state_dict``, or a step of any optimizer. Writes through ``tensor.data`` go unnoticed.
+    Tensors created in inference mode have no version counter, so nothing is cached for them.
 
     Args:
-        layer: owner; what is kept goes when it goes.
-        tensors: everything ``derive`` reads.
-        settings: everything else it depends on.
-        derive: makes the value. One kind of value per layer.
+        layer: owner; the cached value is freed with it.
+        tensors: every tensor that ``compute`` reads.
+        settings: everything else the value depends on.
+        compute: computes the value. Only one kind of value can be cached per layer.
     """
     if any(tensor.is_inference() for tensor in tensors):
-        return derive()
-    kept = _KEPT.get(layer)
-    if kept is not None and kept.is_still_of(tensors, settings):
-        value: T = kept.value
+        return compute()
+    entry = _CACHE.get(layer)
+    if entry is not None and entry.matches(tensors, settings):
+        value: T = entry.value
         return value
-    _forget_when_an_optimizer_steps()
-    sources = tuple(map(_Source.of, tensors))
-    value = derive()
-    _KEPT[layer] = _Derived(sources, settings, value)
+    _clear_after_optimizer_steps()
+    sources = tuple(map(_Snapshot.take, tensors))
+    value = compute()
+    _CACHE[layer] = _Entry(sources, settings, value)
     return value
 
 
 @functools.cache
-def _forget_when_an_optimizer_steps() -> None:
-    # fused optimizers write without counting a version (torch 2.15)
-    register_optimizer_step_post_hook(lambda *_: _KEPT.clear())
+def _clear_after_optimizer_steps() -> None:
+    # Fused optimizers modify weights without increasing their version (torch 2.15).
+    register_optimizer_step_post_hook(lambda *_: _CACHE.clear())

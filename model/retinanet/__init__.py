@@ -1,1 +1,1 @@
-"""RetinaNet's head and its losses."""
+"""RetinaNet's head and losses."""

@@ -1,6 +1,5 @@
-"""What the region proposal network learns from: sampled anchors against the objects they cover.
+"""The losses of the region proposal network. Shape letters: see ``model.structures``.
 
-Shapes: B images, L levels, A anchors of an image on all levels, S sampled anchors of an image.
 Source: Ren et al. 2015, section 3.1.2.
 """
 
@@ -11,96 +10,69 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.boxes.coding import BoxCoder
-from model.boxes.matching import match_to_objects
+from model.boxes.matching import match_to_targets
 from model.boxes.sampling import ANCHORS, sample_candidates
 from model.config import RpnConfig
-from model.structures import LossTerm
-from model.structures.batch_targets import BatchTruths
+from model.structures import BatchTargets, LossTerm
 from ops_cuda import IGNORED
 
 
 def rpn_losses(
-    judge: Callable[[Tensor], tuple[Tensor, Tensor]],
+    predict: Callable[[Tensor], tuple[Tensor, Tensor]],
     anchors: Tensor,
-    truths: BatchTruths,
+    targets: BatchTargets,
     seeds: Sequence[int],
     settings: RpnConfig,
     coder: BoxCoder,
     smooth_l1_beta: float,
     eligible: Tensor | None = None,
 ) -> dict[str, LossTerm]:
-    """Cross-entropy of sampled anchors, and smooth L1 of the positive ones' boxes.
+    """Return the cross-entropy of sampled anchors and the smooth L1 loss of positive boxes.
 
     Args:
-        judge: gives the logits (B, S) and deltas (B, S, 4), float32, of anchors (B, S) int64.
+        predict: returns logits (B, S) and deltas (B, S, 4), float32, of anchor indices (B, S).
         anchors: (A, 4) float32 of all levels, pixels.
-        truths: the objects of the B images.
-        seeds: one per image, for the random choice.
-        settings: thresholds and number of samples.
+        targets: ground truth of the batch.
+        seeds: one per image, for sampling.
+        settings: IoU thresholds and number of samples.
         coder: of the deltas.
-        smooth_l1_beta: where the box loss turns from square to linear; 0 is plain L1.
-        eligible: (B, A) bool, the anchors that may be sampled; None: all of them.
+        smooth_l1_beta: where the box loss turns from quadratic to linear; 0 is plain L1.
+        eligible: (B, A) bool, anchors that may be sampled; None for all.
 
     Returns:
         rpn_objectness and rpn_box, both counted over all sampled anchors.
     """
     with torch.no_grad():
-        matches = match_to_objects(
-            anchors[None], truths, settings.positive_iou, settings.negative_iou, keep_best=True
+        matches = match_to_targets(
+            anchors[None], targets, settings.positive_iou, settings.negative_iou, keep_best=True
         )
-        verdict = matches.verdict
+        match_labels = matches.labels
         if eligible is not None:
-            verdict = torch.where(eligible, verdict, IGNORED)
-        chosen = sample_candidates(
-            verdict,
+            match_labels = torch.where(eligible, match_labels, IGNORED)
+        samples = sample_candidates(
+            match_labels,
             settings.samples_per_image,
             settings.positive_fraction,
             seeds,
             ANCHORS,
         )
-        # Positives never lie beyond these slots.
-        positive = chosen.candidate[:, : chosen.most_positive]
-        is_positive = chosen.is_positive[:, : chosen.most_positive]
+        # Positives are always in the leading slots.
+        positive = samples.indices[:, : samples.max_positives]
+        is_positive = samples.is_positive[:, : samples.max_positives]
         references = anchors[positive]
-        matched = truths.boxes[matches.truth.gather(1, positive) + truths.first[:, None]]
-        # Where no anchor is meant, the anchor itself: a target of zeros instead of log(0).
-        wanted = coder.encode(torch.where(is_positive[..., None], matched, references), references)
-    logit, deltas = judge(chosen.candidate)
-    predicted = deltas[:, : chosen.most_positive]
-    distance = F.smooth_l1_loss(predicted, wanted, beta=smooth_l1_beta, reduction="none").sum(-1)
-    # Binary cross-entropy of a positive is softplus(-logit), of a negative softplus(logit).
-    surprise = F.softplus(torch.where(chosen.is_positive, -logit, logit))
-    is_sample = chosen.is_positive | chosen.is_negative
-    count = is_sample.sum()
+        matched = targets.boxes[matches.gt_indices.gather(1, positive)]
+        # In padding the anchor itself is the target, which gives zeros instead of log(0).
+        target_boxes = torch.where(is_positive[..., None], matched, references)
+        target_deltas = coder.encode(target_boxes, references)
+    logits, deltas = predict(samples.indices)
+    box_loss = F.smooth_l1_loss(
+        deltas[:, : samples.max_positives], target_deltas, beta=smooth_l1_beta, reduction="none"
+    ).sum(-1)
+    # Binary cross-entropy is softplus(-logit) for a positive and softplus(logit) for a negative.
+    objectness_loss = F.softplus(torch.where(samples.is_positive, -logits, logits))
+    valid = samples.valid
+    count = valid.sum()
     return {
-        "rpn_objectness": LossTerm((surprise * is_sample).sum(), count),
-        "rpn_box": LossTerm((distance * is_positive).sum(), count),
+        "rpn_objectness": LossTerm((objectness_loss * valid).sum(), count),
+        "rpn_box": LossTerm((box_loss * is_positive).sum(), count),
     }
-
-
-def gather_from_levels(levels: Sequence[Tensor], index: Tensor) -> Tensor:
-    """Values of chosen anchors, without joining the levels, whose gradient would have to be cut up.
-
-    Args:
-        levels: per level (B, A_l) or (B, A_l, D).
-        index: (B, S) int64 among the A anchors of all levels.
-
-    Returns:
-        (B, S) or (B, S, D).
-    """
-    found: Tensor | None = None
-    start = 0
-    for level in levels:
-        size, wide = level.shape[1], level.ndim == 3
-        local = index - start
-        is_here = (local >= 0) & (local < size)
-        rows = local.clamp(0, size - 1)
-        if wide:
-            rows = rows[..., None].expand(-1, -1, level.shape[2])
-            is_here = is_here[..., None]
-        values = level.gather(1, rows)
-        found = values * is_here if found is None else torch.where(is_here, values, found)
-        start += size
-    if found is None:
-        raise ValueError("a pyramid needs at least one level")
-    return found

@@ -1,7 +1,4 @@
-"""The masks of a whole batch in flat tensors, whatever each image's masks are made of.
-
-Shapes: N objects of an image, G objects of all images together, R boxes, M cells per axis.
-"""
+"""The masks of a whole batch in flat tensors, and mask crops rasterized from them."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.structures import (
+from model.structures.masks import (
     BitmapMasks,
     InstanceMasks,
     MixedMasks,
@@ -21,14 +18,16 @@ from ops_cuda import rasterize_polygons, rasterize_rle
 
 
 def join_masks(masks: Sequence[InstanceMasks], device: torch.device) -> MixedMasks:
-    """The G + 1 objects of a batch: object n of image b becomes n + objects before b.
+    """Concatenate the masks of a batch and append an object without a mask.
 
-    The last object has no mask; as in `BatchTruths`, it makes index 0 of an image without objects
-    valid.
+    The last object is that of the zero row of :class:`model.structures.BatchTargets`.
 
     Args:
-        masks: per image. Bitmaps are encoded, for which the host waits for the device.
-        device: where the masks are.
+        masks: of each image. Bitmaps are run-length encoded, which syncs with the device.
+        device: device of the masks.
+
+    Returns:
+        G + 1 objects, image after image.
     """
     polygons = [_polygons_of(mask, device) for mask in masks] + [_no_polygons(1, device)]
     runs = [_runs_of(mask, device) for mask in masks] + [_no_runs(1, device)]
@@ -51,12 +50,12 @@ def join_masks(masks: Sequence[InstanceMasks], device: torch.device) -> MixedMas
     return MixedMasks(joined_polygons, joined_runs)
 
 
-def draw_masks(masks: MixedMasks, objects: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """Each box's object in the cells of the box.
+def rasterize_masks(masks: MixedMasks, objects: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """Rasterize the mask of one object inside each box.
 
     Args:
         masks: of all objects.
-        objects: (R,) int64, the object that each box wants.
+        objects: (R,) int64, index of the object to rasterize in each box.
         boxes: (R, 4) float, pixels of the images.
         side: M.
 
@@ -64,35 +63,37 @@ def draw_masks(masks: MixedMasks, objects: Tensor, boxes: Tensor, side: int) -> 
         (R, M, M) float32, 0 or 1.
     """
     polygons, runs = masks.polygons, masks.runs
-    drawn = rasterize_polygons(
+    from_polygons = rasterize_polygons(
         polygons.vertices, polygons.polygon_offsets, polygons.object_offsets, objects, boxes, side
     )
     if not len(runs.run_ends):
-        return drawn
+        return from_polygons
     to_canvas = runs.to_canvas[objects]
     on_canvas = boxes * to_canvas[:, :2].repeat(1, 2) + to_canvas[:, 2:].repeat(1, 2)
-    cut = rasterize_rle(runs.run_ends, runs.run_offsets, runs.heights, objects, on_canvas, side)
-    return torch.maximum(drawn, cut)
+    from_runs = rasterize_rle(
+        runs.run_ends, runs.run_offsets, runs.heights, objects, on_canvas, side
+    )
+    return torch.maximum(from_polygons, from_runs)
 
 
 def encode_bitmaps(masks: BitmapMasks) -> RunLengthMasks:
-    """The runs of bitmaps (N, H, W) that lie on the image as it is."""
+    """Run-length encode bitmaps (N, H, W). Syncs with the device."""
     bitmaps = masks.bitmaps
     count, height, width = bitmaps.shape
     pixels = bitmaps.ne(0).transpose(1, 2).reshape(count, height * width)
-    # A run ends where a pixel differs from the one before, or from zero at the start, and at last.
+    # A run ends where a pixel differs from the previous one (from 0 at the start), and at the end.
     differs = F.pad(pixels, (1, 0))[:, :-1] != pixels
     ends = F.pad(differs, (0, 1), value=True)
     return RunLengthMasks(
         ends.nonzero()[:, 1],
         F.pad(ends.sum(1).cumsum(0), (1, 0)),
         torch.full((count,), height, device=bitmaps.device),
-        unmoved(count, bitmaps.device),
+        identity_to_canvas(count, bitmaps.device),
     )
 
 
-def unmoved(count: int, device: torch.device) -> Tensor:
-    """``to_canvas`` (N, 4) of masks on the image as it is."""
+def identity_to_canvas(count: int, device: torch.device) -> Tensor:
+    """Return ``to_canvas`` (N, 4) of masks whose canvas is the image itself."""
     return torch.cat((torch.ones(count, 2, device=device), torch.zeros(count, 2, device=device)), 1)
 
 
@@ -129,7 +130,7 @@ def _no_runs(count: int, device: torch.device) -> RunLengthMasks:
         _zeros(0, device),
         _zeros(count + 1, device),
         _zeros(count, device) + 1,
-        unmoved(count, device),
+        identity_to_canvas(count, device),
     )
 
 
@@ -137,8 +138,8 @@ def _zeros(count: int, device: torch.device) -> Tensor:
     return torch.zeros(count, dtype=torch.int64, device=device)
 
 
-def _join_offsets(offsets: Sequence[Tensor], owned: Sequence[Tensor]) -> Tensor:
-    """Offsets into the concatenation of what each part's offsets point into."""
-    before = itertools.accumulate((len(part) for part in owned), initial=0)
+def _join_offsets(offsets: Sequence[Tensor], items: Sequence[Tensor]) -> Tensor:
+    """Join offsets into ``items`` of each image to offsets into the concatenated items."""
+    before = itertools.accumulate((len(part) for part in items), initial=0)
     shifted = [part + shift for part, shift in zip(offsets, before, strict=False)]
     return torch.cat([shifted[0][:1], *(part[1:] for part in shifted)])

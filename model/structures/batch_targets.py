@@ -1,7 +1,4 @@
-"""The objects of a whole batch in flat tensors, so that losses gather without a loop over images.
-
-Shapes: B images, G objects of all images together, R boxes that were matched.
-"""
+"""The ground truth of a whole batch in flat tensors, so that losses gather without a loop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,46 +7,97 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from model.structures import Targets
-from model.structures.transfer import integers_on
+from model.structures.batch_masks import join_masks
+from model.structures.masks import InstanceMasks, MixedMasks
+from model.structures.targets import Targets
+from model.structures.transfer import tensor_on
 
 
 @dataclass(frozen=True)
-class BatchTruths:
-    """Objects of all images, image after image, and a last row of zeros.
+class BatchTargets:
+    """The G objects of a batch, image after image, and a last row of zeros.
 
-    The last row makes index 0 of an image without objects valid; it never counts.
+    Image b owns rows ``offsets[b]:offsets[b + 1]``. The zero row keeps ``offsets[b]`` a valid index
+    when the last images have no objects; it never counts in a loss.
 
     Args:
         boxes: (G + 1, 4) float32, pixels.
-        labels: (G + 1,) int64.
-        offsets: (B + 1,) int64: image b owns rows offsets[b]:offsets[b + 1].
-        most: objects of the image that has most.
+        labels: (G + 1,) int64, 1..K.
+        offsets: (B + 1,) int64, on the device.
+        counts: objects of each image, known to the host without a sync.
+        masks: G + 1 masks, or None if the detector does not need them.
+        keypoints: (G + 1, P, 3) float32, or None if the detector does not need them.
     """
 
     boxes: Tensor
     labels: Tensor
     offsets: Tensor
-    most: int
+    counts: tuple[int, ...]
+    masks: MixedMasks | None = None
+    keypoints: Tensor | None = None
 
     @property
-    def first(self) -> Tensor:
-        """(B,) int64, row of each image's first object."""
-        return self.offsets[:-1]
-
-    @property
-    def counts(self) -> Tensor:
-        """(B,) int64, objects of each image."""
-        return self.offsets.diff()
+    def max_objects(self) -> int:
+        """Objects of the image that has the most."""
+        return max(self.counts, default=0)
 
 
-def join_truths(targets: Sequence[Targets], device: torch.device) -> BatchTruths:
-    """Concatenate the boxes and labels of a batch."""
-    boxes = [target.boxes.float() for target in targets]
-    labels = [target.labels for target in targets]
-    return BatchTruths(
-        torch.cat([*boxes, torch.zeros(1, 4, device=device)]),
-        torch.cat([*labels, torch.zeros(1, dtype=torch.int64, device=device)]),
-        integers_on(device, list(accumulate((len(target) for target in targets), initial=0))),
-        max((len(target) for target in targets), default=0),
+def join_targets(
+    targets: Sequence[Targets],
+    device: torch.device,
+    with_masks: bool = False,
+    num_keypoints: int = 0,
+) -> BatchTargets:
+    """Concatenate the ground truth of a batch.
+
+    Args:
+        targets: of each image, on ``device``.
+        device: device of the batch.
+        with_masks: whether the detector learns masks.
+        num_keypoints: P of the keypoint head; 0 if there is none.
+
+    Raises:
+        ValueError: masks or keypoints are needed but missing, or there are not P keypoints.
+    """
+    counts = tuple(len(target) for target in targets)
+    keypoints = [_keypoints_of(target, num_keypoints) for target in targets if num_keypoints]
+    return BatchTargets(
+        boxes=torch.cat(
+            [*(target.boxes.float() for target in targets), torch.zeros(1, 4, device=device)]
+        ),
+        labels=torch.cat(
+            [
+                *(target.labels for target in targets),
+                torch.zeros(1, dtype=torch.int64, device=device),
+            ]
+        ),
+        offsets=tensor_on(device, list(accumulate(counts, initial=0)), torch.int64),
+        counts=counts,
+        masks=join_masks([_masks_of(target) for target in targets], device) if with_masks else None,
+        keypoints=torch.cat([*keypoints, torch.zeros(1, num_keypoints, 3, device=device)])
+        if num_keypoints
+        else None,
     )
+
+
+def _masks_of(target: Targets) -> InstanceMasks:
+    if target.masks is None:
+        raise ValueError(
+            "the mask head needs masks in every target; got None. If the dataset has no masks, "
+            "set model.mask to null."
+        )
+    return target.masks
+
+
+def _keypoints_of(target: Targets, count: int) -> Tensor:
+    if target.keypoints is None:
+        raise ValueError(
+            "the keypoint head needs keypoints in every target; got None. If the dataset has no "
+            "keypoints, set model.keypoint to null."
+        )
+    if target.keypoints.shape[1] != count:
+        raise ValueError(
+            f"targets have {target.keypoints.shape[1]} keypoints per object, the keypoint head "
+            f"{count}: model.keypoint.names must name those of the dataset, in its order"
+        )
+    return target.keypoints.float()

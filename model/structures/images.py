@@ -1,4 +1,4 @@
-"""A padded batch of images, and the sizes of its images."""
+"""A padded batch of images, and the size of each of them."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -16,15 +16,15 @@ class ImageSize(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images padded to one size.
+    """B images padded to a common size.
 
     Args:
-        pixels: (B, 3, H, W), content in the upper left corner: uint8 RGB, or floating point where
-            the detector has normalised them already.
-        sizes: size of each image's content inside the batch.
-        original_sizes: size of each image before resizing; detections are given in it.
-        sampling_seeds: one seed per image for the random choice of training samples, so that a
-            loss does not depend on which worker holds the image.
+        pixels: (B, 3, H, W), each image in the upper left corner: uint8 RGB, or floating point if
+            already normalized.
+        sizes: size of each image inside the batch, without padding.
+        original_sizes: size of each image before resizing. Detections are in its pixels.
+        sampling_seeds: one seed per image for the random sampling of anchors and ROIs, so that the
+            loss does not depend on which worker holds the image. Needed for training only.
     """
 
     pixels: Tensor
@@ -36,7 +36,7 @@ class ImageBatch:
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
             raise ValueError(f"pixels must be (B, 3, H, W); got {tuple(self.pixels.shape)}")
         if self.pixels.dtype != torch.uint8 and not self.pixels.is_floating_point():
-            raise ValueError(f"pixels must be uint8, or normalised; got {self.pixels.dtype}")
+            raise ValueError(f"pixels must be uint8 or floating point; got {self.pixels.dtype}")
         if not len(self.sizes) == len(self.original_sizes) == len(self.pixels):
             raise ValueError(
                 f"{len(self.pixels)} images but {len(self.sizes)} sizes and "
@@ -46,13 +46,23 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def pictures(self) -> list[Tensor]:
-        """The contents without padding, (h, w, 3) each: views."""
+    @property
+    def device(self) -> torch.device:
+        """Device of the pixels."""
+        return self.pixels.device
+
+    @property
+    def canvas(self) -> ImageSize:
+        """Height and width of the padded batch."""
+        return ImageSize(*self.pixels.shape[-2:])
+
+    def unpadded(self) -> list[Tensor]:
+        """Return each image without its padding, (h, w, 3), as a view."""
         return [
             image[:, : size.height, : size.width].permute(1, 2, 0)
             for image, size in zip(self.pixels, self.sizes, strict=True)
         ]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "ImageBatch":
-        """The same batch on ``device``."""
+        """Return the batch on ``device``."""
         return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))

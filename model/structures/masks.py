@@ -1,4 +1,4 @@
-"""Instance masks as polygons, run lengths or bitmaps."""
+"""Instance masks of N objects as polygons, run lengths or bitmaps."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PolygonMasks:
-    """The outlines of N objects, flat: object n owns polygons ``object_offsets[n:n + 2]``.
+    """Masks as polygons, stored flat: object n owns polygons ``object_offsets[n:n + 2]``.
 
     Args:
-        vertices: (V, 2) float32, x y pixels.
-        polygon_offsets: (P + 1,) int64 into vertices.
-        object_offsets: (N + 1,) int64 into polygons.
+        vertices: (N_v, 2) float32, x y pixels.
+        polygon_offsets: (N_p + 1,) int64, first vertex of each polygon.
+        object_offsets: (N + 1,) int64, first polygon of each object.
     """
 
     vertices: Tensor
@@ -24,7 +24,7 @@ class PolygonMasks:
         return len(self.object_offsets) - 1
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "PolygonMasks":
-        """The same masks on ``device``."""
+        """Return the masks on ``device``."""
         return PolygonMasks(
             self.vertices.to(device, non_blocking=non_blocking),
             self.polygon_offsets.to(device, non_blocking=non_blocking),
@@ -34,17 +34,18 @@ class PolygonMasks:
 
 @dataclass(frozen=True)
 class RunLengthMasks:
-    """N masks as runs of zeros and ones in turn, zeros first, down the columns of a canvas.
+    """Masks as alternating runs of zeros and ones, zeros first, in column-major order.
 
-    The canvas is the image as it was annotated: resizing and flipping the image changes only
-    ``to_canvas``. An object without runs has no mask.
+    The runs cover the image as it was annotated. Resizing or flipping the image changes only
+    ``to_canvas``, the map from the image to that original canvas. An object without runs has no
+    mask.
 
     Args:
-        run_ends: (K,) int64, where each run ends, counted from the start of its canvas.
-        run_offsets: (N + 1,) int64 into run_ends.
+        run_ends: (N_r,) int64, end of each run, counted from the start of its canvas.
+        run_offsets: (N + 1,) int64, first run of each object.
         heights: (N,) int64, rows of each canvas.
-        to_canvas: (N, 4) float32, scale of x and y, shift of x and y: canvas = scale * image +
-            shift, pixels. Where the image is mirrored the scale is negative.
+        to_canvas: (N, 4) float32, scale x, scale y, shift x, shift y: canvas = scale * image +
+            shift, pixels. The scale is negative if the image is mirrored.
     """
 
     run_ends: Tensor
@@ -56,7 +57,7 @@ class RunLengthMasks:
         return len(self.heights)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "RunLengthMasks":
-        """The same masks on ``device``."""
+        """Return the masks on ``device``."""
         return RunLengthMasks(
             self.run_ends.to(device, non_blocking=non_blocking),
             self.run_offsets.to(device, non_blocking=non_blocking),
@@ -67,7 +68,7 @@ class RunLengthMasks:
 
 @dataclass(frozen=True)
 class MixedMasks:
-    """N objects of which some are outlines and some are runs; each is empty in the other."""
+    """Objects with either polygons or runs: each object is empty in the other representation."""
 
     polygons: PolygonMasks
     runs: RunLengthMasks
@@ -76,14 +77,14 @@ class MixedMasks:
         if len(self.polygons) != len(self.runs):
             raise ValueError(
                 f"polygons of {len(self.polygons)} objects but runs of {len(self.runs)}; "
-                "each must have a place for every object"
+                "both must list every object"
             )
 
     def __len__(self) -> int:
         return len(self.polygons)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "MixedMasks":
-        """The same masks on ``device``."""
+        """Return the masks on ``device``."""
         return MixedMasks(
             self.polygons.to(device, non_blocking), self.runs.to(device, non_blocking)
         )
@@ -91,7 +92,7 @@ class MixedMasks:
 
 @dataclass(frozen=True)
 class BitmapMasks:
-    """(N, H, W) uint8 or bool bitmaps on the image's canvas: torchvision's form of masks."""
+    """Masks as (N, H, W) uint8 or bool bitmaps of the whole image, as in torchvision."""
 
     bitmaps: Tensor
 
@@ -99,7 +100,7 @@ class BitmapMasks:
         return len(self.bitmaps)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "BitmapMasks":
-        """The same masks on ``device``."""
+        """Return the masks on ``device``."""
         return BitmapMasks(self.bitmaps.to(device, non_blocking=non_blocking))
 
 

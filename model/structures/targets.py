@@ -1,4 +1,4 @@
-"""The ground truth of one image, and the losses computed from it."""
+"""The ground truth of one image, and the losses computed against it."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from model.structures.masks import InstanceMasks
 
 
 class Category(NamedTuple):
-    """A class of the data set: ``id`` as in its annotations, and its name."""
+    """A class of the dataset: its name, and its ``id`` in the annotations."""
 
     id: int
     name: str
@@ -18,14 +18,15 @@ class Category(NamedTuple):
 
 @dataclass(frozen=True)
 class Targets:
-    """The objects of one image, in the pixels of the resized image; crowd regions left out.
+    """The N ground-truth objects of one image, in pixels of the resized image, without crowds.
 
     Args:
         boxes: (N, 4) float32.
         labels: (N,) int64, 1..K.
-        masks: N masks, or None where only boxes are trained.
-        keypoints: (N, P, 3) float32: x, y, and 0 not labelled, 1 hidden, 2 visible; or None.
-        image_id: the data set's number for the image, for error reports.
+        masks: N masks, or None if only boxes are trained.
+        keypoints: (N, P, 3) float32: x, y, visibility (0 not labeled, 1 hidden, 2 visible); or
+            None.
+        image_id: the dataset's id of the image, for error messages.
     """
 
     boxes: Tensor
@@ -55,7 +56,7 @@ class Targets:
         return len(self.boxes)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Targets":
-        """The same targets on ``device``."""
+        """Return the targets on ``device``."""
         return replace(
             self,
             boxes=self.boxes.to(device, non_blocking=non_blocking),
@@ -69,10 +70,13 @@ class Targets:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A loss before normalisation, so that many workers can divide by their common count.
+    """A loss before normalization, so that all workers can divide by their common count.
 
-    ``total`` is a scalar tensor attached to the graph, ``count`` a scalar tensor without gradient.
-    The loss of one process alone is ``total / max(count, 1)``.
+    With a single process the loss is ``total / max(count, 1)``.
+
+    Args:
+        total: scalar, attached to the graph.
+        count: scalar without gradient.
     """
 
     total: Tensor

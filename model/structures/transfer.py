@@ -1,4 +1,4 @@
-"""Numbers of the host on their way to the device."""
+"""Copies of small host values to the device."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 
-def integers_on(device: torch.device, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-    """The values as an int64 tensor on ``device``, without waiting for it."""
-    # From pinned memory the copy is ordered on the stream; from any other the host would wait.
-    numbers = torch.tensor(values, dtype=torch.int64, pin_memory=device.type == "cuda")
+def tensor_on(
+    device: torch.device,
+    values: Sequence[float] | Sequence[Sequence[float]],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return ``values`` as a tensor on ``device`` without a device sync."""
+    # Only a copy from pinned memory is ordered on the stream; from pageable memory the host waits.
+    numbers = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
     return numbers.to(device, non_blocking=True)

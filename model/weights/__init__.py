@@ -6,13 +6,13 @@ from model.lazy_exports import lazy_exports
 from model.weights.report import LoadReport, WeightsError
 
 if TYPE_CHECKING:
-    from model.weights.load import load_detector, load_weights, read_conventions
+    from model.weights.load import load_network, load_weights, read_conventions
     from model.weights.storage.model_folder import save_detector
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "model.weights.load": ["load_detector", "load_weights", "read_conventions"],
+            "model.weights.load": ["load_network", "load_weights", "read_conventions"],
             "model.weights.storage.model_folder": ["save_detector"],
         },
     )
@@ -20,7 +20,7 @@ else:
 __all__ = [
     "LoadReport",
     "WeightsError",
-    "load_detector",
+    "load_network",
     "load_weights",
     "read_conventions",
     "save_detector",

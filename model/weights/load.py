@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from model.build import build_detector
 from model.config import Conventions, ModelConfig
 from model.config.settings import check_settings
 from model.config.yaml_files import compose_yaml
-from model.detector import Detector, build_detector
+from model.detector import Detector
 from model.weights.adaptation import adapt_to_conventions, warn_about_folded_norms
 from model.weights.architecture.detector import is_whole_detector
 from model.weights.class_rows import ClassRows, match_class_rows
@@ -23,7 +24,7 @@ from model.weights.report import LoadReport, WeightsError, shorten
 _LOG = logging.getLogger(__name__)
 
 
-def load_detector(
+def load_network(
     source: str | Path,
     config: str | Path | ModelConfig | None = None,
     device: str | torch.device = "cpu",
@@ -32,7 +33,7 @@ def load_detector(
     allow_unused: Sequence[str] = (),
     **overrides: float,
 ) -> Detector:
-    """Load a trained detector, ready to predict.
+    """Load the network of a trained detector, in eval mode.
 
     Args:
         source: a folder that ``save_detector`` wrote, or a file or its ``https://`` address: ours
@@ -70,7 +71,7 @@ def read_conventions(source: str | Path) -> Conventions | None:
     """Return the conventions that the weights of a whole detector assume; None for a backbone.
 
     Args:
-        source: as for :func:`load_detector`.
+        source: as for :func:`load_network`.
 
     Raises:
         WeightsError: the weights cannot be read.
@@ -85,12 +86,12 @@ def read_detector(
     """Build the detector that weights describe, fill it as far as they go, and report the result.
 
     Args:
-        source: as for :func:`load_detector`.
-        config: as for :func:`load_detector`.
-        overrides: as for :func:`load_detector`.
+        source: as for :func:`load_network`.
+        config: as for :func:`load_network`.
+        overrides: as for :func:`load_network`.
 
     Raises:
-        WeightsError: as for :func:`load_detector`, except for tensors that are left over.
+        WeightsError: as for :func:`load_network`, except for tensors that are left over.
         TypeError: there is no such override.
         ConfigError: the YAML file, or the value of an override, is not valid.
     """
@@ -128,7 +129,7 @@ def load_weights(
 
     Args:
         detector: filled in place.
-        source: as for :func:`load_detector`, or a ResNet classifier for the backbone: of
+        source: as for :func:`load_network`, or a ResNet classifier for the backbone: of
             torchvision, timm, Detectron or detectron2.
         allow_mismatch: if the file has other classes, leave the layers whose shape depends on them
             at initialization. Otherwise that is an error, as it always is for other layers.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from model import Detector
+from model import Detector, Predictor
 from pipeline.evaluate.dataset_metrics import dataset_metrics, metric_kinds
 from pipeline.evaluate.metrics import Metrics
 from pipeline.infer.detection_rows import coco_results, detection_row
@@ -50,7 +50,8 @@ def validate(
     Returns:
         The metrics on rank 0, None elsewhere.
     """
-    share = predict_rows(detector, rows_of_rank(shards_url, rank, world_size), batch)
+    rows = rows_of_rank(shards_url, rank, world_size)
+    share = predict_rows(Predictor(detector), rows, batch)
     gathered: list[RowPredictions | None] = [share]
     if world_size > 1:
         gathered = [None] * world_size
@@ -76,11 +77,11 @@ def validate(
     )
 
 
-def predict_rows(detector: Detector, rows: Iterable[ShardRow], batch: int) -> RowPredictions:
-    """Run the detector over rows and convert its detections to COCO results.
+def predict_rows(predictor: Predictor, rows: Iterable[ShardRow], batch: int) -> RowPredictions:
+    """Run a detector over rows and convert its detections to COCO results.
 
     Args:
-        detector: on any device, in any mode.
+        predictor: on any device.
         rows: images to predict; at most two batches of them are in memory at a time.
         batch: images per forward pass.
     """
@@ -88,11 +89,11 @@ def predict_rows(detector: Detector, rows: Iterable[ShardRow], batch: int) -> Ro
     results: list[dict[str, Any]] = []
     failures: list[str] = []
     count = 0
-    for prediction in predict_images(detector, images, batch):
+    for prediction in predict_images(predictor, images, batch):
         count += 1
         if prediction.error is not None:
             failures.append(f"{prediction.image.file_name}: {prediction.error}")
-        results += coco_results(detection_row(prediction, detector, score_threshold=0.0))
+        results += coco_results(detection_row(prediction, predictor, score_threshold=0.0))
     return RowPredictions(results, count, failures)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model import Detector
+from model import Predictor
 from pipeline import storage
 from pipeline.infer.detection_stream import ImagePrediction
 from pipeline.shards.keypoints import coco_keypoints
@@ -64,13 +64,13 @@ class DetectionRow:
 
 
 def detection_row(
-    prediction: ImagePrediction, detector: Detector, score_threshold: float
+    prediction: ImagePrediction, predictor: Predictor, score_threshold: float
 ) -> DetectionRow:
     """Convert one image's prediction to a row.
 
     Args:
         prediction: the detections of the image, or the reason why there are none.
-        detector: provides the names of categories and keypoints.
+        predictor: provides the names of categories and keypoints.
         score_threshold: in [0, 1]; detections with a lower score are left out.
     """
     image = prediction.image
@@ -81,8 +81,8 @@ def detection_row(
         )
     kept = prediction.detections.above(score_threshold)
     labels = kept.labels.tolist()
-    head, has_classes = detector.config.keypoint, not detector.config.is_proposal_network
-    categories = [detector.categories[label - 1] for label in labels] if has_classes else []
+    head, has_classes = predictor.config.keypoint, not predictor.config.is_proposal_network
+    categories = [predictor.categories[label - 1] for label in labels] if has_classes else []
     return DetectionRow(
         image_id=image.image_id,
         file_name=image.file_name,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model import Detections, Detector
+from model import Detections, Predictor
 from pipeline.infer.inputs import InputImage
 from pipeline.shards.decode import decode_image
 
@@ -33,12 +33,12 @@ class ImagePrediction:
 
 
 def predict_images(
-    detector: Detector, images: Iterable[InputImage], batch: int
+    predictor: Predictor, images: Iterable[InputImage], batch: int
 ) -> Iterator[ImagePrediction]:
-    """Run the detector over a stream of images.
+    """Run a detector over a stream of images.
 
     Args:
-        detector: on any device, in any mode.
+        predictor: on any device.
         images: encoded images; those with ``error`` pass through.
         batch: images per forward pass.
 
@@ -46,13 +46,13 @@ def predict_images(
         One prediction per image, in order.
     """
     for group in _decoded_groups(images, batch):
-        pictures = [pixels for _, pixels in group if isinstance(pixels, np.ndarray)]
-        found = iter(detector.predict(pictures, batch_size=batch) if pictures else ())
+        decoded = [pixels for _, pixels in group if isinstance(pixels, np.ndarray)]
+        detections = iter(predictor.predict(decoded, batch_size=batch))
         for image, pixels in group:
             if isinstance(pixels, str):
                 yield ImagePrediction(image, None, error=pixels)
             else:
-                yield ImagePrediction(image, next(found))
+                yield ImagePrediction(image, next(detections))
 
 
 def _decoded_groups(

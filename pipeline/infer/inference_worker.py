@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model import Detector
+from model import Predictor
 from pipeline.infer.detection_rows import detection_row, write_detection_rows
 from pipeline.infer.detection_stream import predict_images
 from pipeline.infer.inputs import InputChunk, read_images
@@ -50,18 +50,18 @@ class InferenceWorker:
             torch.set_num_threads(min(threads, os.cpu_count() or 1))
         warn_if_not_compiled(torch.device(device))
         self.job = job
-        self.detector = model.load(device)
+        self.predictor = model.load(device)
 
     def ready(self) -> None:
         """Return once the model is loaded."""
 
     def predict(self, chunk: InputChunk, key: str) -> LedgerEntry:
         """Run :func:`predict_chunk` with this worker's replica."""
-        return predict_chunk(self.detector, chunk, self.job, key)
+        return predict_chunk(self.predictor, chunk, self.job, key)
 
 
 def predict_chunk(
-    detector: Detector, chunk: InputChunk, job: InferenceJob, key: str
+    predictor: Predictor, chunk: InputChunk, job: InferenceJob, key: str
 ) -> LedgerEntry:
     """Predict on one chunk, write its output file, then its ledger entry.
 
@@ -69,8 +69,8 @@ def predict_chunk(
         CountMismatchError: the chunk did not contain as many images as planned.
     """
     rows = [
-        detection_row(prediction, detector, job.score_threshold)
-        for prediction in predict_images(detector, read_images(chunk), job.batch)
+        detection_row(prediction, predictor, job.score_threshold)
+        for prediction in predict_images(predictor, read_images(chunk), job.batch)
     ]
     if len(rows) != chunk.images:
         raise CountMismatchError(

@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from model import Detector, ModelConfig, load_detector
+from model import ModelConfig, Predictor, load_detector
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 
 
@@ -52,8 +52,8 @@ class ModelFiles:
             digest.update(self.config.model_dump_json().encode())
         return digest.hexdigest()
 
-    def load(self, device: str) -> Detector:
-        """Build the detector on ``device``, in eval mode."""
+    def load(self, device: str) -> Predictor:
+        """Load the detector on ``device``."""
         with tempfile.TemporaryDirectory(prefix="detector-") as scratch:
             for name, content in self.files.items():
                 (Path(scratch) / name).write_bytes(content)

@@ -105,9 +105,9 @@ def _predict_in_process(
 ) -> Iterator[LedgerEntry]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     warn_if_not_compiled(torch.device(device))
-    detector = model.load(device)
+    predictor = model.load(device)
     for chunk in chunks:
-        yield predict_chunk(detector, chunk, job, keys[chunk.name])
+        yield predict_chunk(predictor, chunk, job, keys[chunk.name])
 
 
 def _predict_on_cluster(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.boxes.convention import CONTINUOUS, BoxGeometry
+from model.boxes.convention import CONTINUOUS, BoxConvention
 from model.preprocess import ResizeRounding, resize_image, resized_size
 from model.structures import (
     BitmapMasks,
@@ -45,16 +45,16 @@ class Augmentation:
     Args:
         size: image size after resizing.
         flip: whether to flip left and right.
-        geometry: box convention; decides which corner of a box is resized.
+        convention: decides which corner of a box is resized.
     """
 
     size: ImageSize
     flip: bool
-    geometry: BoxGeometry = CONTINUOUS
+    convention: BoxConvention = CONTINUOUS
 
     def mirror_x(self, x: Tensor) -> Tensor:
         """Mirror the x of polygon vertices and keypoints, consistently with box corners."""
-        return self.size.width - self.geometry.last_pixel - x
+        return self.size.width - self.convention.offset - x
 
 
 def draw_augmentation(
@@ -64,7 +64,7 @@ def draw_augmentation(
     flip_probability: float,
     rng: np.random.Generator,
     rounding: ResizeRounding = "nearest",
-    geometry: BoxGeometry = CONTINUOUS,
+    convention: BoxConvention = CONTINUOUS,
 ) -> Augmentation:
     """Draw a short side and a flip.
 
@@ -75,12 +75,12 @@ def draw_augmentation(
         flip_probability: probability of a horizontal flip.
         rng: equal states give equal augmentations.
         rounding: of the resized sides; see ``model.preprocess.resized_size``.
-        geometry: box convention.
+        convention: box convention.
     """
     short_side = int(rng.choice(np.asarray(short_sides)))
     flip = bool(rng.random() < flip_probability)
     size = resized_size(original_size, short_side, long_side, rounding)
-    return Augmentation(size, flip, geometry)
+    return Augmentation(size, flip, convention)
 
 
 def augment(
@@ -98,7 +98,7 @@ def augment(
     size, flip = augmentation.size, augmentation.flip
     scale = torch.tensor([size.width / width, size.height / height], dtype=torch.float32)
     pixels = resize_image(sample.pixels, size)
-    boxes = augmentation.geometry.scale(sample.targets.boxes, ImageSize(height, width), size)
+    boxes = augmentation.convention.scale(sample.targets.boxes, ImageSize(height, width), size)
     if flip:
         pixels = pixels.flip(1)
         x1, y1, x2, y2 = boxes.unbind(1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.boxes.convention import CONTINUOUS, BoxGeometry
+from model.boxes.convention import CONTINUOUS, BoxConvention
 from model.config.keypoint_names import flip_order
 from model.preprocess import ResizeRounding, canvas_size
 from model.structures import ImageSize
@@ -31,7 +31,7 @@ class BatchSettings:
         with_masks: whether targets carry masks.
         keypoint_names: names of the keypoints that targets carry; None if they carry none.
         rounding: of the sides of resized images; see ``model.preprocess.resized_size``.
-        geometry: box convention.
+        convention: box convention.
     """
 
     short_sides: tuple[int, ...]
@@ -41,7 +41,7 @@ class BatchSettings:
     with_masks: bool
     keypoint_names: tuple[str, ...] | None = None
     rounding: ResizeRounding = "nearest"
-    geometry: BoxGeometry = CONTINUOUS
+    convention: BoxConvention = CONTINUOUS
 
     @property
     def keypoint_count(self) -> int | None:
@@ -125,7 +125,7 @@ def _draw_augmentation(
         settings.flip_probability,
         _rng(plan, epoch, image, _AUGMENTATION),
         settings.rounding,
-        settings.geometry,
+        settings.convention,
     )
 
 

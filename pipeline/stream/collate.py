@@ -20,7 +20,7 @@ from model.structures import (
     RunLengthMasks,
     Targets,
 )
-from model.structures.batch_masks import unmoved
+from model.structures.batch_masks import identity_to_canvas
 from pipeline.shards.decode import DecodeError, decode_image
 from pipeline.shards.row import ShardRow
 from pipeline.shards.run_lengths import run_ends
@@ -114,7 +114,7 @@ def _run_length_masks(row: ShardRow, kept: np.ndarray) -> RunLengthMasks:
         run_ends=torch.from_numpy(np.concatenate(ends)),
         run_offsets=torch.tensor(np.cumsum([0, *map(len, ends)]), dtype=torch.int64),
         heights=torch.full((len(kept),), row.size.height),
-        to_canvas=unmoved(len(kept), torch.device("cpu")),
+        to_canvas=identity_to_canvas(len(kept), torch.device("cpu")),
     )
 
 

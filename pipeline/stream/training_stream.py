@@ -9,7 +9,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from model.boxes.convention import BoxGeometry
+from model.boxes.convention import BoxConvention
 from pipeline.config import RunConfig
 from pipeline.shards.manifest import read_manifest
 from pipeline.stream.batch_builder import BadRow, BatchSettings, BuiltBatch, build_batch
@@ -114,7 +114,7 @@ class TrainingStream(Iterator[StreamBatch]):
             with_masks=config.model.mask is not None,
             keypoint_names=config.model.keypoint.names if config.model.keypoint else None,
             rounding=config.model.conventions.resize_rounding,
-            geometry=BoxGeometry(config.model.conventions.legacy_geometry),
+            convention=BoxConvention(config.model.conventions.legacy_geometry),
         )
         self._micro_batch = len(plan.slots) // config.train.accumulate
         self._lookahead = max(config.data.lookahead_batches, config.data.decode_threads)

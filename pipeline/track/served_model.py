@@ -20,7 +20,7 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load model.safetensors and model.json from the model's folder."""
-        self.detector = load_detector(context.artifacts["detector"])
+        self.predictor = load_detector(context.artifacts["detector"])
 
     def predict(
         self,
@@ -44,14 +44,14 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
         """
         images = [decode_image(encoded) for encoded in model_input["image"]]
         score_threshold = float((params or {}).get("score_threshold", 0.0))
-        found = self.detector.predict(images) if images else []
-        return pd.DataFrame([self._row(one.above(score_threshold)) for one in found])
+        detections = self.predictor.predict(images)
+        return pd.DataFrame([self._row(one.above(score_threshold)) for one in detections])
 
     def _row(self, detections: Detections) -> dict[str, Any]:
         labels = detections.labels.tolist()
-        config = self.detector.config
+        config = self.predictor.config
         has_classes = not config.is_proposal_network
-        categories = [self.detector.categories[label - 1] for label in labels if has_classes]
+        categories = [self.predictor.categories[label - 1] for label in labels if has_classes]
         keypoints, head = detections.keypoints, config.keypoint
         return {
             "boxes": detections.boxes.tolist(),

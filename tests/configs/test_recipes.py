@@ -11,7 +11,7 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
-from model import build_detector
+from model import Predictor, build_detector
 from model.config import ModelConfig
 from model.preprocess import pad_batch
 from model.structures import ImageSize, PolygonMasks, Targets
@@ -219,7 +219,7 @@ def test_every_recipe_trains_a_step_and_detects_objects(run):
     optimizer.step()
     assert any(not torch.equal(old, new) for old, new in zip(before, trained, strict=True))
 
-    [detections] = detector.eval().predict([image])
+    [detections] = Predictor(detector).predict([image])
     assert len(detections) > 0
     assert detections.image_size == (64, 96)
     assert (detections.masks is not None) == (config.mask is not None)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model import ModelConfig, build_detector
+from model import ModelConfig, Predictor, build_detector
 from model.config import TORCHVISION
 from model.preprocess import pad_batch
 from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
@@ -163,7 +163,7 @@ def measure_case(name):
 
 def predict(detector, images):
     """Detections of images of any sizes."""
-    return detector.predict(images)
+    return Predictor(detector).predict(images)
 
 
 def summary(detections):

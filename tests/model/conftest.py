@@ -1,4 +1,4 @@
-"""A detector small enough to run in a test, and scenes for it; fixtures that give functions."""
+"""A detector small enough for a test, and scenes to train it on. Some fixtures are functions."""
 
 from dataclasses import replace
 
@@ -9,11 +9,11 @@ from model import ModelConfig, build_detector
 from model.preprocess import pad_batch
 from model.structures import ImageSize, PolygonMasks, Targets
 
-COLOURS = torch.tensor([[220, 40, 40], [40, 200, 60], [50, 70, 230]], dtype=torch.uint8)
+COLORS = torch.tensor([[220, 40, 40], [40, 200, 60], [50, 70, 230]], dtype=torch.uint8)
 
 
 def _tiny_config(**changes):
-    """ResNet-18 of an eighth of its width, 64-pixel images, 3 classes."""
+    """Return settings of a ResNet-18 of a quarter of its width, 64-pixel images and 3 classes."""
     settings = {
         "num_classes": 3,
         "input": {"short_side": 64, "long_side": 96},
@@ -37,8 +37,8 @@ def _tiny_config(**changes):
     return ModelConfig.model_validate(settings | changes)
 
 
-def _squares(boxes, labels):
-    """Targets whose masks fill their boxes."""
+def _box_targets(boxes, labels):
+    """Return targets whose masks fill their boxes."""
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
     offsets = torch.arange(len(boxes) + 1)
@@ -49,33 +49,34 @@ def _squares(boxes, labels):
     )
 
 
-def _posed(target):
-    """The target with three keypoints per object: visible, hidden in its middle, not labelled."""
+def _with_keypoints(target):
+    """Add three keypoints to each object: a visible one, a hidden one, one without a label."""
     corner, sides = target.boxes[:, None, :2], (target.boxes[:, 2:] - target.boxes[:, :2])[:, None]
-    places = corner + sides * torch.tensor([[0.25, 0.25], [0.5, 0.5], [0.75, 0.25]])
-    seen = torch.tensor([2.0, 1.0, 0.0])[None, :, None].expand(len(target), -1, -1)
-    return replace(target, keypoints=torch.cat((places, seen), dim=2))
+    xy = corner + sides * torch.tensor([[0.25, 0.25], [0.5, 0.5], [0.75, 0.25]])
+    visibility = torch.tensor([2.0, 1.0, 0.0])[None, :, None].expand(len(target), -1, -1)
+    return replace(target, keypoints=torch.cat((xy, visibility), dim=2))
 
 
-def _picture_of(target, height=64, width=64):
-    """(H, W, 3) uint8: each object in its class's colour on grey."""
-    picture = torch.full((height, width, 3), 90, dtype=torch.uint8)
+def _draw_image(target, height=64, width=64):
+    """Return (H, W, 3) uint8: each object in the color of its class, on gray."""
+    image = torch.full((height, width, 3), 90, dtype=torch.uint8)
     for box, label in zip(target.boxes.long().tolist(), target.labels.tolist(), strict=True):
-        picture[box[1] : box[3], box[0] : box[2]] = COLOURS[label - 1]
-    return picture
+        image[box[1] : box[3], box[0] : box[2]] = COLORS[label - 1]
+    return image
 
 
 def _batch_of(targets, seeds=None, canvas=None):
-    pictures = [_picture_of(target) for target in targets]
-    sizes = [ImageSize(*picture.shape[:2]) for picture in pictures]
-    return pad_batch(pictures, sizes, seeds or range(len(targets)), canvas=canvas)
+    """Return the padded batch of the images of these targets."""
+    images = [_draw_image(target) for target in targets]
+    sizes = [ImageSize(*image.shape[:2]) for image in images]
+    return pad_batch(images, sizes, seeds or range(len(targets)), canvas=canvas)
 
 
 @pytest.fixture
 def scenes():
     return [
-        _squares([[6, 8, 30, 34], [34, 30, 60, 58]], [1, 2]),
-        _squares([[20, 10, 52, 40]], [3]),
+        _box_targets([[6, 8, 30, 34], [34, 30, 60, 58]], [1, 2]),
+        _box_targets([[20, 10, 52, 40]], [3]),
     ]
 
 
@@ -86,19 +87,19 @@ def detector():
 
 
 @pytest.fixture(scope="session")
-def posed():
-    return _posed
+def with_keypoints():
+    return _with_keypoints
 
 
 @pytest.fixture(scope="session")
 def keypoint_head():
-    """Settings of a keypoint head for posed targets."""
+    """Settings of a keypoint head for targets from ``with_keypoints``."""
     return {"names": ("left", "middle", "right"), "channels": 16, "layers": 2}
 
 
 @pytest.fixture
 def full_detector(keypoint_head):
-    """With a mask head and a keypoint head."""
+    """A detector with a mask head and a keypoint head."""
     torch.manual_seed(0)
     return build_detector(_tiny_config(keypoint=keypoint_head))
 
@@ -109,13 +110,13 @@ def tiny_config():
 
 
 @pytest.fixture(scope="session")
-def squares():
-    return _squares
+def box_targets():
+    return _box_targets
 
 
 @pytest.fixture(scope="session")
-def picture_of():
-    return _picture_of
+def draw_image():
+    return _draw_image
 
 
 @pytest.fixture(scope="session")

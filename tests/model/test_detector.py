@@ -13,7 +13,7 @@ def total(terms):
     return sum(term.total / term.count.clamp(min=1) for term in terms.values())
 
 
-def test_two_scenes_are_learned_by_heart(detector, scenes, picture_of, batch_of):
+def test_two_scenes_are_learned_by_heart(detector, scenes, draw_image, batch_of):
     batch = batch_of(scenes)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
     detector.train()
@@ -25,7 +25,7 @@ def test_two_scenes_are_learned_by_heart(detector, scenes, picture_of, batch_of)
         loss.backward()
         optimizer.step()
     assert losses[-1] < 0.1 * losses[0]
-    pictures = [picture_of(target).numpy() for target in scenes]
+    pictures = [draw_image(target).numpy() for target in scenes]
     for target, found in zip(scenes, detector.predict(pictures), strict=True):
         sure = found.above(0.5)
         overlap = box_iou(target.boxes, sure.boxes)
@@ -38,8 +38,11 @@ def test_two_scenes_are_learned_by_heart(detector, scenes, picture_of, batch_of)
             assert shared / (area + int(mask.sum()) - shared) > 0.7
 
 
-def test_a_batch_loses_what_its_images_lose_alone(detector, scenes, squares, batch_of):
-    crowded = [squares([[2 + 9 * i, 5, 10 + 9 * i, 20 + i] for i in range(6)], [1] * 6), *scenes]
+def test_a_batch_loses_what_its_images_lose_alone(detector, scenes, box_targets, batch_of):
+    crowded = [
+        box_targets([[2 + 9 * i, 5, 10 + 9 * i, 20 + i] for i in range(6)], [1] * 6),
+        *scenes,
+    ]
     seeds, canvas = (11, 12, 13), ImageSize(96, 64)
     together = detector(batch_of(crowded, seeds, canvas), crowded)
     alone = [
@@ -64,9 +67,9 @@ def test_other_seeds_choose_other_samples(detector, scenes, batch_of):
 
 @pytest.mark.parametrize("empty_images", [1, 2])
 def test_every_parameter_takes_part_whatever_the_images_hold(
-    detector, scenes, empty_images, squares, batch_of
+    detector, scenes, empty_images, box_targets, batch_of
 ):
-    targets = [squares([], [])] * empty_images + scenes[: 2 - empty_images]
+    targets = [box_targets([], [])] * empty_images + scenes[: 2 - empty_images]
     terms = detector(batch_of(targets), targets)
     sum(term.total for term in terms.values()).backward()
     assert [name for name, p in detector.named_parameters() if p.grad is None] == []
@@ -76,8 +79,8 @@ def test_every_parameter_takes_part_whatever_the_images_hold(
         assert terms["box_class"].count > 0
 
 
-def test_degenerate_objects_leave_the_losses_finite(detector, squares, batch_of):
-    target = squares([[10, 10, 10.001, 10.001], [0, 0, 64, 64]], [1, 2])
+def test_degenerate_objects_leave_the_losses_finite(detector, box_targets, batch_of):
+    target = box_targets([[10, 10, 10.001, 10.001], [0, 0, 64, 64]], [1, 2])
     terms = detector(batch_of([target]), [target])
     assert all(term.total.isfinite() for term in terms.values())
 

@@ -11,8 +11,8 @@ pytestmark = [
 
 
 @pytest.fixture
-def posed_scenes(scenes, posed):
-    return [posed(target) for target in scenes]
+def posed_scenes(scenes, with_keypoints):
+    return [with_keypoints(target) for target in scenes]
 
 
 def everything(tiny_config, keypoint_head):

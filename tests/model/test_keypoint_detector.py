@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from model import build_detector, load_detector, save_detector
+from model import build_detector, save_detector
 from model.boxes.selection import SelectedBoxes, to_detections
 from model.structures import ImageBatch, ImageSize, Targets
+from model.weights import load_network
 
 
 def total(terms):
@@ -14,12 +15,12 @@ def total(terms):
 
 
 @pytest.fixture
-def posed_scenes(scenes, posed):
-    return [posed(target) for target in scenes]
+def posed_scenes(scenes, with_keypoints):
+    return [with_keypoints(target) for target in scenes]
 
 
 def test_the_keypoints_of_two_scenes_are_learned_by_heart(
-    tiny_config, keypoint_head, posed_scenes, picture_of, batch_of
+    tiny_config, keypoint_head, posed_scenes, draw_image, batch_of
 ):
     torch.manual_seed(0)
     detector = build_detector(tiny_config(mask=None, keypoint=keypoint_head)).train()
@@ -30,7 +31,7 @@ def test_the_keypoints_of_two_scenes_are_learned_by_heart(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    pictures = [picture_of(target).numpy() for target in posed_scenes]
+    pictures = [draw_image(target).numpy() for target in posed_scenes]
     for target, found in zip(posed_scenes, detector.predict(pictures), strict=True):
         for box, points in zip(target.boxes, target.keypoints, strict=True):
             nearest = (found.boxes - box).abs().sum(1).argmin()
@@ -58,9 +59,9 @@ def test_a_batch_loses_what_its_images_lose_alone(full_detector, posed_scenes, b
 
 @pytest.mark.parametrize("people", [True, False], ids=["unlabelled", "nobody"])
 def test_every_parameter_takes_part_where_no_keypoint_counts(
-    full_detector, posed_scenes, squares, posed, batch_of, people
+    full_detector, posed_scenes, box_targets, with_keypoints, batch_of, people
 ):
-    targets = posed_scenes if people else [posed(squares([], []))] * 2
+    targets = posed_scenes if people else [with_keypoints(box_targets([], []))] * 2
     for target in targets:
         target.keypoints[..., 2] = 0
     terms = full_detector(batch_of(targets), targets)
@@ -131,7 +132,7 @@ def test_data_without_keypoints_are_refused_with_the_remedy(full_detector, scene
 
 def test_a_saved_keypoint_detector_is_the_same_again(full_detector, tmp_path):
     save_detector(full_detector, tmp_path)
-    again = load_detector(tmp_path)
+    again = load_network(tmp_path)
     assert again.config.keypoint.names == ("left", "middle", "right")
     picture = np.random.default_rng(1).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     (expected,), (found,) = full_detector.predict([picture]), again.predict([picture])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from model import Predictor
 from model.preprocess import canvas_size, pad_batch, resize_image, resized_size
 from model.structures import ImageBatch, ImageSize
 
@@ -21,7 +22,7 @@ SIDES = st.integers(1, 4000)
         (ImageSize(800, 1000), ImageSize(800, 1000)),
     ],
 )
-def test_the_published_sizes_of_coco_images(size, expected):
+def test_rounding_to_nearest_gives_the_published_sizes_of_coco_images(size, expected):
     assert resized_size(size, 800, 1333) == expected
 
 
@@ -33,11 +34,11 @@ def test_the_published_sizes_of_coco_images(size, expected):
         (ImageSize(300, 900), ImageSize(444, 1332)),  # 444.33 is 444, three times that 1332
         (ImageSize(612, 408), ImageSize(1200, 800)),
         (ImageSize(357, 640), ImageSize(744, 1333)),  # 743.55 is 744, which gives 1333.78
-        (ImageSize(200, 640), ImageSize(417, 1334)),  # 416.56 is 417: beyond the limit, as theirs
+        (ImageSize(200, 640), ImageSize(417, 1334)),  # 416.56 is 417: above the limit, as there
         (ImageSize(800, 1000), ImageSize(800, 1000)),
     ],
 )
-def test_sizes_whose_long_side_is_rounded_down(size, expected):
+def test_rounding_the_long_side_down_matches_maskrcnn_benchmark(size, expected):
     assert resized_size(size, 800, 1333, "down") == expected
 
 
@@ -50,29 +51,29 @@ def test_sizes_whose_long_side_is_rounded_down(size, expected):
         (ImageSize(1000, 400), ImageSize(1333, 533)),
     ],
 )
-def test_sizes_whose_sides_are_rounded_down_are_torchvision_s(size, expected):
+def test_rounding_both_sides_down_matches_torchvision(size, expected):
     assert resized_size(size, 800, 1333, "floor") == expected
     transform = GeneralizedRCNNTransform(800, 1333, [0.0] * 3, [1.0] * 3)
     assert transform.resize(torch.zeros(3, *size), None)[0].shape[1:] == expected
 
 
 @given(SIDES, SIDES, st.integers(1, 1000), st.integers(0, 1000))
-def test_one_limit_is_reached_and_none_exceeded(height, width, short, more):
-    size = resized_size(ImageSize(height, width), short, short + more)
+def test_one_side_reaches_its_limit_and_none_exceeds_it(height, width, short, extra):
+    size = resized_size(ImageSize(height, width), short, short + extra)
     assert min(size) <= short
-    assert max(size) <= short + more
-    assert min(size) == short or max(size) == short + more
+    assert max(size) <= short + extra
+    assert min(size) == short or max(size) == short + extra
 
 
-def test_resizing_agrees_with_pil_within_a_level():
+def test_resizing_agrees_with_pil_within_one_level():
     pixels = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
     resized = resize_image(torch.from_numpy(pixels), ImageSize(61, 45)).numpy()
     expected = np.array(Image.fromarray(pixels).resize((45, 61), Image.Resampling.BILINEAR))
-    # Both round after either axis: one level.
+    # Both round after each axis: at most one of 255 levels.
     assert np.abs(resized.astype(int) - expected).max() <= 1
 
 
-def test_a_batch_holds_the_pixels_in_the_corner_and_zeros_elsewhere():
+def test_a_batch_has_each_image_in_its_corner_and_zeros_elsewhere():
     images = [
         torch.full((20, 50, 3), 7, dtype=torch.uint8),
         torch.full((40, 30, 3), 9, dtype=torch.uint8),
@@ -86,68 +87,76 @@ def test_a_batch_holds_the_pixels_in_the_corner_and_zeros_elsewhere():
     assert batch.original_sizes == (ImageSize(10, 25), ImageSize(40, 30))
 
 
-def test_a_canvas_can_be_larger_than_the_images_but_never_smaller():
+def test_the_canvas_can_be_larger_than_the_images_but_not_smaller():
     image = torch.zeros(20, 50, 3, dtype=torch.uint8)
     batch = pad_batch([image], [ImageSize(20, 50)], canvas=ImageSize(96, 32))
     assert batch.pixels.shape[2:] == (96, 64)
     assert canvas_size([ImageSize(33, 64)]) == ImageSize(64, 64)
 
 
-def test_an_empty_batch_is_refused():
+def test_an_empty_batch_is_rejected():
     with pytest.raises(ValueError, match="at least one image"):
         pad_batch([], [])
 
 
-def random_pictures():
+def random_images():
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((50, 70), (200, 120))]
 
 
-def predict_in_steps(detector, pictures):
-    """Each step by itself: resized, padded as uint8, normalised by the detector."""
-    originals = [ImageSize(*picture.shape[:2]) for picture in pictures]
+def predict_step_by_step(detector, images):
+    """Resize and pad images as uint8, then let the detector normalize them."""
+    originals = [ImageSize(*image.shape[:2]) for image in images]
     resized = [
-        resize_image(torch.from_numpy(picture), resized_size(size, 64, 96))
-        for picture, size in zip(pictures, originals, strict=True)
+        resize_image(torch.from_numpy(image), resized_size(size, 64, 96))
+        for image, size in zip(images, originals, strict=True)
     ]
     with torch.inference_mode():
         return detector(pad_batch(resized, originals))
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
-def test_predicting_in_one_pass_gives_the_bits_of_resizing_first(detector, autocast):
-    pictures = random_pictures()
+def test_resizing_and_normalizing_in_one_pass_equals_two_steps_bit_for_bit(detector, autocast):
+    images = random_images()
     detector.eval()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        # sorted by size, as predict does it
-        expected, found = predict_in_steps(detector, pictures), detector.predict(pictures)
-    assert sum(map(len, found)) > 0
-    for one, other in zip(found, expected, strict=True):
+        # The images are sorted by size, as the predictor would.
+        expected = predict_step_by_step(detector, images)
+        detections = Predictor(detector).predict(images)
+    assert sum(map(len, detections)) > 0
+    for one, other in zip(detections, expected, strict=True):
         assert one.boxes.equal(other.boxes)
         assert one.scores.equal(other.scores)
 
 
-def test_pictures_that_may_not_be_written_to_are_taken_without_a_warning(detector, recwarn):
-    [picture, _] = random_pictures()
-    flipped = picture[:, ::-1]
+def test_read_only_images_are_predicted_without_a_warning(detector, recwarn):
+    [image, _] = random_images()
+    flipped = image[:, ::-1]
     flipped.flags.writeable = False
-    detector.predict([flipped])
+    Predictor(detector).predict([flipped])
     assert not recwarn.list
 
 
-def test_the_network_reads_autocasts_type_rounded_once(detector):
-    [picture, _] = random_pictures()
-    batch = pad_batch([torch.from_numpy(picture)], [ImageSize(50, 70)])
-    exact = detector._network_input(batch)
+def backbone_input(detector, batch):
+    """Return the pixels that the backbone reads."""
+    inputs = []
+    with detector.backbone.register_forward_pre_hook(lambda _, args: inputs.append(args[0])):
+        detector.features(batch)
+    [pixels] = inputs
+    return pixels
+
+
+def test_normalized_pixels_are_rounded_once_to_the_autocast_dtype(detector):
+    [image, _] = random_images()
+    batch = pad_batch([torch.from_numpy(image)], [ImageSize(50, 70)])
+    exact = backbone_input(detector, batch)
     with torch.autocast("cpu", torch.bfloat16):
-        assert detector._network_input(batch).equal(exact.bfloat16())
+        assert backbone_input(detector, batch).equal(exact.bfloat16())
     assert exact.dtype == torch.float32
     assert not exact.requires_grad
 
 
-def test_pixels_are_levels_or_normalised(detector):
+def test_floating_point_pixels_are_not_normalized_again(detector):
     size = (ImageSize(32, 32),)
-    normalised = ImageBatch(torch.zeros(1, 3, 32, 32), size, size)
-    assert detector._network_input(normalised) is normalised.pixels
-    with pytest.raises(ValueError, match=r"pixels must be uint8, or normalised; got torch\.int64"):
-        ImageBatch(torch.zeros(1, 3, 32, 32, dtype=torch.int64), size, size)
+    normalized = ImageBatch(torch.zeros(1, 3, 32, 32), size, size)
+    assert backbone_input(detector, normalized) is normalized.pixels

@@ -81,7 +81,7 @@ def total(terms):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_learns_and_predicts(name, variant, scenes, batch_of, picture_of):
+def test_every_variant_learns_and_predicts(name, variant, scenes, batch_of, draw_image):
     torch.manual_seed(0)
     detector = build_detector(variant(name)).train()
     batch, losses = batch_of(scenes), []
@@ -95,7 +95,7 @@ def test_every_variant_learns_and_predicts(name, variant, scenes, batch_of, pict
     for parameter_name, parameter in detector.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, parameter_name
         assert parameter.grad is None or parameter.grad.isfinite().all(), parameter_name
-    for found in detector.predict([picture_of(scene).numpy() for scene in scenes]):
+    for found in detector.predict([draw_image(scene).numpy() for scene in scenes]):
         assert len(found) > 0
         if detector.config.mask is not None:
             side = 14 if detector.config.backbone.features == "c4" else 28
@@ -153,7 +153,7 @@ def test_the_mask_head_of_c4_reads_res5_s_maps_of_the_box_head(
     assert len(runs) == 1
     (shown, labels) = seen[0]
     positive = chosen[0].compact().positive()
-    anew = heads.box.describe(heads.box_pooler(detector.features(batch), positive.rois))
+    anew = heads.box.extract(heads.box_pooler(detector.features(batch), positive.rois))
     assert len(labels) > 1
     assert labels.equal(positive.labels)
     # Group norm looks at each ROI alone: the same up to the order of sums.
@@ -186,7 +186,7 @@ def test_frozen_stages_count_res5_of_the_box_head(stages, variant, scenes, batch
 
 @pytest.mark.parametrize("part", ["box", "mask"])
 def test_one_for_all_classes_is_one_per_class_with_equal_rows(
-    part, variant, scenes, batch_of, picture_of
+    part, variant, scenes, batch_of, draw_image
 ):
     torch.manual_seed(0)
     per_class = build_detector(
@@ -212,7 +212,7 @@ def test_one_for_all_classes_is_one_per_class_with_equal_rows(
     expected, found = (d.train()(batch_of(scenes), scenes) for d in (per_class, for_all))
     for name, term in found.items():
         torch.testing.assert_close(term.total, expected[name].total, rtol=1e-5, atol=1e-6)
-    pictures = [picture_of(scene).numpy() for scene in scenes]
+    pictures = [draw_image(scene).numpy() for scene in scenes]
     for one, other in zip(for_all.predict(pictures), per_class.predict(pictures), strict=True):
         assert one.labels.equal(other.labels)
         torch.testing.assert_close(one.boxes, other.boxes)
@@ -279,8 +279,8 @@ def test_c4_wants_a_pool_that_res5_can_halve():
         ModelConfig.model_validate({"backbone": {"features": "c4"}})
 
 
-def test_pictures_without_objects_give_finite_losses(variant, squares, batch_of):
-    nothing = [squares([], [])]
+def test_pictures_without_objects_give_finite_losses(variant, box_targets, batch_of):
+    nothing = [box_targets([], [])]
     for name in ("c4", "torchvision v2", "group norm"):
         detector = build_detector(variant(name)).train()
         loss = total(detector(batch_of(nothing), nothing))

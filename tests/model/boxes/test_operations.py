@@ -1,7 +1,13 @@
 import torch
 from torchvision.ops import clip_boxes_to_image
 
-from model.boxes.operations import clip_boxes, image_limits, scale_boxes, sides_at_least
+from model.boxes.operations import (
+    clip_boxes,
+    image_limits,
+    mirror_boxes,
+    scale_boxes,
+    sides_at_least,
+)
 from model.structures import ImageSize
 
 
@@ -13,7 +19,7 @@ def test_clipping_agrees_with_torchvision_for_each_image_of_a_batch():
         assert torch.equal(clipped[image], clip_boxes_to_image(boxes[image], size))
 
 
-def test_a_box_is_large_only_if_both_sides_are():
+def test_both_sides_of_a_box_must_be_long_enough():
     boxes = torch.tensor([[0, 0, 2, 2], [0, 0, 2, 1.9], [0, 0, 1.9, 2], [5, 5, 4, 9.0]])
     assert sides_at_least(boxes, 2.0).tolist() == [True, False, False, False]
 
@@ -22,3 +28,10 @@ def test_scaling_maps_the_image_border_onto_the_new_border():
     box = torch.tensor([[0.0, 0.0, 50.0, 30.0]])
     scaled = scale_boxes(box, ImageSize(30, 50), ImageSize(90, 25))
     assert scaled.tolist() == [[0, 0, 25, 90]]
+
+
+def test_mirroring_swaps_the_distances_to_the_left_and_right_border():
+    box = torch.tensor([[10.0, 5.0, 20.0, 25.0]])
+    mirrored = mirror_boxes(box, ImageSize(30, 50))
+    assert mirrored.tolist() == [[30, 5, 40, 25]]
+    assert mirror_boxes(mirrored, ImageSize(30, 50)).equal(box)

@@ -1,7 +1,6 @@
-"""The ONNX file, read by onnxruntime, finds what the detector finds."""
+"""onnxruntime computes the detector's detections from the ONNX file."""
 
 import json
-import sys
 
 import onnx
 import onnxruntime
@@ -9,44 +8,50 @@ import pytest
 import torch
 from PIL import Image
 
+from model.export import export_onnx
 from model.export.__main__ import main
-from model.export.comparison import compare
+from model.export.comparison import compare_detections
 from model.preprocess import pad_batch
 from model.structures import ImageSize
 from model.weights import save_detector
+from tests.model.export.detector_kinds import KINDS
 
 
 @pytest.fixture(scope="module")
-def folder(spread_detector, soft_blots, tmp_path_factory):
-    """Weights, a picture, and what the command made of them: model.onnx for any size."""
+def model_path(mask_detector, smooth_image, tmp_path_factory):
+    """``model.onnx`` for images of any size, exported and checked by the command line."""
     folder = tmp_path_factory.mktemp("export")
-    save_detector(spread_detector, folder / "weights")
-    Image.fromarray(soft_blots(120, 100).numpy()).save(folder / "picture.png")
+    save_detector(mask_detector, folder / "weights")
+    Image.fromarray(smooth_image(120, 100).numpy()).save(folder / "image.png")
     command = [str(folder / "weights"), "--to", str(folder / "model.onnx")]
-    assert main([*command, "--check", str(folder / "picture.png")]) == 0
-    return folder
+    assert main([*command, "--check", str(folder / "image.png")]) == 0
+    return folder / "model.onnx"
 
 
-def _run(model, picture):
+def _run(model, image):
+    """Return the outputs of onnxruntime for a model file or its bytes."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    values = session.run(names, {"pixels": picture.numpy()})
+    values = session.run(names, {"pixels": image.numpy()})
     return dict(zip(names, map(torch.from_numpy, values), strict=True))
 
 
-def test_the_file_is_valid_and_uses_standard_operators_alone(folder):
-    model = onnx.load(folder / "model.onnx")
+def test_the_file_is_valid_and_contains_only_standard_operators(model_path):
+    model = onnx.load(model_path)
     onnx.checker.check_model(model, full_check=True)
     assert [(used.domain, used.version) for used in model.opset_import] == [("", 18)]
     assert {node.domain for node in model.graph.node} == {""}
     assert not model.functions
 
 
-def test_the_file_tells_what_a_caller_needs(folder):
-    model = onnx.load(folder / "model.onnx")
-    words = json.loads(model.metadata_props[0].value)
-    assert words["categories"][4] == {"id": 5, "name": "class_5"}
-    assert (words["short_side"], words["long_side"], words["mask_threshold"]) == (96, 160, 0.5)
+def test_the_file_has_metadata_and_named_shapes(model_path):
+    model = onnx.load(model_path)
+    (entry,) = model.metadata_props
+    assert entry.key == "maskrcnn_ray"
+    metadata = json.loads(entry.value)
+    assert metadata["categories"][4] == {"id": 5, "name": "class_5"}
+    sides = (metadata["short_side"], metadata["long_side"])
+    assert (*sides, metadata["mask_threshold"]) == (96, 160, 0.5)
     shapes = {
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)
@@ -61,58 +66,45 @@ def test_the_file_tells_what_a_caller_needs(folder):
 
 
 @pytest.mark.parametrize("size", [(70, 130), (150, 97), (65, 65)], ids=str)
-def test_onnxruntime_finds_what_the_detector_finds(folder, spread_detector, soft_blots, size):
-    picture = soft_blots(*size, seed=1)
+def test_detections_match_for_images_of_any_size(model_path, mask_detector, smooth_image, size):
+    image = smooth_image(*size, seed=1)
     with torch.inference_mode():
-        (wanted,) = spread_detector(pad_batch([picture], [ImageSize(*size)]))
-    found = _run(folder / "model.onnx", picture)
-    agreement = compare(wanted, found)
-    assert agreement.agreeing == agreement.wanted == agreement.found >= 5, agreement
-    # scores here are further apart than the two differ, so the order is the same as well
-    assert found["labels"].tolist() == wanted.labels.tolist()
-    torch.testing.assert_close(found["scores"], wanted.scores, atol=1e-3, rtol=0)
+        (expected,) = mask_detector(pad_batch([image], [ImageSize(*size)]))
+    results = _run(model_path, image)
+    agreement = compare_detections(expected, results)
+    assert agreement.matched == agreement.expected == agreement.exported >= 5, agreement
+    # Scores are farther apart than the differences between the two, so the order is equal too.
+    assert results["labels"].tolist() == expected.labels.tolist()
+    torch.testing.assert_close(results["scores"], expected.scores, atol=1e-3, rtol=0)
 
 
-def test_a_picture_without_objects_gives_empty_outputs(folder, soft_blots):
-    model = onnx.load(folder / "model.onnx")
+@pytest.mark.parametrize("kind", ["retinanet", "legacy_geometry"])
+def test_detections_of_other_kinds_match_for_images_of_one_size(
+    make_detector, smooth_image, tmp_path, kind
+):
+    detector, size = make_detector(**KINDS[kind]), ImageSize(150, 170)
+    export_onnx(detector, tmp_path / "model.onnx", size)
+    image = smooth_image(*size)
+    with torch.inference_mode():
+        (expected,) = detector(pad_batch([image], [size]))
+    results = _run(tmp_path / "model.onnx", image)
+    agreement = compare_detections(expected, results)
+    assert agreement.matched == agreement.expected == agreement.exported >= 10, agreement
+    assert ("keypoints" in results) == (expected.keypoints is not None)
+
+
+def test_an_image_without_objects_gives_empty_outputs(model_path, smooth_image):
+    model = onnx.load(model_path)
     (bias,) = (
         tensor for tensor in model.graph.initializer if tensor.name.endswith("class_logits.bias")
     )
     values = onnx.numpy_helper.to_array(bias).copy()
-    values[0] += 1e4  # all is background
+    values[0] += 1e4  # everything is background
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-    found = _run(model.SerializeToString(), soft_blots(80, 80))
-    assert {name: tuple(value.shape) for name, value in found.items()} == {
+    results = _run(model.SerializeToString(), smooth_image(80, 80))
+    assert {name: tuple(value.shape) for name, value in results.items()} == {
         "boxes": (0, 4),
         "scores": (0,),
         "labels": (0,),
         "masks": (0, 28, 28),
     }
-
-
-def test_a_missing_package_is_named_with_what_to_install(folder, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    monkeypatch.delitem(sys.modules, "model.export.onnx_operators")
-    assert main([str(folder / "weights"), "--to", str(folder / "other.onnx")]) == 1
-    message = capsys.readouterr().err
-    assert "onnxscript" in message
-    assert "pip install onnx onnxruntime onnxscript" in message
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--to", "model.onnx", "--height", "64"], "--height and --width together"),
-        (
-            ["--to", "model.onnx", "--height", "0", "--width", "9"],
-            "whole number of pixels; got '0'",
-        ),
-        (["--to", "absent/model.onnx"], "absent is no folder"),
-        (["--to", "model.tflite"], "must end with .onnx or .pt2; got 'model.tflite'"),
-    ],
-)
-def test_a_wrong_command_line_is_refused_with_what_to_do(options, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["weights", *options])
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err

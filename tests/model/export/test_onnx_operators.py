@@ -1,4 +1,4 @@
-"""Each operator of ours in ONNX gives what the compiled one gives."""
+"""Each operator computes in ONNX what the compiled operator computes."""
 
 import itertools
 
@@ -19,14 +19,20 @@ class _Function(torch.nn.Module):
         return self.function(*arguments)
 
 
-def _in_onnx(function, arguments, rows):
-    """A function of tensors as onnxruntime runs it; ``rows``: which have any number of rows."""
+def _in_onnx(function, arguments, dynamic):
+    """Return a function of tensors that runs in onnxruntime.
+
+    Args:
+        function: what to export.
+        arguments: examples of its arguments.
+        dynamic: for each argument, whether its number of rows varies.
+    """
     n = Dim("rows")
-    shapes = tuple({0: n} if chosen else None for chosen in rows)
+    shapes = tuple({0: n} if varies else None for varies in dynamic)
     program = torch.export.export(
         _Function(function).eval(), arguments, dynamic_shapes=(shapes,), strict=False
     )
-    written = torch.onnx.export(
+    exported = torch.onnx.export(
         program.run_decompositions(DECOMPOSITIONS),
         opset_version=OPSET,
         custom_translation_table=TRANSLATIONS,
@@ -34,9 +40,9 @@ def _in_onnx(function, arguments, rows):
         optimize=False,
     )
     session = onnxruntime.InferenceSession(
-        written.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
+        exported.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    names = [given.name for given in session.get_inputs()]
+    names = [value.name for value in session.get_inputs()]
 
     def run(*values):
         feed = {name: value.numpy() for name, value in zip(names, values, strict=True)}
@@ -50,7 +56,7 @@ def _random_boxes(count, generator, largest=120.0):
     return torch.cat((corner, corner + torch.rand(count, 2, generator=generator) * largest), 1)
 
 
-def test_roi_align_reads_the_same_pixels_of_the_same_levels():
+def test_roi_align_pools_the_same_pixels_of_the_same_levels():
     generator = torch.Generator().manual_seed(0)
     maps = [
         torch.randn(2, 3, 64 // 2**level, 48 // 2**level, generator=generator) for level in range(3)
@@ -71,15 +77,16 @@ def test_roi_align_reads_the_same_pixels_of_the_same_levels():
     )
     rois = torch.cat((torch.randint(0, 2, (60, 1), generator=generator).float(), boxes), 1)
     run = _in_onnx(pool, (rois, *maps), (True, False, False, False))
-    wanted = pool(rois, *maps)
-    for found, same in zip(run(rois, *maps), wanted, strict=True):
-        # sums of the same samples in another order
-        torch.testing.assert_close(found, same, atol=1e-4, rtol=1e-4)
-    assert all((one - other).abs().max() > 0.1 for one, other in itertools.combinations(wanted, 2))
-    assert all(found.shape == (0, 3, 5, 5) for found in run(rois[:0], *maps))
+    expected = pool(rois, *maps)
+    for result, reference in zip(run(rois, *maps), expected, strict=True):
+        # Sums of the same samples in another order.
+        torch.testing.assert_close(result, reference, atol=1e-4, rtol=1e-4)
+    pairs = itertools.combinations(expected, 2)
+    assert all((one - other).abs().max() > 0.1 for one, other in pairs)
+    assert all(result.shape == (0, 3, 5, 5) for result in run(rois[:0], *maps))
 
 
-def test_suppression_is_within_classes_and_ranks_equal_scores_by_index():
+def test_nms_is_within_classes_and_ranks_equal_scores_by_index():
     generator = torch.Generator().manual_seed(1)
 
     def survive(boxes, scores, classes):
@@ -91,12 +98,13 @@ def test_suppression_is_within_classes_and_ranks_equal_scores_by_index():
     classes = torch.randint(0, 4, (400,), generator=generator) * 3
     run = _in_onnx(survive, (boxes, scores, classes), (True, True, True))
     for count in (400, 1, 0):
-        given = boxes[:count], scores[:count], classes[:count]
-        # whether boxes at -inf survive one another nobody asks
-        found, wanted = (
-            each & (given[1] > -torch.inf) for each in (run(*given)[0], survive(*given))
+        arguments = boxes[:count], scores[:count], classes[:count]
+        # Whether boxes at -inf survive is undefined.
+        result, expected = (
+            mask & (scores[:count] > -torch.inf)
+            for mask in (run(*arguments)[0], survive(*arguments))
         )
-        assert torch.equal(found, wanted)
+        assert torch.equal(result, expected)
     assert 20 < survive(boxes, scores, classes).sum() < 300
 
 
@@ -108,19 +116,18 @@ def test_proposals_are_the_same_boxes_in_the_same_order():
     logits[0][0, 50:150:2] = 1.5
     limits = torch.tensor([[200.0, 150.0, 200.0, 150.0]])
 
-    def propose(*given):
+    def propose(*inputs):
         return ops_cuda.select_proposals(
-            given[:2], given[2:4], given[4:6], given[6], 100, 40, 0.5, 2.0, 4.0
+            inputs[:2], inputs[2:4], inputs[4:6], inputs[6], 100, 40, 0.5, 2.0, 4.0
         )
 
-    given = (*logits, *deltas, *anchors, limits)
-    for found, wanted in zip(
-        _in_onnx(propose, given, (False,) * 7)(*given), propose(*given), strict=True
-    ):
-        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    inputs = (*logits, *deltas, *anchors, limits)
+    results = _in_onnx(propose, inputs, (False,) * 7)(*inputs)
+    for result, expected in zip(results, propose(*inputs), strict=True):
+        torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
 
 
-def test_deformed_taps_read_the_same_places():
+def test_deformed_taps_sample_the_same_positions():
     generator = torch.Generator().manual_seed(3)
     weight = torch.randn(6, 2, 3, 3, generator=generator)
 
@@ -133,9 +140,9 @@ def test_deformed_taps_read_the_same_places():
 
     x = torch.randn(1, 4, 11, 14, generator=generator)
     offsets = 3 * torch.randn(1, 18, 6, 7, generator=generator)
-    given = (x, offsets, torch.rand(1, 9, 6, 7, generator=generator))
+    inputs = (x, offsets, torch.rand(1, 9, 6, 7, generator=generator))
     with torch.no_grad():
-        run = _in_onnx(deform, given, (False,) * 3)
-        for found, wanted in zip(run(*given), deform(*given), strict=True):
-            # places reach GridSample as shares of the map, whose rounding moves them by 1e-6
-            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+        run = _in_onnx(deform, inputs, (False,) * 3)
+        for result, expected in zip(run(*inputs), deform(*inputs), strict=True):
+            # GridSample takes positions relative to the map; rounding moves them by 1e-6.
+            torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)

@@ -1,51 +1,34 @@
-"""The keypoint head by itself: layers, targets, loss and the way back to the image."""
-
 import math
 
 import pytest
 import torch
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
-from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, keypoints_to_heatmap
+from torchvision.models.detection.roi_heads import keypoints_to_heatmap
 
 from model.config import Conventions
 from model.heads.keypoint import (
     KeypointHead,
     KeypointTargets,
-    find_keypoints,
     keypoint_loss,
     keypoint_origins,
     keypoint_targets,
 )
-from model.heads.training_rois import TrainingRois
-from model.structures import ImageBatch, ImageSize, Targets
+from model.structures import ImageBatch, ImageSize
+from tests.model.heads.rois import positive_rois
 
 SIDE = 56
+# 2 x 1 pixels per heatmap cell.
+BOX = [10, 20, 122, 76]
 
 
-def persons(*objects):
-    """Targets of boxes whose size does not matter here, each with its keypoints."""
-    points = torch.tensor(objects, dtype=torch.float32)
-    boxes = torch.tensor([[0.0, 0.0, 100.0, 100.0]]).repeat(len(points), 1)
-    return Targets(boxes, torch.ones(len(points), dtype=torch.int64), keypoints=points)
-
-
-def nobody(keypoints):
-    return Targets(
-        torch.zeros(0, 4),
-        torch.zeros(0, dtype=torch.int64),
-        keypoints=torch.zeros(0, keypoints, 3),
-    )
-
-
-def rois_of(images, boxes, truths, is_meant=None):
-    boxes = torch.as_tensor(boxes, dtype=torch.float32)
-    return TrainingRois(
-        torch.cat((torch.tensor(images, dtype=torch.float32)[:, None], boxes), 1),
-        torch.ones(len(boxes), dtype=torch.int64),
-        boxes,
-        torch.tensor(truths, dtype=torch.int64),
-        is_meant=torch.ones(len(boxes), dtype=torch.bool) if is_meant is None else is_meant,
-        positive_slots=torch.arange(len(boxes)),
+def make_targets(objects, rois, origins=None):
+    """Return the targets of objects given by their keypoints, P rows of x, y and visibility."""
+    keypoints = torch.as_tensor(objects, dtype=torch.float32)
+    # The row of zeros that ends the targets of a batch.
+    keypoints = torch.cat((keypoints, torch.zeros_like(keypoints[:1])))
+    images = int(rois.rois[:, 0].max()) + 1 if len(rois.rois) else 1
+    return keypoint_targets(
+        keypoints, rois, SIDE, torch.zeros(images, 2) if origins is None else origins
     )
 
 
@@ -56,17 +39,17 @@ def random_boxes(count, largest):
     return torch.cat((corners, corners + sides), 1)
 
 
-def test_layers_and_initialisation_are_torchvision_s():
+def test_layers_and_initialization_match_torchvision():
     torch.manual_seed(0)
     head = KeypointHead(8, 32, 3, keypoints=5)
     body, predictor = KeypointRCNNHeads(8, (32,) * 3), KeypointRCNNPredictor(32, 5)
-    for own, other in zip(
+    for parameter, reference in zip(
         head.parameters(), [*body.parameters(), *predictor.parameters()], strict=True
     ):
-        assert own.shape == other.shape
-        # thousands of draws
-        torch.testing.assert_close(own.std(), other.std(), rtol=0.1, atol=0)
-        other.data.copy_(own)
+        assert parameter.shape == reference.shape
+        # Thousands of draws.
+        torch.testing.assert_close(parameter.std(), reference.std(), rtol=0.1, atol=0)
+        reference.data.copy_(parameter)
     pooled = torch.randn(4, 8, 14, 14)
     expected = predictor(body(pooled))
     assert expected.shape == (4, 5, SIDE, SIDE)
@@ -75,25 +58,22 @@ def test_layers_and_initialisation_are_torchvision_s():
         torch.testing.assert_close(head(pooled), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_point_falls_into_the_cell_it_divides_into_and_on_the_far_border_into_the_last():
-    # A cell of this box is 2 pixels wide and 1 high.
-    box = [10, 20, 122, 76]
-    points = [
-        [10, 20, 2],  # the near corner
-        [122, 76, 2],  # the far corner: 56 and 56, were it not for the rule
+def test_a_keypoint_is_in_the_cell_that_contains_it_and_on_the_far_border_in_the_last_cell():
+    keypoints = [
+        [10, 20, 2],  # near corner
+        [122, 76, 2],  # far corner, which would be cell 56, 56
         [122, 30.5, 2],
-        [11.9, 21, 1],  # hidden points count too
+        [11.9, 21, 1],  # hidden keypoints are targets too
         [12, 20.99, 2],
     ]
-    found = keypoint_targets([persons(points)], rois_of([0], [box], [0]), 5, SIDE)
-    assert found.is_meant.all()
+    targets = make_targets([keypoints], positive_rois([0], [BOX], [0]))
+    assert targets.valid.all()
     cells = [(0, 0), (55, 55), (10, 55), (1, 0), (0, 1)]
-    assert found.places.tolist() == [[row * SIDE + column for row, column in cells]]
+    assert targets.cells.tolist() == [[row * SIDE + column for row, column in cells]]
 
 
-def test_points_outside_or_not_labelled_mean_nothing():
-    box = [10, 20, 122, 76]
-    points = [
+def test_keypoints_outside_the_box_or_without_a_label_are_not_valid():
+    keypoints = [
         [9.99, 30, 2],
         [122.01, 30, 2],
         [50, 19.99, 2],
@@ -101,65 +81,49 @@ def test_points_outside_or_not_labelled_mean_nothing():
         [50, 40, 0],
         [122, 76.01, 2],  # on one border, beyond the other
     ]
-    found = keypoint_targets([persons(points)], rois_of([0], [box], [0]), 6, SIDE)
-    assert not found.is_meant.any()
-    assert (found.places == 0).all()
+    targets = make_targets([keypoints], positive_rois([0], [BOX], [0]))
+    assert not targets.valid.any()
+    assert (targets.cells == 0).all()
 
 
-def test_each_roi_has_the_points_of_its_own_object_whatever_image_it_is_in():
-    first = persons([[1, 1, 2]], [[2, 1, 2]])
-    last = persons([[3, 1, 2]])
-    rois = rois_of([0, 2, 0, 1], [[0, 0, SIDE, SIDE]] * 4, [1, 0, 0, 0])
-    rois = TrainingRois(
-        rois.rois,
-        rois.labels,
-        rois.truth_boxes,
-        rois.truths,
-        is_meant=torch.tensor([True, True, True, False]),  # the image without people
-        positive_slots=rois.positive_slots,
+def test_each_roi_has_the_keypoints_of_its_own_object():
+    # Image 0 has two objects, image 1 none, image 2 one.
+    objects = [[[1, 1, 2]], [[2, 1, 2]], [[3, 1, 2]]]
+    rois = positive_rois(
+        [0, 2, 0, 1], [[0, 0, SIDE, SIDE]] * 4, [1, 2, 0, 2], valid=[True, True, True, False]
     )
-    found = keypoint_targets([first, nobody(1), last], rois, 1, SIDE)
-    assert found.is_meant[:, 0].tolist() == [True, True, True, False]
-    assert (found.places[:, 0] % SIDE).tolist() == [2, 3, 1, 0]
+    targets = make_targets(objects, rois)
+    assert targets.valid[:, 0].tolist() == [True, True, True, False]
+    assert (targets.cells[:, 0] % SIDE).tolist() == [2, 3, 1, 0]
 
 
-def test_slots_without_a_box_are_no_error():
-    targets = [nobody(2), persons([[0, 0, 2], [5, 5, 2]])]
-    rois = rois_of([0, 1], [[0] * 4, [0] * 4], [0, 0], torch.zeros(2, dtype=torch.bool))
-    found = keypoint_targets(targets, rois, 2, SIDE)
-    assert not found.is_meant.any()
-    assert (found.places == 0).all()
+def test_padding_rois_without_extent_have_no_valid_keypoints():
+    # Image 0 has no objects.
+    rois = positive_rois([0, 1], [[0] * 4, [0] * 4], [0, 0], valid=[False, False])
+    targets = make_targets([[[0, 0, 2], [5, 5, 2]]], rois)
+    assert not targets.valid.any()
+    assert (targets.cells == 0).all()
 
 
-def test_targets_are_torchvision_s():
+def test_targets_match_torchvision():
     generator = torch.Generator().manual_seed(1)
     boxes = random_boxes(60, 150)
     near, sides = boxes[:, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None]
-    places = near + sides * (torch.rand(60, 7, 2, generator=generator) * 1.4 - 0.2)
-    places[:20, 0, 0], places[10:30, 1, 1] = boxes[:20, 2], boxes[10:30, 3]
-    seen = torch.randint(0, 3, (60, 7, 1), generator=generator)
-    points = torch.cat((places, seen), 2)
-    found = keypoint_targets(
-        [persons(*points.tolist())], rois_of([0] * 60, boxes, range(60)), 7, SIDE
-    )
-    wanted, valid = keypoints_to_heatmap(points, boxes, SIDE)
-    assert 50 < found.is_meant.sum() < 300
-    assert found.is_meant.equal(valid.bool())
-    assert found.places.equal(wanted)
+    xy = near + sides * (torch.rand(60, 7, 2, generator=generator) * 1.4 - 0.2)
+    xy[:20, 0, 0], xy[10:30, 1, 1] = boxes[:20, 2], boxes[10:30, 3]
+    visibility = torch.randint(0, 3, (60, 7, 1), generator=generator)
+    keypoints = torch.cat((xy, visibility), 2)
+    targets = make_targets(keypoints, positive_rois([0] * 60, boxes, range(60)))
+    expected, valid = keypoints_to_heatmap(keypoints, boxes, SIDE)
+    assert 50 < targets.valid.sum() < 300
+    assert targets.valid.equal(valid.bool())
+    assert targets.cells.equal(expected)
 
 
-def test_targets_without_or_with_other_keypoints_are_refused_with_the_remedy():
-    rois = rois_of([0], [[0, 0, 9, 9]], [0])
-    bare = Targets(torch.zeros(1, 4), torch.ones(1, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"set model\.keypoint to null"):
-        keypoint_targets([bare], rois, 2, SIDE)
-    with pytest.raises(ValueError, match="1 keypoints per object, the keypoint head 2"):
-        keypoint_targets([persons([[1, 1, 2]])], rois, 2, SIDE)
-
-
-def test_the_loss_is_the_surprise_at_the_place_of_each_point_that_counts():
+def test_the_loss_is_the_cross_entropy_at_the_cell_of_each_valid_keypoint():
     heatmaps = torch.zeros(2, 3, 4, 4)
-    heatmaps[0, 0, 1, 2] = math.log(16 - 15 / 16) + math.log(16)  # 15 others weigh 1 each
+    # A weight of 16 * (16 - 15 / 16) in the softmax; the other 15 cells weigh 1 each.
+    heatmaps[0, 0, 1, 2] = math.log(16 - 15 / 16) + math.log(16)
     heatmaps[1] = 7.0
     targets = KeypointTargets(
         torch.tensor([[6, 0, 5], [15, 3, 9]]),
@@ -172,76 +136,36 @@ def test_the_loss_is_the_surprise_at_the_place_of_each_point_that_counts():
     assert term.total.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_no_positives_still_train_the_head_with_zero():
+def test_without_positives_the_loss_and_all_gradients_are_zero():
     head = KeypointHead(8, 16, 2, keypoints=5)
     heatmaps = head(torch.zeros(0, 8, 14, 14))
     assert heatmaps.shape == (0, 5, SIDE, SIDE)
-    none = rois_of([], torch.zeros(0, 4), [])
-    term = keypoint_loss(heatmaps, keypoint_targets([nobody(5)], none, 5, SIDE))
+    none = positive_rois([], torch.zeros(0, 4), [])
+    term = keypoint_loss(heatmaps, make_targets(torch.zeros(1, 5, 3), none))
     assert term.total == term.count == 0
     term.total.backward()
     assert all((p.grad == 0).all() for p in head.parameters())
 
 
-@pytest.mark.parametrize("largest", [3, 300], ids=["thin", "large"])
-def test_keypoints_are_where_torchvision_finds_them(largest):
-    head = KeypointHead(8, 16, 1, keypoints=5)
-    boxes = random_boxes(12, largest)
-    with torch.inference_mode():
-        heatmaps = 10 * head(torch.randn(12, 8, 14, 14))
-        expected, scores = heatmaps_to_keypoints(heatmaps, boxes)
-        found = find_keypoints(heatmaps, boxes)
-    assert boxes[:, 2].max() > largest / 2
-    torch.testing.assert_close(found[..., :2], expected[..., :2], atol=1e-4, rtol=0)
-    torch.testing.assert_close(found[..., 2], scores)  # sums in another order, fp32
+@pytest.mark.parametrize(("coordinates", "factor"), [("continuous", 0.0), ("pixel_numbers", 1.0)])
+def test_pixel_numbers_have_their_origin_half_a_pixel_into_the_original_image(coordinates, factor):
+    sizes = (ImageSize(64, 96), ImageSize(60, 30))
+    original_sizes = (ImageSize(32, 32), ImageSize(60, 60))
+    pixels = torch.zeros(2, 3, 64, 96, dtype=torch.uint8)
+    origin = Conventions(keypoint_coordinates=coordinates).keypoint_origin
+    origins = keypoint_origins(ImageBatch(pixels, sizes, original_sizes), origin)
+    # Resized to three times the width and twice the height; to half the width and the same height.
+    assert origins.tolist() == [[1.5 * factor, 1.0 * factor], [0.25 * factor, 0.5 * factor]]
 
 
-def test_a_peak_is_found_in_the_middle_of_its_cell_and_targets_lead_back_to_it():
-    # 3 pixels per cell, so that one of them is its middle; at the border the cubic leans outwards.
-    box = torch.tensor([[10.25, 20.5, 10.25 + 3 * SIDE, 20.5 + 3 * SIDE]])
-    cells = torch.tensor([[1, 1], [7, 40], [54, 54], [30, 31]])
-    heatmaps = torch.zeros(1, 4, SIDE, SIDE)
-    heatmaps[0, torch.arange(4), cells[:, 1], cells[:, 0]] = 5
-    found = find_keypoints(heatmaps, box)
-    torch.testing.assert_close(found[0, :, :2], box[0, :2] + 3 * (cells + 0.5))
-    # The cubic passes through what it interpolates.
-    torch.testing.assert_close(found[0, :, 2], torch.full((4,), 5.0))
-    again = keypoint_targets([persons(found[0].tolist())], rois_of([0], box, [0]), 4, SIDE)
-    assert again.places[0].equal(heatmaps[0].flatten(1).argmax(1))
+def test_images_of_their_original_size_have_the_origin_itself():
+    size = (ImageSize(50, 70),)
+    images = ImageBatch(torch.zeros(1, 3, 64, 96), size, size)
+    assert keypoint_origins(images, 0.5).tolist() == [[0.5, 0.5]]
 
 
-def test_no_boxes_have_no_keypoints():
-    assert find_keypoints(torch.zeros(0, 5, SIDE, SIDE), torch.zeros(0, 4)).shape == (0, 5, 3)
-
-
-def test_autocast_moves_no_keypoint():
-    heatmaps = torch.randn(3, 5, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    expected = find_keypoints(heatmaps, random_boxes(3, 200))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert find_keypoints(heatmaps, random_boxes(3, 200)).equal(expected)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_gpu_finds_the_same_places():
-    heatmaps = torch.randn(8, 5, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    boxes = random_boxes(8, 200)
-    got = find_keypoints(heatmaps.cuda(), boxes.cuda()).cpu()
-    torch.testing.assert_close(got, find_keypoints(heatmaps, boxes), atol=1e-3, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("coordinates", "halves"), [("continuous", 0.0), ("pixel_numbers", 1.0)])
-def test_pixel_numbers_are_half_a_pixel_of_the_image_as_it_was_less(coordinates, halves):
-    sizes, were = (ImageSize(64, 96), ImageSize(60, 30)), (ImageSize(32, 32), ImageSize(60, 60))
-    images = ImageBatch(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), sizes, were)
-    origins = keypoint_origins(images, Conventions(keypoint_coordinates=coordinates))
-    # Three times as wide and twice as high; half as wide and as high as it was.
-    assert origins.tolist() == [[1.5 * halves, 1.0 * halves], [0.25 * halves, 0.5 * halves]]
-
-
-def test_targets_are_counted_from_the_origins_of_their_image():
-    people = [persons([[10, 20, 2]]), persons([[10, 20, 2]])]
-    rois = rois_of([0, 1], [[0, 0, SIDE, SIDE]] * 2, [0, 0])
-    origins = torch.tensor([[0.0, 0.0], [1.5, 1.0]])
-    found = keypoint_targets(people, rois, 1, SIDE, origins)
-    assert found.places[:, 0].tolist() == [20 * SIDE + 10, 19 * SIDE + 8]
+def test_target_cells_are_relative_to_the_origin_of_the_image():
+    objects = [[[10, 20, 2]], [[10, 20, 2]]]
+    rois = positive_rois([0, 1], [[0, 0, SIDE, SIDE]] * 2, [0, 1])
+    targets = make_targets(objects, rois, origins=torch.tensor([[0.0, 0.0], [1.5, 1.0]]))
+    assert targets.cells[:, 0].tolist() == [20 * SIDE + 10, 19 * SIDE + 8]

@@ -1,19 +1,20 @@
-"""Detectors that look at a picture more than once, and what they look at."""
+"""Predictors with and without test-time augmentation, and images for them."""
 
 import numpy as np
 import pytest
 import torch
 
-from model import build_detector
-from tests.model.inference.kinds import BACKBONE, FEW, KINDS
+from model import Predictor, build_detector
+from tests.model.inference.detector_kinds import BACKBONE, KINDS, RPN
+from tests.model.training import train_steps
 
 
 @pytest.fixture
-def build(tiny_config, keypoint_head):
-    """Detectors of each kind, all with the same weights."""
+def make_predictor(tiny_config, keypoint_head):
+    """Function from kind, augmentation and changes to a predictor; equal heads, equal weights."""
 
-    def build(kind, augmentation, **changes):
-        settings = {"rpn": FEW} | KINDS[kind] | changes
+    def make_predictor(kind, augmentation=None, **changes):
+        settings = {"rpn": RPN} | KINDS[kind] | changes
         settings["backbone"] = BACKBONE | settings.get("backbone", {})
         if settings.get("keypoint"):
             settings["keypoint"] = keypoint_head
@@ -23,42 +24,37 @@ def build(tiny_config, keypoint_head):
             for name, parameter in detector.named_parameters():
                 if name.endswith(("class_logits.weight", "objectness.weight")):
                     parameter *= 30  # random scores that differ
-        return detector.eval()
+        return Predictor(detector.eval())
 
-    return build
+    return make_predictor
 
 
 @pytest.fixture(scope="module")
-def learned(tiny_config, keypoint_head, squares, posed, picture_of, batch_of):
-    """A scene, and the weights of a detector with masks and keypoints that knows it by heart."""
-    scene = posed(squares([[6, 8, 30, 34], [34, 30, 60, 58]], [1, 2]))
+def trained_scene(tiny_config, keypoint_head, box_targets, with_keypoints, draw_image, batch_of):
+    """A scene, its image, and weights of a detector with all heads that overfits it."""
+    scene = with_keypoints(box_targets([[6, 8, 30, 34], [34, 30, 60, 58]], [1, 2]))
     torch.manual_seed(0)
-    config = tiny_config(keypoint=keypoint_head, backbone=BACKBONE, rpn=FEW)
-    detector = build_detector(config).train()
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
-    for _ in range(60):
-        terms = detector(batch_of([scene]), [scene])
-        optimizer.zero_grad()
-        sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
-        optimizer.step()
-    return scene, picture_of(scene).numpy(), detector.state_dict()
+    detector = build_detector(tiny_config(keypoint=keypoint_head, backbone=BACKBONE, rpn=RPN))
+    train_steps(detector, batch_of([scene]), [scene], steps=60, lr=3e-3)
+    return scene, draw_image(scene).numpy(), detector.state_dict()
 
 
 @pytest.fixture
-def knowing(learned, tiny_config, keypoint_head):
-    """The detector that knows the scene, looking at it as told."""
+def make_trained_predictor(trained_scene, tiny_config, keypoint_head):
+    """Function from augmentation to a predictor with the weights of ``trained_scene``."""
 
-    def knowing(augmentation):
+    def make_trained_predictor(augmentation):
         config = tiny_config(
-            test_augmentation=augmentation, keypoint=keypoint_head, backbone=BACKBONE, rpn=FEW
+            test_augmentation=augmentation, keypoint=keypoint_head, backbone=BACKBONE, rpn=RPN
         )
         detector = build_detector(config)
-        detector.load_state_dict(learned[2])
-        return detector.eval()
+        detector.load_state_dict(trained_scene[2])
+        return Predictor(detector.eval())
 
-    return knowing
+    return make_trained_predictor
 
 
 @pytest.fixture
 def noise():
+    """A random image, (64, 80, 3) uint8."""
     return np.random.default_rng(3).integers(0, 256, (64, 80, 3), dtype=np.uint8)

@@ -6,18 +6,19 @@ from hypothesis import strategies as st
 from model.layers.focal_loss import focal_loss
 
 
-def plain_focal_loss(logits, labels, alpha, gamma):
-    """The paper's equation 5, of a matrix of targets."""
+def focal_loss_of_the_paper(logits, labels, alpha, gamma):
+    """Return equation 5 of the paper, with one-hot targets."""
     classes = torch.arange(1, logits.shape[2] + 1)
-    true = labels[..., None] == classes
+    is_positive = labels[..., None] == classes
     p = logits.sigmoid()
     loss = torch.where(
-        true, -alpha * (1 - p) ** gamma * p.log(), -(1 - alpha) * p**gamma * (1 - p).log()
+        is_positive, -alpha * (1 - p) ** gamma * p.log(), -(1 - alpha) * p**gamma * (1 - p).log()
     )
     return loss[labels >= 0].sum()
 
 
-def scene(seed, images, anchors, classes, spread=3.0):
+def random_anchors(seed, images, anchors, classes, spread=3.0):
+    """Return logits and labels; some labels are 0 (background) and some -1 (ignored)."""
     generator = torch.Generator().manual_seed(seed)
     shape = (images, anchors, classes)
     logits = spread * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -33,66 +34,66 @@ def scene(seed, images, anchors, classes, spread=3.0):
     alpha=st.sampled_from([0.25, 0.5, 1.0]),
     gamma=st.sampled_from([0.0, 0.5, 2.0, 5.0]),
 )
-def test_sum_and_gradient_are_those_of_the_paper_s_equation(
+def test_loss_and_gradient_equal_the_equation_of_the_paper(
     seed, images, anchors, classes, alpha, gamma
 ):
-    logits, labels = scene(seed, images, anchors, classes)
-    gradients = []
-    for loss in (focal_loss, plain_focal_loss):
+    logits, labels = random_anchors(seed, images, anchors, classes)
+    results = []
+    for loss in (focal_loss, focal_loss_of_the_paper):
         x = logits.clone().requires_grad_()
         total = loss(x, labels, alpha, gamma)
         (3 * total).backward()
-        gradients.append((total.detach(), x.grad))
-    # float64: what is left is the cancellation in log(1 - p) of the plain form
-    for ours, plain in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-10)
+        results.append((total.detach(), x.grad))
+    # float64: the remaining error is the cancellation in log(1 - p) of the paper's form.
+    for result, expected in zip(*results, strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-10)
 
 
-def test_the_gradient_is_that_of_small_steps():
-    logits, labels = scene(5, 2, 6, 4)
+def test_the_gradient_equals_finite_differences():
+    logits, labels = random_anchors(5, 2, 6, 4)
     torch.autograd.gradcheck(lambda x: focal_loss(x, labels, 0.25, 2.0), logits.requires_grad_())
 
 
-def test_what_is_ignored_neither_counts_nor_learns():
-    logits, labels = scene(7, 2, 8, 3)
+def test_ignored_anchors_have_no_loss_and_no_gradient():
+    logits, labels = random_anchors(7, 2, 8, 3)
     logits.requires_grad_()
     ignored = labels < 0
     assert ignored.any()
     total = focal_loss(logits, labels, 0.25, 2.0)
     total.backward()
     assert not logits.grad[ignored].any()
-    other = torch.where(ignored[..., None], 50.0, logits.detach())
-    assert focal_loss(other, labels, 0.25, 2.0) == total
+    other_logits = torch.where(ignored[..., None], 50.0, logits.detach())
+    assert focal_loss(other_logits, labels, 0.25, 2.0) == total
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
-def test_sure_anchors_have_finite_losses_and_gradients_in_every_type(kind):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_extreme_logits_have_finite_losses_and_gradients_in_every_dtype(dtype):
     values = torch.tensor([-1e4, -90.0, 0.0, 90.0, 1e4])
-    logits = values.expand(1, 3, 5).to(kind).requires_grad_()
+    logits = values.expand(1, 3, 5).to(dtype).requires_grad_()
     labels = torch.tensor([[1, 5, 0]])
     total = focal_loss(logits, labels, 0.25, 2.0)
     total.backward()
     assert total.dtype == torch.float32
-    assert logits.grad.dtype == kind
+    assert logits.grad.dtype == dtype
     assert logits.grad.isfinite().all()
-    # wrong by x loses x; the middle loses log 2 at p = 1/2
-    lost = values.to(kind).float()
-    wrong = 0.75 * (lost[3] + lost[4])
+    # A wrong logit x has a loss of |x|; a logit of 0 has log 2 at p = 1/2.
+    x = values.to(dtype).float()
+    wrong = 0.75 * (x[3] + x[4])
     middle = 0.75 * 0.25 * torch.log(torch.tensor(2.0))
-    expected = 3 * (wrong + middle) - 0.75 * lost[4] - 0.25 * lost[0]
+    expected = 3 * (wrong + middle) - 0.75 * x[4] - 0.25 * x[0]
     torch.testing.assert_close(total, expected, rtol=1e-5, atol=0)
 
 
-def test_nothing_but_the_logits_is_kept_for_the_backward_pass():
-    logits, labels = scene(9, 2, 50, 20)
+def test_only_the_logits_are_saved_for_the_backward_pass():
+    logits, labels = random_anchors(9, 2, 50, 20)
     logits.requires_grad_()
-    kept = []
+    saved = []
 
-    def remember(tensor):
-        kept.append(tensor)
+    def record(tensor):
+        saved.append(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         focal_loss(logits, labels, 0.25, 2.0)
-    large = [tensor for tensor in kept if tensor.numel() >= logits.numel()]
+    large = [tensor for tensor in saved if tensor.numel() >= logits.numel()]
     assert [tensor.data_ptr() for tensor in large] == [logits.data_ptr()]

@@ -2,11 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import build_detector
-from model.layers.patches import gather_patches, patches_save_work
-from model.rpn import network as rpn
-from model.rpn.loss import gather_from_levels
-from model.rpn.network import RpnHead
+from model.layers.patches import gather_from_levels, gather_patches, patches_save_work
 
 
 def pyramid(layout=torch.channels_last):
@@ -17,7 +13,7 @@ def pyramid(layout=torch.channels_last):
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_patches_are_unfold_s_on_every_level(layout):
+def test_patches_equal_unfold_on_every_level(layout):
     maps = pyramid(layout)
     cells = torch.arange(63 + 12 + 1).expand(2, -1)
     unfolded = [F.unfold(each, 3, padding=1).unflatten(1, (5, 9)) for each in maps]
@@ -25,52 +21,17 @@ def test_patches_are_unfold_s_on_every_level(layout):
     assert gather_patches(maps, cells).equal(expected)
 
 
-def test_the_head_judges_sampled_anchors_as_it_judges_all():
-    torch.manual_seed(0)
-    head, maps = RpnHead(5, 3), pyramid()
-    index = torch.randint(0, 3 * 76, (2, 40))
-    index[0, 5] = index[0, 6]
-    judged = [head(each) for each in maps]
-    weights = torch.rand(2, 40, 5)
-    gradients = []
-    for logits, deltas in (
-        head.judge_sampled(maps, index),
-        [gather_from_levels([level[i] for level in judged], index) for i in range(2)],
-    ):
-        found = torch.cat((logits[..., None], deltas), 2)
-        leaves = [*maps, *head.parameters()]
-        gradients.append((found, *torch.autograd.grad((found * weights).sum(), leaves)))
-    for sampled, dense in zip(*gradients, strict=True):
-        torch.testing.assert_close(sampled, dense, rtol=1e-5, atol=1e-6)
+def test_gathering_from_levels_equals_gathering_from_their_concatenation():
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.rand(2, size, 4, generator=generator) for size in (50, 7, 1)]
+    indices = torch.randint(0, 58, (2, 30), generator=generator)
+    expected = torch.cat(levels, 1).gather(1, indices[..., None].expand(-1, -1, 4))
+    assert gather_from_levels(levels, indices).equal(expected)
+    scalars = [level[..., 0] for level in levels]
+    assert gather_from_levels(scalars, indices).equal(expected[..., 0])
 
 
-@pytest.mark.parametrize("samples", [8, 16])
-def test_few_samples_lose_and_learn_as_if_all_anchors_had_a_gradient(
-    tiny_config, scenes, batch_of, monkeypatch, samples
-):
-    config = tiny_config()
-    config = config.model_copy(
-        update={"rpn": config.rpn.model_copy(update={"samples_per_image": samples})}
-    )
-    torch.manual_seed(0)
-    detector = build_detector(config)
-    results = []
-    for few in (True, False):
-        monkeypatch.setattr(rpn, "patches_save_work", lambda *_, few=few: few)
-        detector.zero_grad()
-        terms = detector(batch_of(scenes), scenes)
-        sum(term.total / term.count for term in terms.values()).backward()
-        results.append((terms, {name: p.grad.clone() for name, p in detector.named_parameters()}))
-    (sampled, gradients), (dense, expected) = results
-    for name, term in sampled.items():
-        # Winograd's and oneDNN's convolutions differ in the last bits, and so may proposals.
-        torch.testing.assert_close(term.total, dense[name].total, rtol=1e-3, atol=1e-4)
-        assert term.count == dense[name].count
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-2, atol=1e-4)
-
-
-def test_patches_of_few_cells_are_chosen_and_those_of_many_are_not():
-    maps = pyramid()
+def test_patches_save_work_if_they_have_fewer_cells_than_the_pyramid():
+    maps = pyramid()  # 76 cells
     assert patches_save_work(maps, 8)
     assert not patches_save_work(maps, 9)

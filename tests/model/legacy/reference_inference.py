@@ -178,7 +178,7 @@ def predict_masks(peer, detector, maps, boxes, labels):
     """Return the mask probabilities inside each box."""
     heads, config = detector.roi_heads, detector.config
     if config.backbone.features == "c4":
-        features = heads.box.describe(pool(peer, maps, boxes, config.box.pool_side))
+        features = heads.box.extract(pool(peer, maps, boxes, config.box.pool_side))
     else:
         features = pool(peer, maps, boxes, config.mask.pool_side)
     return heads.mask(features, torch.tensor(labels)).sigmoid()

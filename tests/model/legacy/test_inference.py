@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model import build_detector
+from model import Predictor, build_detector
 from model.config import DETECTRON2, MASKRCNN_BENCHMARK
 from tests.model.legacy import peers
 from tests.model.legacy.reference_inference import detect
@@ -128,7 +128,7 @@ def test_detections_equal_the_library_s(detector_with, images, conventions, peer
     detector = detector_with(conventions)
     origin = conventions.keypoint_origin  # in detectron2 as in ours, the center of pixel 0 is 0.5
     seen = []
-    for image, ours in zip(images, detector.predict(images, batch_size=1), strict=True):
+    for image, ours in zip(images, Predictor(detector).predict(images, batch_size=1), strict=True):
         scores, labels, boxes, bitmaps, points = detect(peer, detector, image)
         assert ours.labels.tolist() == labels
         seen += labels
@@ -148,7 +148,7 @@ def test_detections_equal_the_library_s(detector_with, images, conventions, peer
 @pytest.mark.parametrize("kind", ["c4_with", "retinanet_with"])
 def test_detections_of_other_detectors_equal_maskrcnn_benchmark_s(kind, images, request):
     detector = request.getfixturevalue(kind)(MASKRCNN_BENCHMARK)
-    for image, ours in zip(images, detector.predict(images, batch_size=1), strict=True):
+    for image, ours in zip(images, Predictor(detector).predict(images, batch_size=1), strict=True):
         scores, labels, boxes, bitmaps, _ = detect(peers.MASKRCNN_BENCHMARK, detector, image)
         assert len(labels) >= 10
         assert ours.labels.tolist() == labels
@@ -164,5 +164,5 @@ def test_without_legacy_geometry_the_detections_differ(detector_with, images):
     detector = detector_with(MASKRCNN_BENCHMARK)
     _, labels, boxes, _, _ = detect(peers.MASKRCNN_BENCHMARK, detector, images[0])
     changed = MASKRCNN_BENCHMARK.model_copy(update={"legacy_geometry": False})
-    (ours,) = detector_with(changed).predict(images[:1])
+    (ours,) = Predictor(detector_with(changed)).predict(images[:1])
     assert ours.labels.tolist() != labels or largest_difference(ours, boxes) > 0.5

@@ -5,7 +5,7 @@ import torch
 
 from model import build_detector
 from model.config import DETECTRON, DETECTRON2, TORCHVISION, Conventions
-from model.layers.norm import convolve_and_normalise
+from model.layers.norm import convolve_and_normalize
 from model.weights import load_weights, save_detector
 from model.weights.adaptation import adapt_to_conventions, warn_about_folded_norms
 
@@ -15,7 +15,7 @@ def stem(detector, image):
     pixels = image.flip(1) if conventions.pixel_order == "bgr" else image
     mean, std = torch.tensor([conventions.pixel_mean, conventions.pixel_std]).view(2, 3, 1, 1)
     x = (pixels - mean) / std
-    return convolve_and_normalise(x, detector.backbone.conv1, detector.backbone.bn1)
+    return convolve_and_normalize(x, detector.backbone.conv1, detector.backbone.bn1)
 
 
 FROZEN = {"depth": 18, "norm": "frozen_bn", "width": 8, "frozen_stages": 2}

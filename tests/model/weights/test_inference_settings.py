@@ -1,7 +1,8 @@
 import pytest
 
-from model import build_detector, load_detector, save_detector
+from model import build_detector, save_detector
 from model.config.settings import ConfigError
+from model.weights import load_network
 
 
 @pytest.fixture
@@ -11,7 +12,7 @@ def folder(tiny_config, tmp_path):
 
 
 def test_inference_settings_are_overridden_by_name(folder):
-    config = load_detector(
+    config = load_network(
         folder,
         short_side=48,
         long_side=72,
@@ -28,6 +29,6 @@ def test_inference_settings_are_overridden_by_name(folder):
 
 def test_a_misspelled_override_is_refused_with_the_nearest_name(folder):
     with pytest.raises(TypeError, match=r"'score_treshold'; did you mean score_threshold\?"):
-        load_detector(folder, score_treshold=0.3)
+        load_network(folder, score_treshold=0.3)
     with pytest.raises(ConfigError, match="score_threshold"):
-        load_detector(folder, score_threshold=30)
+        load_network(folder, score_threshold=30)

@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from model import Category, build_detector, load_detector, save_detector
-from model.weights import WeightsError, load_weights
+from model import Category, build_detector, save_detector
+from model.weights import WeightsError, load_network, load_weights
 
 CATEGORIES = (Category(3, "cat"), Category(9, "dog"), Category(70, "owl"))
 
@@ -25,11 +25,11 @@ def test_tensors_alone_need_a_config(saved, tmp_path):
     detector, _ = saved
     torch.save({"model": detector.state_dict()}, tmp_path / "weights.pth")
     with pytest.raises(WeightsError, match="pass config="):
-        load_detector(tmp_path / "weights.pth")
-    assert have_same_weights(detector, load_detector(tmp_path / "weights.pth", detector.config))
+        load_network(tmp_path / "weights.pth")
+    assert have_same_weights(detector, load_network(tmp_path / "weights.pth", detector.config))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({"name": "x", "model": detector.config.model_dump(mode="json")}))
-    assert have_same_weights(detector, load_detector(tmp_path / "weights.pth", recipe))
+    assert have_same_weights(detector, load_network(tmp_path / "weights.pth", recipe))
 
 
 def test_incomplete_weights_are_not_a_trained_detector(saved, tmp_path):
@@ -37,7 +37,7 @@ def test_incomplete_weights_are_not_a_trained_detector(saved, tmp_path):
     state = {n: t for n, t in detector.state_dict().items() if not n.startswith("roi_heads.mask.")}
     torch.save(state, tmp_path / "part.pth")
     with pytest.raises(WeightsError, match=r"does not fill .*roi_heads\.mask\.convs\.0\.weight"):
-        load_detector(tmp_path / "part.pth", detector.config)
+        load_network(tmp_path / "part.pth", detector.config)
 
 
 def test_missing_and_unused_tensors_are_an_error_unless_allowed_by_name(saved, tmp_path):
@@ -46,7 +46,7 @@ def test_missing_and_unused_tensors_are_an_error_unless_allowed_by_name(saved, t
     odd = {"stray": torch.zeros(2), **state}
     torch.save(odd, tmp_path / "odd.pth")
     for load in (
-        lambda **k: load_detector(tmp_path / "odd.pth", detector.config, **k),
+        lambda **k: load_network(tmp_path / "odd.pth", detector.config, **k),
         lambda **k: load_weights(detector, tmp_path / "odd.pth", **k),
     ):
         with pytest.raises(WeightsError, match="stray is not used"):

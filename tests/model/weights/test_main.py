@@ -2,8 +2,9 @@ import pytest
 import torch
 import torchvision
 
-from model import Category, build_detector, load_detector, save_detector
+from model import Category, build_detector, save_detector
 from model.config import DETECTRON
+from model.weights import load_network
 from model.weights.__main__ import main
 
 
@@ -27,7 +28,7 @@ def test_convert_writes_the_detector_that_the_weights_load_as(theirs, tmp_path, 
     printed = capsys.readouterr().out
     assert "roi_heads.box_head.fc6.weight" in printed
     assert "(1024, 12544)" in printed
-    direct, converted = load_detector(theirs, allow_unused=["secret"]), load_detector(out)
+    direct, converted = load_network(theirs, allow_unused=["secret"]), load_network(out)
     assert converted.config == direct.config
     for name, tensor in direct.state_dict().items():
         assert tensor.equal(converted.state_dict()[name])
@@ -54,7 +55,7 @@ def test_missing_layers_are_an_error_unless_allowed(tmp_path, capsys):
     for part in ("fpn", "rpn", "roi_heads"):
         command += ["--allow-missing", f"{part}.*"]
     assert main(command) == 0
-    detector = load_detector(tmp_path / "out")
+    detector = load_network(tmp_path / "out")
     assert detector.config.backbone.depth == 18
     assert detector.backbone.conv1.weight.equal(classifier.conv1.weight)
 
@@ -74,6 +75,6 @@ def test_our_own_folder_keeps_its_classes_and_conventions(tiny_config, tmp_path,
     config = tiny_config(conventions=DETECTRON)
     save_detector(build_detector(config, categories), tmp_path / "one")
     assert main(["convert", str(tmp_path / "one"), "--to", str(tmp_path / "two")]) == 0
-    assert load_detector(tmp_path / "two").categories == categories
-    assert load_detector(tmp_path / "two").config.conventions == config.conventions
+    assert load_network(tmp_path / "two").categories == categories
+    assert load_network(tmp_path / "two").config.conventions == config.conventions
     assert not caplog.text  # no warning: the detector follows all conventions of the weights

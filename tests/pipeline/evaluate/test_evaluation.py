@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from model import ModelConfig, load_detector
+from model import ModelConfig, Predictor
+from model.weights import load_network
 from pipeline.config import DataConfig, EvaluateConfig
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.metrics import COCO_METRICS
@@ -29,7 +30,7 @@ def test_an_evaluation_is_measured_reported_and_recorded(evaluate_config, tiny_c
     assert result.weights.endswith("train/step_00000010")
     assert (result.images, result.failed_images) == (11, 0)
     assert set(result.metrics) == {f"{k}/{m}" for k in ("bbox", "segm") for m in COCO_METRICS}
-    in_training = validate(load_detector(tiny_checkpoint), shards, 0, 1, batch=2)
+    in_training = validate(load_network(tiny_checkpoint), shards, 0, 1, batch=2)
     assert result.metrics == pytest.approx(in_training.values, abs=1e-9)
 
     folder = Path(result.report_url).parent
@@ -94,7 +95,7 @@ def test_an_unreadable_image_is_reported_and_counted(evaluate_config, shapes_sha
 def test_the_test_augmentation_of_the_config_replaces_that_of_the_checkpoint(
     run_config, tiny_checkpoint, shapes_shards
 ):
-    plain = load_detector(tiny_checkpoint)
+    plain = load_network(tiny_checkpoint)
     augmentation = {"test_augmentation": {"short_sides": (48, 64), "long_side": 96}}
     model = ModelConfig.model_validate(plain.config.model_dump() | augmentation)
     config = run_config.model_copy(
@@ -112,9 +113,9 @@ def test_the_test_augmentation_of_the_config_replaces_that_of_the_checkpoint(
     files = sorted(page.parent.glob("predictions/*.parquet"))
     rows = [row for file in files for row in read_detection_rows(str(file))]
     (row,) = (row for row in rows if row.image_id == annotated.image_id)
-    augmented = load_detector(tiny_checkpoint, model)
-    (expected,) = augmented.predict([decode_image(annotated.image_bytes)])
-    (unaugmented,) = plain.predict([decode_image(annotated.image_bytes)])
+    augmented = load_network(tiny_checkpoint, model)
+    (expected,) = Predictor(augmented).predict([decode_image(annotated.image_bytes)])
+    (unaugmented,) = Predictor(plain).predict([decode_image(annotated.image_bytes)])
     assert row.scores == pytest.approx(expected.scores.tolist(), abs=1e-5)
     assert row.boxes[0] == pytest.approx(expected.boxes[0].tolist(), abs=1e-2)
     assert row.scores != pytest.approx(unaugmented.scores.tolist(), abs=1e-5)

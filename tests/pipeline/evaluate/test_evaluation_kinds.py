@@ -6,7 +6,8 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from model import build_detector, load_detector, save_detector
+from model import build_detector, save_detector
+from model.weights import load_network
 from pipeline.config import DataConfig, EvaluateConfig
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.metrics import COCO_METRICS, KEYPOINT_METRICS, PROPOSAL_METRICS
@@ -102,7 +103,7 @@ def test_on_voc_the_report_and_the_validation_in_training_have_vocs_metric(
     result = run_evaluation(voc_config.model_copy(update={"model": model}))
     assert result.metrics["voc/AP50"] >= 0
     assert result.metrics["segm/AP"] == -1
-    in_training = validate(load_detector(checkpoint), shards, 0, 1, batch=2)
+    in_training = validate(load_network(checkpoint), shards, 0, 1, batch=2)
     assert result.metrics == pytest.approx(in_training.values, abs=1e-9)
     page = Path(result.report_url).read_text()
     assert "Pascal VOC mean AP of boxes at IoU 0.5: " in page

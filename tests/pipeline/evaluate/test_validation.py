@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from model import load_detector
+from model.weights import load_network
 from pipeline.evaluate.coco_metrics import coco_metrics
 from pipeline.evaluate.validation import predict_rows, rows_of_rank, validate
 from pipeline.shards.coco_ground_truth import coco_ground_truth
@@ -79,14 +80,14 @@ def test_ranks_share_all_rows_evenly(shapes_shards, world_size):
 def validate_as_one_of_two(rank, port, checkpoint, shards_url, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    metrics = validate(load_detector(checkpoint), shards_url, rank, 2, batch=1)
+    metrics = validate(load_network(checkpoint), shards_url, rank, 2, batch=1)
     returned = None if metrics is None else [metrics.images, metrics.values]
     (folder / f"{rank}.json").write_text(json.dumps(returned))
     dist.destroy_process_group()
 
 
 def test_two_ranks_measure_what_one_measures(shapes_shards, tiny_checkpoint, tmp_path):
-    detector = load_detector(tiny_checkpoint).train()
+    detector = load_network(tiny_checkpoint).train()
     alone = validate(detector, shapes_shards, 0, 1, batch=1)
     assert detector.training
     assert alone.images == 11

@@ -12,7 +12,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from model import load_detector
+from model import Predictor
+from model.weights import load_network
 from pipeline import storage
 from pipeline.config import InferConfig
 from pipeline.infer.detection_rows import SCHEMA, read_detection_rows
@@ -73,8 +74,8 @@ def test_every_image_has_a_row_and_unreadable_ones_have_a_reason(infer, images, 
     assert all(Path(url).stat().st_size > 1000 for url in result.pictures)
 
     assert pq.read_schema(outputs(result)[0]).equals(SCHEMA)
-    detector = load_detector(tiny_checkpoint)
-    [alone] = detector.predict([decode_image((images / names[0]).read_bytes())])
+    detector = load_network(tiny_checkpoint)
+    [alone] = Predictor(detector).predict([decode_image((images / names[0]).read_bytes())])
     # Another batch size in another process: sums are computed in another order.
     np.testing.assert_allclose(rows[0].scores, alone.scores, atol=1e-4)
     assert rows[0].category_ids == [detector.categories[n - 1].id for n in alone.labels]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.boxes.convention import BoxGeometry
+from model.boxes.convention import BoxConvention
 from model.config.keypoint_names import COCO_PERSON_KEYPOINTS, flip_order
 from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
 from model.structures.batch_masks import draw_masks, encode_bitmaps, join_masks
@@ -97,7 +97,7 @@ def test_legacy_boxes_are_resized_at_their_last_pixel():
     box, point = torch.tensor([[10.0, 4, 30, 14]]), torch.tensor([[[29.0, 13, 2]]])
     targets = replace(bright_triangle(False).targets, boxes=box, keypoints=point)
     sample = replace(bright_triangle(False), targets=targets)
-    legacy = Augmentation(ImageSize(80, 120), False, BoxGeometry(inclusive=True))
+    legacy = Augmentation(ImageSize(80, 120), False, BoxConvention(inclusive=True))
     assert augment(sample, legacy).targets.boxes.tolist() == [[20, 8, 59, 27]]
     mirrored = augment(sample, replace(legacy, flip=True), keypoint_flip=(0,)).targets
     assert mirrored.boxes.tolist() == [[61, 8, 100, 27]]

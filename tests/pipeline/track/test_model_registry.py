@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 from safetensors.numpy import save_file
 
-from model import load_detector
+from model.weights import load_network
 from pipeline.config import TrainConfig
 from pipeline.track.mlflow_run import TrackingError
 from pipeline.track.model_registry import file_sha256, register_model
@@ -54,8 +54,8 @@ def test_a_version_resolves_to_the_weights_that_were_registered(run_config, run,
     assert pin_version(by_alias, run_config) == f"models:/{version.name}/{version.version}"
     with resolve_weights(by_alias, run_config) as folder:
         assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
-        resolved = load_detector(folder).state_dict()
-    registered = load_detector(make_checkpoint(7)).state_dict()
+        resolved = load_network(folder).state_dict()
+    registered = load_network(make_checkpoint(7)).state_dict()
     assert all((resolved[name] == tensor).all() for name, tensor in registered.items())
     with pytest.raises(TrackingError, match=r"no model absent@champion"):
         pin_version("models:/absent@champion", run_config)

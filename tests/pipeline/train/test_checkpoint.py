@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from model import ModelConfig, build_detector, load_detector
+from model import ModelConfig, build_detector
+from model.weights import load_network
 from pipeline.config import OptimizerConfig
 from pipeline.train.checkpoint import (
     CheckpointError,
@@ -75,7 +76,7 @@ def test_a_checkpoint_restores_everything(trained, tmp_path):
 def test_a_checkpoint_loads_as_a_detector(trained, tmp_path):
     detector, optimizer = trained
     save_checkpoint(tmp_path / "c", detector, saved_state(detector, optimizer))
-    assert load_detector(tmp_path / "c").config == detector.config
+    assert load_network(tmp_path / "c").config == detector.config
 
 
 def test_saving_again_replaces_the_checkpoint_and_leaves_no_other_files(trained, tmp_path):

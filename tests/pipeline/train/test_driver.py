@@ -11,7 +11,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from model import load_detector
+from model.weights import load_network
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.ingest.splits import prepare_split
@@ -112,7 +112,7 @@ def finished(shards, tmp_path_factory):
 def test_the_checkpoint_of_a_training_loads_as_a_detector(finished):
     config, result = finished
     assert result.steps == STEPS
-    detector = load_detector(result.checkpoint_url)
+    detector = load_network(result.checkpoint_url)
     assert detector.config == config.model
     assert {category.name for category in detector.categories} >= {"circle", "square"}
 
@@ -145,7 +145,7 @@ def test_resuming_with_more_workers_from_a_bucket_gives_the_same_losses(
     second = run_training(make_config(url, shards, workers=2, tracker=tracker))
     assert second.checkpoint_url == f"{url}/train/step_{STEPS:08d}"
     with storage.fetch(second.checkpoint_url) as folder:
-        assert load_detector(folder).config == config.model
+        assert load_network(folder).config == config.model
     assert second.run_id == first.run_id
     assert second.steps == STEPS
     expected = loss_history(config.output, result.run_id)

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torchvision
 
-from model import build_detector, load_detector, save_detector
+from model import build_detector, save_detector
 from model.config import Conventions
+from model.weights import load_network
 from pipeline.config import RunConfig
 from pipeline.train.start_weights import adopt_conventions
 
@@ -60,4 +61,4 @@ def test_the_checkpoint_of_such_a_training_has_the_same_conventions(
 ):
     config, _ = adopt_conventions(job(tiny_model_config, weights))
     save_detector(build_detector(config.model), tmp_path / "ours")
-    assert load_detector(tmp_path / "ours").config.conventions == THEIRS
+    assert load_network(tmp_path / "ours").config.conventions == THEIRS

@@ -133,7 +133,7 @@ def anchor_at(grid, size, ratio, level=0):
 
     Not the equal one, because anchors of legacy geometry are rounded.
     """
-    boxes = grid.around_origin[level]
+    boxes = grid.cell_anchors[level]
     sides = (boxes[:, 2:] - boxes[:, :2]).log()
     expected = torch.tensor([size / math.sqrt(ratio), size * math.sqrt(ratio)]).log()
     return int((sides - expected).square().sum(1).argmin())
@@ -170,7 +170,7 @@ def assert_same_roi_heads(detector, network):
     pooled = torch.randn(3, channels, 14, 14, generator=generator)
     if "masks" in network.kind.heads:
         labels = torch.tensor([1, 3, 5])
-        maps = detector.roi_heads.box.describe(pooled) if channels == 128 else pooled
+        maps = detector.roi_heads.box.extract(pooled) if channels == 128 else pooled
         masks = detector.roi_heads.mask(maps, labels)
         assert_close(masks, network.masks(pooled)[torch.arange(3), labels])
     if "keypoints" in network.kind.heads:

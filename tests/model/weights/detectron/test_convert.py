@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import Category, ModelConfig, build_detector, load_detector
-from model.layers.norm import convolve_and_normalise
-from model.weights import WeightsError, load_weights
+from model import Category, ModelConfig, build_detector
+from model.layers.norm import convolve_and_normalize
+from model.weights import WeightsError, load_network, load_weights
 
 BRANCHES = {0: "branch1", 1: "branch2a", 2: "branch2b", 3: "branch2c"}
 LAST_BLOCK = {2: 2, 3: 3, 4: 5, 5: 2}
@@ -76,7 +76,7 @@ def affine(x, blobs, name):
 
 
 def test_the_backbone_computes_what_caffe2_computes(blobs, write):
-    detector = load_detector(write({"blobs": blobs, "cfg": "MODEL: {}"}))
+    detector = load_network(write({"blobs": blobs, "cfg": "MODEL: {}"}))
     torch.manual_seed(0)
     image = 255 * torch.rand(1, 3, 40, 56)  # red, green, blue
     bgr = image[:, [2, 1, 0]] - torch.tensor([102.9801, 115.9465, 122.7717]).view(3, 1, 1)
@@ -88,7 +88,7 @@ def test_the_backbone_computes_what_caffe2_computes(blobs, write):
         F.conv2d(bgr, tensor(blobs["conv1_w"]), stride=2, padding=3), blobs, "res_conv1"
     )
     body = detector.backbone
-    stem = convolve_and_normalise(ours, body.conv1, body.bn1)
+    stem = convolve_and_normalize(ours, body.conv1, body.bn1)
     torch.testing.assert_close(stem, expected, rtol=1e-5, atol=1e-3)
 
     x = torch.randn(1, 32, 12, 16)
@@ -104,7 +104,7 @@ def test_the_backbone_computes_what_caffe2_computes(blobs, write):
 
 
 def test_the_layers_of_pyramid_and_rpn_are_matched(blobs, write):
-    detector = load_detector(write({"blobs": blobs}))
+    detector = load_network(write({"blobs": blobs}))
     for level, stage in enumerate((2, 3, 4, 5)):
         last = LAST_BLOCK[stage]
         inner = f"fpn_inner_res{stage}_{last}_sum" + ("" if stage == 5 else "_lateral")
@@ -117,7 +117,7 @@ def test_the_layers_of_pyramid_and_rpn_are_matched(blobs, write):
 
 
 def test_the_heads_compute_what_caffe2_computes(blobs, write):
-    detector = load_detector(write({"blobs": blobs}))
+    detector = load_network(write({"blobs": blobs}))
     get = {name: tensor(array) for name, array in blobs.items()}
     torch.manual_seed(1)
     pooled = torch.randn(3, 16, 7, 7)
@@ -145,7 +145,7 @@ def test_the_heads_compute_what_caffe2_computes(blobs, write):
 
 def test_the_config_has_the_conventions_that_the_weights_assume(blobs, write, caplog):
     given = ModelConfig.model_validate({"conventions": {"roi_sampling_ratio": 0}})
-    config = load_detector(write({"blobs": blobs}), given, score_threshold=0.3).config
+    config = load_network(write({"blobs": blobs}), given, score_threshold=0.3).config
     conventions = config.conventions
     assert (config.num_classes, config.backbone.depth, config.backbone.width) == (5, 50, 8)
     assert (config.mask.layers, config.box.hidden, config.box.score_threshold) == (4, 24, 0.3)
@@ -163,7 +163,7 @@ def test_the_config_has_the_conventions_that_the_weights_assume(blobs, write, ca
 
 
 def test_eighty_classes_are_taken_to_be_coco_s(narrow_shapes, random_weights, write):
-    detector = load_detector(write({"blobs": blobs_of(narrow_shapes, random_weights, 80)}))
+    detector = load_network(write({"blobs": blobs_of(narrow_shapes, random_weights, 80)}))
     assert detector.categories[0] == Category(1, "person")
     assert detector.categories[11] == Category(13, "stop sign")
     assert detector.categories[-1] == Category(90, "toothbrush")
@@ -183,14 +183,14 @@ def test_an_imagenet_backbone_is_loaded_without_its_classifier(blobs, tmp_path):
     assert not report.unexpected_keys
     assert report.original_names["backbone.layer4.2.bn3.bias"] == "res5_2_branch2c_bn_b"
     with pytest.raises(WeightsError, match="pass config="):
-        load_detector(path)
+        load_network(path)
 
 
 def test_grouped_convolutions_make_a_resnext_that_strides_in_its_3x3(blobs, write):
     for name, array in blobs.items():
         if name.endswith("branch2b_w"):
             blobs[name] = np.ascontiguousarray(array[:, : array.shape[1] // 4])
-    detector = load_detector(write({"blobs": blobs}))
+    detector = load_network(write({"blobs": blobs}))
     backbone = detector.config.backbone
     assert (backbone.groups, backbone.group_width, backbone.depth) == (4, 2, 50)
     assert detector.backbone.layer2[0].conv2.groups == 4
@@ -199,7 +199,7 @@ def test_grouped_convolutions_make_a_resnext_that_strides_in_its_3x3(blobs, writ
 
 def test_the_class_agnostic_box_is_the_second(blobs, write):
     blobs |= {n: np.ascontiguousarray(blobs[n][:8]) for n in ("bbox_pred_w", "bbox_pred_b")}
-    detector = load_detector(write({"blobs": blobs}))
+    detector = load_network(write({"blobs": blobs}))
     assert detector.config.box.class_agnostic
     assert detector.roi_heads.box.box_deltas.weight.equal(tensor(blobs["bbox_pred_w"][4:]))
 
@@ -231,7 +231,7 @@ def test_unsupported_and_damaged_models_are_refused(blobs, tmp_path, change, mes
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"blobs": changed}, protocol=2))
     with pytest.raises(WeightsError, match=message) as raised:
-        load_detector(path)
+        load_network(path)
     assert "model.pkl" in str(raised.value)
 
 
@@ -241,4 +241,4 @@ def test_truncated_files_are_refused(blobs, write):
     for end in range(0, len(data), len(data) // 25):
         path.write_bytes(data[:end])
         with pytest.raises(WeightsError, match=r"model_final\.pkl"):
-            load_detector(path)
+            load_network(path)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from model import ModelConfig, build_detector, load_detector
+from model import ModelConfig, build_detector
 from model.config import KeypointHeadConfig
-from model.weights import WeightsError, load_weights
+from model.weights import WeightsError, load_network, load_weights
 from model.weights.__main__ import main
 from model.weights.load import read_detector
 from tests.model.weights.detectron.model_layers import BLOCKS, Kind, Layers
@@ -211,7 +211,7 @@ def test_a_c4_proposal_network_ignores_a_left_over_res5(load):
 def test_a_converted_model_loads_as_the_original(load, name, tmp_path):
     detector, _, _, path = load(name)
     assert main(["convert", str(path), "--to", str(tmp_path / "ours")]) == 0
-    again = load_detector(tmp_path / "ours")
+    again = load_network(tmp_path / "ours")
     assert again.config == detector.config
     for key, tensor in again.state_dict().items():
         assert tensor.equal(detector.state_dict()[key])
@@ -228,7 +228,7 @@ def test_heatmaps_without_bilinear_upsampling_are_refused(load, change, tmp_path
     else:
         blobs["kps_score_w"][3, 3, 1, 1] = 0.5
     with pytest.raises(WeightsError, match="Keypoint R-CNN without bilinear upsampling"):
-        load_detector(write(tmp_path / "model.pkl", blobs))
+        load_network(write(tmp_path / "model.pkl", blobs))
 
 
 def backbone_of(name, load):

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import ModelConfig, build_detector, load_detector
-from model.layers.norm import convolve_and_normalise
-from model.weights import WeightsError, load_weights
+from model import ModelConfig, build_detector
+from model.layers.norm import convolve_and_normalize
+from model.weights import WeightsError, load_network, load_weights
 
 LAYERS = {0: "shortcut", 1: "conv1", 2: "conv2", 3: "conv3"}
 NAMES = {
@@ -74,7 +74,7 @@ def path(request, arrays, tmp_path):
 
 
 def test_the_background_becomes_class_0(path, arrays):
-    detector = load_detector(path)
+    detector = load_network(path)
     get = {name: torch.from_numpy(array) for name, array in arrays.items()}
     torch.manual_seed(1)
     pooled = torch.randn(3, 16, 7, 7)
@@ -97,7 +97,7 @@ def test_the_background_becomes_class_0(path, arrays):
 
 
 def test_every_class_keeps_its_mask(path, arrays):
-    detector = load_detector(path)
+    detector = load_network(path)
     get = {name: torch.from_numpy(array) for name, array in arrays.items()}
     x = pooled = torch.randn(2, 16, 14, 14, generator=torch.Generator().manual_seed(2))
     for layer in range(1, 5):
@@ -119,7 +119,7 @@ def test_class_agnostic_boxes_and_masks_get_no_background(arrays, tmp_path):
             arrays[f"{layer}.{kind}"] = arrays[f"{layer}.{kind}"][:rows]
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}))
-    detector = load_detector(path)
+    detector = load_network(path)
     assert detector.config.box.class_agnostic
     assert detector.config.mask.class_agnostic
     for ours, layer in zip(
@@ -134,18 +134,18 @@ def test_a_folded_norm_is_its_affine_map(arrays, tmp_path, with_statistics):
         arrays = {n: a for n, a in arrays.items() if "running" not in n}
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}))
-    detector = load_detector(path)
+    detector = load_network(path)
     x = torch.randn(1, 32, 12, 16, generator=torch.Generator().manual_seed(2))
     layer = "backbone.bottom_up.res3.0.shortcut"
     scale, bias = (torch.from_numpy(arrays[f"{layer}.norm.{k}"]) for k in ("weight", "bias"))
     expected = F.conv2d(x, torch.from_numpy(arrays[f"{layer}.weight"]), stride=2)
     expected = expected * scale[:, None, None] + bias[:, None, None]
-    ours = convolve_and_normalise(x, *detector.backbone.layer2[0].downsample)
+    ours = convolve_and_normalize(x, *detector.backbone.layer2[0].downsample)
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_layers_of_pyramid_and_rpn_are_matched(path, arrays):
-    detector = load_detector(path)
+    detector = load_network(path)
     for level in range(4):
         expected = torch.from_numpy(arrays[f"backbone.fpn_output{level + 2}.weight"])
         assert detector.fpn.output[level].weight.equal(expected)
@@ -156,7 +156,7 @@ def test_the_layers_of_pyramid_and_rpn_are_matched(path, arrays):
 
 
 def test_default_conventions_are_assumed_and_reported(path, caplog):
-    config = load_detector(path).config
+    config = load_network(path).config
     conventions = config.conventions
     assert (conventions.pixel_order, conventions.pixel_std, conventions.stride_in_1x1) == (
         "bgr",
@@ -182,11 +182,11 @@ def test_pixel_mean_and_std_of_the_file_are_followed(arrays, tmp_path):
     }
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": arrays | pixels, "__author__": "x"}))
-    conventions = load_detector(path).config.conventions
+    conventions = load_network(path).config.conventions
     assert (conventions.pixel_order, conventions.stride_in_1x1) == ("rgb", False)
     assert conventions.pixel_std == (58.395, 57.12, 57.375)
     stated = ModelConfig.model_validate({"conventions": {"stride_in_1x1": True}})
-    assert load_detector(path, stated).config.conventions.stride_in_1x1
+    assert load_network(path, stated).config.conventions.stride_in_1x1
 
 
 def test_a_torchvision_backbone_in_its_format_fills_the_backbone(arrays, tmp_path):
@@ -216,4 +216,4 @@ def test_unsupported_models_are_refused(arrays, tmp_path, change, message):
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": arrays | change, "__author__": "x"}))
     with pytest.raises(WeightsError, match=message):
-        load_detector(path)
+        load_network(path)

@@ -5,9 +5,9 @@ import functools
 import pytest
 import torch
 
-from model import ModelConfig, load_detector
+from model import ModelConfig
 from model.structures import ImageBatch, ImageSize
-from model.weights import WeightsError
+from model.weights import WeightsError, load_network
 from model.weights.__main__ import main
 from model.weights.load import read_detector
 from tests.model.weights.detectron2 import reference_layers as theirs
@@ -182,7 +182,7 @@ def test_masks_equal_the_reference(loaded, name):
     masks = theirs.mask_head(weights(name), model, x)
     heads = detector.roi_heads
     with torch.inference_mode():
-        maps = heads.box.describe(x) if heads.shares_maps else x
+        maps = heads.box.extract(x) if heads.shares_maps else x
         ours = heads.mask(maps, torch.tensor([1, model.classes]))
     last = 0 if model.agnostic else model.classes - 1
     torch.testing.assert_close(ours, torch.stack([masks[0, 0], masks[1, last]]), **CLOSE)
@@ -234,7 +234,7 @@ def test_trained_norms_stride_in_the_3x3_whatever_the_pixel_std(tmp_path):
 def test_a_converted_model_loads_as_the_original(loaded, tmp_path, name):
     torch.save({"model": weights(name)}, tmp_path / "model.pth")
     assert main(["convert", str(tmp_path / "model.pth"), "--to", str(tmp_path / "ours")]) == 0
-    ours, expected = load_detector(tmp_path / "ours"), loaded(name)[0]
+    ours, expected = load_network(tmp_path / "ours"), loaded(name)[0]
     assert ours.config == expected.config
     for own, tensor in ours.state_dict().items():
         assert tensor.equal(expected.state_dict()[own])

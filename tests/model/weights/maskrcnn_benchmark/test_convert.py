@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import load_detector
-from model.layers.norm import convolve_and_normalise
-from model.weights import WeightsError
+from model.layers.norm import convolve_and_normalize
+from model.weights import WeightsError, load_network
 
 NAMES = {
     ("stem",): ("backbone.body.stem.conv1", "backbone.body.stem.bn1"),
@@ -80,7 +79,7 @@ def save(tmp_path):
 
 
 def test_the_frozen_norm_has_no_epsilon(state, save):
-    detector = load_detector(save(state))
+    detector = load_network(save(state))
     x = torch.randn(1, 32, 12, 16, generator=torch.Generator().manual_seed(0))
     block = "backbone.body.layer2.0"
     get = {k: state[f"{block}.bn1.{k}"].view(-1, 1, 1) for k in ("weight", "bias")}
@@ -88,14 +87,14 @@ def test_the_frozen_norm_has_no_epsilon(state, save):
     # The stride is in the first 1x1.
     y = F.conv2d(x, state[f"{block}.conv1.weight"], stride=2)
     expected = (y - mean) / var.sqrt() * get["weight"] + get["bias"]
-    ours = convolve_and_normalise(
+    ours = convolve_and_normalize(
         x, detector.backbone.layer2[0].conv1, detector.backbone.layer2[0].bn1
     )
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_layers_of_pyramid_and_heads_are_matched(state, save):
-    detector = load_detector(save(state))
+    detector = load_network(save(state))
     pooled = torch.randn(3, 16, 7, 7, generator=torch.Generator().manual_seed(1))
     hidden = pooled.flatten(1)
     for layer in ("fc6", "fc7"):
@@ -120,7 +119,7 @@ def test_the_layers_of_pyramid_and_heads_are_matched(state, save):
 
 
 def test_the_conventions_are_detectron_s_but_for_resizing(state, save, caplog):
-    conventions = load_detector(save(state)).config.conventions
+    conventions = load_network(save(state)).config.conventions
     assert conventions.pixel_order == "bgr"
     assert conventions.pixel_mean == (102.9801, 115.9465, 122.7717)
     assert (conventions.norm_epsilon, conventions.stride_in_1x1, conventions.legacy_geometry) == (
@@ -135,7 +134,7 @@ def test_the_conventions_are_detectron_s_but_for_resizing(state, save, caplog):
 
 def test_faster_r_cnn_has_no_mask_head(state, save):
     boxes_only = {n: t for n, t in state.items() if not n.startswith("roi_heads.mask.")}
-    assert load_detector(save(boxes_only)).roi_heads.mask is None
+    assert load_network(save(boxes_only)).roi_heads.mask is None
 
 
 @pytest.mark.parametrize(
@@ -159,4 +158,4 @@ def test_unsupported_and_incomplete_models_are_refused(state, save, drop, add, m
     if add is not None:
         changed[add] = torch.ones(3)
     with pytest.raises(WeightsError, match=message):
-        load_detector(save(changed))
+        load_network(save(changed))

@@ -5,9 +5,9 @@ import functools
 import pytest
 import torch
 
-from model import ModelConfig, build_detector, load_detector
+from model import ModelConfig, build_detector
 from model.config import KeypointHeadConfig
-from model.weights import WeightsError, load_weights
+from model.weights import WeightsError, load_network, load_weights
 from model.weights.__main__ import main
 from model.weights.load import read_detector
 from tests.model.weights.detectron.model_layers import Kind, Layers
@@ -197,13 +197,13 @@ def test_explicit_settings_are_kept(load):
     given = ModelConfig.model_validate(
         {"rpn": {"pre_nms_test": 500}, "conventions": {"roi_sampling_ratio": 2}}
     )
-    config = load_detector(load("mask C4")[3], given).config
+    config = load_network(load("mask C4")[3], given).config
     assert (config.rpn.pre_nms_test, config.rpn.pre_nms_train) == (500, 12000)
     assert config.conventions.roi_sampling_ratio == 2
     given = ModelConfig.model_validate(
         {"box": None, "mask": None, "retinanet": {"nms_iou": 0.6, "score_threshold": 0.2}}
     )
-    one_stage = load_detector(load("retinanet")[3], given, detections_per_image=7).config.retinanet
+    one_stage = load_network(load("retinanet")[3], given, detections_per_image=7).config.retinanet
     assert (one_stage.nms_iou, one_stage.score_threshold) == (0.6, 0.2)
     assert (one_stage.box_loss_weight, one_stage.detections_per_image) == (0.25, 7)
 
@@ -212,7 +212,7 @@ def test_explicit_settings_are_kept(load):
 def test_a_converted_model_loads_as_the_original(load, name, tmp_path):
     detector, _, _, path = load(name)
     assert main(["convert", str(path), "--to", str(tmp_path / "ours")]) == 0
-    again = load_detector(tmp_path / "ours")
+    again = load_network(tmp_path / "ours")
     assert again.config == detector.config
     for key, tensor in again.state_dict().items():
         assert tensor.equal(detector.state_dict()[key])
@@ -228,7 +228,7 @@ def test_a_res5_shared_by_both_heads_is_read_once(load):
     for change in (state[first] + 1e-3, state[first][:1]):
         torch.save({"model": state | {first: change}}, path := load("mask C4")[3].with_name("own"))
         with pytest.raises(WeightsError, match=r"its own res5 .*layer4\.1\.conv2"):
-            load_detector(path)
+            load_network(path)
 
 
 def test_training_may_start_from_its_deformable_backbone(load):

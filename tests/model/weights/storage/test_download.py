@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from model import build_detector, load_detector, save_detector
-from model.weights import WeightsError
+from model import build_detector, save_detector
+from model.weights import WeightsError, load_network
 from model.weights.storage import download as downloading
 from model.weights.storage.download import fetch_weights
 
@@ -230,5 +230,5 @@ def test_a_detector_is_loaded_from_an_address(server, tiny_config, tmp_path):
     detector = build_detector(tiny_config())
     save_detector(detector, tmp_path / "saved")
     server.behavior.content = (tmp_path / "saved" / "model.safetensors").read_bytes()
-    loaded = load_detector(server.url.replace("R-50.pkl", "x.safetensors"), detector.config)
+    loaded = load_network(server.url.replace("R-50.pkl", "x.safetensors"), detector.config)
     assert loaded.fpn.lateral[0].weight.equal(detector.fpn.lateral[0].weight)

@@ -1,7 +1,7 @@
 import pytest
 
-from model import Category, build_detector, load_detector, save_detector
-from model.weights import WeightsError
+from model import Category, build_detector, save_detector
+from model.weights import WeightsError, load_network
 
 CATEGORIES = (Category(3, "cat"), Category(9, "dog"), Category(70, "owl"))
 
@@ -16,7 +16,7 @@ def saved(tiny_config, tmp_path):
 @pytest.mark.parametrize("file", ["", "model.safetensors"])
 def test_a_saved_detector_is_loaded_unchanged(saved, file):
     detector, folder = saved
-    loaded = load_detector(folder / file)
+    loaded = load_network(folder / file)
     for name, tensor in detector.state_dict().items():
         assert tensor.equal(loaded.state_dict()[name])
     assert loaded.config == detector.config
@@ -33,13 +33,13 @@ def test_the_weights_have_the_file_permissions_of_the_config(saved):
 def test_a_damaged_config_is_an_error_that_names_the_file(saved, text):
     (saved[1] / "model.json").write_text(text)
     with pytest.raises(WeightsError, match=r"model\.json"):
-        load_detector(saved[1])
+        load_network(saved[1])
 
 
 def test_a_saved_retinanet_is_loaded_unchanged(build_retinanet, tmp_path):
     detector = build_retinanet("cat", "dog")
     save_detector(detector, tmp_path)
-    loaded = load_detector(tmp_path)
+    loaded = load_network(tmp_path)
     assert loaded.config == detector.config
     for name, tensor in loaded.state_dict().items():
         assert tensor.equal(detector.state_dict()[name])

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from model import build_detector, load_detector, save_detector
-from model.weights import WeightsError
+from model import build_detector, save_detector
+from model.weights import WeightsError, load_network
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def test_the_prefix_of_distributed_training_is_removed(saved, tmp_path):
     detector, _ = saved
     state = {f"module.{name}": tensor for name, tensor in detector.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "weights.pth")
-    loaded = load_detector(tmp_path / "weights.pth", detector.config).state_dict()
+    loaded = load_network(tmp_path / "weights.pth", detector.config).state_dict()
     for name, tensor in detector.state_dict().items():
         assert tensor.equal(loaded[name])
 
@@ -56,5 +56,5 @@ def test_a_damaged_or_foreign_file_is_an_error_that_names_it(
         message = message if "no such" in message else "damaged"
     spoil(path)
     with pytest.raises(WeightsError, match=message) as raised:
-        load_detector(path, detector.config)
+        load_network(path, detector.config)
     assert path.name in str(raised.value)

@@ -9,9 +9,9 @@ from torchvision.models.detection import RetinaNet, keypointrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from model import Category, ModelConfig, build_detector, load_detector
+from model import Category, ModelConfig, build_detector
 from model.config import KeypointHeadConfig
-from model.weights import load_weights
+from model.weights import load_network, load_weights
 from model.weights.coco_categories import sparse_coco_categories
 from model.weights.storage.weights_file import StoredWeights
 from model.weights.torchvision.convert import convert_torchvision
@@ -41,7 +41,7 @@ def test_the_architecture_of_mask_r_cnn_is_inferred_from_shapes(tmp_path, old_na
     given = ModelConfig.model_validate(
         {"num_classes": 80, "box": {"score_threshold": 0.2}, "conventions": {"roi_aligned": True}}
     )
-    detector = load_detector(tmp_path / "theirs.pth", given, short_side=320, long_side=512)
+    detector = load_network(tmp_path / "theirs.pth", given, short_side=320, long_side=512)
     config = detector.config
     assert (config.num_classes, config.backbone.depth, config.box.hidden) == (90, 50, 1024)
     assert config.mask.layers == 4
@@ -107,14 +107,14 @@ def test_old_names_of_retinanet_are_recognized(retinanet, tmp_path):
     }
     assert "head.regression_head.conv.6.weight" in older
     torch.save(older, tmp_path / "old.pth")
-    new, old = (load_detector(tmp_path / f"{age}.pth") for age in ("new", "old"))
+    new, old = (load_network(tmp_path / f"{age}.pth") for age in ("new", "old"))
     for name, tensor in new.state_dict().items():
         assert tensor.equal(old.state_dict()[name])
 
 
 def test_retinanet_loses_its_background_and_its_labels_are_coco_ids(retinanet, tmp_path):
     torch.save(retinanet, tmp_path / "theirs.pth")
-    detector = load_detector(tmp_path / "theirs.pth", score_threshold=0.2, detections_per_image=300)
+    detector = load_network(tmp_path / "theirs.pth", score_threshold=0.2, detections_per_image=300)
     assert detector.categories == tuple(sparse_coco_categories())
     rows = retinanet["head.classification_head.cls_logits.weight"].view(9, 91, 256, 3, 3)
     ours = detector.retinanet.class_logits.weight.view(9, 90, 256, 3, 3)
@@ -126,6 +126,6 @@ def test_retinanet_loses_its_background_and_its_labels_are_coco_ids(retinanet, t
     assert config.retinanet.score_threshold == 0.2
     assert config.retinanet.detections_per_image == 300
     with pytest.raises(TypeError, match="no mask head"):
-        load_detector(tmp_path / "theirs.pth", mask_threshold=0.2)
+        load_network(tmp_path / "theirs.pth", mask_threshold=0.2)
     with pytest.raises(TypeError, match="RetinaNet has no proposals"):
-        load_detector(tmp_path / "theirs.pth", proposals=100)
+        load_network(tmp_path / "theirs.pth", proposals=100)

@@ -1,0 +1,100 @@
+import pytest
+import torch
+
+from model.boxes.coding import BoxCoder
+from model.config import BoxHeadConfig, RpnConfig
+from model.heads import roi_heads as roi_heads_module
+from model.heads.box import box_losses
+from model.heads.keypoint import keypoint_loss, keypoint_targets
+from model.heads.mask import mask_loss
+from model.heads.training_rois import sample_training_rois
+from model.layers.patches import gather_from_levels
+from model.rpn.loss import rpn_losses
+from model.structures import join_targets
+from tests.model.heads.rois import random_proposals
+from tests.model.no_sync import NoSync
+
+CPU = torch.device("cpu")
+
+
+def losses_and_gradients(detector, batch, targets):
+    detector.zero_grad()
+    terms = detector(batch, targets)
+    sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
+    return terms, {name: p.grad.clone() for name, p in detector.named_parameters()}
+
+
+@pytest.mark.parametrize("empty_images", [0, 1])
+def test_padding_changes_neither_losses_nor_gradients(
+    full_detector, scenes, box_targets, with_keypoints, batch_of, monkeypatch, empty_images
+):
+    targets = [with_keypoints(t) for t in [box_targets([], [])] * empty_images + scenes]
+    batch = batch_of(targets)
+    expected, expected_gradients = losses_and_gradients(full_detector, batch, targets)
+    assert expected["keypoint"].count > 0
+    monkeypatch.setattr(roi_heads_module, "_syncs_are_free", lambda device: False)
+    padded, gradients = losses_and_gradients(full_detector, batch, targets)
+    for name, term in padded.items():
+        # The same numbers summed in another order, fp32.
+        torch.testing.assert_close(term.total, expected[name].total, rtol=1e-5, atol=1e-6)
+        assert term.count == expected[name].count
+    for name, gradient in gradients.items():
+        assert gradient.isfinite().all()
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6)
+
+
+def test_losses_from_proposals_and_their_gradients_need_no_sync(
+    scenes, box_targets, with_keypoints
+):
+    images = [with_keypoints(target) for target in (*scenes, box_targets([], []))]
+    settings = BoxHeadConfig(samples_per_image=16)
+    targets = join_targets(images, CPU, num_keypoints=3)
+    proposals = random_proposals([20, 9, 2], rows=20)
+    coder, generator = BoxCoder(), torch.Generator().manual_seed(0)
+    levels = [torch.randn(3, size, generator=generator) for size in (300, 40)]
+    deltas = [torch.randn(3, size, 4, generator=generator) for size in (300, 40)]
+    anchors = random_proposals([340], rows=340).boxes[0]
+    heatmaps, class_logits = torch.randn(12, 3, 8, 8), torch.randn(48, 4)
+    box_deltas, mask_logits = torch.randn(48, 4, 4), torch.randn(12, 7, 7)
+    leaves = [*levels, *deltas, heatmaps, class_logits, box_deltas, mask_logits]
+    for leaf in leaves:
+        leaf.requires_grad_()
+
+    def predict(sampled):
+        return gather_from_levels(levels, sampled), gather_from_levels(deltas, sampled)
+
+    with NoSync():
+        terms = rpn_losses(predict, anchors, targets, range(3), RpnConfig(), coder, 1 / 9)
+        rois = sample_training_rois(proposals, targets, range(3), settings)
+        positive = rois.positive()
+        terms |= box_losses(class_logits, box_deltas, rois, coder, 1.0)
+        terms["mask"] = mask_loss(mask_logits, torch.zeros(12, 7, 7), positive.valid)
+        cells = keypoint_targets(targets.keypoints, positive, 8, torch.zeros(3, 2))
+        terms["keypoint"] = keypoint_loss(heatmaps, cells)
+        sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
+    assert rois.rois.shape == (48, 5)
+    assert positive.rois.shape == (12, 5)
+    assert all(leaf.grad.isfinite().all() for leaf in leaves)
+    with pytest.raises(AssertionError, match="nonzero syncs"), NoSync():
+        rois.without_padding()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_losses_of_the_roi_heads_and_their_gradients_need_no_sync_on_the_gpu(
+    full_detector, scenes, with_keypoints, batch_of
+):
+    device = torch.device("cuda")
+    detector, batch = full_detector.to(device), batch_of(scenes).to(device)
+    targets = [with_keypoints(target).to(device) for target in scenes]
+    features = detector.features(batch)
+    detector(batch, targets)  # the first pass loads kernels
+    joined = join_targets(targets, device, with_masks=True, num_keypoints=3)
+    proposals, _ = detector.rpn.losses(features, batch, joined)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        joined = join_targets(targets, device, with_masks=True, num_keypoints=3)
+        terms = detector.roi_heads.losses(features, proposals, batch, joined)
+        sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
