@@ -133,7 +133,7 @@ def test_every_anchor_has_its_own_objectness_and_deltas(loaded, name):
     height, width = 2, 3
     feature = pooled(detector, 1, 3)[:, :, :height]
     cells = [ImageSize(height, width)] * (5 if level else 1)
-    grid = detector.rpn.anchors(cells, CANVAS)[level]
+    grid = detector.rpn.anchors.tile(cells, CANVAS)[level]
     boxes = anchors_by_cell(sizes, height, width, 16)
     index = match_anchors(grid, boxes.flatten(0, 2))
     with torch.inference_mode():
@@ -150,7 +150,7 @@ def test_every_anchor_has_its_own_objectness_and_deltas(loaded, name):
 def test_every_anchor_of_retinanet_has_its_own_classes_and_deltas(loaded, name):
     detector, classes = loaded(name)[0], ZOO[name].classes
     feature = torch.randn(1, PYRAMID, 2, 3, generator=torch.Generator().manual_seed(1))
-    grid = detector.retinanet.anchors([ImageSize(2, 3)] * 5, CANVAS)[1]
+    grid = detector.retinanet.anchors.tile([ImageSize(2, 3)] * 5, CANVAS)[1]
     sizes = [64.0, 64 * 2 ** (1 / 3), 64 * 2 ** (2 / 3)]
     boxes = anchors_by_cell(sizes, 2, 3, 16)
     index = match_anchors(grid, boxes.flatten(0, 2))
