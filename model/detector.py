@@ -36,7 +36,8 @@ class Detector(nn.Module, ABC):
     """Base of ``TwoStageDetector``, ``OneStageDetector`` and ``ProposalNetwork``.
 
     A subclass implements :meth:`losses` for training and :meth:`candidates` and :meth:`select` for
-    inference; test-time augmentation and export need nothing else.
+    inference. With heads for them it overrides :meth:`masks` and :meth:`heatmaps`. Test-time
+    augmentation and export call only the methods defined here.
 
     Args:
         config: all settings.

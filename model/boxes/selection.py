@@ -146,7 +146,8 @@ def pad_for_export(
     """Append ``count`` anchors with logit -inf to every level while a program is exported.
 
     A top-k of ``count`` anchors needs that many, but whether a level has them depends on the image
-    size, on which an exported program must not branch. The padding is never selected.
+    size, on which an exported program must not branch. Padding ranks last in the top-k and is
+    dropped afterward because of its score.
 
     Args:
         logits: per level (B, A_l) or (B, A_l, K).

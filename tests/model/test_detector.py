@@ -1,214 +1,262 @@
+"""The interface that all kinds of detectors share, and what uses nothing but that interface."""
+
+import ast
+import inspect
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from torchvision.ops import box_iou
 
-from model import Category, build_detector
-from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
+from model import Detector, Predictor, build_detector
+from model.boxes.selection import Candidates, select_boxes
+from model.export.graph import InferenceGraph
+from model.one_stage import OneStageDetector
+from model.proposal_network import ProposalNetwork
+from model.structures import ImageBatch, ImageSize, join_targets
+from model.two_stage import TwoStageDetector
+from tests.model.detector_kinds import KINDS
 
-LOSSES = {"rpn_objectness", "rpn_box", "box_class", "box_regression", "mask"}
-
-
-def total(terms):
-    return sum(term.total / term.count.clamp(min=1) for term in terms.values())
-
-
-def test_two_scenes_are_learned_by_heart(detector, scenes, draw_image, batch_of):
-    batch = batch_of(scenes)
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
-    detector.train()
-    losses = []
-    for _ in range(200):
-        loss = total(detector(batch, scenes))
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert losses[-1] < 0.1 * losses[0]
-    pictures = [draw_image(target).numpy() for target in scenes]
-    for target, found in zip(scenes, detector.predict(pictures), strict=True):
-        sure = found.above(0.5)
-        overlap = box_iou(target.boxes, sure.boxes)
-        assert (overlap.amax(dim=1) > 0.7).all()
-        assert torch.equal(sure.labels[overlap.argmax(dim=1)], target.labels)
-        masks = sure.bitmaps()[overlap.argmax(dim=1)]
-        for (x1, y1, x2, y2), mask in zip(target.boxes.long().tolist(), masks, strict=True):
-            area = (y2 - y1) * (x2 - x1)
-            shared = int(mask[y1:y2, x1:x2].sum())
-            assert shared / (area + int(mask.sum()) - shared) > 0.7
+MODEL = Path(inspect.getfile(Detector)).parent
+INTERFACE = {name for name in vars(Detector) if not name.startswith("_")} - {"forward"}
+CPU = torch.device("cpu")
 
 
-def test_a_batch_loses_what_its_images_lose_alone(detector, scenes, box_targets, batch_of):
-    crowded = [
-        box_targets([[2 + 9 * i, 5, 10 + 9 * i, 20 + i] for i in range(6)], [1] * 6),
-        *scenes,
-    ]
-    seeds, canvas = (11, 12, 13), ImageSize(96, 64)
-    together = detector(batch_of(crowded, seeds, canvas), crowded)
-    alone = [
-        detector(batch_of([target], [seed], canvas), [target])
-        for target, seed in zip(crowded, seeds, strict=True)
-    ]
-    assert together.keys() == LOSSES
-    for name, term in together.items():
-        # Sums in another order, fp32.
-        torch.testing.assert_close(
-            term.total, sum(one[name].total for one in alone), rtol=1e-4, atol=1e-5
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def any_detector(kind, tiny_config):
+    """A detector of each kind whose random scores vary, in eval mode."""
+    torch.manual_seed(0)
+    detector = build_detector(tiny_config(**kind.settings)).eval()
+    with torch.no_grad():
+        for name, parameter in detector.named_parameters():
+            if name.endswith(("class_logits.weight", "objectness.weight")):
+                parameter *= 30
+    return detector
+
+
+@pytest.fixture
+def keypoint_scenes(scenes, with_keypoints):
+    return [with_keypoints(target) for target in scenes]
+
+
+class WholeImageDetector(Detector):
+    """Detects class 2 in the whole image: the smallest class that implements the interface."""
+
+    def losses(self, features, images, targets):
+        return {}
+
+    def candidates(self, features, images):
+        boxes = [[0.0, 0.0, size.width, size.height] for size in images.sizes]
+        count = len(images)
+        return Candidates(
+            torch.tensor(boxes),
+            torch.full((count,), 0.75),
+            torch.arange(count),
+            torch.full((count,), 2),
         )
-        assert term.count == sum(one[name].count for one in alone)
-        assert not term.count.requires_grad
+
+    def select(self, candidates, images):
+        return select_boxes(candidates, images.sizes, nms_iou=0.5, max_detections=10)
 
 
-def test_other_seeds_choose_other_samples(detector, scenes, batch_of):
-    first, again, other = (detector(batch_of(scenes, s), scenes) for s in ((1, 2), (1, 2), (3, 4)))
-    assert first["rpn_objectness"].total == again["rpn_objectness"].total
-    assert first["rpn_objectness"].total != other["rpn_objectness"].total
+@pytest.fixture
+def make_whole_image_detector(detector, tiny_config):
+    def make_whole_image_detector(**changes):
+        config = tiny_config(mask=None, **changes)
+        return WholeImageDetector(config, detector.categories).eval()
+
+    return make_whole_image_detector
 
 
-@pytest.mark.parametrize("empty_images", [1, 2])
-def test_every_parameter_takes_part_whatever_the_images_hold(
-    detector, scenes, empty_images, box_targets, batch_of
+def test_a_subclass_must_implement_losses_candidates_and_select(detector):
+    assert Detector.__abstractmethods__ == {"losses", "candidates", "select"}
+    with pytest.raises(TypeError, match="abstract"):
+        Detector(detector.config, detector.categories)
+
+
+@pytest.mark.parametrize("subclass", [TwoStageDetector, OneStageDetector, ProposalNetwork])
+def test_every_kind_implements_the_interface_with_its_signatures(subclass):
+    assert not subclass.__abstractmethods__
+    assert "forward" not in vars(subclass)
+    for name in sorted(INTERFACE):
+        member, implementation = getattr(Detector, name), getattr(subclass, name)
+        if callable(member):
+            assert inspect.signature(implementation) == inspect.signature(member), name
+
+
+def test_losses_are_those_of_the_heads(kind, any_detector, keypoint_scenes, batch_of):
+    batch = batch_of(keypoint_scenes)
+    terms = any_detector(batch, keypoint_scenes)
+    assert terms.keys() == kind.losses
+    targets = join_targets(
+        keypoint_scenes,
+        CPU,
+        with_masks=any_detector.config.mask is not None,
+        num_keypoints=3 if any_detector.config.keypoint else 0,
+    )
+    parts = any_detector.losses(any_detector.features(batch), batch, targets)
+    for name, term in terms.items():
+        assert term.total.equal(parts[name].total)
+        assert term.count.equal(parts[name].count)
+
+
+@torch.no_grad()
+def test_detections_are_those_of_the_steps_of_the_interface(any_detector, scenes, batch_of):
+    batch = batch_of(scenes)
+    expected = any_detector(batch)
+    features = any_detector.features(batch)
+    selected = any_detector.detect(features, batch)
+    masks = any_detector.masks(features, selected)
+    heatmaps = any_detector.heatmaps(features, selected)
+    results = any_detector.to_detections(selected, batch, masks, heatmaps)
+    assert len(results) == len(expected) == len(batch)
+    for result, detections in zip(results, expected, strict=True):
+        assert len(result) > 0
+        for name in ("boxes", "scores", "labels", "masks", "keypoints"):
+            value, reference = getattr(result, name), getattr(detections, name)
+            assert (value is None and reference is None) or value.equal(reference)
+
+
+@torch.no_grad()
+def test_feature_maps_have_the_strides_and_channels_of_the_detector(any_detector, batch_of, scenes):
+    batch = batch_of(scenes)
+    features = any_detector.features(batch)
+    assert len(features) == len(any_detector.strides)
+    for feature, stride in zip(features, any_detector.strides, strict=True):
+        height, width = (-(-side // stride) for side in batch.canvas)
+        assert feature.shape == (len(batch), any_detector.channels, height, width)
+
+
+@torch.no_grad()
+def test_candidates_are_boxes_with_scores_images_and_labels(any_detector, scenes, batch_of):
+    batch = batch_of(scenes)
+    candidates = any_detector.candidates(any_detector.features(batch), batch)
+    count = len(candidates.scores)
+    assert count > 0
+    assert candidates.boxes.shape == (count, 4)
+    assert candidates.boxes.dtype == candidates.scores.dtype == torch.float32
+    assert candidates.images.dtype == candidates.labels.dtype == torch.int64
+    assert set(candidates.images.tolist()) == {0, 1}
+    assert 1 <= candidates.labels.min() <= candidates.labels.max() <= 3
+    assert ((candidates.scores > 0) & (candidates.scores <= 1)).all()
+
+
+@torch.no_grad()
+def test_selected_boxes_are_sorted_clipped_and_counted_per_image(any_detector, scenes, batch_of):
+    batch = batch_of(scenes, canvas=ImageSize(96, 128))
+    candidates = any_detector.candidates(any_detector.features(batch), batch)
+    selected = any_detector.select(candidates, batch)
+    assert sum(selected.counts) == len(selected.scores) == len(selected.rois) > 0
+    images = torch.repeat_interleave(torch.arange(2), torch.tensor(selected.counts))
+    assert selected.rois[:, 0].long().equal(images)
+    for scores in torch.split(selected.scores, selected.counts):
+        assert (scores.diff() <= 0).all()
+    assert (selected.boxes >= 0).all()
+    assert (selected.boxes <= 64).all()
+    assert set(selected.scores.tolist()) <= set(candidates.scores.tolist())
+
+
+@torch.no_grad()
+def test_masks_and_heatmaps_exist_with_a_head_for_them(any_detector, scenes, batch_of):
+    batch = batch_of(scenes)
+    features = any_detector.features(batch)
+    selected = any_detector.detect(features, batch)
+    count = len(selected.scores)
+    masks = any_detector.masks(features, selected)
+    assert (masks is None) == (any_detector.config.mask is None)
+    if masks is not None:
+        assert masks.shape == (count, 28, 28)
+        assert ((masks >= 0) & (masks <= 1)).all()
+    heatmaps = any_detector.heatmaps(features, selected)
+    assert (heatmaps is None) == (any_detector.config.keypoint is None)
+    if heatmaps is not None:
+        assert heatmaps.shape == (count, 3, 56, 56)
+        assert any_detector.keypoints(selected, batch, heatmaps).shape == (count, 3, 3)
+
+
+@torch.no_grad()
+def test_detect_selects_from_the_candidates(any_detector, scenes, batch_of):
+    """A proposal network has run NMS per level already: there, detect skips it."""
+    batch = batch_of(scenes)
+    features = any_detector.features(batch)
+    candidates = any_detector.candidates(features, batch)
+    detected = any_detector.detect(features, batch)
+    selected = any_detector.select(candidates, batch)
+    if isinstance(any_detector, ProposalNetwork):
+        assert detected.boxes.equal(candidates.boxes)
+        assert len(selected.scores) <= len(detected.scores)
+    else:
+        assert detected.rois.equal(selected.rois)
+        assert detected.scores.equal(selected.scores)
+        assert detected.labels.equal(selected.labels)
+
+
+def test_targets_need_one_entry_and_one_seed_per_image(any_detector, keypoint_scenes, batch_of):
+    batch = batch_of(keypoint_scenes)
+    with pytest.raises(ValueError, match="2 images but 1 targets"):
+        any_detector(batch, keypoint_scenes[:1])
+    with pytest.raises(ValueError, match="one sampling seed per image"):
+        without_seeds = ImageBatch(batch.pixels, batch.sizes, batch.original_sizes)
+        any_detector(without_seeds, keypoint_scenes)
+
+
+def test_the_backbone_reads_normalized_pixels_and_zeros_in_the_padding(
+    scenes, tiny_config, batch_of
 ):
-    targets = [box_targets([], [])] * empty_images + scenes[: 2 - empty_images]
-    terms = detector(batch_of(targets), targets)
-    sum(term.total for term in terms.values()).backward()
-    assert [name for name, p in detector.named_parameters() if p.grad is None] == []
-    assert all(p.grad.isfinite().all() for p in detector.parameters())
-    if empty_images == 2:
-        assert terms["mask"].total == terms["rpn_box"].total == terms["box_regression"].total == 0
-        assert terms["box_class"].count > 0
-
-
-def test_degenerate_objects_leave_the_losses_finite(detector, box_targets, batch_of):
-    target = box_targets([[10, 10, 10.001, 10.001], [0, 0, 64, 64]], [1, 2])
-    terms = detector(batch_of([target]), [target])
-    assert all(term.total.isfinite() for term in terms.values())
-
-
-def test_faster_r_cnn_has_no_mask_loss_and_no_masks(scenes, tiny_config, batch_of):
-    detector = build_detector(tiny_config(mask=None))
-    bare = [Targets(t.boxes, t.labels) for t in scenes]
-    assert detector(batch_of(scenes), bare).keys() == LOSSES - {"mask"}
-    assert all(found.masks is None for found in detector.predict([np.zeros((9, 9, 3), np.uint8)]))
-
-
-@pytest.mark.parametrize("precision", [torch.bfloat16])
-def test_autocast_gives_about_the_same_losses(detector, scenes, precision, batch_of):
-    batch = batch_of(scenes)
-    exact = detector(batch, scenes)
-    with torch.autocast("cpu", precision):
-        rounded = detector(batch, scenes)
-    for name, term in rounded.items():
-        assert term.total.dtype == torch.float32
-        # 8 bits of mantissa; other proposals may be drawn.
-        torch.testing.assert_close(
-            term.total / term.count, exact[name].total / exact[name].count, rtol=0.2, atol=0.05
-        )
-
-
-def test_predictions_come_in_the_order_and_the_pixels_of_the_images(detector):
-    rng = np.random.default_rng(0)
-    shapes = [(40, 90), (90, 40), (64, 64), (200, 150), (30, 31)]
-    images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
-    detector.train()
-    together = detector.predict(images, batch_size=2)
-    assert detector.training
-    for shape, image, found in zip(shapes, images, together, strict=True):
-        assert found.image_size == shape
-        assert len(found) > 0
-        assert found.boxes[:, 2].max() <= shape[1] + 1e-3
-        assert found.boxes[:, 3].max() <= shape[0] + 1e-3
-        assert (found.scores.diff() <= 0).all()
-        assert found.labels.min() >= 1
-        assert found.labels.max() <= 3
-        assert found.masks.shape == (len(found), 28, 28)
-        (alone,) = detector.predict([image])
-        # Alone there is less padding; group norm and convolutions feel it at the border.
-        assert abs(len(alone) - len(found)) <= 0.5 * len(found)
-
-
-def test_an_image_without_detections_gives_empty_tensors(tiny_config):
-    detector = build_detector(tiny_config(box={"hidden": 64, "score_threshold": 1.0}))
-    (found,) = detector.predict([np.zeros((50, 70, 3), np.uint8)])
-    assert len(found) == 0
-    assert found.boxes.shape == (0, 4)
-    assert found.masks.shape == (0, 28, 28)
-    assert found.bitmaps().shape == (0, 50, 70)
-    assert detector.predict([]) == []
+    conventions = {"pixel_order": "bgr", "pixel_mean": (1, 2, 3), "pixel_std": (1, 1, 2)}
+    detector = build_detector(tiny_config(conventions=conventions))
+    inputs = []
+    detector.backbone.register_forward_pre_hook(lambda _, arguments: inputs.append(*arguments))
+    batch = batch_of(scenes[:1], canvas=ImageSize(96, 96))
+    detector.features(batch)
+    [normalized] = inputs
+    assert (normalized[:, :, 64:] == 0).all()
+    assert (normalized[:, :, :, 64:] == 0).all()
+    red, green, blue = batch.pixels[0, :, 0, 0].tolist()
+    assert normalized[0, :, 0, 0].tolist() == [blue - 1, green - 2, (red - 3) / 2]
 
 
 @pytest.mark.parametrize(
-    ("image", "error", "words"),
-    [
-        (np.zeros((5, 5, 3), np.float32), TypeError, "image 1 must be a uint8 .* got float32"),
-        (np.zeros((3, 5, 5), np.uint8), ValueError, r"image 1 .* got \(3, 5, 5\)"),
-        (np.zeros((5, 5), np.uint8), ValueError, r"image 1 .* got \(5, 5\)"),
-        (np.zeros((0, 5, 3), np.uint8), ValueError, r"image 1 .* got \(0, 5, 3\)"),
-        ("picture.jpg", TypeError, "image 1 .* got str"),
-    ],
+    "augmentation", [None, {"short_sides": (64, 96), "long_side": 200}], ids=["plain", "augmented"]
 )
-def test_a_picture_of_another_kind_is_refused_by_its_number(detector, image, error, words):
-    with pytest.raises(error, match=words):
-        detector.predict([np.zeros((5, 5, 3), np.uint8), image])
+def test_a_new_kind_of_detector_predicts(make_whole_image_detector, augmentation):
+    predictor = Predictor(make_whole_image_detector(test_augmentation=augmentation))
+    (result,) = predictor.predict([np.zeros((50, 70, 3), np.uint8)])
+    # Also with four views there is one object.
+    torch.testing.assert_close(result.boxes, torch.tensor([[0.0, 0, 70, 50]]))
+    assert result.labels.tolist() == [2]
+    assert result.masks is result.keypoints is None
 
 
-def test_training_without_seeds_or_with_too_few_targets_is_refused(detector, scenes, batch_of):
-    batch = batch_of(scenes)
-    with pytest.raises(ValueError, match="2 images but 1 targets"):
-        detector(batch, scenes[:1])
-    with pytest.raises(ValueError, match="one sampling seed per image"):
-        detector(type(batch)(batch.pixels, batch.sizes, batch.original_sizes), scenes)
+@torch.no_grad()
+def test_a_new_kind_of_detector_can_be_exported(make_whole_image_detector):
+    graph = InferenceGraph(make_whole_image_detector())
+    results = graph(torch.zeros(50, 70, 3, dtype=torch.uint8))
+    assert tuple(results) == graph.outputs == ("boxes", "scores", "labels")
+    assert results["boxes"].tolist() == [[0, 0, 70, 50]]
 
 
-def test_categories_must_match_the_number_of_classes(tiny_config):
-    assert build_detector(tiny_config()).categories[2] == Category(3, "class_3")
-    with pytest.raises(ValueError, match="num_classes is 3 but 1 categories"):
-        build_detector(tiny_config(), [Category(7, "cat")])
-
-
-def test_padding_is_zero_after_normalising_and_bgr_swaps_the_channels(
-    scenes, tiny_config, batch_of
-):
-    batch = batch_of(scenes[:1], canvas=ImageSize(96, 96))
-    rules = {"pixel_order": "bgr", "pixel_mean": (1, 2, 3), "pixel_std": (1, 1, 2)}
-    normalised = build_detector(tiny_config(conventions=rules))._network_input(batch)
-    assert (normalised[:, :, 64:] == 0).all()
-    assert (normalised[:, :, :, 64:] == 0).all()
-    red, green, blue = batch.pixels[0, :, 0, 0].tolist()
-    assert normalised[0, :, 0, 0].tolist() == [blue - 1, green - 2, (red - 3) / 2]
-
-
-@pytest.mark.parametrize("norm", ["frozen_bn", "batch_norm", "group_norm"])
-@pytest.mark.parametrize("depth", [18, 50])
-def test_small_models_of_every_kind_build_and_learn(norm, depth, scenes, tiny_config, batch_of):
-    backbone = {
-        "depth": depth,
-        "norm": norm,
-        "frozen_stages": 0,
-        "width": 8,
-    }
-    detector = build_detector(tiny_config(backbone=backbone)).train()
-    batch = batch_of(scenes)
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(8):
-        losses.append(total(detector(batch, scenes)))
-        optimizer.zero_grad()
-        losses[-1].backward()
-        optimizer.step()
-    assert losses[-1] < 0.9 * losses[0]
-
-
-def test_bitmap_masks_train_too(detector, scenes, batch_of):
-    bitmaps = []
-    for target in scenes:
-        drawn = torch.zeros(len(target), 64, 64, dtype=torch.uint8)
-        for row, (x1, y1, x2, y2) in zip(drawn, target.boxes.long().tolist(), strict=True):
-            row[y1:y2, x1:x2] = 1
-        bitmaps.append(Targets(target.boxes, target.labels, BitmapMasks(drawn)))
-    assert isinstance(scenes[0].masks, PolygonMasks)
-    expected = detector(batch_of(scenes), scenes)["mask"]
-    # Same boxes, same samples: only the outlines' edges may differ.
-    got = detector(batch_of(scenes), bitmaps)["mask"]
-    torch.testing.assert_close(got.total, expected.total, rtol=0.05, atol=0)
-    assert got.count == expected.count
+@pytest.mark.parametrize("folder", ["export", "inference"])
+def test_export_and_inference_do_not_branch_on_the_kind_of_detector(folder):
+    """They name no part that only some detectors have, and no subclass."""
+    parts = {"rpn", "roi_heads", "retinanet"}
+    subclasses = {"TwoStageDetector", "OneStageDetector", "ProposalNetwork"}
+    modules = {f"model.{name}" for name in ("two_stage", "one_stage", "proposal_network")}
+    files = sorted((MODEL / folder).glob("*.py"))
+    assert len(files) >= 3
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            where = f"{path.name}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in parts | subclasses, where
+            if isinstance(node, ast.Name):
+                assert node.id not in subclasses, where
+            if isinstance(node, ast.ImportFrom):
+                assert node.module not in modules, where
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value not in parts, where

@@ -1,8 +1,11 @@
+"""Mask and Keypoint R-CNN on a GPU compute what they compute on the CPU, also in half precision."""
+
 import numpy as np
 import pytest
 import torch
 
-from model import build_detector
+from model import Predictor, build_detector
+from tests.model.training import total_loss
 
 pytestmark = [
     pytest.mark.gpu,
@@ -11,12 +14,13 @@ pytestmark = [
 
 
 @pytest.fixture
-def posed_scenes(scenes, with_keypoints):
+def keypoint_scenes(scenes, with_keypoints):
     return [with_keypoints(target) for target in scenes]
 
 
-def everything(tiny_config, keypoint_head):
-    """A detector that samples all candidates: rounding moves proposals, and with them a choice."""
+@pytest.fixture
+def detector_of_all_samples(tiny_config, keypoint_head):
+    """A detector that samples all candidates: rounding moves proposals, and thus the samples."""
     config = tiny_config(keypoint=keypoint_head)
     box = config.box.model_copy(update={"samples_per_image": 10_000})
     rpn = config.rpn.model_copy(update={"samples_per_image": 100_000})
@@ -24,13 +28,14 @@ def everything(tiny_config, keypoint_head):
     return build_detector(config.model_copy(update={"box": box, "rpn": rpn}))
 
 
-def test_the_gpu_loses_what_the_cpu_loses(tiny_config, keypoint_head, posed_scenes, batch_of):
-    detector = everything(tiny_config, keypoint_head)
-    scenes = posed_scenes
-    expected = detector(batch_of(scenes), scenes)
-    device = torch.device("cuda")
-    got = detector.to(device)(batch_of(scenes).to(device), [target.to(device) for target in scenes])
-    for name, term in got.items():
+def test_losses_on_the_gpu_equal_those_on_the_cpu(
+    detector_of_all_samples, keypoint_scenes, batch_of
+):
+    batch, device = batch_of(keypoint_scenes), torch.device("cuda")
+    expected = detector_of_all_samples(batch, keypoint_scenes)
+    targets = [target.to(device) for target in keypoint_scenes]
+    terms = detector_of_all_samples.to(device)(batch.to(device), targets)
+    for name, term in terms.items():
         # TF32 is off by default for matrix products, on for convolutions: 10 bits.
         torch.testing.assert_close(
             (term.total / term.count).cpu(),
@@ -41,24 +46,24 @@ def test_the_gpu_loses_what_the_cpu_loses(tiny_config, keypoint_head, posed_scen
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
-def test_half_precision_trains_every_parameter_on_the_gpu(
-    tiny_config, keypoint_head, posed_scenes, batch_of, precision
+def test_every_parameter_has_a_gradient_in_half_precision(
+    detector_of_all_samples, keypoint_scenes, batch_of, precision
 ):
     device = torch.device("cuda")
-    detector = everything(tiny_config, keypoint_head).to(device)
-    targets = [target.to(device) for target in posed_scenes]
+    detector = detector_of_all_samples.to(device)
+    targets = [target.to(device) for target in keypoint_scenes]
     with torch.autocast("cuda", precision):
-        terms = detector(batch_of(targets).to(device), targets)
-    sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
+        terms = detector(batch_of(keypoint_scenes).to(device), targets)
+    total_loss(terms).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
 
 
-def test_the_gpu_finds_what_the_cpu_finds(full_detector):
-    detector = full_detector
-    picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    (expected,) = detector.predict([picture])
-    (got,) = detector.to("cuda").predict([picture])
-    assert got.boxes.device.type == got.keypoints.device.type == "cpu"
-    assert got.keypoints.shape == (len(got), 3, 3)
-    assert abs(len(got) - len(expected)) <= 0.2 * len(expected)
-    torch.testing.assert_close(got.scores[:5], expected.scores[:5], atol=1e-2, rtol=0)
+def test_detections_on_the_gpu_equal_those_on_the_cpu(full_detector):
+    predictor = Predictor(full_detector)
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    (expected,) = predictor.predict([image])
+    (result,) = predictor.to("cuda").predict([image])
+    assert result.boxes.device.type == result.keypoints.device.type == "cpu"
+    assert result.keypoints.shape == (len(result), 3, 3)
+    assert abs(len(result) - len(expected)) <= 0.2 * len(expected)
+    torch.testing.assert_close(result.scores[:5], expected.scores[:5], atol=1e-2, rtol=0)

@@ -1,4 +1,4 @@
-"""Without a pyramid, on one map: torchvision's detector and ours find and lose the same."""
+"""Without a pyramid, torchvision's Faster R-CNN and ours compute the same on a single map."""
 
 import torch
 import torchvision
@@ -9,18 +9,20 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from model import ModelConfig, build_detector
 from model.config import TORCHVISION
-from model.preprocess import pad_batch
-from model.structures import ImageSize, Targets
+from model.structures import Targets
 from tests.model.torchvision.peers import (
+    ALL_SAMPLES,
     DETECTIONS,
-    EVERYTHING,
     LONG_SIDE,
     SHORT_SIDE,
-    two_pictures,
+    make_batch,
+    resized_images,
+    torchvision_input,
 )
 
 CLASSES, SIZES, RATIOS = 6, (24.0, 40.0, 64.0, 100.0), (0.5, 1.0, 2.0)
-OURS = {
+# Our names of layers, and torchvision's.
+LAYERS = {
     "rpn.head.convs.0": "rpn.head.conv.0.0",
     "rpn.head.objectness": "rpn.head.cls_logits",
     "rpn.head.deltas": "rpn.head.bbox_pred",
@@ -31,12 +33,12 @@ OURS = {
 }
 
 
-def build_theirs():
+def _build_reference():
     torch.manual_seed(1)
     resnet = torchvision.models.resnet18(norm_layer=FrozenBatchNorm2d)
     backbone = nn.Sequential(*list(resnet.children())[:-2])
     backbone.out_channels = 512
-    theirs = FasterRCNN(
+    reference = FasterRCNN(
         backbone,
         CLASSES + 1,
         min_size=SHORT_SIDE,
@@ -47,23 +49,24 @@ def build_theirs():
         rpn_pre_nms_top_n_test=300,
         rpn_post_nms_top_n_train=100,
         rpn_post_nms_top_n_test=100,
-        rpn_batch_size_per_image=EVERYTHING,
-        box_batch_size_per_image=EVERYTHING,
+        rpn_batch_size_per_image=ALL_SAMPLES,
+        box_batch_size_per_image=ALL_SAMPLES,
         box_detections_per_img=DETECTIONS,
     )
-    theirs.roi_heads.fg_bg_sampler.positive_fraction = 0.25
+    reference.roi_heads.fg_bg_sampler.positive_fraction = 0.25
     with torch.no_grad():
-        theirs.rpn.head.cls_logits.weight *= 5
-        theirs.rpn.head.bbox_pred.weight *= 3
-        scores = theirs.roi_heads.box_predictor.cls_score.weight
+        reference.rpn.head.cls_logits.weight *= 5
+        reference.rpn.head.bbox_pred.weight *= 3
+        scores = reference.roi_heads.box_predictor.cls_score.weight
         scores *= 12
         scores -= scores.mean(dim=1, keepdim=True)
-    return theirs
+    return reference
 
 
-def build_ours(theirs):
+def _build_peer(reference):
+    """Return our detector with the weights and settings of the reference."""
     proposals = {"pre_nms_train": 300, "pre_nms_test": 300}
-    proposals |= {"post_nms_train": 100, "post_nms_test": 100, "samples_per_image": EVERYTHING}
+    proposals |= {"post_nms_train": 100, "post_nms_test": 100, "samples_per_image": ALL_SAMPLES}
     config = ModelConfig.model_validate(
         {
             "num_classes": CLASSES,
@@ -71,43 +74,45 @@ def build_ours(theirs):
             "input": {"short_side": SHORT_SIDE, "long_side": LONG_SIDE},
             "backbone": {"depth": 18, "features": "c5", "frozen_stages": 0},
             "rpn": {"anchor_sizes": SIZES, "anchor_ratios": RATIOS} | proposals,
-            "box": {"samples_per_image": EVERYTHING, "detections_per_image": DETECTIONS},
+            "box": {"samples_per_image": ALL_SAMPLES, "detections_per_image": DETECTIONS},
             "mask": None,
         }
     )
-    ours = build_detector(config)
-    state = theirs.state_dict()
-    parts = {"0": "conv1", "1": "bn1"} | {str(i): f"layer{i - 3}" for i in range(4, 8)}
-    backbone = {n: t for n, t in state.items() if n.startswith("backbone.")}
+    detector = build_detector(config)
+    state = reference.state_dict()
+    stages = {"0": "conv1", "1": "bn1"} | {str(i): f"layer{i - 3}" for i in range(4, 8)}
     renamed = {}
-    for name, tensor in backbone.items():
-        _, part, rest = name.split(".", 2)
-        renamed[f"backbone.{parts[part]}.{rest}"] = tensor
-    for name, other in OURS.items():
+    for name, tensor in state.items():
+        if name.startswith("backbone."):
+            _, stage, rest = name.split(".", 2)
+            renamed[f"backbone.{stages[stage]}.{rest}"] = tensor
+    for name, other in LAYERS.items():
         for kind in ("weight", "bias"):
             renamed[f"{name}.{kind}"] = state[f"{other}.{kind}"]
-    ours.load_state_dict(renamed)
-    return ours
+    detector.load_state_dict(renamed)
+    return detector
 
 
-def test_detections_losses_and_gradients_on_one_map_of_many_anchors():
-    pictures, theirs = two_pictures(), build_theirs().eval()
-    ours = build_ours(theirs).eval()
-    sizes = [ImageSize(*picture.shape[:2]) for picture in pictures]
-    inputs = [picture.permute(2, 0, 1) / 255 for picture in pictures]
+def test_detections_are_equal():
+    images, reference = resized_images(), _build_reference().eval()
+    detector = _build_peer(reference).eval()
     with torch.inference_mode():
-        expected, found = theirs(inputs), ours(pad_batch(pictures, sizes))
-    assert sum(len(one) for one in found) >= 20
-    for one, reference in zip(found, expected, strict=True):
-        assert one.labels.tolist() == reference["labels"].tolist()
-        torch.testing.assert_close(one.boxes, reference["boxes"], atol=0.01, rtol=0)
-        torch.testing.assert_close(one.scores, reference["scores"], atol=1e-4, rtol=0)
+        expected = reference(torchvision_input(images))
+        results = detector(make_batch(images))
+    assert sum(len(result) for result in results) >= 20
+    for result, detections in zip(results, expected, strict=True):
+        assert result.labels.tolist() == detections["labels"].tolist()
+        torch.testing.assert_close(result.boxes, detections["boxes"], atol=0.01, rtol=0)
+        torch.testing.assert_close(result.scores, detections["scores"], atol=1e-4, rtol=0)
 
+
+def test_losses_and_gradients_are_equal():
+    images, reference = resized_images(), _build_reference().train()
+    detector = _build_peer(reference).train()
     boxes = torch.tensor([[10.0, 12, 80, 90], [60, 40, 150, 130]])
     labels = torch.tensor([1, 4])
-    losses = theirs.train()(inputs, [{"boxes": boxes, "labels": labels} for _ in inputs])
-    batch = pad_batch(pictures, sizes, sampling_seeds=range(2))
-    terms = ours.train()(batch, [Targets(boxes, labels) for _ in inputs])
+    losses = reference(torchvision_input(images), [{"boxes": boxes, "labels": labels}] * 2)
+    terms = detector(make_batch(images), [Targets(boxes, labels)] * 2)
     sum(losses.values()).backward()
     sum(term.total / term.count for term in terms.values()).backward()
     for name, other in (
@@ -119,7 +124,7 @@ def test_detections_losses_and_gradients_on_one_map_of_many_anchors():
         loss = terms[name].total / terms[name].count
         torch.testing.assert_close(loss, losses[other], rtol=1e-4, atol=0)
         assert loss > 0
-    for name, other in OURS.items():
-        gradient = theirs.get_parameter(f"{other}.weight").grad
-        mine = ours.get_parameter(f"{name}.weight").grad
-        torch.testing.assert_close(mine.norm(), gradient.norm(), rtol=1e-3, atol=0)
+    for name, other in LAYERS.items():
+        expected = reference.get_parameter(f"{other}.weight").grad
+        gradient = detector.get_parameter(f"{name}.weight").grad
+        torch.testing.assert_close(gradient.norm(), expected.norm(), rtol=1e-3, atol=0)
