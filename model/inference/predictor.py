@@ -1,7 +1,8 @@
 """From images of any size to detections, and from weights to a predictor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -124,6 +125,7 @@ def load_detector(
     *,
     allow_missing: Sequence[str] = (),
     allow_unused: Sequence[str] = (),
+    conventions: Mapping[str, Any] | None = None,
     **overrides: float,
 ) -> Predictor:
     """Load a trained detector, ready to predict.
@@ -137,6 +139,7 @@ def load_detector(
         device,
         allow_missing=allow_missing,
         allow_unused=allow_unused,
+        conventions=conventions,
         **overrides,
     )
     return Predictor(network)

@@ -7,9 +7,11 @@ python -m model.weights convert SOURCE --to FOLDER
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from model.config import ModelConfig
 from model.config.settings import ConfigError
+from model.config.yaml_files import apply_overrides
 from model.weights.report import WeightsError
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 
@@ -28,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         config = options.config or _backbone_config(options.source)
-        detector, report = read_detector(options.source, config)
+        detector, report = read_detector(
+            options.source, config, _parse_conventions(options.convention)
+        )
         print(report.table(), report, sep="\n\n")
         if options.command == "inspect":
             return 0
@@ -64,6 +68,21 @@ def _backbone_config(source: str) -> ModelConfig | None:
     return default.model_copy(update={"backbone": backbone})
 
 
+def _parse_conventions(options: Sequence[str]) -> dict[str, Any]:
+    """Parse NAME=VALUE options, whose names may have dots; values are YAML.
+
+    Raises:
+        ConfigError: an option has no value, or none of YAML.
+    """
+    conventions = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not name or not equals:
+            raise ConfigError([f"--convention {option!r}: write NAME=VALUE"])
+        conventions[name] = apply_overrides({}, [f"value={text}"])["value"]
+    return conventions
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m model.weights",
@@ -77,7 +96,17 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=purpose, description=purpose)
         command.add_argument("source", help="a folder, a file or an https:// address")
-        command.add_argument("--config", help="YAML file with a model section")
+        command.add_argument(
+            "--config", help="YAML file with a model section: its settings of inference are used"
+        )
+        command.add_argument(
+            "--convention",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="what the weights were trained with, if it is not what their library does by "
+            "default, such as roi_aligned=false or 'rpn.anchor_sizes=[16, 32, 64, 128, 256]'",
+        )
         if name == "convert":
             command.add_argument("--to", required=True, metavar="FOLDER", help="folder to write")
             command.add_argument(

@@ -1,9 +1,10 @@
 """Loading weights: a whole detector, or the parts that fit into a detector to be trained."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,8 +16,8 @@ from model.detector import Detector
 from model.weights.adaptation import adapt_to_conventions, warn_about_folded_norms
 from model.weights.architecture.detector import is_whole_detector
 from model.weights.class_rows import ClassRows, match_class_rows
-from model.weights.conversion import OUR_ECOSYSTEM
 from model.weights.fill import fill_detector
+from model.weights.inference_config import read_for_inference
 from model.weights.inference_settings import override_inference_settings
 from model.weights.read import read_weights
 from model.weights.report import LoadReport, WeightsError, shorten
@@ -29,6 +30,7 @@ def load_network(
     config: str | Path | ModelConfig | None = None,
     device: str | torch.device = "cpu",
     *,
+    conventions: Mapping[str, Any] | None = None,
     allow_missing: Sequence[str] = (),
     allow_unused: Sequence[str] = (),
     **overrides: float,
@@ -39,10 +41,15 @@ def load_network(
         source: a folder that ``save_detector`` wrote, or a file or its ``https://`` address: ours
             (.safetensors, .pth), or a detector of this family of torchvision, detectron2,
             Detectron or maskrcnn-benchmark.
-        config: a YAML file with a ``model`` section, or a ModelConfig. May be None for our folders,
-            which have one, and for weights of other libraries, whose architecture is inferred and
-            replaces what the config says about it, except for conventions stated explicitly.
+        config: a YAML file with a ``model`` section, or a ModelConfig; only needed for a file of
+            ours without its folder. For all others, its settings of inference (input size, score
+            threshold ..) are used where it states them. Architecture and conventions are those of
+            the weights, with a warning where the config states others:
+            ``model/weights/setting_origins.py`` lists who decides which setting.
         device: where to put the detector.
+        conventions: what the weights were trained with, if they are known wrongly: by name of a
+            field of ``Conventions`` (``{"roi_aligned": False}``), or by dotted key of another
+            setting of this origin (``{"rpn.anchor_sizes": (16, 32, 64, 128, 256)}``).
         allow_missing: patterns (``roi_heads.mask.*``) of the detector's tensors that may stay at
             initialization.
         allow_unused: patterns of the file's tensors that may stay unused.
@@ -54,9 +61,9 @@ def load_network(
         WeightsError: the file is missing, damaged or does not fit the config, or a tensor of the
             detector or of the file is left over.
         TypeError: there is no such override.
-        ConfigError: the YAML file, or the value of an override, is not valid.
+        ConfigError: the YAML file, a convention or the value of an override is not valid.
     """
-    detector, report = read_detector(source, config, **overrides)
+    detector, report = read_detector(source, config, conventions, **overrides)
     _log_report(source, report)
     if problems := report.problems(allow_missing, allow_unused):
         raise WeightsError(
@@ -80,38 +87,59 @@ def read_conventions(source: str | Path) -> Conventions | None:
     return weights.conventions if is_whole_detector(weights.tensors) else None
 
 
+def resolve_config(
+    source: str | Path, config: ModelConfig, conventions: Mapping[str, Any] | None = None
+) -> ModelConfig:
+    """Return the config of the detector that `load_detector` would build of these weights.
+
+    Logs the same warning if ``config`` states settings that are not used.
+
+    Args:
+        source: as for :func:`load_network`.
+        config: as for :func:`load_network`.
+        conventions: as for :func:`load_network`.
+
+    Raises:
+        WeightsError: the weights cannot be read, or contradict ``conventions``.
+        ConfigError: a convention is not valid.
+    """
+    weights, warnings = read_for_inference(source, config, conventions)
+    for warning in warnings:
+        _LOG.warning("%s: %s", source, warning)
+    return weights.config or config
+
+
 def read_detector(
-    source: str | Path, config: str | Path | ModelConfig | None = None, **overrides: float
+    source: str | Path,
+    config: str | Path | ModelConfig | None = None,
+    conventions: Mapping[str, Any] | None = None,
+    **overrides: float,
 ) -> tuple[Detector, LoadReport]:
     """Build the detector that weights describe, fill it as far as they go, and report the result.
 
     Args:
         source: as for :func:`load_network`.
         config: as for :func:`load_network`.
+        conventions: as for :func:`load_network`.
         overrides: as for :func:`load_network`.
 
     Raises:
         WeightsError: as for :func:`load_network`, except for tensors that are left over.
         TypeError: there is no such override.
-        ConfigError: the YAML file, or the value of an override, is not valid.
+        ConfigError: as for :func:`load_network`.
     """
-    given = _read_config(config)
-    weights = read_weights(source, given)
-    are_ours = weights.ecosystem == OUR_ECOSYSTEM
-    selected = given if are_ours and given is not None else weights.config or given
-    if selected is None:
+    weights, warnings = read_for_inference(source, _read_config(config), conventions)
+    settled = weights.config
+    if settled is None:
         raise WeightsError(
             f"{source} does not reveal the architecture of its detector: pass config= (--config on "
             "the command line), a YAML file with a model section"
         )
-    if not are_ours:
-        _log_overridden(given, selected, source)
-    categories = weights.categories
-    if len(categories) != selected.num_classes:
-        categories = ()
-    detector = build_detector(override_inference_settings(selected, overrides), categories)
+    categories = weights.categories if len(weights.categories) == settled.num_classes else ()
+    detector = build_detector(override_inference_settings(settled, overrides), categories)
     report = fill_detector(detector, weights, ClassRows({}), source, allow_mismatch=False)
-    return detector, replace(report, notes=(*weights.assumptions, *weights.approximations))
+    notes = (*warnings, *weights.assumptions, *weights.approximations)
+    return detector, replace(report, notes=notes)
 
 
 def load_weights(
@@ -184,12 +212,3 @@ def _log_report(source: str | Path, report: LoadReport) -> None:
     _LOG.info("%s: %s", source, replace(report, notes=()))
     for note in report.notes:
         _LOG.warning("%s: %s", source, note)
-
-
-def _log_overridden(given: ModelConfig | None, selected: ModelConfig, source: str | Path) -> None:
-    """Warn about the parts of a given config that the weights override."""
-    if given is None:
-        return
-    for name in type(given).model_fields:
-        if getattr(given, name) != getattr(selected, name):
-            _LOG.warning("%s overrides model.%s: %r", source, name, getattr(selected, name))

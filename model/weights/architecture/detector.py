@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from model.config import BoxHeadConfig, Conventions, FpnConfig, ModelConfig
-from model.config.settings import Settings
+from model.weights.architecture.anchors import check_anchor_count
 from model.weights.architecture.backbone import (
     count_layers,
     infer_backbone,
@@ -23,6 +23,7 @@ from model.weights.architecture.retinanet import infer_retinanet, is_retinanet
 from model.weights.coco_categories import guess_categories
 from model.weights.conversion import ConvertedWeights, RenamedTensors
 from model.weights.report import WeightsError
+from model.weights.stated_settings import explicit_settings
 
 
 def is_whole_detector(tensors: Mapping[str, Tensor]) -> bool:
@@ -115,6 +116,7 @@ def _two_stage_heads(
             "region proposal network (Fast R-CNN, which reads proposals, is not supported)",
         ),
     )
+    check_anchor_count(tensors, config.rpn, features)
     layers = count_layers(tensors, "rpn.head.convs.{}.weight")
     rpn = config.rpn.model_copy(update={"layers": layers})
     if not has_roi_heads(tensors):
@@ -147,8 +149,3 @@ def _fpn(tensors: Mapping[str, Tensor], fpn: FpnConfig) -> FpnConfig:
         return fpn
     norm = infer_norm(tensors, "fpn.output_norms.0")
     return fpn.model_copy(update={"channels": output.shape[0], "norm": norm})
-
-
-def explicit_settings(settings: Settings) -> dict[str, object]:
-    """Return the settings that were given, not left at their defaults."""
-    return {name: getattr(settings, name) for name in settings.model_fields_set}

@@ -9,6 +9,7 @@ from torch import Tensor
 from model.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from model.weights.architecture.backbone import count_layers, infer_norm
 from model.weights.report import WeightsError
+from model.weights.stated_settings import explicit_settings
 
 _BOX, _MASK, _KEYPOINT = "roi_heads.box", "roi_heads.mask", "roi_heads.keypoint"
 
@@ -36,7 +37,8 @@ def infer_box_head(
     }
     if features == "c4":
         # res5 accepts any size, so weights do not reveal it; every library pools 14.
-        return box.model_copy(update=update | {"pool_side": 14})
+        pool_side = {"pool_side": 14} | explicit_settings(box)
+        return box.model_copy(update=pool_side | update)
     first = tensors.get(f"{_BOX}.fc1.weight")
     if first is None:
         raise WeightsError(
@@ -77,7 +79,6 @@ def infer_mask_head(
         "layers": count_layers(tensors, _MASK + ".convs.{}.weight"),
         "norm": infer_norm(tensors, f"{_MASK}.norms.0"),
         "class_agnostic": _is_class_agnostic(tensors, f"{_MASK}.logits.weight", 1),
-        "pool_side": 14,
     }
     return (mask or MaskHeadConfig()).model_copy(update=update)
 

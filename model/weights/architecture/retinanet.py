@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from model.config import RetinaNetConfig
+from model.weights.architecture.anchors import AnchorCountError
 from model.weights.architecture.backbone import count_layers
 from model.weights.report import WeightsError
 
@@ -25,8 +26,8 @@ def infer_retinanet(
             ratios.
 
     Raises:
-        WeightsError: parts are missing, or the number of anchors per cell is not a multiple of the
-            number of ratios.
+        WeightsError: parts are missing.
+        AnchorCountError: the number of anchors per cell is not a multiple of the number of ratios.
     """
     settings = given or RetinaNetConfig()
     for name in ("retinanet.class_logits.weight", "retinanet.box_deltas.weight"):
@@ -39,7 +40,7 @@ def infer_retinanet(
     outputs = len(tensors["retinanet.class_logits.weight"])
     scales, rest = divmod(anchors, len(settings.anchor_ratios))
     if rest or outputs % anchors:
-        raise WeightsError(
+        raise AnchorCountError(
             f"{anchors} anchors per cell and {outputs} class outputs do not fit "
             f"{len(settings.anchor_ratios)} anchor ratios: set model.retinanet.anchor_ratios"
         )

@@ -15,7 +15,7 @@ from model.config import DETECTRON, ModelConfig, RetinaNetConfig
 from model.config.conventions import NORM_EPSILON
 from model.weights.anchor_order import order_anchors_by_ratio
 from model.weights.architecture.backbone import RES5_OF_BOX_HEAD
-from model.weights.architecture.detector import explicit_settings, finish_conversion
+from model.weights.architecture.detector import finish_conversion
 from model.weights.conversion import (
     ConvertedWeights,
     RenamedTensors,
@@ -31,6 +31,7 @@ from model.weights.detectron.shared_conventions import (
     infer_conventions,
 )
 from model.weights.report import WeightsError
+from model.weights.stated_settings import explicit_settings
 from model.weights.storage.weights_file import StoredWeights
 
 # detectron2's X-101-32x8d of FAIR: the only backbone in this format whose norms are not folded.
@@ -47,6 +48,8 @@ _UNSUPPORTED = {
     "conv_new_1": "R-FCN",
 }
 _RETINANET_SETTINGS = {"smooth_l1_beta": 0.11}
+# FPN.COARSEST_STRIDE of all RetinaNet configs: the stride of P7.
+_RETINANET_DIVISOR = 128
 # The order of ratios in all RetinaNet configs.
 _RETINANET_RATIOS = (1.0, 2.0, 0.5)
 _RES5 = r"res5_\d+_branch.*"
@@ -91,7 +94,7 @@ def convert_detectron(stored: StoredWeights, config: ModelConfig) -> ConvertedWe
         "Detectron",
         renamed,
         infer_conventions(tensors, resnet),
-        apply_default_settings(tensors, config, _RETINANET_SETTINGS),
+        apply_default_settings(tensors, config, _RETINANET_SETTINGS, _RETINANET_DIVISOR),
     )
     approximations = []
     if converted.config is not None:
@@ -160,5 +163,5 @@ def _reorder_retinanet_anchors(tensors: dict[str, Tensor], config: ModelConfig) 
         return ()
     return (
         f"assumed the anchor ratios {theirs} in this order, as in Detectron's configs; if the file "
-        "has others, state them in model.retinanet.anchor_ratios",
+        "has others, state them as conventions={'retinanet.anchor_ratios': ...}",
     )

@@ -11,8 +11,9 @@ from torch import Tensor
 from model.config import Conventions, ModelConfig, RetinaNetConfig
 from model.config.conventions import NORM_EPSILON
 from model.weights.architecture.backbone import has_pyramid, infer_norm, is_resnext
-from model.weights.architecture.detector import explicit_settings, is_whole_detector
+from model.weights.architecture.detector import is_whole_detector
 from model.weights.architecture.retinanet import is_retinanet
+from model.weights.stated_settings import explicit_settings, pad_to_multiple
 
 
 def infer_conventions(tensors: Mapping[str, Tensor], resnet: Conventions) -> Conventions:
@@ -36,7 +37,10 @@ def infer_conventions(tensors: Mapping[str, Tensor], resnet: Conventions) -> Con
 
 
 def apply_default_settings(
-    tensors: Mapping[str, Tensor], config: ModelConfig, retinanet: Mapping[str, Any]
+    tensors: Mapping[str, Tensor],
+    config: ModelConfig,
+    retinanet: Mapping[str, Any],
+    retinanet_divisor: int = 32,
 ) -> ModelConfig:
     """Return ``config`` with the settings that the library's configs have for such a model.
 
@@ -46,15 +50,18 @@ def apply_default_settings(
         tensors: under our names.
         config: given by the user, or the default.
         retinanet: settings of the library's RetinaNet.
+        retinanet_divisor: what the library pads images of RetinaNet to a multiple of.
     """
     if is_retinanet(tensors):
         given = config.retinanet or RetinaNetConfig()
         update = {**retinanet, **explicit_settings(given)}
-        return config.model_copy(update={"retinanet": given.model_copy(update=update)})
+        config = config.model_copy(update={"retinanet": given.model_copy(update=update)})
+        return pad_to_multiple(config, retinanet_divisor)
     if has_pyramid(tensors):
-        return config
+        return pad_to_multiple(config, 32)
     proposals = {"pre_nms_train": 12000, "pre_nms_test": 6000} | explicit_settings(config.rpn)
-    return config.model_copy(update={"rpn": config.rpn.model_copy(update=proposals)})
+    config = config.model_copy(update={"rpn": config.rpn.model_copy(update=proposals)})
+    return pad_to_multiple(config, 1)
 
 
 def drop_background_box(tensors: dict[str, Tensor]) -> None:

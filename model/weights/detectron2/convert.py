@@ -12,13 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from model.config import DETECTRON2, BoxHeadConfig, Conventions, ModelConfig
+from model.weights.architecture.anchors import read_stored_anchors
 from model.weights.architecture.backbone import has_pyramid, is_resnext
-from model.weights.architecture.detector import (
-    explicit_settings,
-    finish_conversion,
-    is_whole_detector,
-)
+from model.weights.architecture.detector import finish_conversion, is_whole_detector
 from model.weights.architecture.heads import has_keypoint_head, has_roi_heads
+from model.weights.architecture.retinanet import is_retinanet
 from model.weights.conversion import (
     ConvertedWeights,
     add_identity_statistics,
@@ -28,6 +26,7 @@ from model.weights.conversion import (
 from model.weights.detectron2.names import IGNORED, UNSUPPORTED, renames_from
 from model.weights.detectron2.rows import move_background_first, reorder_anchors
 from model.weights.report import WeightsError
+from model.weights.stated_settings import explicit_settings, pad_to_multiple
 from model.weights.storage.weights_file import StoredWeights
 
 _BACKBONE_NORM = r"((?:backbone|roi_heads\.box\.res5)\..*(?:bn\d|downsample\.1))\.weight"
@@ -68,6 +67,7 @@ def convert_detectron2(stored: StoredWeights, config: ModelConfig) -> ConvertedW
     refuse_unsupported(stored.tensors, UNSUPPORTED)
     renamed = rename_tensors(stored.tensors, renames_from(stored.tensors), IGNORED)
     tensors = renamed.tensors
+    config = read_stored_anchors(stored.tensors, config, is_retinanet(tensors), by_size=True)
     group_normed = _is_group_normed(tensors, config)
     conventions, assumptions = _infer_conventions(stored, tensors, group_normed)
     move_background_first(tensors)
@@ -118,7 +118,7 @@ def _infer_conventions(
         return DETECTRON2.model_copy(update=update), (
             "assumed detectron2's defaults: BGR pixels less (103.53, 116.28, 123.675), strides in "
             f"the {'1x1' if in_1x1 else '3x3'} convolutions; a model on torchvision's backbone has "
-            "others, which config= can state",
+            "others: state them as conventions={'pixel_order': 'rgb', ...}",
         )
     means, stds = mean.flatten().tolist(), std.flatten().tolist()
     if len(means) != 3 or len(stds) != 3 or min(stds) <= 0:
@@ -149,6 +149,8 @@ def _apply_default_settings(
     rpn_only = not has_roi_heads(tensors)
     notes: list[str] = []
     update: dict[str, Any] = {}
+    # detectron2 pads to the stride of the coarsest map that the pyramid reads, else not at all.
+    config = pad_to_multiple(config, 32 if has_pyramid(tensors) else 1)
     # 1000 proposals per image in training; Detectron has 2000.
     proposals = {"post_nms_train": 1500 if has_keypoint_head(tensors) else 1000}
     if not has_pyramid(tensors):

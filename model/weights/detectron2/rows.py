@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.config import ModelConfig, RetinaNetConfig
 from model.weights.anchor_order import order_anchors_by_ratio
+from model.weights.architecture.anchors import AnchorCountError
 from model.weights.report import WeightsError
 
 
@@ -44,8 +45,8 @@ def reorder_anchors(tensors: dict[str, Tensor], config: ModelConfig) -> None:
         config: has the number of ratios, which cannot be inferred from weights.
 
     Raises:
-        WeightsError: the number of anchors per cell is not a multiple of the number of ratios, or
-            a box has another number of deltas than four.
+        AnchorCountError: the number of anchors per cell is not a multiple of the number of ratios.
+        WeightsError: a box has another number of deltas than four.
     """
     if "retinanet.box_deltas.weight" in tensors:
         ratios = len((config.retinanet or RetinaNetConfig()).anchor_ratios)
@@ -64,7 +65,7 @@ def reorder_anchors(tensors: dict[str, Tensor], config: ModelConfig) -> None:
     else:
         return
     if anchors % ratios:
-        raise WeightsError(
+        raise AnchorCountError(
             f"{anchors} anchors per cell are not a multiple of {ratios} ratios: set "
             f"model.{section}.anchor_ratios"
         )

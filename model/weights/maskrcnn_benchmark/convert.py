@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from model.config import MASKRCNN_BENCHMARK, ModelConfig
+from model.weights.architecture.anchors import read_stored_anchors
 from model.weights.architecture.detector import finish_conversion
+from model.weights.architecture.retinanet import is_retinanet
 from model.weights.conversion import (
     ConvertedWeights,
     check_dimensions,
@@ -62,6 +64,8 @@ def convert_maskrcnn_benchmark(stored: StoredWeights, config: ModelConfig) -> Co
     check_dimensions(renamed)
     renamed.ignored.update(copies)
     drop_background_box(renamed.tensors)
+    one_stage = is_retinanet(renamed.tensors)
+    config = read_stored_anchors(stored.tensors, config, one_stage, by_size=False)
     return finish_conversion(
         "maskrcnn-benchmark",
         renamed,

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from model.config import TORCHVISION, Conventions, ModelConfig, RetinaNetConfig
 from model.config.conventions import NORM_EPSILON
-from model.weights.architecture.detector import explicit_settings, finish_conversion
+from model.weights.architecture.detector import finish_conversion
 from model.weights.coco_categories import sparse_coco_categories
 from model.weights.conversion import ConvertedWeights, rename_tensors
+from model.weights.stated_settings import explicit_settings, pad_to_multiple
 from model.weights.storage.weights_file import StoredWeights
 from model.weights.torchvision.names import (
     BACKBONE_IGNORED,
@@ -51,6 +52,7 @@ def convert_torchvision(stored: StoredWeights, config: ModelConfig) -> Converted
     conventions = TORCHVISION.model_copy(
         update={"norm_epsilon": NORM_EPSILON} if trained_norm else {}
     )
+    config = pad_to_multiple(config, 32)
     converted = finish_conversion("torchvision", renamed, conventions, config)
     inferred = converted.config
     if inferred is None:

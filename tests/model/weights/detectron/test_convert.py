@@ -144,8 +144,9 @@ def test_the_heads_compute_what_caffe2_computes(blobs, write):
 
 
 def test_the_config_has_the_conventions_that_the_weights_assume(blobs, write, caplog):
-    given = ModelConfig.model_validate({"conventions": {"roi_sampling_ratio": 0}})
-    config = load_network(write({"blobs": blobs}), given, score_threshold=0.3).config
+    config = load_network(
+        write({"blobs": blobs}), conventions={"roi_sampling_ratio": 0}, score_threshold=0.3
+    ).config
     conventions = config.conventions
     assert (config.num_classes, config.backbone.depth, config.backbone.width) == (5, 50, 8)
     assert (config.mask.layers, config.box.hidden, config.box.score_threshold) == (4, 24, 0.3)
@@ -156,7 +157,7 @@ def test_the_config_has_the_conventions_that_the_weights_assume(blobs, write, ca
         False,
     )
     assert conventions.legacy_geometry
-    assert conventions.roi_sampling_ratio == 0  # stated explicitly, so it is kept
+    assert conventions.roi_sampling_ratio == 0  # stated by the caller
     assert (conventions.mask_paste, conventions.resize_rounding) == ("padded", "nearest")
     assert conventions.resize_filter == "bilinear"
     assert "in pixels of the original image" in caplog.text

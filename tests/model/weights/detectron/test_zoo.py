@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import ModelConfig, build_detector
+from model import build_detector
 from model.config import KeypointHeadConfig
 from model.weights import WeightsError, load_network, load_weights
 from model.weights.__main__ import main
@@ -166,11 +166,10 @@ def test_every_anchor_has_its_own_rows(load, name):
     assert_same_anchors(detector, network, anchors_of_cell(network.kind))
 
 
-def test_explicit_ratios_are_taken_to_be_in_the_file_s_order(load):
+def test_stated_ratios_are_taken_to_be_in_the_file_s_order(load):
     _, _, network, path = load("retinanet")
-    one_stage = {"anchor_ratios": (0.5, 2.0, 1.0)}
-    given = ModelConfig.model_validate({"box": None, "mask": None, "retinanet": one_stage})
-    detector, report = read_detector(path, given)
+    stated = {"retinanet.anchor_ratios": (0.5, 2.0, 1.0)}
+    detector, report = read_detector(path, conventions=stated)
     assert detector.config.retinanet.anchor_ratios == (0.5, 2.0, 1.0)
     anchors = [(32 * 2 ** (octave / 3), ratio) for octave in range(3) for ratio in (0.5, 2.0, 1.0)]
     assert_same_anchors(detector, network, anchors)

@@ -243,8 +243,8 @@ def test_a_converted_model_loads_as_the_original(loaded, tmp_path, name):
 def test_explicit_settings_are_kept(tmp_path):
     path = tmp_path / "model.pth"
     torch.save({"model": weights("mask R50 DC5")}, path)
-    stated = {"backbone": {"features": "c5"}, "rpn": {"pre_nms_test": 99}}
-    config = read_detector(path, ModelConfig.model_validate(stated))[0].config
+    given = ModelConfig.model_validate({"rpn": {"pre_nms_test": 99}})
+    config = read_detector(path, given, {"backbone.features": "c5"})[0].config
     assert (config.backbone.features, config.rpn.pre_nms_test) == ("c5", 99)
     assert config.rpn.pre_nms_train == 12000
 

@@ -194,10 +194,8 @@ def test_settings_that_weights_cannot_tell_are_their_configs(load):
 
 
 def test_explicit_settings_are_kept(load):
-    given = ModelConfig.model_validate(
-        {"rpn": {"pre_nms_test": 500}, "conventions": {"roi_sampling_ratio": 2}}
-    )
-    config = load_network(load("mask C4")[3], given).config
+    given, stated = ModelConfig(rpn={"pre_nms_test": 500}), {"roi_sampling_ratio": 2}
+    config = load_network(load("mask C4")[3], given, conventions=stated).config
     assert (config.rpn.pre_nms_test, config.rpn.pre_nms_train) == (500, 12000)
     assert config.conventions.roi_sampling_ratio == 2
     given = ModelConfig.model_validate(

@@ -38,10 +38,14 @@ def test_the_architecture_of_mask_r_cnn_is_inferred_from_shapes(tmp_path, old_na
     if old_names:
         state = {_older(n): t for n, t in state.items() if "num_batches_tracked" not in n}
     torch.save(state, tmp_path / "theirs.pth")
-    given = ModelConfig.model_validate(
-        {"num_classes": 80, "box": {"score_threshold": 0.2}, "conventions": {"roi_aligned": True}}
+    given = ModelConfig.model_validate({"num_classes": 80, "box": {"score_threshold": 0.2}})
+    detector = load_network(
+        tmp_path / "theirs.pth",
+        given,
+        conventions={"roi_aligned": True},
+        short_side=320,
+        long_side=512,
     )
-    detector = load_network(tmp_path / "theirs.pth", given, short_side=320, long_side=512)
     config = detector.config
     assert (config.num_classes, config.backbone.depth, config.box.hidden) == (90, 50, 1024)
     assert config.mask.layers == 4
@@ -50,7 +54,7 @@ def test_the_architecture_of_mask_r_cnn_is_inferred_from_shapes(tmp_path, old_na
     assert config.box.score_threshold == 0.2
     assert config.input.short_side == 320
     assert config.conventions.round_anchors
-    assert config.conventions.roi_aligned  # stated explicitly, so it is kept
+    assert config.conventions.roi_aligned  # stated by the caller
     # v1 weights come from a frozen norm without epsilon; a trained norm has one.
     assert config.conventions.norm_epsilon == (0.0 if old_names else 1e-5)
     assert config.backbone.norm == ("frozen_bn" if old_names else "batch_norm")

@@ -1,0 +1,98 @@
+"""Conflicts between a config and weights: settings that both of them know, and know differently."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model.config import ModelConfig
+from model.config.settings import Settings
+from model.weights.setting_origins import HEADS, ORIGINS, Origin
+from model.weights.stated_settings import has_section, setting_of, stated_settings
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A setting that a config states and weights have otherwise.
+
+    Args:
+        key: dotted key of ModelConfig.
+        in_weights: the value that belongs to the weights.
+        in_config: the value that the config states.
+    """
+
+    key: str
+    in_weights: Any
+    in_config: Any
+
+    @property
+    def name(self) -> str:
+        """The key as the argument ``conventions`` of ``load_detector`` names it."""
+        return self.key.removeprefix("conventions.")
+
+
+def find_conflicts(
+    config: ModelConfig, of_weights: ModelConfig, resolved: Collection[str] = ()
+) -> tuple[Conflict, ...]:
+    """List what ``config`` states otherwise than ``of_weights`` has it.
+
+    Settings without effect on inference are left out, and those of parts that the weights lack.
+
+    Args:
+        config: a user's.
+        of_weights: the config of the detector that the weights fill.
+        resolved: keys to leave out.
+    """
+    conflicts = [
+        Conflict(head, getattr(of_weights, head), getattr(config, head))
+        for head in HEADS
+        if _states_head(config, head)
+        and (getattr(config, head) is None) != (getattr(of_weights, head) is None)
+    ]
+    for key, value in stated_settings(config).items():
+        if ORIGINS[key] is Origin.TRAINING or key in resolved or not _is_used(of_weights, key):
+            continue
+        if setting_of(of_weights, key) != value:
+            conflicts.append(Conflict(key, setting_of(of_weights, key), value))
+    return tuple(conflicts)
+
+
+def describe_overruled_config(conflicts: Sequence[Conflict]) -> str:
+    """Format the warning that the settings of the weights are used, one line per conflict."""
+    lines = [
+        "the config states other settings than these weights were trained with. "
+        "The settings of the weights are used:"
+    ]
+    lines += [
+        f"  model.{c.key} = {value_text(c.in_weights)} (the config: {value_text(c.in_config)})"
+        for c in conflicts
+    ]
+    conventions = [c for c in conflicts if ORIGINS[c.key] is Origin.LIBRARY]
+    if conventions:
+        name, value = conventions[0].name, conventions[0].in_config
+        lines.append(
+            "To use a value nevertheless, pass it by itself: "
+            f"load_detector(..., conventions={{{name!r}: {value!r}}}), or convert the weights with "
+            f"python -m model.weights convert ... --convention '{name}={value_text(value)}'"
+        )
+    return "\n".join(lines)
+
+
+def value_text(value: Any) -> str:
+    """Return a value as YAML writes it; a head that is not null is "present"."""
+    return "present" if isinstance(value, Settings) else json.dumps(value)
+
+
+def _states_head(config: ModelConfig, head: str) -> bool:
+    section = getattr(config, head)
+    return head in config.model_fields_set or bool(section and section.model_fields_set)
+
+
+def _is_used(config: ModelConfig, key: str) -> bool:
+    """Whether the detector has the part that the setting belongs to."""
+    section, _, _ = key.rpartition(".")
+    if section == "fpn":
+        return config.backbone.features == "fpn"
+    if section == "rpn":
+        return config.retinanet is None
+    return has_section(config, key)
