@@ -23,7 +23,7 @@ from pipeline.ingest.splits import split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from pipeline.stream.dataset_checks import check_training_data, check_validation_data
 from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run, tracking_uri
-from pipeline.train.failures import TrainingError, to_training_error
+from pipeline.train.failures import StopOnLastingError, TrainingError, to_training_error
 from pipeline.train.run_record import (
     TRAINING_FOLDER,
     RunRecord,
@@ -155,7 +155,7 @@ def _fit(
             storage_filesystem=store,
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
             failure_config=FailureConfig(max_failures=config.train.max_failures),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, StopOnLastingError()],
             # At lower levels Ray prints every report in full.
             logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": worker_environment(bool(scaling.use_gpu))},

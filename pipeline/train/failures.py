@@ -1,29 +1,77 @@
-"""Why a training failed, as the message of the worker where the failure started."""
+"""Why a training failed, as the message of the worker where the failure started; what to retry."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import ray.train
+
+from pipeline.storage import MissingFileError
+from pipeline.train.checkpoint import CheckpointError
 
 
 class TrainingError(RuntimeError):
     """A training failed or cannot start; the message says why and what to do."""
 
 
+# Errors that a retry would repeat: wrong settings, weights (ValueErrors both), data and code.
+# Everything else may be gone next time: a lost worker, machine, connection or store.
+LASTING_ERRORS = (
+    TrainingError,
+    CheckpointError,
+    MissingFileError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ImportError,
+    NotImplementedError,
+)
+
 # What the other workers report after one of them has died.
 _LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 
 
-def to_training_error(failure: ray.train.TrainingFailedError) -> TrainingError:
-    """Convert Ray Train's exception to the error to show.
+class StopOnLastingError(ray.train.UserCallback):  # type: ignore[misc]
+    """Ends a training, without retries, at an error that a retry would repeat.
 
-    If several workers failed, those that only lost their connection to another one come last.
+    Ray Train retries every worker failure ``train.max_failures`` times, whatever its cause. It does
+    not retry failures of its controller, which calls this.
     """
-    if not isinstance(failure, ray.train.WorkerGroupError):
-        cause = getattr(failure, "controller_failure", failure)
-        return TrainingError(f"training failed in Ray Train's controller: {error_message(cause)}")
-    by_cause = sorted(
-        failure.worker_failures.items(), key=lambda item: (_lost_peer(item[1]), item[0])
-    )
-    rank, error = by_cause[0]
-    return TrainingError(f"training failed on worker {rank}: {error_message(error)}")
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise if one of the workers' errors is lasting.
+
+        Raises:
+            ControllerError: holds the TrainingError to show.
+        """
+        lasting = {
+            rank: error
+            for rank, error in worker_exceptions.items()
+            if isinstance(_original(error), LASTING_ERRORS)
+        }
+        if lasting:
+            raise ray.train.ControllerError(_first_error(lasting))
+
+
+def to_training_error(failure: ray.train.TrainingFailedError) -> TrainingError:
+    """Convert Ray Train's exception to the error to show."""
+    if isinstance(failure, ray.train.WorkerGroupError):
+        return _first_error(failure.worker_failures)
+    cause = getattr(failure, "controller_failure", failure)
+    if isinstance(cause, TrainingError):
+        return cause
+    return TrainingError(f"training failed in Ray Train's controller: {error_message(cause)}")
+
+
+def _first_error(failures: Mapping[int, Exception]) -> TrainingError:
+    """Return the error to show for the errors of some workers, by rank.
+
+    Workers that only lost their connection to another one come last.
+    """
+    rank, error = min(failures.items(), key=lambda item: (_lost_peer(item[1]), item[0]))
+    original = _original(error)
+    message = str(original) if isinstance(original, TrainingError) else error_message(original)
+    return TrainingError(f"training failed on worker {rank}: {message}")
 
 
 def error_message(error: BaseException) -> str:

@@ -27,6 +27,7 @@ from pipeline.train.checkpoint import save_checkpoint
 from pipeline.train.distributed import average_norm_statistics
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.non_finite import NonFiniteLossError
+from pipeline.train.out_of_memory import explain_out_of_memory, training_remedy
 from pipeline.train.placement_group import PLACEMENT_GROUP, current_placement_group_id
 from pipeline.train.schedule import learning_rate
 from pipeline.train.step_report import StepReport
@@ -84,16 +85,18 @@ def train_worker(settings: Mapping[str, Any]) -> WorkerResult:
     """Train this worker's share of ``settings["task"]``, a ``WorkerTask``; called by Ray Train."""
     task: WorkerTask = settings["task"]
     context = ray.train.get_context()
-    return _Worker(task, context.get_world_rank(), context.get_world_size()).train()
+    device = ray.train.torch.get_device()
+    with explain_out_of_memory(device, training_remedy(task.config)):
+        return _Worker(task, context.get_world_rank(), context.get_world_size(), device).train()
 
 
 class _Worker:
-    def __init__(self, task: WorkerTask, rank: int, world_size: int) -> None:
+    def __init__(self, task: WorkerTask, rank: int, world_size: int, device: torch.device) -> None:
         self.task = task
         self.config = task.config.train
         self.rank = rank
         self.world_size = world_size
-        self.device = ray.train.torch.get_device()
+        self.device = device
         self.metrics: dict[str, float] = {}
         # Workers on one machine share its cores: more threads than reserved would compete.
         torch.set_num_threads(max(1, int(self.config.cpus_per_worker)))
@@ -125,7 +128,8 @@ class _Worker:
         try:
             return self._run_loop(total_steps)
         except NonFiniteLossError as error:
-            # Raised on every worker. Return instead of raising: a retry would fail again.
+            # Raised on every worker. Return instead of raising: Ray Train would end rank 0, perhaps
+            # before the report is written.
             if self.rank == 0:
                 report = {"step": error.step, "image_ids": error.image_ids, "what": error.what}
                 storage.write_json(self.task.nan_report, report)
@@ -225,7 +229,9 @@ class _Worker:
 
     def _validate(self, shards: str, step: int) -> None:
         batch = self.task.config.evaluate.batch
-        metrics = validate(self.state.detector.eval(), shards, self.rank, self.world_size, batch)
+        with explain_out_of_memory(self.device, f"lower evaluate.batch (now {batch})"):
+            detector = self.state.detector.eval()
+            metrics = validate(detector, shards, self.rank, self.world_size, batch)
         if metrics is not None and self.sink is not None:
             values = {f"val/{name}": value for name, value in metrics.values.items()}
             self.metrics |= values

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray.train
 from mlflow import MlflowClient
 
 from model.weights import load_network
@@ -214,3 +215,38 @@ def test_a_wrong_number_of_classes_is_refused_before_anything_starts(shards, tmp
     with pytest.raises(TrainingError, match=r"set model\.num_classes=5"):
         run_training(wrong)
     assert not storage.exists(str(tmp_path / "train" / "run.json"))
+
+
+class CountFailures(ray.train.UserCallback):
+    """Append a line to ``file`` for each failed attempt."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def after_exception(self, run_context, worker_exceptions):
+        with self.file.open("a") as lines:
+            lines.write(f"{worker_exceptions}\n")
+
+
+def failed_attempts(config, file, message):
+    with pytest.raises(TrainingError, match=message):
+        run_training(config, callbacks=[CountFailures(file)])
+    return len(file.read_text().splitlines())
+
+
+def test_an_error_that_a_retry_would_repeat_ends_the_training_at_once(finished, shards, tmp_path):
+    _, result = finished
+    config = make_config(tmp_path, shards, weights=result.checkpoint_url, max_failures=2)
+    deeper_mask_head = {**MODEL, "mask": {"channels": 16, "layers": 2}}
+    config = RunConfig.model_validate({**config.model_dump(), "model": deeper_mask_head})
+    message = r"training failed on worker \d: WeightsError: .*roi_heads.mask"
+    assert failed_attempts(config, tmp_path / "failures", message) == 1
+
+
+def test_too_little_memory_ends_the_training_at_once_and_says_what_to_lower(shards, tmp_path):
+    config = make_config(tmp_path, shards, workers=1, max_failures=2)
+    # More than the address space of a process can hold, so nothing is allocated.
+    impossible = {**MODEL, "box": {**MODEL["box"], "hidden": 2**45}}
+    config = RunConfig.model_validate({**config.model_dump(), "model": impossible})
+    message = r"^training failed on worker 0: out of memory on cpu .*lower train\.global_batch.*$"
+    assert failed_attempts(config, tmp_path / "failures", message) == 1

@@ -1,7 +1,18 @@
-import ray.train
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+import pickle
 
-from pipeline.train.failures import to_training_error
+import pytest
+import ray.train
+from ray.exceptions import RayActorError, RayTaskError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerHealthCheckFailedError,
+)
+
+from model.config.settings import ConfigError
+from model.weights import WeightsError
+from pipeline.storage import MissingFileError, StorageError
+from pipeline.train.checkpoint import CheckpointError
+from pipeline.train.failures import StopOnLastingError, TrainingError, to_training_error
 
 TRACEBACK = "Traceback (most recent call last):\n  File 'worker.py'\nmany more lines"
 
@@ -27,3 +38,53 @@ def test_the_worker_that_failed_first_comes_before_those_that_lost_its_connectio
 def test_a_failure_of_the_controller_is_shown_too():
     failure = ray.train.ControllerError(TimeoutError("workers did not start"))
     assert "TimeoutError: workers did not start" in str(to_training_error(failure))
+
+
+LASTING = (
+    ConfigError(["train.lr: unknown key"]),
+    WeightsError("no tensor fits"),
+    CheckpointError("the checkpoint holds another model"),
+    MissingFileError("s3://bucket/shards/part-0.parquet does not exist"),
+    TrainingError("out of memory"),
+    ValueError("no image has 3 labeled keypoints"),
+    TypeError("unsupported operand"),
+    KeyError("boxes"),
+)
+# A worker killed by the operating system, and errors of the network.
+PASSING = (
+    WorkerHealthCheckFailedError("the worker died", RayActorError()),
+    StorageError("s3://bucket cannot be read"),
+    ConnectionResetError("connection reset by peer"),
+    RuntimeError("NCCL error: unhandled system error"),
+    TimeoutError("the tracker does not answer"),
+)
+
+
+def after_exception(*errors):
+    StopOnLastingError().after_exception(None, dict(enumerate(errors)))
+
+
+@pytest.mark.parametrize("error", LASTING, ids=lambda error: type(error).__name__)
+def test_an_error_that_a_retry_would_repeat_stops_the_training(error):
+    lost_peer = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+    with pytest.raises(ray.train.ControllerError) as stopped:
+        after_exception(lost_peer, UserExceptionWithTraceback(error, TRACEBACK))
+    shown = to_training_error(pickle.loads(pickle.dumps(stopped.value)))
+    assert str(shown).startswith("training failed on worker 1: ")
+    assert str(shown).endswith(str(error))
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
+def test_any_other_error_is_left_to_the_retries(error):
+    after_exception(error)
+
+
+def test_an_error_in_a_task_counts_as_its_cause():
+    error = RayTaskError("read", TRACEBACK, ValueError("no columns")).as_instanceof_cause()
+    with pytest.raises(ray.train.ControllerError, match="ValueError: no columns"):
+        after_exception(error)
+
+
+def test_a_training_error_is_shown_without_its_type():
+    failure = ray.train.WorkerGroupError(TRACEBACK, {1: TrainingError("out of memory on cuda:1")})
+    assert str(to_training_error(failure)) == "training failed on worker 1: out of memory on cuda:1"

@@ -1,0 +1,77 @@
+import pytest
+import torch
+
+from pipeline.config import RunConfig
+from pipeline.train.failures import TrainingError
+from pipeline.train.out_of_memory import (
+    explain_out_of_memory,
+    is_out_of_memory,
+    training_remedy,
+)
+
+CUDA = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.72 GiB of "
+    "which 1.21 GiB is free. If reserved but unallocated memory is large try setting ..."
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(CUDA),
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("NCCL error: Cuda failure 2 'out of memory'"),
+    ],
+)
+def test_every_allocator_is_recognized(error):
+    assert is_out_of_memory(error)
+
+
+def test_the_cpu_allocator_is_recognized():
+    # More than the address space of a process can hold.
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**50)
+    assert is_out_of_memory(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes do not match"), ValueError("the word out of memory")]
+)
+def test_other_errors_pass_unchanged(error):
+    with pytest.raises(type(error)) as raised, explain_out_of_memory(torch.device("cpu"), "rest"):
+        raise error
+    assert raised.value is error
+
+
+def test_out_of_memory_is_one_line_with_the_amount_and_what_to_lower():
+    with (
+        pytest.raises(TrainingError) as raised,
+        explain_out_of_memory(torch.device("cuda", 1), "lower evaluate.batch (now 4)"),
+    ):
+        raise torch.OutOfMemoryError(CUDA)
+    assert str(raised.value) == (
+        "out of memory on cuda:1 (CUDA out of memory. Tried to allocate 2.00 GiB); "
+        "to need less, lower evaluate.batch (now 4)"
+    )
+
+
+def remedy(data=None, **train):
+    return training_remedy(RunConfig.model_validate({"train": train, "data": data or {}}))
+
+
+def test_the_remedy_has_the_present_values():
+    assert remedy(workers=2, global_batch=16, accumulate=2) == (
+        "lower train.global_batch (now 16) or raise train.accumulate (now 2) or set "
+        "train.precision=bf16 or lower the input size (model.input.short_side, "
+        "model.input.long_side)"
+    )
+
+
+def test_the_remedy_leaves_out_what_cannot_be_lowered():
+    one_image = remedy({"train_short_sides": [640, 800]}, global_batch=2, accumulate=2)
+    assert "train.global_batch" not in one_image
+    assert one_image.startswith("set train.precision=bf16 or lower the input size (data.train_")
+    assert "precision" not in remedy(precision="bf16")
