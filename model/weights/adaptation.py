@@ -1,4 +1,4 @@
-"""Weights of one set of conventions in a detector with another.
+"""Training that starts from weights of other conventions: the detector's are used.
 
 Pixel order, mean, standard deviation and epsilon are arithmetic in the first layers and are
 converted. All other differences can only be reported.
@@ -10,17 +10,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from model.config import Conventions
+from model.config import Conventions, ModelConfig
 from model.weights.architecture.heads import has_keypoint_head
+from model.weights.conflicts import Conflict
+from model.weights.setting_origins import ORIGINS, Origin
+from model.weights.stated_settings import has_section, setting_of
 
-# They change what later layers see. Conventions of losses do not, and are not reported.
-_REPORTED = (
-    "anchor_stride",
-    "round_anchors",
-    "roi_aligned",
-    "roi_sampling_ratio",
-    "legacy_geometry",
-)
+_PIXELS = ("pixel_order", "pixel_mean", "pixel_std")
 _STEM = "backbone.conv1.weight"
 _STEM_MEAN = "backbone.bn1.running_mean"
 _BACKBONE_VARIANCE = r"(backbone|roi_heads\.box\.res5)\..*\.running_var"
@@ -32,7 +28,7 @@ def adapt_to_conventions(
     ours: Conventions,
     whole: bool,
     dilated: bool = False,
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+) -> tuple[dict[str, Tensor], tuple[Conflict, ...]]:
     """Convert weights from their conventions to the detector's.
 
     Args:
@@ -43,41 +39,72 @@ def adapt_to_conventions(
         dilated: the detector dilates res5.
 
     Returns:
-        The tensors, and notes on what was converted and what still differs.
+        The tensors, and the conventions that were converted or still differ.
     """
-    result, notes = dict(tensors), []
-    pixels = ("pixel_order", "pixel_mean", "pixel_std")
-    if _STEM in result and any(getattr(theirs, key) != getattr(ours, key) for key in pixels):
+    result = dict(tensors)
+    relevant = _relevant_conventions(result, whole, dilated)
+    differing = [
+        key
+        for key in Conventions.model_fields
+        if key in relevant and getattr(theirs, key) != getattr(ours, key)
+    ]
+    if any(key in differing for key in _PIXELS):
         _adapt_pixels(result, theirs, ours)
-        notes.append(
-            f"converted from {theirs.pixel_order} pixels, mean {theirs.pixel_mean}, standard "
-            f"deviation {theirs.pixel_std}"
-        )
-    if theirs.norm_epsilon != ours.norm_epsilon:
+    if "norm_epsilon" in differing:
         # The norms of pyramid and heads have the same epsilon everywhere.
         for name in [name for name in result if re.fullmatch(_BACKBONE_VARIANCE, name)]:
             result[name] = result[name].float() + (theirs.norm_epsilon - ours.norm_epsilon)
-        notes.append(f"converted from the norm epsilon {theirs.norm_epsilon:g}")
-    for key in _relevant_conventions(result, whole, dilated):
-        if getattr(theirs, key) != getattr(ours, key):
-            notes.append(
-                f"these weights were trained with {key} = {getattr(theirs, key)}, the detector "
-                f"has {getattr(ours, key)}: to follow the weights, set model.conventions.{key}"
-            )
-    return result, tuple(notes)
+    return result, tuple(
+        Conflict(
+            f"conventions.{key}",
+            getattr(theirs, key),
+            getattr(ours, key),
+            converted=key in (*_PIXELS, "norm_epsilon"),
+        )
+        for key in differing
+    )
 
 
-def _relevant_conventions(tensors: Mapping[str, Tensor], whole: bool, dilated: bool) -> list[str]:
-    """List the conventions that matter to these weights and cannot be converted."""
+def _relevant_conventions(tensors: Mapping[str, Tensor], whole: bool, dilated: bool) -> set[str]:
+    """Return the conventions that matter to these weights."""
+    relevant = set(Conventions.model_fields) if whole else {*_PIXELS, "norm_epsilon"}
+    if _STEM not in tensors:
+        relevant -= {*_PIXELS}
     # Basic blocks have no 1x1 convolution: they stride in the first 3x3 either way.
-    relevant = ["stride_in_1x1"] if "backbone.layer1.0.conv3.weight" in tensors else []
-    if whole:
-        relevant += _REPORTED
-        if dilated:
-            relevant.append("dilate_first_block")
-    if has_keypoint_head(tensors):
-        relevant.append("keypoint_coordinates")
-    return relevant
+    conditions = {
+        "stride_in_1x1": "backbone.layer1.0.conv3.weight" in tensors,
+        "dilate_first_block": whole and dilated,
+        "keypoint_coordinates": has_keypoint_head(tensors),
+    }
+    matter = {key for key, is_met in conditions.items() if is_met}
+    return relevant - conditions.keys() | matter
+
+
+def list_other_settings(theirs: ModelConfig, ours: ModelConfig) -> tuple[Conflict, ...]:
+    """List the settings besides conventions that weights were trained with and a detector changes.
+
+    Anchors, delta weights and the like mean the same only on the same feature maps.
+
+    Args:
+        theirs: config of the detector that the weights fill.
+        ours: config of the detector to be trained.
+    """
+    if theirs.backbone.features != ours.backbone.features:
+        return ()
+    keys = [
+        key
+        for key, origin in ORIGINS.items()
+        if origin is Origin.LIBRARY
+        and not key.startswith("conventions.")
+        and key not in ("backbone.norm", "keypoint.names")
+        and has_section(theirs, key)
+        and has_section(ours, key)
+    ]
+    return tuple(
+        Conflict(key, setting_of(theirs, key), setting_of(ours, key))
+        for key in keys
+        if setting_of(theirs, key) != setting_of(ours, key)
+    )
 
 
 def warn_about_folded_norms(tensors: Mapping[str, Tensor], norm: str) -> tuple[str, ...]:

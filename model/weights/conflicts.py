@@ -1,4 +1,4 @@
-"""Conflicts between a config and weights: settings that both of them know, and know differently."""
+"""Conflicts between a config and weights: settings that they know differently, as one warning."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -13,17 +13,19 @@ from model.weights.stated_settings import has_section, setting_of, stated_settin
 
 @dataclass(frozen=True)
 class Conflict:
-    """A setting that a config states and weights have otherwise.
+    """A setting that a config has otherwise than weights.
 
     Args:
         key: dotted key of ModelConfig.
         in_weights: the value that belongs to the weights.
-        in_config: the value that the config states.
+        in_config: the value of the config.
+        converted: the weights were converted to the config's value.
     """
 
     key: str
     in_weights: Any
     in_config: Any
+    converted: bool = False
 
     @property
     def name(self) -> str:
@@ -74,6 +76,24 @@ def describe_overruled_config(conflicts: Sequence[Conflict]) -> str:
             "To use a value nevertheless, pass it by itself: "
             f"load_detector(..., conventions={{{name!r}: {value!r}}}), or convert the weights with "
             f"python -m model.weights convert ... --convention '{name}={value_text(value)}'"
+        )
+    return "\n".join(lines)
+
+
+def describe_overruled_weights(conflicts: Sequence[Conflict]) -> str:
+    """Format the warning that the detector's settings are used, one line per conflict."""
+    lines = [
+        "these weights were trained with other settings than the detector has. "
+        "The settings of the detector are used:"
+    ]
+    for c in conflicts:
+        converted = "; converted" if c.converted else ""
+        used, trained = value_text(c.in_config), value_text(c.in_weights)
+        lines.append(f"  model.{c.key} = {used} (the weights: {trained}{converted})")
+    if any(not c.converted for c in conflicts):
+        lines.append(
+            "To follow the weights where they are not converted, give the model their settings; a "
+            "training job adopts all of model.conventions that its config does not state"
         )
     return "\n".join(lines)
 

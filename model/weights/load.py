@@ -13,9 +13,14 @@ from model.config import Conventions, ModelConfig
 from model.config.settings import check_settings
 from model.config.yaml_files import compose_yaml
 from model.detector import Detector
-from model.weights.adaptation import adapt_to_conventions, warn_about_folded_norms
+from model.weights.adaptation import (
+    adapt_to_conventions,
+    list_other_settings,
+    warn_about_folded_norms,
+)
 from model.weights.architecture.detector import is_whole_detector
 from model.weights.class_rows import ClassRows, match_class_rows
+from model.weights.conflicts import describe_overruled_weights
 from model.weights.fill import fill_detector
 from model.weights.inference_config import read_for_inference
 from model.weights.inference_settings import override_inference_settings
@@ -152,7 +157,8 @@ def load_weights(
     """Initialize a detector for training with the weights that fit.
 
     The detector keeps its conventions: the weights are converted to its pixel order, mean, standard
-    deviation and epsilon. If both sides know the names of their classes, a class keeps its weights
+    deviation and epsilon, and one warning lists all settings that they were trained with and the
+    detector does not have. If both sides know the names of their classes, a class keeps its weights
     if the file has one of the same name.
 
     Args:
@@ -174,17 +180,20 @@ def load_weights(
             part (backbone, pyramid, a head) is incomplete on one side.
     """
     weights = read_weights(source)
-    norm = detector.config.backbone.norm
-    notes = (*weights.assumptions, *warn_about_folded_norms(weights.tensors, norm))
+    own = detector.config
+    notes = (*weights.assumptions, *warn_about_folded_norms(weights.tensors, own.backbone.norm))
     if weights.conventions is not None:
-        tensors, adapted = adapt_to_conventions(
+        tensors, conflicts = adapt_to_conventions(
             weights.tensors,
             weights.conventions,
-            detector.config.conventions,
+            own.conventions,
             is_whole_detector(weights.tensors),
-            dilated=detector.config.backbone.features == "dc5",
+            dilated=own.backbone.features == "dc5",
         )
-        weights, notes = replace(weights, tensors=tensors), (*notes, *adapted)
+        if weights.config is not None:
+            conflicts = (*conflicts, *list_other_settings(weights.config, own))
+        weights = replace(weights, tensors=tensors)
+        notes = (*notes, *([describe_overruled_weights(conflicts)] if conflicts else []))
     rows = ClassRows({})
     if allow_mismatch:
         rows = match_class_rows(

@@ -8,7 +8,13 @@ locations are URLs (``pipeline/storage/urls.py``).
 from pipeline.config.data import DataConfig, ShapesConfig, SplitConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.infer import InferConfig
-from pipeline.config.loading import config_digest, digest_of, load_config, to_yaml
+from pipeline.config.loading import (
+    config_digest,
+    digest_of,
+    load_config,
+    stated_tree,
+    to_yaml,
+)
 from pipeline.config.run import RunConfig
 from pipeline.config.sweep import SearchDimension, SweepConfig
 from pipeline.config.track import TrackConfig
@@ -30,5 +36,6 @@ __all__ = [
     "config_digest",
     "digest_of",
     "load_config",
+    "stated_tree",
     "to_yaml",
 ]

@@ -37,9 +37,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return check_settings(RunConfig, tree, context={"folder": here})
 
 
-def to_yaml(config: Settings) -> str:
-    """Return the whole tree as YAML, from which `load_config` restores an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def stated_tree(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that the config states, as plain values.
+
+    Defaults are left out: conventions that a config does not state are adopted from the weights
+    that training starts from, and must be adopted by a copy of the config too.
+    """
+    # The default output is relative to the folder that the config was loaded in.
+    return {"output": config.output, **config.model_dump(mode="json", exclude_unset=True)}
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Return what the config states as YAML, from which `load_config` restores an equal one."""
+    return yaml.safe_dump(stated_tree(config), sort_keys=False)
 
 
 def config_digest(settings: Settings) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from ray import tune
 
 from model.config.settings import ConfigError, check_settings
-from pipeline.config import RunConfig, SearchDimension
+from pipeline.config import RunConfig, SearchDimension, stated_tree
 
 # A trial may change what it trains on and how, but not where it runs or writes.
 TUNABLE = ("model.", "train.", "data.", "seed")
@@ -82,7 +82,7 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: a key is unknown or a value is invalid.
     """
-    tree = config.model_dump(mode="json")
+    tree = stated_tree(config)
     for key, value in values.items():
         *path, last = key.split(".")
         node = tree

@@ -1,4 +1,4 @@
-"""Conventions that a training takes over from the detector whose weights it starts from."""
+"""Conventions that a training adopts from the detector whose weights it starts from."""
 
 import logging
 from typing import Any
@@ -16,8 +16,9 @@ def adopt_conventions(
 ) -> tuple[RunConfig, dict[str, Any]]:
     """Return the config with the conventions of the detector whose weights training starts from.
 
-    Conventions that the config sets explicitly are kept. Weights of a backbone alone have none to
-    adopt: they are converted to the config's pixel convention.
+    Conventions that the config states are kept; the worker that loads the weights warns if they
+    are not those of the weights. Weights of a backbone alone have none to adopt: they are converted
+    to the config's pixel convention.
 
     Args:
         config: the job's settings.
@@ -35,8 +36,9 @@ def adopt_conventions(
         with resolve_weights(config.train.weights, config) as path:
             theirs = read_conventions(path)
         adopted = {} if theirs is None else _differences(config.model.conventions, theirs)
+    stated = config.model.conventions.model_fields_set
     parsed = Conventions.model_validate(adopted)  # turns the lists of run.json into tuples
-    values = {name: getattr(parsed, name) for name in adopted}
+    values = {name: getattr(parsed, name) for name in adopted if name not in stated}
     if values:
         listed = ", ".join(f"{name} = {value}" for name, value in values.items())
         logger.info("conventions adopted from %s: %s", config.train.weights, listed)
@@ -46,7 +48,7 @@ def adopt_conventions(
 
 
 def _differences(ours: Conventions, theirs: Conventions) -> dict[str, Any]:
-    """Return their values by name where they differ from ours and ours are not set explicitly."""
+    """Return the values of theirs that differ from ours and that ours do not state, by name."""
     return {
         name: value
         for name, value in theirs.model_dump(mode="json").items()

@@ -7,7 +7,12 @@ from model import build_detector
 from model.config import DETECTRON, DETECTRON2, TORCHVISION, Conventions
 from model.layers.norm import convolve_and_normalize
 from model.weights import load_weights, save_detector
-from model.weights.adaptation import adapt_to_conventions, warn_about_folded_norms
+from model.weights.adaptation import (
+    adapt_to_conventions,
+    list_other_settings,
+    warn_about_folded_norms,
+)
+from model.weights.conflicts import Conflict
 
 
 def stem(detector, image):
@@ -57,9 +62,9 @@ def test_an_epsilon_moves_into_the_variance():
     variance = torch.tensor([1.0, 1e-6, 0.0])
     theirs = Conventions(norm_epsilon=1e-3)
     name = "backbone.layer1.0.bn1.running_var"
-    adapted, notes = adapt_to_conventions({name: variance}, theirs, ours, whole=False)
+    adapted, conflicts = adapt_to_conventions({name: variance}, theirs, ours, whole=False)
     torch.testing.assert_close(adapted[name] + 1e-5, variance + 1e-3)
-    assert "0.001" in notes[0]
+    assert conflicts == (Conflict("conventions.norm_epsilon", 1e-3, 1e-5, converted=True),)
 
 
 def test_norms_of_pyramid_and_heads_keep_their_own_epsilon():
@@ -73,30 +78,65 @@ def test_norms_of_pyramid_and_heads_keep_their_own_epsilon():
 
 def test_another_dilation_is_reported_if_the_detector_dilates():
     for dilated in (True, False):
-        _, notes = adapt_to_conventions({}, DETECTRON2, Conventions(), True, dilated)
-        assert any("dilate_first_block = True" in note for note in notes) == dilated
+        _, conflicts = adapt_to_conventions({}, DETECTRON2, Conventions(), True, dilated)
+        reported = Conflict("conventions.dilate_first_block", True, False) in conflicts
+        assert reported == dilated
 
 
 def test_other_keypoint_coordinates_are_reported_if_there_are_keypoints():
     for name in ("roi_heads.keypoint.upsample.weight", "roi_heads.mask.upsample.weight"):
         tensors = {name: torch.ones(1)}
-        _, notes = adapt_to_conventions(tensors, TORCHVISION, Conventions(), True)
-        reported = any("keypoint_coordinates = pixel_numbers" in note for note in notes)
+        _, conflicts = adapt_to_conventions(tensors, TORCHVISION, Conventions(), True)
+        key = "conventions.keypoint_coordinates"
+        reported = Conflict(key, "pixel_numbers", "continuous") in conflicts
         assert reported == ("keypoint" in name)
 
 
 def test_conventions_that_cannot_be_converted_are_reported():
     bottleneck = {"backbone.layer1.0.conv3.weight": torch.ones(1)}
-    _, backbone_notes = adapt_to_conventions(bottleneck, DETECTRON, Conventions(), whole=False)
-    assert any("stride_in_1x1 = True" in note for note in backbone_notes)
-    assert not any("roi_aligned" in note for note in backbone_notes)
-    _, detector_notes = adapt_to_conventions(bottleneck, DETECTRON, Conventions(), whole=True)
-    for key in ("stride_in_1x1", "roi_aligned", "legacy_geometry"):
-        assert any(f"{key} = " in note for note in detector_notes)
+
+    def reported(tensors, whole):
+        conflicts = adapt_to_conventions(tensors, DETECTRON, Conventions(), whole)[1]
+        return {c.name for c in conflicts if not c.converted}
+
+    assert reported(bottleneck, whole=False) == {"stride_in_1x1"}
+    in_detector = {"stride_in_1x1", "roi_aligned", "legacy_geometry", "resize_filter"}
+    assert reported(bottleneck, whole=True) == in_detector
     # Basic blocks stride in their 3x3 either way.
-    assert not any(
-        "stride" in n for n in adapt_to_conventions({}, DETECTRON, Conventions(), False)[1]
-    )
+    assert reported({}, whole=False) == set()
+
+
+def test_one_warning_names_every_setting_that_training_changes(tiny_config, tmp_path, caplog):
+    theirs = {
+        "conventions": DETECTRON,
+        "box": {"hidden": 64, "delta_weights": (1.0, 1.0, 1.0, 1.0)},
+        "rpn": {"anchor_sizes": (8, 16, 32, 64, 128)},
+    }
+    save_detector(build_detector(tiny_config(backbone=FROZEN, **theirs)), tmp_path)
+    target = build_detector(tiny_config(backbone=FROZEN))
+    caplog.clear()
+    [note] = load_weights(target, tmp_path).notes
+    [warning] = caplog.messages
+    assert warning == f"{tmp_path}: {note}"
+    for line in (
+        "The settings of the detector are used:",
+        'model.conventions.pixel_order = "rgb" (the weights: "bgr"; converted)',
+        "model.conventions.norm_epsilon = 1e-05 (the weights: 0.0; converted)",
+        "model.conventions.roi_aligned = true (the weights: false)",
+        "model.box.delta_weights = [10.0, 10.0, 5.0, 5.0] (the weights: [1.0, 1.0, 1.0, 1.0])",
+        "model.rpn.anchor_sizes = [8.0, 16.0, 32.0, 48.0, 64.0] (the weights: [8.0, 16.0, 32.0, ",
+    ):
+        assert line in warning
+    assert warning.count("model.rpn.") + warning.count("model.box.") == 2
+
+
+def test_a_pyramid_does_not_inherit_the_anchors_of_c4_weights(tiny_config):
+    c4 = {"features": "c4", "depth": 50, "norm": "frozen_bn"}
+    theirs = tiny_config(backbone=c4, box={"pool_side": 14}, input={"size_divisor": 1})
+    assert list_other_settings(theirs, tiny_config()) == ()
+    same = tiny_config(backbone=c4, box={"pool_side": 14})
+    [other] = list_other_settings(theirs, same)
+    assert (other.key, other.in_weights, other.in_config) == ("input.size_divisor", 1, 32)
 
 
 def test_folded_norms_in_a_trained_norm_are_reported():
