@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from model import Predictor, build_detector, save_detector
+from model import Predictor, build_detector, load_detector, save_detector
 from model.boxes.selection import SelectedBoxes
 from model.detections import detections_per_image
 from model.structures import ImageBatch, ImageSize, Targets
-from model.weights import load_network
 from tests.model.training import train_steps
 
 
@@ -132,7 +131,7 @@ def test_targets_without_keypoints_are_rejected_with_the_remedy(full_detector, s
 
 def test_a_saved_detector_detects_the_same_keypoints(full_detector, tmp_path):
     save_detector(full_detector, tmp_path)
-    loaded = load_network(tmp_path)
+    loaded = load_detector(tmp_path)
     assert loaded.config.keypoint.names == ("left", "middle", "right")
     image = np.random.default_rng(1).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     (expected,), (result,) = Predictor(full_detector).predict([image]), loaded.predict([image])

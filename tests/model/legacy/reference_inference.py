@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torchvision
 
+from model.preprocess import normalize_images
 from model.structures import ImageBatch, ImageSize
 
 
@@ -189,7 +190,8 @@ def extract_features(peer, detector, image):
     original, settings = ImageSize(*image.shape[:2]), detector.config.input
     size = ImageSize(*peer.resized(*original, settings.short_side, settings.long_side))
     canvas = ImageSize(*(-(-side // 32) * 32 for side in size))
-    pixels = detector.normalise([torch.from_numpy(image)], [size], canvas)
+    conventions = detector.config.conventions
+    pixels = normalize_images([torch.from_numpy(image)], [size], canvas, conventions)
     return detector.features(ImageBatch(pixels, (size,), (original,))), size
 
 
