@@ -63,11 +63,8 @@ def describe_overruled_config(conflicts: Sequence[Conflict]) -> str:
     """Format the warning that the settings of the weights are used, one line per conflict."""
     lines = [
         "the config states other settings than these weights were trained with. "
-        "The settings of the weights are used:"
-    ]
-    lines += [
-        f"  model.{c.key} = {value_text(c.in_weights)} (the config: {value_text(c.in_config)})"
-        for c in conflicts
+        "The settings of the weights are used:",
+        list_overruled_settings(conflicts),
     ]
     conventions = [c for c in conflicts if ORIGINS[c.key] is Origin.LIBRARY]
     if conventions:
@@ -78,6 +75,14 @@ def describe_overruled_config(conflicts: Sequence[Conflict]) -> str:
             f"python -m model.weights convert ... --convention '{name}={value_text(value)}'"
         )
     return "\n".join(lines)
+
+
+def list_overruled_settings(conflicts: Sequence[Conflict]) -> str:
+    """Format settings of weights that are used instead of a config's, one line per conflict."""
+    return "\n".join(
+        f"  model.{c.key} = {value_text(c.in_weights)} (the config: {value_text(c.in_config)})"
+        for c in conflicts
+    )
 
 
 def describe_overruled_weights(conflicts: Sequence[Conflict]) -> str:

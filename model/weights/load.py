@@ -95,7 +95,7 @@ def read_conventions(source: str | Path) -> Conventions | None:
 def resolve_config(
     source: str | Path, config: ModelConfig, conventions: Mapping[str, Any] | None = None
 ) -> ModelConfig:
-    """Return the config of the detector that `load_detector` would build of these weights.
+    """Return the config of the detector that `load_network` would build of these weights.
 
     Logs the same warning if ``config`` states settings that are not used.
 

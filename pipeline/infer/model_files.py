@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from model import ModelConfig, Predictor, load_detector
+from model.weights import resolve_config
+from model.weights.conflicts import find_conflicts, list_overruled_settings
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage.model_folder import read_saved_config
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,7 @@ class ModelFiles:
 
     Args:
         files: file name -> content: model.safetensors and model.json, or one weights file.
-        config: the model's settings, for a weights file that comes without any.
+        config: the detector's settings, for a weights file that comes without any.
     """
 
     files: dict[str, bytes]
@@ -28,12 +34,25 @@ class ModelFiles:
 
         Args:
             path: a folder with its own settings, or a bare weights file.
-            config: the settings for a weights file. A folder keeps its own settings, except that
-                ``test_augmentation`` is taken from ``config`` if set there, even to null: test-time
-                augmentation is chosen at inference, not in training.
+            config: the settings for a weights file, as far as the weights do not decide them. A
+                folder keeps its own settings, except that ``test_augmentation`` is taken from
+                ``config`` if set there, even to null: test-time augmentation is chosen at
+                inference, not in training. A warning lists the other settings that ``config``
+                states and the detector has otherwise.
+
+        Raises:
+            WeightsError: the file cannot be read.
         """
         if not path.is_dir():
-            return cls({path.name: path.read_bytes()}, config)
+            # Resolved here, so that the warning is logged once, and not by every worker.
+            return cls({path.name: path.read_bytes()}, resolve_config(path, config))
+        saved, _ = read_saved_config(path)
+        if conflicts := find_conflicts(config, saved, ["test_augmentation"]):
+            logger.warning(
+                "%s keeps its own settings; the config states others, which are not used:\n%s",
+                path,
+                list_overruled_settings(conflicts),
+            )
         files = {name: (path / name).read_bytes() for name in (WEIGHTS_FILE, CONFIG_FILE)}
         if "test_augmentation" in config.model_fields_set:
             settings = json.loads(files[CONFIG_FILE])
