@@ -83,7 +83,7 @@ class TwoStageDetector(Detector):
             conventions.roi_sampling_ratio,
             conventions.roi_aligned,
             POOLED_STRIDES[self.config.backbone.features],
-            trim=self.box_convention.offset,
+            far_corner_inset=self.box_convention.offset,
         )
 
     def _make_box_head(self) -> BoxHead:

@@ -1,18 +1,30 @@
-"""Compiled operators of the detector, for CPU and CUDA, each with a pure-torch twin."""
+"""Compiled operators of the detector, for CPU and CUDA.
 
-from ops_cuda.conv import conv3x3_relu, pack_conv3x3
+A file holds one operator, or a few that belong together: the public wrapper, which checks the
+arguments; the registration of the compiled kernels with torch; and last the reference
+implementation in pure torch, named ``<operator>_reference``. A reference says what its operator
+computes in the fewest operations and takes valid arguments. It is the oracle of the tests, and runs
+where the operator has no compiled kernel. Where the file would exceed 250 lines, the reference is
+beside it in ``<file>_reference.py``.
+
+docs/ADDING_AN_OPERATOR.md lists the files of an operator.
+"""
+
+from ops_cuda.conv3x3 import conv3x3_relu, pack_conv3x3
+from ops_cuda.decode_proposals import decode_proposals
 from ops_cuda.deform_conv import deform_conv2d
 from ops_cuda.grouped_nms import grouped_nms
 from ops_cuda.library import backend
 from ops_cuda.match_boxes import IGNORED, NEGATIVE, POSITIVE, match_boxes
-from ops_cuda.nms import batched_nms, nms, surviving_boxes
+from ops_cuda.nms import batched_nms, batched_nms_mask, nms
 from ops_cuda.paste_masks import paste_masks
 from ops_cuda.polygon_masks import rasterize_polygons
 from ops_cuda.preprocess import preprocess, resize_image
-from ops_cuda.proposals import decode_proposals, select_proposals, top_scores
 from ops_cuda.rle import compress_rle, encode_roi_masks_rle
 from ops_cuda.roi_align import multiscale_roi_align
 from ops_cuda.run_length_masks import rasterize_rle
+from ops_cuda.select_proposals import select_proposals
+from ops_cuda.stable_topk import stable_topk
 
 __all__ = [
     "IGNORED",
@@ -20,6 +32,7 @@ __all__ = [
     "POSITIVE",
     "backend",
     "batched_nms",
+    "batched_nms_mask",
     "compress_rle",
     "conv3x3_relu",
     "decode_proposals",
@@ -36,6 +49,5 @@ __all__ = [
     "rasterize_rle",
     "resize_image",
     "select_proposals",
-    "surviving_boxes",
-    "top_scores",
+    "stable_topk",
 ]

@@ -1,4 +1,4 @@
-"""What operators demand of their arguments; errors say what was got and what to do."""
+"""Checks of operator arguments. Errors say what was required, what was passed, and the remedy."""
 
 import itertools
 import math
@@ -31,7 +31,7 @@ def require_indices(name: str, tensor: Tensor) -> None:
 def require_equal_length(**tensors: Tensor) -> None:
     """Raise ValueError unless all tensors have the same first dimension."""
     lengths = {name: tensor.shape[0] for name, tensor in tensors.items()}
-    # pairwise, not as a set: torch.compile cannot hash a length it does not know yet
+    # pairwise, not as a set: torch.compile cannot hash a symbolic length
     if any(one != other for one, other in itertools.pairwise(lengths.values())):
         raise ValueError(f"lengths disagree: {lengths}")
 
@@ -56,9 +56,9 @@ def require_positive(name: str, value: int) -> None:
 
 
 def require_pyramid(scales: Sequence[float]) -> None:
-    """Raise ValueError unless each scale is half of the one before, and a power of two.
+    """Raise ValueError unless scales are consecutive powers of two, finest first.
 
-    One scale alone may have any positive value: there is no level to choose.
+    A single scale may have any positive value, because no ROI has to be assigned to a level.
     """
     if not scales or not all(scale > 0 for scale in scales):
         raise ValueError(f"scales must be positive, one per level; got {list(scales)}")
@@ -73,8 +73,8 @@ def require_pyramid(scales: Sequence[float]) -> None:
 
 
 def single_or_double(tensor: Tensor) -> Tensor:
-    """The tensor itself in float32 or float64; half types become float32.
+    """Return float32 and float64 tensors unchanged, half types as float32.
 
-    Boxes in half precision lose whole pixels above 2,048 px, so nothing computes in them.
+    Boxes in half precision lose whole pixels above 2,048 px.
     """
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

@@ -1,21 +1,20 @@
-"""The compiled libraries: found and loaded once, or replaced by the twins.
+"""The compiled libraries, loaded once at import.
 
 `_ops_cuda` has the signatures and the CPU kernels, `_ops_cuda_gpu` the CUDA kernels. Both are
-top-level extension modules, because Ray ships the working directory without git-ignored files
-first on the path: inside this package they would be shadowed on workers.
+top-level extension modules: Ray puts the shipped working directory, which lacks git-ignored files,
+first on the path, so inside this package workers would not find them.
 """
 
 import importlib.util
 
 import torch
 
-from ops_cuda import registration
-
-OPERATORS = tuple(registration.FAKES)
+KERNELS: dict[str, frozenset[str]] = {}
+"""Devices ("cpu", "cuda", "meta") with a kernel, per operator; empty without the library."""
 
 
 def _load(library: str) -> str | None:
-    """Load a library; what is wrong with it, in words."""
+    """Load a library. Return None, or why it cannot be loaded."""
     spec = importlib.util.find_spec(library)
     if spec is None or spec.origin is None:
         return f"{library} is not built"
@@ -27,40 +26,35 @@ def _load(library: str) -> str | None:
 
 
 def _load_all() -> tuple[bool, str]:
-    """Whether compiled operators are there, and what `backend` says of them."""
-    trouble = _load("_ops_cuda")
-    if trouble:
-        return False, f"reference ({trouble}; pip install -e . --no-build-isolation builds it)"
-    registration.register()
+    """Load both libraries. Return whether there are CPU kernels, and the text of `backend`."""
+    problem = _load("_ops_cuda")
+    if problem:
+        return False, f"reference ({problem}; pip install -e . --no-build-isolation builds it)"
     if torch.version.cuda is None:
         return True, "compiled for cpu (this torch is built without CUDA)"
-    trouble = _load("_ops_cuda_gpu")
-    return True, f"compiled for cpu ({trouble})" if trouble else "compiled for cpu and cuda"
+    problem = _load("_ops_cuda_gpu")
+    return True, f"compiled for cpu ({problem})" if problem else "compiled for cpu and cuda"
 
 
-def _kernels() -> dict[str, frozenset[str]]:
-    """Per operator, the devices that the loaded library has a kernel for."""
+# Loading has to happen at import, because torch registers operators when a library is loaded.
+LOADED, _BACKEND = _load_all()
+
+
+def record_kernels(operator: str) -> None:
+    """Store in `KERNELS` which devices the loaded libraries have a kernel for."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return {
-        name: frozenset(
-            device
-            for device, key in (("cpu", "CPU"), ("cuda", "CUDA"), ("meta", "Meta"))
-            if has_kernel(f"ops_cuda::{name}", key)
-        )
-        for name in OPERATORS
-    }
-
-
-# Registering operators is what importing an extension module does; nothing else happens here.
-LOADED, _STATE = _load_all()
-KERNELS = _kernels() if LOADED else {}
+    KERNELS[operator] = frozenset(
+        device
+        for device, key in (("cpu", "CPU"), ("cuda", "CUDA"), ("meta", "Meta"))
+        if has_kernel(f"ops_cuda::{operator}", key)
+    )
 
 
 def compiled_for(operator: str, device: torch.device) -> bool:
-    """Whether the compiled ``operator`` serves ``device``; else its twin does."""
+    """Return whether ``operator`` has a compiled kernel for ``device``; else its reference runs."""
     return device.type in KERNELS.get(operator, ())
 
 
 def backend() -> str:
-    """Which backend runs, in one line for the record of a run."""
-    return _STATE
+    """Return which backend runs, in one line for the record of a run."""
+    return _BACKEND

@@ -1,4 +1,7 @@
-"""Pictures resized, and made into the batch that a network reads."""
+"""Resizing of images, and the normalized batch that the network reads.
+
+Shapes: B images, h w one image, H W the batch.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,34 +9,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ops_cuda import library, reference
 from ops_cuda.checks import require_one_device, require_positive
+from ops_cuda.library import compiled_for
+from ops_cuda.registration import register_fake
 
 BATCH_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def resize_image(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Resize bilinearly with antialiasing, on the CPU in the calling thread alone.
+    """Resize bilinearly with antialiasing; on the CPU only in the calling thread.
 
     Args:
-        pixels: (h, w, 3) uint8, not empty; rows may be any distance apart.
+        pixels: (h, w, 3) uint8, not empty; any row stride.
         height: of the result, pixels.
         width: of the result, pixels.
 
     Returns:
         (height, width, 3) uint8, within one level of Pillow's ``Image.resize`` with ``BILINEAR``,
-        which rounds after either axis where this rounds once.
+        which rounds after each axis where this rounds once.
 
     Raises:
         ValueError: shape, type or size is not as above.
 
     Source: Pillow's filter, a triangle as wide as the scale.
     """
-    _require_picture("pixels", pixels)
+    _require_image("pixels", pixels)
     require_positive("height", height)
     require_positive("width", width)
-    if not library.compiled_for("resize_image", pixels.device):
-        return reference.resize_image(pixels, height, width)
+    if not compiled_for("resize_image", pixels.device):
+        return resize_image_reference(pixels, height, width)
     resized: Tensor = torch.ops.ops_cuda.resize_image(pixels, height, width)
     return resized
 
@@ -48,24 +52,24 @@ def preprocess(
     dtype: torch.dtype = torch.float32,
     antialias: bool = True,
 ) -> Tensor:
-    """Resize pictures, normalise them and lay them in the upper left corner of a canvas.
+    """Resize images, normalize them and place them in the upper left corner of a canvas.
 
     Args:
-        images: B pictures (h, w, 3) uint8 of one device, not empty; rows may be any distance apart,
-            as in a view into a padded batch.
-        sizes: height and width that each is resized to, pixels; its own leaves it as it is.
+        images: B images (h, w, 3) uint8 on one device, not empty; any row stride, as in a view
+            into a padded batch.
+        sizes: height and width that each image is resized to, pixels; its own size leaves the
+            pixels unchanged.
         canvas: height and width of the batch, pixels.
         mean: of each channel of the result, in levels of 0..255.
         std: of each channel of the result, in levels.
-        reverse_channels: the result's channels are those of the pictures in reverse: BGR of RGB.
+        reverse_channels: reverse the channel order of the images, as from RGB to BGR.
         dtype: of the result, float32, float16 or bfloat16; computed in float32, rounded once.
-        antialias: levels are those that `resize_image` gives; else they are read between two pixels
-            of either axis, whatever the scale, and not rounded, as torch's ``interpolate`` and
-            OpenCV do it.
+        antialias: use the levels of `resize_image`; otherwise interpolate between two pixels of
+            each axis, whatever the scale, without rounding, as torch's ``interpolate`` and OpenCV
+            do.
 
     Returns:
-        (B, 3, H, W), channels innermost in memory: ``(level - mean) * (1 / std)``, and 0 outside
-        the pictures.
+        (B, 3, H, W), channels_last: ``(level - mean) * (1 / std)``, and 0 outside the images.
 
     Raises:
         ValueError: shapes, types, sizes or devices are not as above.
@@ -73,8 +77,8 @@ def preprocess(
     _check_batch(images, sizes, canvas, mean, std, dtype)
     heights, widths = [size[0] for size in sizes], [size[1] for size in sizes]
     means, stds = list(mean), list(std)
-    if not library.compiled_for("preprocess", images[0].device):
-        return reference.preprocess(
+    if not compiled_for("preprocess", images[0].device):
+        return preprocess_reference(
             images, heights, widths, *canvas, means, stds, reverse_channels, dtype, antialias
         )
     batch: Tensor = torch.ops.ops_cuda.preprocess(
@@ -83,7 +87,7 @@ def preprocess(
     return batch
 
 
-def _require_picture(name: str, pixels: Tensor) -> None:
+def _require_image(name: str, pixels: Tensor) -> None:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         hint = " Channels first? .permute(1, 2, 0)" if pixels.shape[:1] == (3,) else ""
         raise ValueError(f"{name} must be (h, w, 3), not empty; got {tuple(pixels.shape)}.{hint}")
@@ -104,7 +108,7 @@ def _check_batch(
     if len(sizes) != len(images):
         raise ValueError(f"{len(images)} images but {len(sizes)} sizes: one per image")
     for index, (image, (height, width)) in enumerate(zip(images, sizes, strict=True)):
-        _require_picture(f"images[{index}]", image)
+        _require_image(f"images[{index}]", image)
         require_one_device(**{"images[0]": images[0], f"images[{index}]": image})
         if not (0 < height <= canvas[0] and 0 < width <= canvas[1]):
             raise ValueError(
@@ -117,3 +121,83 @@ def _check_batch(
         raise ValueError(f"std must be three positive levels; got {list(std)}")
     if dtype not in BATCH_TYPES:
         raise ValueError(f"dtype must be one of {BATCH_TYPES}; got {dtype}")
+
+
+@register_fake("resize_image")
+def _resize_image_fake(pixels: Tensor, height: int, width: int) -> Tensor:
+    return pixels.new_empty(height, width, 3)
+
+
+@register_fake("preprocess")
+def _preprocess_fake(
+    images: Sequence[Tensor],
+    heights: Sequence[int],
+    widths: Sequence[int],
+    canvas_height: int,
+    canvas_width: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    reverse_channels: bool,
+    dtype: torch.dtype,
+    antialias: bool = True,
+) -> Tensor:
+    return torch.empty(
+        (len(images), 3, canvas_height, canvas_width),
+        dtype=dtype,
+        device=images[0].device,
+        memory_format=torch.channels_last,
+    )
+
+
+def resize_image_reference(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Compute a weighted sum along each axis, rounded once.
+
+    Not torch's own filter: on the CPU, torch 2.15 repeats the first row where the width is 1.
+    """
+    return (resized_levels(pixels, height, width) + 0.5).floor().to(torch.uint8)
+
+
+def resized_levels(pixels: Tensor, height: int, width: int, antialias: bool = True) -> Tensor:
+    """Return the resized levels (height, width, 3), float64, before rounding."""
+    rows = _axis_weights(height, pixels.shape[0], antialias).to(pixels.device)
+    columns = _axis_weights(width, pixels.shape[1], antialias).to(pixels.device)
+    blended = torch.einsum("ys,swc->ywc", rows, pixels.double())
+    return torch.einsum("xs,ysc->yxc", columns, blended).contiguous()
+
+
+def _axis_weights(length: int, source: int, antialias: bool) -> Tensor:
+    """Return the weight (length, source), float64, of each source pixel in each output pixel."""
+    scale = source / length
+    centers = (torch.arange(length, dtype=torch.float64) + 0.5) * scale
+    distances = torch.arange(source) + 0.5 - centers[:, None]
+    support = max(scale, 1.0) if antialias else 1.0
+    triangles = (1 - distances.abs() / support).clamp(min=0)
+    return triangles / triangles.sum(1, keepdim=True)
+
+
+def preprocess_reference(
+    images: Sequence[Tensor],
+    heights: Sequence[int],
+    widths: Sequence[int],
+    canvas_height: int,
+    canvas_width: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    reverse_channels: bool,
+    dtype: torch.dtype,
+    antialias: bool = True,
+) -> Tensor:
+    """Resize, reverse the channels, normalize and pad, image by image."""
+    device = images[0].device
+    shape = (len(images), canvas_height, canvas_width, 3)
+    batch = torch.zeros(shape, dtype=dtype, device=device)
+    inverse_std = torch.tensor([1 / value for value in std], device=device)
+    for row, image, height, width in zip(batch, images, heights, widths, strict=True):
+        if antialias:
+            levels = resize_image_reference(image, height, width).float()
+        else:
+            levels = resized_levels(image, height, width, antialias=False).float()
+        levels = levels.flip(2) if reverse_channels else levels
+        normalized = (levels - torch.tensor(mean, device=device)) * inverse_std
+        row[:height, :width] = normalized.to(dtype)
+    return batch.permute(0, 3, 1, 2)

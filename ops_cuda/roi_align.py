@@ -1,17 +1,23 @@
-"""ROI align over a feature pyramid, in one call."""
+"""ROI align over a feature pyramid, in one call.
+
+Shapes: B images, R ROIs, C channels, L levels, S output side.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ops_cuda import library, reference
 from ops_cuda.checks import (
     require_one_device,
     require_positive,
     require_pyramid,
     require_rows,
 )
+from ops_cuda.library import compiled_for
+from ops_cuda.registration import register_autograd, register_fake
+from ops_cuda.roi_align_reference import multiscale_roi_align_reference
 
 
 def multiscale_roi_align(
@@ -23,44 +29,52 @@ def multiscale_roi_align(
     aligned: bool = True,
     canonical_side: float = 224.0,
     canonical_level: int = 4,
-    trim: float = 0.0,
+    far_corner_inset: float = 0.0,
 ) -> Tensor:
-    """Crop each roi from the pyramid level that suits its size, resampled to a square.
+    """Pool each ROI from the pyramid level that fits its size, resampled to a square.
 
     Args:
-        features: L maps (B, C, Hl, Wl) of one floating type, finest first; channels_last is the
+        features: L maps (B, C, H_l, W_l) of one floating type, finest first; channels_last is the
             fast layout.
         rois: (R, 5) float: image index, x1 y1 x2 y2 in image pixels.
-        scales: L map pixels per image pixel: consecutive powers of two, or one alone.
+        scales: L map pixels per image pixel: consecutive powers of two, or a single one.
         output_side: S, bins per axis.
-        sampling_ratio: samples per bin and axis; 0 takes ceil(roi side / S), at most 1,024.
-        aligned: shift by half a pixel (detectron2); False is the older rule, rois at least one
-            map pixel wide (torchvision's detectors).
-        canonical_side: side of a roi that reads ``canonical_level``, pixels.
+        sampling_ratio: samples per bin and axis; 0 takes ceil(ROI side / S), at most 1,024.
+        aligned: shift by half a pixel (detectron2); False is the older convention, with ROIs at
+            least one map pixel wide (torchvision's detectors).
+        canonical_side: side of a ROI that is pooled from ``canonical_level``, pixels.
         canonical_level: that level; level k has scale 2 ** -k.
-        trim: x2 and y2 move in by this many image pixels once the level is chosen (Detectron: 1).
+        far_corner_inset: after the level is assigned, x2 and y2 are moved inward by this many image
+            pixels (Detectron: 1).
 
     Returns:
         (R, C, S, S) in the type and memory layout of the features. Samples outside the map and
-        samples of a roi with NaN are zero. Gradients flow to the features only; on the CPU they are
+        samples of a ROI with NaN are zero. Gradients flow to the features only; on the CPU they are
         the same bits for any number of threads, on CUDA their last bits may vary (atomic sums).
 
     Raises:
         ValueError: shapes, types, devices or scales are not as above.
-        RuntimeError: an image index is outside the batch (CPU; on CUDA that roi is zero).
+        RuntimeError: an image index is outside the batch (CPU; on CUDA that ROI is zero).
 
-    Source: He et al. 2017, section 3; level choice: Lin et al. 2017, equation 1.
+    Source: He et al. 2017, section 3; level assignment: Lin et al. 2017, equation 1.
     """
     _check(features, rois, scales, output_side, sampling_ratio)
     dtype = features[0].dtype
     rois = rois.detach().to(torch.promote_types(dtype, torch.float32))
-    shape = (output_side, sampling_ratio, aligned, canonical_side, canonical_level, trim)
-    if not library.compiled_for("multiscale_roi_align", rois.device):
-        return reference.multiscale_roi_align(features, rois, scales, *shape)
+    options = (
+        output_side,
+        sampling_ratio,
+        aligned,
+        canonical_side,
+        canonical_level,
+        far_corner_inset,
+    )
+    if not compiled_for("multiscale_roi_align", rois.device):
+        return multiscale_roi_align_reference(features, rois, scales, *options)
     if rois.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):
         features = [feature.float() for feature in features]
     pooled: Tensor = torch.ops.ops_cuda.multiscale_roi_align(
-        list(features), rois, list(scales), *shape
+        list(features), rois, list(scales), *options
     )
     return pooled.to(dtype)
 
@@ -92,3 +106,51 @@ def _check(
                 f"{first.dtype}, level {level} is {tuple(feature.shape)} {feature.dtype}"
             )
         require_one_device(rois=rois, **{f"features[{level}]": feature})
+
+
+def _layout(feature: Tensor) -> torch.memory_format:
+    """Return the layout of the result, as the kernels choose it (is_channels_last in csrc)."""
+    channels_last = feature.stride(1) == 1 and feature.shape[1] > 1
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+@register_fake("multiscale_roi_align")
+def _multiscale_roi_align_fake(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    scales: Sequence[float],
+    output_side: int,
+    sampling_ratio: int,
+    aligned: bool,
+    canonical_side: float,
+    canonical_level: int,
+    far_corner_inset: float = 0.0,
+) -> Tensor:
+    first = features[0]
+    shape = (rois.shape[0], first.shape[1], output_side, output_side)
+    return torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=_layout(first))
+
+
+@register_fake("multiscale_roi_align_backward")
+def _multiscale_roi_align_backward_fake(
+    gradient: Tensor, features: Sequence[Tensor], rois: Tensor, *options: Any
+) -> list[Tensor]:
+    return [torch.empty_like(feature, memory_format=_layout(feature)) for feature in features]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, rois, *ctx.options = inputs
+    # The backbone's layers keep these maps anyway; here they give shape, type and layout.
+    ctx.save_for_backward(rois, *features)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    rois, *features = ctx.saved_tensors
+    gradients = torch.ops.ops_cuda.multiscale_roi_align_backward(
+        gradient, features, rois, *ctx.options
+    )
+    return (gradients, None, *(None for _ in ctx.options))
+
+
+# No autocast rule: the maps are read in their own type and summed in float32.
+register_autograd("multiscale_roi_align", _backward, _setup_context)

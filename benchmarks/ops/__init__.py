@@ -1,1 +1,1 @@
-"""Every operator of ours beside the code that people use for it: `python -m benchmarks.ops`."""
+"""Benchmarks of our operators against the code that is used instead: `python -m benchmarks.ops`."""

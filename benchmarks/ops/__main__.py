@@ -1,50 +1,47 @@
-"""Every operator of ours beside the code that people use for the same.
+"""Time every operator against the code that is used instead of it.
 
     python -m benchmarks.ops                      CPU, 1 thread and all threads
     python -m benchmarks.ops --device cuda
     python -m benchmarks.ops --only masks
 
-Needs torch and torchvision alone; contests with pycocotools are left out where it is missing.
-Peers get the layout and type that torchvision's own detector gives them; `max_error` compares the
-two results of the same inputs.
+Needs only torch and torchvision; comparisons with pycocotools are skipped where it is missing.
+Peers get the layout and type that torchvision's own detector gives them; `max_error` is the largest
+difference between the two results for the same inputs.
 """
 
 import argparse
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
+import benchmarks.ops
 import ops_cuda
 from benchmarks.machine import RESULTS, Row, print_table, save
-from benchmarks.ops.contest import Contest, measure
-from benchmarks.ops.convolution import convolution_contests
-from benchmarks.ops.deform_conv import deform_conv_contests
-from benchmarks.ops.mask_targets import mask_target_contests
-from benchmarks.ops.masks import mask_contests
-from benchmarks.ops.matching import matching_contests
-from benchmarks.ops.nms import nms_contests
-from benchmarks.ops.preprocessing import preprocessing_contests
-from benchmarks.ops.proposals import proposal_contests
-from benchmarks.ops.roi_align import roi_align_contests
+from benchmarks.ops.comparison import Comparison, measure
 
-FAMILIES: dict[str, Callable[[torch.device], Iterator[Contest]]] = {
-    "nms": nms_contests,
-    "proposals": proposal_contests,
-    "roi_align": roi_align_contests,
-    "masks": mask_contests,
-    "mask_targets": mask_target_contests,
-    "matching": matching_contests,
-    "preprocessing": preprocessing_contests,
-    "convolution": convolution_contests,
-    "deform_conv": deform_conv_contests,
-}
+Family = Callable[[torch.device], Iterator[Comparison]]
+
+
+def find_families() -> dict[str, Family]:
+    """Return the function ``comparisons`` of each module of this package that defines one."""
+    families = {}
+    for _, name, _ in pkgutil.iter_modules(benchmarks.ops.__path__):
+        if name == "__main__":
+            continue
+        module = importlib.import_module(f"benchmarks.ops.{name}")
+        if hasattr(module, "comparisons"):
+            families[name] = module.comparisons
+    return families
 
 
 def main() -> None:
+    families = find_families()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--only", choices=sorted(FAMILIES), help="one family of operators")
+    parser.add_argument("--only", choices=sorted(families), help="one family of operators")
     parser.add_argument("--out", type=Path, help="JSON file; default results/ops_<device>.json")
     parser.add_argument("--budget-s", type=float, default=1.0, help="seconds per measurement")
     options = parser.parse_args()
@@ -55,9 +52,9 @@ def main() -> None:
     rows: list[Row] = []
     for threads in counts:
         torch.set_num_threads(threads)
-        for family in [options.only] if options.only else FAMILIES:
-            contests = FAMILIES[family](device)
-            rows += [measure(contest, device, options.budget_s) for contest in contests]
+        for name in [options.only] if options.only else families:
+            comparisons = families[name](device)
+            rows += [measure(comparison, device, options.budget_s) for comparison in comparisons]
     print_table(rows)
     if not options.only or options.out:
         save(rows, options.out or RESULTS / f"ops_{device.type}.json")

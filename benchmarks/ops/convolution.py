@@ -1,4 +1,4 @@
-"""3x3 convolution with bias and ReLU beside torch's (oneDNN), as the detector infers with it."""
+"""3x3 convolution with bias and ReLU against torch's (oneDNN), in shapes of the detector."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 import ops_cuda
-from benchmarks.ops.contest import Contest
+from benchmarks.ops.comparison import Comparison
 
-# images or rois, channels in and out, height, width: of a picture of 800 x 1088 pixels
+# images or ROIs, channels in and out, height, width: for an image of 800 x 1088 pixels
 SHAPES = {
     "fpn, rpn p2": (1, 256, 200, 272),
     "fpn, rpn p3": (1, 256, 100, 136),
@@ -23,15 +23,15 @@ SHAPES = {
 }
 
 
-def convolution_contests(device: torch.device) -> Iterator[Contest]:
-    """Every 3x3 convolution of stride 1 of R50-FPN; none on CUDA, where ours is torch's."""
+def comparisons(device: torch.device) -> Iterator[Comparison]:
+    """Yield every 3x3 convolution of stride 1 of R50-FPN; none on CUDA, where ours is torch's."""
     if device.type != "cpu":
         return
     for name, shape in SHAPES.items():
-        yield _contest(name, shape)
+        yield _comparison(name, shape)
 
 
-def _contest(name: str, shape: tuple[int, int, int, int]) -> Contest:
+def _comparison(name: str, shape: tuple[int, int, int, int]) -> Comparison:
     images, channels, height, width = shape
     layout = torch.channels_last
     x = torch.randn(shape).relu_().contiguous(memory_format=layout)
@@ -39,7 +39,7 @@ def _contest(name: str, shape: tuple[int, int, int, int]) -> Contest:
     weight = weight.contiguous(memory_format=layout)
     bias = torch.randn(channels)
     packed = ops_cuda.pack_conv3x3(weight)
-    return Contest(
+    return Comparison(
         "conv3x3_relu",
         f"{name}: {images}x{channels}x{height}x{width}",
         lambda: ops_cuda.conv3x3_relu(x, packed, bias, channels),

@@ -1,4 +1,4 @@
-"""Deformable convolution beside torchvision's."""
+"""Deformable convolution against torchvision's."""
 
 from collections.abc import Iterator
 
@@ -7,49 +7,51 @@ import torchvision
 from torch import Tensor
 
 import ops_cuda
-from benchmarks.ops.contest import Contest
-from benchmarks.ops.scene import HEIGHT, WIDTH
+from benchmarks.ops.comparison import Comparison
+from benchmarks.ops.inputs import HEIGHT, WIDTH
 
 
-def deform_conv_contests(device: torch.device) -> Iterator[Contest]:
-    """A 3x3 convolution of res3 and one of res5 of ResNet-50, and the gradients of the former."""
+def comparisons(device: torch.device) -> Iterator[Comparison]:
+    """Yield a 3x3 convolution of ResNet-50's res3 with its gradients, and one of res5."""
     yield from _layer(device, stride=8, channels=128, gradients=True)
     yield from _layer(device, stride=32, channels=512, gradients=False)
 
 
-def _layer(device: torch.device, stride: int, channels: int, gradients: bool) -> Iterator[Contest]:
+def _layer(
+    device: torch.device, stride: int, channels: int, gradients: bool
+) -> Iterator[Comparison]:
     height, width = HEIGHT // stride, WIDTH // stride
     x = torch.rand(1, channels, height, width, device=device)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     weight = (0.05 * torch.randn(channels, channels, 3, 3, device=device)).requires_grad_()
     offsets = torch.randn(1, 18, height, width, device=device).requires_grad_()
     modulation = torch.rand(1, 9, height, width, device=device).requires_grad_()
-    plain = x.detach().contiguous().requires_grad_()
+    contiguous = x.detach().contiguous().requires_grad_()
 
     def ours() -> Tensor:
         return ops_cuda.deform_conv2d(x, offsets, weight, None, modulation, padding=(1, 1))
 
     def theirs() -> Tensor:
         return torchvision.ops.deform_conv2d(
-            plain, offsets, weight, padding=(1, 1), mask=modulation
+            contiguous, offsets, weight, padding=(1, 1), mask=modulation
         )
 
     size = f"{channels} channels, {height} x {width}, modulated"
     name = "torchvision.ops.deform_conv2d"
-    yield Contest("deform_conv2d forward", size, ours, name, theirs)
+    yield Comparison("deform_conv2d forward", size, ours, name, theirs)
     if not gradients:
         return
-    found, expected = ours(), theirs()
-    incoming = torch.rand_like(found)
+    output, peer_output = ours(), theirs()
+    grad_output = torch.rand_like(output)
 
     def gradient_of(output: Tensor, source: Tensor) -> list[Tensor]:
         leaves = [source, offsets, weight, modulation]
-        return list(torch.autograd.grad(output, leaves, incoming, retain_graph=True))
+        return list(torch.autograd.grad(output, leaves, grad_output, retain_graph=True))
 
-    yield Contest(
+    yield Comparison(
         "deform_conv2d backward",
         size,
-        lambda: gradient_of(found, x),
+        lambda: gradient_of(output, x),
         name,
-        lambda: gradient_of(expected, plain),
+        lambda: gradient_of(peer_output, contiguous),
     )

@@ -1,4 +1,4 @@
-"""Mask targets beside torchvision's bitmaps, pycocotools per ROI and detectron2's rule."""
+"""Mask targets against torchvision's bitmaps, pycocotools per ROI and detectron2's method."""
 
 from collections.abc import Iterator
 
@@ -8,42 +8,42 @@ from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.ops import roi_align
 
 import ops_cuda
-from benchmarks.ops.contest import Contest
-from benchmarks.ops.scene import HEIGHT, WIDTH, random_boxes
+from benchmarks.ops.comparison import Comparison
+from benchmarks.ops.inputs import HEIGHT, WIDTH, random_boxes
 
 try:
     from pycocotools import mask as coco_masks
 except ImportError:  # a bare GPU machine
     coco_masks = None
 
-ROIS, OBJECTS, CORNERS, SIDE = 128, 16, 40, 28
+ROIS, OBJECTS, VERTICES, SIDE = 128, 16, 40, 28
 
 
-def mask_target_contests(device: torch.device) -> Iterator[Contest]:
-    """The targets of 128 positive rois: proposals around 16 objects, as outlines and as runs."""
+def comparisons(device: torch.device) -> Iterator[Comparison]:
+    """Yield the targets of 128 positive ROIs around 16 objects, from polygons and from runs."""
     outlines, boxes = _objects()
-    wanted = torch.arange(ROIS) % OBJECTS
+    matched = torch.arange(ROIS) % OBJECTS
     noise = 0.1 * torch.randn(ROIS, 4, generator=torch.Generator().manual_seed(0))
     extent = boxes[:, 2:] - boxes[:, :2]
-    regions = boxes[wanted] + noise * extent.repeat(1, 2)[wanted]
+    regions = boxes[matched] + noise * extent.repeat(1, 2)[matched]
     offsets = torch.arange(OBJECTS + 1)
-    polygons = [each.to(device) for each in (outlines.reshape(-1, 2), offsets * CORNERS, offsets)]
+    polygons = [each.to(device) for each in (outlines.reshape(-1, 2), offsets * VERTICES, offsets)]
     whole = torch.tensor([[0.0, 0.0, WIDTH, WIDTH]]).expand(OBJECTS, 4)
-    drawn = ops_cuda.rasterize_polygons(*polygons, offsets[:-1].to(device), whole.to(device), WIDTH)
-    bitmaps = drawn[:, :HEIGHT].byte()
-    rois, objects = regions.to(device), wanted.to(device)
+    masks = ops_cuda.rasterize_polygons(*polygons, offsets[:-1].to(device), whole.to(device), WIDTH)
+    bitmaps = masks[:, :HEIGHT].byte()
+    rois, objects = regions.to(device), matched.to(device)
 
     def from_polygons() -> Tensor:
         return ops_cuda.rasterize_polygons(*polygons, objects, rois, SIDE)
 
     size = f"{ROIS} rois, {OBJECTS} objects, {SIDE}x{SIDE}"
-    yield Contest(
+    yield Comparison(
         "rasterize_polygons",
         size,
         from_polygons,
         "project_masks_on_boxes",
         lambda: project_masks_on_boxes(bitmaps, rois, objects, SIDE),
-        same_result=False,  # averages of a bitmap, not the drawn outline
+        same_result=False,  # averages of a bitmap, not the rasterized outline
     )
     runs = [each.to(device) for each in _runs_of(bitmaps.cpu())]
 
@@ -53,9 +53,9 @@ def mask_target_contests(device: torch.device) -> Iterator[Contest]:
     if coco_masks is None:
         return
 
-    def by_referee() -> Tensor:
+    def by_pycocotools() -> Tensor:
         masks = []
-        for outline, box in zip(outlines[wanted].double(), regions.double(), strict=True):
+        for outline, box in zip(outlines[matched].double(), regions.double(), strict=True):
             moved = (outline - box[:2]) * (SIDE / (box[2:] - box[:2]))
             encoded = coco_masks.frPyObjects([moved.ravel().tolist()], SIDE, SIDE)
             masks.append(torch.from_numpy(coco_masks.decode(coco_masks.merge(encoded))))
@@ -66,11 +66,13 @@ def mask_target_contests(device: torch.device) -> Iterator[Contest]:
     def by_averages() -> Tensor:
         decoded = torch.from_numpy(coco_masks.decode(encoded)).permute(2, 0, 1)
         maps = decoded.to(device).float()[:, None]
-        chosen = torch.cat((objects[:, None].float(), rois), 1)
-        return (roi_align(maps, chosen, SIDE, aligned=True)[:, 0] >= 0.5).float()
+        indexed_rois = torch.cat((objects[:, None].float(), rois), 1)
+        return (roi_align(maps, indexed_rois, SIDE, aligned=True)[:, 0] >= 0.5).float()
 
-    yield Contest("rasterize_polygons", size, from_polygons, "pycocotools per roi", by_referee)
-    yield Contest(
+    yield Comparison(
+        "rasterize_polygons", size, from_polygons, "pycocotools per roi", by_pycocotools
+    )
+    yield Comparison(
         "rasterize_rle",
         size,
         from_runs,
@@ -81,17 +83,19 @@ def mask_target_contests(device: torch.device) -> Iterator[Contest]:
 
 
 def _objects() -> tuple[Tensor, Tensor]:
-    """Stars of 40 corners (N, C, 2) and their boxes (N, 4)."""
+    """Return star-shaped outlines of 40 vertices (objects, 40, 2) and their boxes (objects, 4)."""
     boxes = random_boxes(OBJECTS, 500, torch.device("cpu"))
-    angles = torch.arange(CORNERS) * (2 * torch.pi / CORNERS)
-    radius = 0.8 + 0.2 * torch.rand(OBJECTS, CORNERS, 1, generator=torch.Generator().manual_seed(0))
+    angles = torch.arange(VERTICES) * (2 * torch.pi / VERTICES)
+    radius = 0.8 + 0.2 * torch.rand(
+        OBJECTS, VERTICES, 1, generator=torch.Generator().manual_seed(0)
+    )
     star = radius * torch.stack([angles.cos(), angles.sin()], 1) / 2
-    centres, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    return centres[:, None] + star * extent[:, None], boxes
+    centers, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    return centers[:, None] + star * extent[:, None], boxes
 
 
 def _runs_of(bitmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """run_ends, run_offsets, heights of bitmaps (N, H, W)."""
+    """Return run_ends, run_offsets and heights of bitmaps (objects, H, W)."""
     pixels = bitmaps.transpose(1, 2).flatten(1)
     changes = pixels.diff(dim=1, prepend=torch.zeros(len(pixels), 1, dtype=pixels.dtype)) != 0
     ends = torch.cat((changes, torch.ones(len(pixels), 1, dtype=torch.bool)), 1)

@@ -1,4 +1,4 @@
-"""Masks beside torchvision's and pycocotools'."""
+"""Pasting and encoding of masks against torchvision's and pycocotools'."""
 
 from collections.abc import Iterator
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import ops_cuda
-from benchmarks.ops.contest import Contest
-from benchmarks.ops.scene import HEIGHT, WIDTH, random_boxes
+from benchmarks.ops.comparison import Comparison
+from benchmarks.ops.inputs import HEIGHT, WIDTH, random_boxes
 
 try:
     from pycocotools import mask as coco_masks
@@ -17,14 +17,14 @@ except ImportError:  # a bare GPU machine
     coco_masks = None
 
 
-def mask_contests(device: torch.device) -> Iterator[Contest]:
-    """Pasting and encoding 100 detections."""
+def comparisons(device: torch.device) -> Iterator[Comparison]:
+    """Yield pasting and encoding of 100 detections."""
     masks, boxes = torch.rand(100, 28, 28, device=device), random_boxes(100, 500, device)
 
     def bitmaps() -> Tensor:
         return ops_cuda.paste_masks(masks, boxes, HEIGHT, WIDTH, 0.5)
 
-    def torchvisions_bitmaps() -> Tensor:
+    def torchvision_bitmaps() -> Tensor:
         return (paste_masks_in_image(masks[:, None], boxes, (HEIGHT, WIDTH)) > 0.5)[:, 0]
 
     def texts() -> Tensor:
@@ -32,26 +32,28 @@ def mask_contests(device: torch.device) -> Iterator[Contest]:
         return ops_cuda.compress_rle(*runs)[0]
 
     size = f"100 on {HEIGHT}x{WIDTH}"
-    yield Contest("paste_masks", size, bitmaps, "paste_masks_in_image > 0.5", torchvisions_bitmaps)
+    yield Comparison(
+        "paste_masks", size, bitmaps, "paste_masks_in_image > 0.5", torchvision_bitmaps
+    )
     if coco_masks is not None:
-        yield Contest(
+        yield Comparison(
             "encode_roi_masks_rle",
             size,
             texts,
             "our paste_masks + pycocotools",
             lambda: _pycocotools_texts(bitmaps()),
         )
-        yield Contest(
+        yield Comparison(
             "encode_roi_masks_rle",
             size,
             texts,
             "paste_masks_in_image + pycocotools",
-            lambda: _pycocotools_texts(torchvisions_bitmaps().byte()),
+            lambda: _pycocotools_texts(torchvision_bitmaps().byte()),
         )
 
 
 def _pycocotools_texts(bitmaps: Tensor) -> Tensor:
-    """(R, H, W) uint8 to COCO's run-length texts, one after the other."""
+    """Encode bitmaps (R, H, W) uint8 to COCO's run-length texts, concatenated."""
     texts = [
         coco_masks.encode(np.asfortranarray(bitmap))["counts"] for bitmap in bitmaps.cpu().numpy()
     ]

@@ -1,4 +1,4 @@
-"""Suppression beside torchvision's."""
+"""NMS against torchvision's."""
 
 from collections.abc import Iterator
 
@@ -7,24 +7,24 @@ import torchvision
 from torch import Tensor
 
 import ops_cuda
-from benchmarks.ops.contest import Contest
-from benchmarks.ops.scene import random_boxes
+from benchmarks.ops.comparison import Comparison
+from benchmarks.ops.inputs import random_boxes
 
 
-def nms_contests(device: torch.device) -> Iterator[Contest]:
-    """Class-agnostic, class-aware and grouped suppression."""
+def comparisons(device: torch.device) -> Iterator[Comparison]:
+    """Yield class-agnostic, class-aware and grouped NMS."""
     yield from (_grouped(device, groups) for groups in (5, 80))
     for count in (1000, 5000, 20_000):
         boxes, scores = random_boxes(count, 200, device), torch.rand(count, device=device)
         classes = torch.randint(0, 80, (count,), device=device)
-        yield Contest(
+        yield Comparison(
             "nms",
             f"{count} boxes",
             lambda b=boxes, s=scores: ops_cuda.nms(b, s, 0.7),
             "torchvision.ops.nms",
             lambda b=boxes, s=scores: torchvision.ops.nms(b, s, 0.7),
         )
-        yield Contest(
+        yield Comparison(
             "batched_nms",
             f"{count} boxes, 80 classes",
             lambda b=boxes, s=scores, c=classes: ops_cuda.batched_nms(b, s, c, 0.5),
@@ -33,13 +33,13 @@ def nms_contests(device: torch.device) -> Iterator[Contest]:
         )
 
 
-def _grouped(device: torch.device, groups: int, size: int = 2000) -> Contest:
-    """The levels of one image, or of sixteen; best first as topk gives them."""
+def _grouped(device: torch.device, groups: int, size: int = 2000) -> Comparison:
+    """Compare the levels of one image or of sixteen, sorted as topk returns them."""
     boxes = random_boxes(groups * size, 200, device).view(groups, size, 4)
     scores = torch.rand(groups, size, device=device).sort(dim=1, descending=True).values
 
     def ours() -> list[Tensor]:
-        return list(ops_cuda.grouped_nms(boxes, scores, 0.7, size, ranked=True))
+        return list(ops_cuda.grouped_nms(boxes, scores, 0.7, size, presorted=True))
 
     def theirs() -> list[Tensor]:
         kept, counts = boxes.new_zeros(groups, size, dtype=torch.int64), []
@@ -50,4 +50,4 @@ def _grouped(device: torch.device, groups: int, size: int = 2000) -> Contest:
         return [kept, torch.tensor(counts, device=device)]
 
     size_text = f"{groups} groups of {size}"
-    return Contest("grouped_nms", size_text, ours, "loop of torchvision.ops.nms", theirs)
+    return Comparison("grouped_nms", size_text, ours, "loop of torchvision.ops.nms", theirs)

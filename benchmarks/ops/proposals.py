@@ -1,4 +1,4 @@
-"""Proposals of a pyramid beside torchvision's."""
+"""Proposals of a feature pyramid against torchvision's."""
 
 import math
 from collections.abc import Iterator
@@ -8,24 +8,24 @@ from torch import Tensor
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 import ops_cuda
-from benchmarks.ops.contest import Contest
-from benchmarks.ops.scene import HEIGHT, WIDTH
+from benchmarks.ops.comparison import Comparison
+from benchmarks.ops.inputs import HEIGHT, WIDTH
 
 STRIDES, SIZES, RATIOS = (4, 8, 16, 32, 64), (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
 
 
-def proposal_contests(device: torch.device) -> Iterator[Contest]:
-    """From logits and deltas to proposals, in the numbers of inference and of training."""
+def comparisons(device: torch.device) -> Iterator[Comparison]:
+    """Yield the selection of proposals, with the counts of inference and of training."""
     for images in (1, 2):
         for mode, number in (("test", 1000), ("train", 2000)):
             yield _selection(device, images, mode, number)
 
 
-def _selection(device: torch.device, images: int, mode: str, number: int) -> Contest:
+def _selection(device: torch.device, images: int, mode: str, number: int) -> Comparison:
     anchors = [_anchors(*level).to(device) for level in zip(STRIDES, SIZES, strict=True)]
     generator = torch.Generator().manual_seed(images)
     lengths = [len(a) for a in anchors]
-    # Apart by more than what torchvision's sigmoid rounds away: the order of ties is left open.
+    # Logits differ by more than the rounding of torchvision's sigmoid: it does not define ties.
     spread = torch.linspace(-4, 4, sum(lengths))
     shuffled = [spread[torch.randperm(len(spread), generator=generator)] for _ in range(images)]
     logits = [level.contiguous().to(device) for level in torch.stack(shuffled).split(lengths, 1)]
@@ -40,18 +40,20 @@ def _selection(device: torch.device, images: int, mode: str, number: int) -> Con
         )
         return [boxes, counts]
 
-    # Its forward has the levels in one tensor, as its losses want them.
-    flat, every = torch.cat(logits, 1).view(-1, 1), [torch.cat(anchors)] * images
+    # torchvision concatenates the levels for its losses before this step.
+    flat_logits, all_anchors = torch.cat(logits, 1).view(-1, 1), [torch.cat(anchors)] * images
     flat_deltas = torch.cat(deltas, 1).view(-1, 4)
 
     def theirs() -> list[Tensor]:
-        boxes = peer.box_coder.decode(flat_deltas, every).view(images, -1, 4)
-        found, _ = peer.filter_proposals(boxes, flat, [(HEIGHT, WIDTH)] * images, lengths)
-        counts = torch.tensor([len(each) for each in found], device=device)
-        return [torch.nn.utils.rnn.pad_sequence(found, batch_first=True), counts]
+        boxes = peer.box_coder.decode(flat_deltas, all_anchors).view(images, -1, 4)
+        proposals, _ = peer.filter_proposals(
+            boxes, flat_logits, [(HEIGHT, WIDTH)] * images, lengths
+        )
+        counts = torch.tensor([len(each) for each in proposals], device=device)
+        return [torch.nn.utils.rnn.pad_sequence(proposals, batch_first=True), counts]
 
     size = f"{images} of {HEIGHT}x{WIDTH}, {number} ({mode})"
-    return Contest("select_proposals", size, ours, "decode + filter_proposals", theirs)
+    return Comparison("select_proposals", size, ours, "decode + filter_proposals", theirs)
 
 
 def _anchors(stride: int, side: int) -> Tensor:
@@ -59,5 +61,5 @@ def _anchors(stride: int, side: int) -> Tensor:
         torch.arange(0, HEIGHT, stride), torch.arange(0, WIDTH, stride), indexing="ij"
     )
     half = torch.tensor([[ratio**-0.5, ratio**0.5] for ratio in RATIOS]) * side / 2
-    centres = torch.stack([x, y], -1).reshape(-1, 1, 2)
-    return torch.cat([centres - half, centres + half], -1).reshape(-1, 4)
+    centers = torch.stack([x, y], -1).reshape(-1, 1, 2)
+    return torch.cat([centers - half, centers + half], -1).reshape(-1, 4)

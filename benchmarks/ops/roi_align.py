@@ -1,4 +1,4 @@
-"""Pooling beside torchvision's."""
+"""ROI align against torchvision's."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ import torchvision
 from torch import Tensor
 
 import ops_cuda
-from benchmarks.ops.contest import Contest
-from benchmarks.ops.scene import HEIGHT, LEVELS, SCALES, WIDTH, random_boxes
+from benchmarks.ops.comparison import Comparison
+from benchmarks.ops.inputs import HEIGHT, LEVELS, SCALES, WIDTH, random_boxes
 
 
-def roi_align_contests(device: torch.device) -> Iterator[Contest]:
-    """Both layouts, and half precision where it is fast."""
+def comparisons(device: torch.device) -> Iterator[Comparison]:
+    """Yield both layouts, and half precision where it is fast."""
     yield from _box_pooling(device, torch.float32, channels_last=True)
     yield from _box_pooling(device, torch.float32, channels_last=False)
     if device.type == "cuda":
@@ -22,8 +22,8 @@ def roi_align_contests(device: torch.device) -> Iterator[Contest]:
 
 def _box_pooling(
     device: torch.device, dtype: torch.dtype, channels_last: bool
-) -> Iterator[Contest]:
-    """The box head's pooling, 1,000 rois on four levels of 256 channels, and its gradient."""
+) -> Iterator[Comparison]:
+    """Yield the pooling of 1,000 ROIs on four levels of 256 channels, and its gradient."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     maps = [
         torch.rand(1, 256, round(HEIGHT * scale), round(WIDTH * scale), device=device)
@@ -44,14 +44,14 @@ def _box_pooling(
         return pooler(named, [boxes.to(dtype)], [(HEIGHT, WIDTH)])
 
     size = f"1000 rois, {'nhwc' if channels_last else 'nchw'} {str(dtype)[6:]}"
-    yield Contest("roi_align forward", size, ours, "MultiScaleRoIAlign", theirs)
+    yield Comparison("roi_align forward", size, ours, "MultiScaleRoIAlign", theirs)
     pooled, expected = ours(), theirs()
     weights = torch.rand_like(pooled)
 
     def gradient_of(output: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(output, maps, weights, retain_graph=True))
 
-    yield Contest(
+    yield Comparison(
         "roi_align backward",
         size,
         lambda: gradient_of(pooled),

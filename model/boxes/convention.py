@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.boxes.operations import clip_boxes, scale_boxes
 from model.structures import ImageSize, Proposals
-from ops_cuda import top_scores
+from ops_cuda import stable_topk
 
 MaskPaste = Literal["padded", "inclusive", "grid"]
 """How masks are pasted into the image; see ``Detections.mask_paste``."""
@@ -84,7 +84,7 @@ class BoxConvention:
             return proposals
         valid = proposals.valid()
         scores = torch.where(valid, proposals.logits, -torch.inf).flatten()
-        _, best = top_scores(scores[None], limit)
+        _, best = stable_topk(scores[None], limit)
         kept = torch.zeros_like(scores, dtype=torch.bool).scatter(0, best[0], True)
         kept = kept.view_as(valid) & valid
         return Proposals(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ops_cuda import surviving_boxes
+from ops_cuda import batched_nms_mask
 
 
 def nms_per_image(
@@ -32,7 +32,7 @@ def nms_per_image(
         (D,) int64 indices of the kept boxes, image by image, highest score first; and the number
         kept in each of the B images.
     """
-    survives = surviving_boxes(boxes, scores, groups * num_images + images, iou_threshold)
+    survives = batched_nms_mask(boxes, scores, groups * num_images + images, iou_threshold)
     # Dropped boxes go to a bin behind the last image. Stable sorts keep the order by score.
     bins = torch.where(survives & (scores > -torch.inf), images, num_images)
     order = scores.argsort(descending=True, stable=True)

@@ -10,9 +10,9 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor
 
-from ops_cuda.reference import decode_proposals
-from ops_cuda.reference.deform_conv import read_taps
-from ops_cuda.reference.roi_align import pyramid_levels
+from ops_cuda.decode_proposals import decode_proposals_reference
+from ops_cuda.deform_columns import deform_columns_reference
+from ops_cuda.roi_align_reference import pyramid_levels
 
 OPSET = 18
 _OURS = torch.ops.ops_cuda
@@ -20,7 +20,7 @@ _OURS = torch.ops.ops_cuda
 _LOWEST_SCORE = float(torch.finfo(torch.float32).min)
 
 
-def _top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _stable_topk(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     # ONNX's TopK orders equal scores by index, as our operator does.
     values, indices = scores.topk(min(count, scores.shape[1]), dim=1)
     return values, indices
@@ -31,11 +31,11 @@ def _grouped_nms(
 ) -> tuple[Tensor, Tensor]:
     groups, size = scores.shape
     group = torch.arange(groups, device=scores.device)[:, None].expand(groups, size)
-    survives: Tensor = _OURS.surviving_boxes(
+    survives: Tensor = _OURS.batched_nms_mask(
         boxes.flatten(0, 1), scores.flatten(), group.flatten(), iou_threshold
     )
     survives = survives.view(groups, size) & (scores > -torch.inf)
-    kept = _top_scores(torch.where(survives, scores, -torch.inf), max_kept)[1]
+    kept = _stable_topk(torch.where(survives, scores, -torch.inf), max_kept)[1]
     counts = survives.sum(1).clamp(max=max_kept)
     rank = torch.arange(kept.shape[1], device=kept.device)
     return torch.where(rank < counts[:, None], kept, 0), counts
@@ -50,32 +50,24 @@ def _pool_by_level(
     aligned: bool,
     canonical_side: float,
     canonical_level: int,
-    trim: float = 0.0,
+    far_corner_inset: float = 0.0,
 ) -> Tensor:
     """Pool the ROIs of each level by the same operator on that level alone, and reorder."""
-    if len(scales) == 1 and trim == 0:
+    if len(scales) == 1 and far_corner_inset == 0:
         # Leaves the operator in the program, for `_roi_align` to translate.
         return NotImplemented  # type: ignore[no-any-return]
-    trimmed = torch.cat((rois[:, :3], rois[:, 3:] - trim), dim=1)
+    inset_rois = torch.cat((rois[:, :3], rois[:, 3:] - far_corner_inset), dim=1)
     settings = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)
     if len(scales) == 1:
-        single: Tensor = _OURS.multiscale_roi_align(features, trimmed, scales, *settings)
+        single: Tensor = _OURS.multiscale_roi_align(features, inset_rois, scales, *settings)
         return single
     levels = pyramid_levels(rois, scales, canonical_side, canonical_level)
     members = [(levels == level).nonzero().squeeze(1) for level in range(len(scales))]
     pooled = [
-        _OURS.multiscale_roi_align([feature], trimmed[on_level], [scale], *settings)
+        _OURS.multiscale_roi_align([feature], inset_rois[on_level], [scale], *settings)
         for feature, on_level, scale in zip(features, members, scales, strict=True)
     ]
     return torch.cat(pooled)[torch.cat(members).argsort()]
-
-
-def _deform_columns(
-    x: Tensor, offsets: Tensor, modulation: Tensor | None, geometry: Sequence[int]
-) -> Tensor:
-    kernel, stride, padding, dilation = zip(geometry[::2], geometry[1::2], strict=True)
-    taps = read_taps(x, offsets, modulation, kernel, stride, padding, dilation)
-    return taps.permute(0, 3, 4, 2, 1).contiguous()
 
 
 def _roi_align(
@@ -87,9 +79,9 @@ def _roi_align(
     aligned: bool,
     canonical_side: float,
     canonical_level: int,
-    trim: float = 0.0,
+    far_corner_inset: float = 0.0,
 ) -> Any:
-    """Translate ROI align of one level without trim; our ``aligned`` is ONNX's half_pixel."""
+    """Translate ROI align of one level with no inset; our ``aligned`` is ONNX's half_pixel."""
     images = op.Gather(rois, op.Constant(value_int=0), axis=1)
     return op.RoiAlign(
         features[0],
@@ -103,7 +95,7 @@ def _roi_align(
     )
 
 
-def _surviving_boxes(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Any:
+def _batched_nms_mask(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Any:
     """Translate to NonMaxSuppression with scores per class, -inf for boxes of other classes."""
     # An appended 0 gives an empty list of classes a maximum.
     largest = op.ReduceMax(op.Concat(classes, _one_element(0), axis=0), keepdims=0)
@@ -139,17 +131,17 @@ def _one_element(value: int) -> Any:
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    _OURS.top_scores.default: _top_scores,
-    _OURS.decode_proposals.default: decode_proposals,
+    _OURS.stable_topk.default: _stable_topk,
+    _OURS.decode_proposals.default: decode_proposals_reference,
     _OURS.grouped_nms.default: _grouped_nms,
     _OURS.multiscale_roi_align.default: _pool_by_level,
-    _OURS.deform_columns.default: _deform_columns,
+    _OURS.deform_columns.default: deform_columns_reference,
 }
 """Operators, and how to compute them with torch's and the operators of ``TRANSLATIONS``."""
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     _OURS.multiscale_roi_align.default: _roi_align,
-    _OURS.surviving_boxes.default: _surviving_boxes,
+    _OURS.batched_nms_mask.default: _batched_nms_mask,
     torch.ops.aten.sort.stable: _stable_sort,
 }
 """Operators, and how to compute them with those of ONNX."""

@@ -23,14 +23,14 @@ class RoiPooler:
         sampling_ratio: samples per cell and axis; 0 adapts to the ROI.
         aligned: shift by half a pixel, so that samples lie on cell centers.
         strides: of the maps that are pooled, pixels.
-        trim: pixels by which x2 and y2 move inward after the level is selected.
+        far_corner_inset: pixels by which x2 and y2 move inward after the level is selected.
     """
 
     side: int
     sampling_ratio: int = 2
     aligned: bool = True
     strides: tuple[int, ...] = POOLED_STRIDES["fpn"]
-    trim: float = 0.0
+    far_corner_inset: float = 0.0
 
     def __call__(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Pool R ROIs.
@@ -49,5 +49,5 @@ class RoiPooler:
             self.side,
             self.sampling_ratio,
             self.aligned,
-            trim=self.trim,
+            far_corner_inset=self.far_corner_inset,
         )

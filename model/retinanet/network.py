@@ -19,7 +19,7 @@ from model.layers.convolution import convolve
 from model.layers.norm import make_norms
 from model.retinanet.loss import retinanet_losses
 from model.structures import BatchTargets, ImageBatch, LossTerm
-from ops_cuda import top_scores
+from ops_cuda import stable_topk
 
 
 class RetinaNetHead(nn.Module):
@@ -129,9 +129,9 @@ class RetinaNetHead(nn.Module):
         logits, deltas = self(feature)
         (logits,), (deltas,), (anchors,) = pad_for_export([logits], [deltas], [anchors], limit)
         # The best pairs belong to the best anchors, so A_l numbers are ranked instead of A_l * K.
-        best_anchors = top_scores(logits.amax(dim=2), limit)[1].sort(dim=1).values
+        best_anchors = stable_topk(logits.amax(dim=2), limit)[1].sort(dim=1).values
         best_logits = logits.gather(1, best_anchors[..., None].expand(-1, -1, classes))
-        scores, pair = top_scores(best_logits.flatten(1), limit)
+        scores, pair = stable_topk(best_logits.flatten(1), limit)
         selected = best_anchors.gather(1, pair // classes)
         selected_deltas = deltas.gather(1, selected[..., None].expand(-1, -1, 4))
         boxes = self.coder.decode(selected_deltas, anchors[selected])

@@ -202,8 +202,8 @@ class RegionProposalNetwork(nn.Module):
             post_nms=settings.post_nms_train if training else settings.post_nms_test,
             iou_threshold=settings.nms_iou,
             min_side=max(settings.min_box_side, MIN_PROPOSAL_SIDE),
-            largest_log_scale=MAX_LOG_SCALE,
-            kept_side=self.convention.offset,
+            max_log_scale=MAX_LOG_SCALE,
+            min_clipped_side=self.convention.offset,
         )
         proposals = Proposals(boxes, counts, scores)
         if training and len(logits) > 1:

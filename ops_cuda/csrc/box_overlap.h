@@ -1,7 +1,7 @@
-// The overlap test of non-maximum suppression, for CPU and CUDA.
+// Overlap of two boxes, shared by CPU and CUDA.
 //
-// It computes what torchvision computes, operation by operation, so that the kept indices are the
-// same also where an overlap lies at the threshold. A box with a NaN overlaps nothing.
+// Computed as torchvision does, operation by operation, so that the kept indices are the same even
+// if an IoU is at the threshold. A box with a NaN overlaps nothing.
 
 #pragma once
 
@@ -13,11 +13,11 @@
 namespace ops_cuda {
 
 template <typename T>
-struct OverlapThreshold {
-  T exact;     // the largest T not above the threshold: comparing with it is comparing with that
-  T rejected;  // shared < rejected * united rules an overlap out without dividing
+struct IouThreshold {
+  T exact;     // the largest T not above the threshold: both give the same comparisons
+  T rejected;  // intersection < rejected * union rules an overlap out without dividing
 
-  explicit OverlapThreshold(double threshold) : exact(static_cast<T>(threshold)) {
+  explicit IouThreshold(double threshold) : exact(static_cast<T>(threshold)) {
     if (exact > threshold) exact = std::nextafter(exact, T(-1));
     rejected = exact * (T(1) - 16 * std::numeric_limits<T>::epsilon());
   }
@@ -29,7 +29,7 @@ SHARED_INLINE T box_area(const T* box) {
 }
 
 template <typename T>
-SHARED_INLINE T shared_area(const T* box, T x1, T y1, T x2, T y2) {
+SHARED_INLINE T intersection_area(const T* box, T x1, T y1, T x2, T y2) {
   const T left = box[0] < x1 ? x1 : box[0];
   const T top = box[1] < y1 ? y1 : box[1];
   const T right = box[2] < x2 ? box[2] : x2;

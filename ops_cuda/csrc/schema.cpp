@@ -1,5 +1,6 @@
-// Every operator's signature. Kernels register themselves in cpu/*.cpp and cuda/*.cu, fake kernels
-// and autograd in Python (ops_cuda/registration.py). Shapes are documented on the Python wrappers.
+// Signatures of all operators. Kernels register themselves in cpu/*.cpp and cuda/*.cu; fake
+// kernels, autocast rules and gradients are registered in Python, beside the wrapper of the
+// operator, which also documents the shapes.
 
 #include <torch/csrc/stable/library.h>
 
@@ -9,41 +10,42 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "batched_nms(Tensor boxes, Tensor scores, Tensor classes, float iou_threshold, int max_kept)"
       " -> Tensor");
   library.def(
-      "surviving_boxes(Tensor boxes, Tensor scores, Tensor classes, float iou_threshold) -> Tensor");
+      "batched_nms_mask(Tensor boxes, Tensor scores, Tensor classes, float iou_threshold)"
+      " -> Tensor");
   library.def(
-      "grouped_nms(Tensor boxes, Tensor scores, float iou_threshold, int max_kept, bool ranked)"
+      "grouped_nms(Tensor boxes, Tensor scores, float iou_threshold, int max_kept, bool presorted)"
       " -> (Tensor, Tensor)");
-  library.def("top_scores(Tensor scores, int count) -> (Tensor, Tensor)");
+  library.def("stable_topk(Tensor scores, int k) -> (Tensor, Tensor)");
   library.def(
       "decode_proposals(Tensor[] scores, Tensor[] indices, Tensor[] deltas, Tensor[] anchors, "
-      "Tensor limits, float min_side, float largest_log_scale, float kept_side=0.0)"
+      "Tensor limits, float min_side, float max_log_scale, float min_clipped_side=0.0)"
       " -> (Tensor, Tensor)");
   library.def(
       "multiscale_roi_align(Tensor[] features, Tensor rois, float[] scales, int output_side, "
       "int sampling_ratio, bool aligned, float canonical_side, int canonical_level, "
-      "float trim=0.0) -> Tensor");
-  // Of the features only shape, type and layout are read.
+      "float far_corner_inset=0.0) -> Tensor");
+  // Only shape, type and layout of the features are read.
   library.def(
       "multiscale_roi_align_backward(Tensor gradient, Tensor[] features, Tensor rois, "
       "float[] scales, int output_side, int sampling_ratio, bool aligned, float canonical_side, "
-      "int canonical_level, float trim=0.0) -> Tensor[]");
+      "int canonical_level, float far_corner_inset=0.0) -> Tensor[]");
   library.def(
       "rasterize_polygons(Tensor vertices, Tensor polygon_offsets, Tensor object_offsets, "
-      "Tensor objects, Tensor boxes, int side) -> Tensor");
+      "Tensor object_indices, Tensor boxes, int side) -> Tensor");
   library.def(
-      "rasterize_rle(Tensor run_ends, Tensor run_offsets, Tensor heights, Tensor objects, "
+      "rasterize_rle(Tensor run_ends, Tensor run_offsets, Tensor heights, Tensor object_indices, "
       "Tensor boxes, int side) -> Tensor");
   library.def(
       "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold, "
       "bool grid=False) -> Tensor");
   library.def(
-      "match_boxes(Tensor candidates, Tensor truths, Tensor truth_offsets, float positive_iou, "
-      "float negative_iou, bool keep_best) -> (Tensor, Tensor)");
+      "match_boxes(Tensor candidates, Tensor gt_boxes, Tensor gt_offsets, float positive_iou, "
+      "float negative_iou, bool allow_low_quality) -> (Tensor, Tensor)");
   library.def(
       "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold, "
       "bool grid=False) -> (Tensor, Tensor)");
   library.def("compress_rle(Tensor counts, Tensor offsets) -> (Tensor, Tensor)");
-  // Taps of a deformable convolution; geometry: kernel, stride, padding, dilation, rows first.
+  // geometry: kernel, stride, padding and dilation, each rows before columns.
   library.def(
       "deform_columns(Tensor x, Tensor offsets, Tensor? modulation, int[] geometry) -> Tensor");
   library.def(

@@ -6,7 +6,7 @@ from tests.real_images import coco_tiny  # noqa: F401
 
 @pytest.fixture
 def two_thread_counts():
-    """A function: compute -> (its result with one thread, its result with two)."""
+    """A function: compute -> [its result with one thread, its result with two threads]."""
     before = torch.get_num_threads()
 
     def both(compute):

@@ -1,4 +1,4 @@
-"""Valid arguments of every compiled operator, for tests that concern them all."""
+"""Valid arguments of every compiled operator, for the tests that run over all operators."""
 
 import torch
 
@@ -7,45 +7,45 @@ from tests.ops_cuda.scenes import (
     DEFORM_GEOMETRY,
     SCALES,
     deformed_map,
-    judged_anchors,
-    pictures,
     pyramid,
     random_boxes,
+    random_images,
     random_labels,
     random_outlines,
     random_rois,
     random_runs,
+    scored_anchors,
     tied_scores,
 )
 
 
-def candidates():
+def selected_anchors():
     """Scores, indices, deltas, anchors and limits, as decode_proposals takes them."""
-    logits, deltas, anchors, limits = judged_anchors(per_level=(40, 9))
-    best = [level.topk(6) for level in logits]
-    return [each.values for each in best], [each.indices for each in best], deltas, anchors, limits
+    logits, deltas, anchors, limits = scored_anchors(per_level=(40, 9))
+    top = [level.topk(6) for level in logits]
+    return [each.values for each in top], [each.indices for each in top], deltas, anchors, limits
 
 
 def examples():
-    """Per operator: arguments of its raw form, torch.ops.ops_cuda.<name>."""
+    """Arguments per operator, as torch.ops.ops_cuda.<name> takes them."""
     boxes, scores = random_boxes(50), tied_scores(50)
     maps = pyramid(channels=3, side=64)
     trained = [each.clone().requires_grad_() for each in maps]
-    shape = (SCALES, 4, 2, True, 24.0, 3, 1.0)
+    roi_options = (SCALES, 4, 2, True, 24.0, 3, 1.0)
     return {
         "nms": (boxes, scores, 0.5, -1),
         "batched_nms": (boxes, scores, random_labels(50), 0.5, 20),
-        "surviving_boxes": (boxes, scores, random_labels(50), 0.5),
+        "batched_nms_mask": (boxes, scores, random_labels(50), 0.5),
         "grouped_nms": (boxes.view(5, 10, 4), scores.view(5, 10), 0.5, 7, False),
-        "top_scores": (scores.view(5, 10), 4),
-        "decode_proposals": (*candidates(), 1e-3, 4.0, 1.0),
+        "stable_topk": (scores.view(5, 10), 4),
+        "decode_proposals": (*selected_anchors(), 1e-3, 4.0, 1.0),
         "match_boxes": (boxes[None], boxes[:9] + 3, torch.tensor([0, 4, 9]), 0.5, 0.3, True),
-        "multiscale_roi_align": (trained, random_rois(5, side=64), *shape),
+        "multiscale_roi_align": (trained, random_rois(5, side=64), *roi_options),
         "multiscale_roi_align_backward": (
             torch.rand(5, 3, 4, 4),
             maps,
             random_rois(5, side=64),
-            *shape,
+            *roi_options,
         ),
         "rasterize_polygons": (*random_outlines(5), torch.arange(50) % 5, boxes, 14),
         "rasterize_rle": (*random_runs(5), torch.arange(50) % 5, boxes, 14),
@@ -58,9 +58,9 @@ def examples():
             *deformed_map(),
             DEFORM_GEOMETRY,
         ),
-        "resize_image": (pictures()[0], 20, 50),
+        "resize_image": (random_images()[0], 20, 50),
         "preprocess": (
-            pictures(),
+            random_images(),
             [40, 20, 9],
             [30, 64, 9],
             48,

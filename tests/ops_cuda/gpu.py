@@ -1,9 +1,10 @@
-"""Tensors and nests of them on the GPU."""
+"""Copies of tensors on the GPU."""
 
 import torch
 
 
 def on_gpu(value):
+    """Copy a tensor, or all tensors of a nested list or tuple; return other values unchanged."""
     match value:
         case torch.Tensor():
             return value.detach().cuda().requires_grad_(value.requires_grad)

@@ -1,4 +1,4 @@
-"""Random boxes, pyramids and polygons, the same for every machine."""
+"""Random inputs of the operators, the same on every machine."""
 
 import math
 
@@ -15,23 +15,23 @@ def random_boxes(count, extent=100.0, largest=40.0, seed=0):
 
 
 def match_scene(count, shared=False):
-    """Candidates of 3 images, of which one has no objects and one many, some boxes degenerate.
+    """Candidates of 3 images, one without objects and one with many; some boxes are degenerate.
 
     Returns:
-        candidates, truths, truth_offsets, as match_boxes takes them.
+        candidates, gt_boxes, gt_offsets, as match_boxes takes them.
     """
     images = 1 if shared else 3
     candidates = random_boxes(images * count, seed=6).round().reshape(images, count, 4)
-    truths = random_boxes(205, seed=7).round()
-    truths[0, 1], truths[7, 2], truths[9, 2:] = float("nan"), float("inf"), truths[9, :2]
+    gt_boxes = random_boxes(205, seed=7).round()
+    gt_boxes[0, 1], gt_boxes[7, 2], gt_boxes[9, 2:] = float("nan"), float("inf"), gt_boxes[9, :2]
     if count > 60:
         candidates[0, 5], candidates[0, 6, 2] = float("nan"), float("inf")
-        candidates[0, 7, 2:], candidates[0, 8] = candidates[0, 7, :2], truths[9]
-    return candidates, truths, torch.tensor([0, 5, 5, 205])
+        candidates[0, 7, 2:], candidates[0, 8] = candidates[0, 7, :2], gt_boxes[9]
+    return candidates, gt_boxes, torch.tensor([0, 5, 5, 205])
 
 
 def tied_scores(count, seed=1):
-    """(N,) scores of which many are equal."""
+    """(N,) scores, many of them equal."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 20, (count,), generator=generator) / 20
 
@@ -41,7 +41,7 @@ def random_labels(count, classes=3, seed=2):
 
 
 def pyramid(images=2, channels=19, side=400, dtype=torch.float32, channels_last=True, seed=3):
-    """Maps of strides 4..32 of a `side` x 5/4 `side` image."""
+    """Maps of strides 4 to 32 of a `side` x 5/4 `side` image."""
     generator = torch.Generator().manual_seed(seed)
     maps = []
     for scale in SCALES:
@@ -53,12 +53,12 @@ def pyramid(images=2, channels=19, side=400, dtype=torch.float32, channels_last=
 
 
 def random_rois(count, images=2, side=400, seed=4):
-    """(R, 5) rois of all sizes, some of them partly outside the image."""
+    """(R, 5) ROIs of all sizes, some of them partly outside the image."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.rand(count, 2, generator=generator) * side
+    centers = torch.rand(count, 2, generator=generator) * side
     halves = side * 0.5 * torch.rand(count, 2, generator=generator) ** 3 + 1
     image = torch.randint(0, images, (count, 1), generator=generator)
-    return torch.cat([image, centres - halves, centres + halves], 1)
+    return torch.cat([image, centers - halves, centers + halves], 1)
 
 
 def random_outlines(objects, seed=5):
@@ -69,21 +69,21 @@ def random_outlines(objects, seed=5):
     """
     generator = torch.Generator().manual_seed(seed)
     vertices, polygon_offsets, object_offsets = [torch.empty(0, 2)], [0], [0]
-    for item in range(objects):
-        for _ in range(item % 3):
+    for index in range(objects):
+        for _ in range(index % 3):
             corners = int(torch.randint(3, 30, (1,), generator=generator))
             angle = torch.arange(corners) * (2 * math.pi / corners)
             radius = 20 + 25 * torch.rand(corners, generator=generator)
-            centre = 30 + 40 * torch.rand(2, generator=generator)
+            center = 30 + 40 * torch.rand(2, generator=generator)
             outline = torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
-            vertices.append(centre + outline)
+            vertices.append(center + outline)
             polygon_offsets.append(polygon_offsets[-1] + corners)
         object_offsets.append(len(polygon_offsets) - 1)
     return torch.cat(vertices), torch.tensor(polygon_offsets), torch.tensor(object_offsets)
 
 
 def runs_of(bitmaps):
-    """Bitmaps, each (h, w) of 0 and 1, as runs.
+    """Encode bitmaps, each (h, w) of 0 and 1, as runs.
 
     Returns:
         run_ends, run_offsets, heights, as rasterize_rle takes them.
@@ -99,18 +99,18 @@ def runs_of(bitmaps):
 
 
 def random_bitmaps(objects, height=90, width=110, seed=6):
-    """(N, h, w) unions of 0 to 3 ellipses."""
+    """(N, h, w) bool, unions of 0 to 3 ellipses."""
     generator = torch.Generator().manual_seed(seed)
     extent = torch.tensor([height, width])
-    places = torch.stack(
+    positions = torch.stack(
         torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1
     )
     bitmaps = torch.zeros(objects, height, width, dtype=torch.bool)
-    for item in range(objects):
-        for _ in range(item % 4):
-            centre = torch.rand(2, generator=generator) * extent
+    for index in range(objects):
+        for _ in range(index % 4):
+            center = torch.rand(2, generator=generator) * extent
             radius = 2 + torch.rand(2, generator=generator) * extent / 3
-            bitmaps[item] |= ((places - centre) / radius).square().sum(-1) < 1
+            bitmaps[index] |= ((positions - center) / radius).square().sum(-1) < 1
     return bitmaps
 
 
@@ -119,8 +119,8 @@ def random_runs(objects, seed=6):
     return runs_of(random_bitmaps(objects, seed=seed))
 
 
-def judged_anchors(images=2, per_level=(300, 80, 20), seed=6):
-    """Logits of which some are equal, deltas and anchors per level, and the images' limits."""
+def scored_anchors(images=2, per_level=(300, 80, 20), seed=6):
+    """Logits (some of them equal), deltas and anchors per level, and the limits of the images."""
     generator = torch.Generator().manual_seed(seed)
     logits = [
         torch.randint(-40, 40, (images, count), generator=generator) / 20 for count in per_level
@@ -134,22 +134,22 @@ def judged_anchors(images=2, per_level=(300, 80, 20), seed=6):
     return logits, deltas, anchors, torch.cat([sizes, sizes], 1)
 
 
-def pictures(seed=7):
-    """Three (h, w, 3) uint8 pictures; the second is a view of wider rows."""
+def random_images(seed=7):
+    """Three (h, w, 3) uint8 images; the second is a view into wider rows."""
     generator = torch.Generator().manual_seed(seed)
     sizes = ((30, 40), (60, 90), (9, 9))
-    drawn = [
+    images = [
         torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8) for size in sizes
     ]
-    return [drawn[0], drawn[1][5:55, 3:83], drawn[2]]
+    return [images[0], images[1][5:55, 3:83], images[2]]
 
 
-# kernel, stride, padding and dilation of `deformed_map`'s convolution, rows before columns
+# kernel, stride, padding and dilation of the convolution of `deformed_map`, rows before columns
 DEFORM_GEOMETRY = [3, 3, 2, 2, 2, 1, 2, 1]
 
 
 def deformed_map(groups=2, seed=0, dtype=torch.float32):
-    """A map (2, 6, 9, 8), offsets and modulation of taps of which some lie far outside."""
+    """A map (2, 6, 9, 8), offsets and modulation; some taps are far outside."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(2, 6, 9, 8, generator=generator, dtype=dtype)
     offsets = 3 * torch.randn(2, 18 * groups, 5, 4, generator=generator, dtype=dtype)

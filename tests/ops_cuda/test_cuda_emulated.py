@@ -1,19 +1,19 @@
-"""The CUDA kernels' logic where no GPU is: compiled for the host, against the CPU kernels."""
+"""The logic of the CUDA kernels without a GPU: compiled for the host, against the CPU kernels."""
 
 import pytest
 import torch
 
 import ops_cuda
 from tests.ops_cuda.emulation.build import build_emulation
-from tests.ops_cuda.examples import candidates
+from tests.ops_cuda.examples import examples, selected_anchors
 from tests.ops_cuda.scenes import (
     DEFORM_GEOMETRY,
     SCALES,
     deformed_map,
     match_scene,
-    pictures,
     pyramid,
     random_boxes,
+    random_images,
     random_labels,
     random_outlines,
     random_rois,
@@ -31,6 +31,18 @@ def gpu(tmp_path_factory):
     return torch.ops.ops_emulated
 
 
+@pytest.mark.parametrize("name", sorted(examples()))
+def test_every_emulated_kernel_agrees_with_the_cpu_on_its_example(gpu, name):
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"ops_emulated::{name}", "CPU"):
+        pytest.skip("no CUDA kernel")
+    arguments = examples()[name]
+    with torch.no_grad():
+        expected = getattr(CPU, name)(*arguments)
+        actual = getattr(gpu, name)(*arguments)
+    # sums in another order, and another exponential function; integers are compared exactly
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 400])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nms_keeps_the_same_indices(gpu, count, dtype):
@@ -46,45 +58,45 @@ def test_nms_keeps_the_same_indices(gpu, count, dtype):
         assert gpu.batched_nms(boxes, scores, classes, *options).tolist() == expected.tolist()
 
 
-def test_classes_of_one_box_and_of_all_boxes_survive_alike(gpu):
+def test_classes_of_one_box_and_of_all_boxes_are_suppressed_as_on_the_cpu(gpu):
     boxes, scores = random_boxes(300), tied_scores(300)
     labels = torch.arange(300)
     for classes in (labels, labels * 0, labels // 150 - 2**60):
-        expected = CPU.surviving_boxes(boxes, scores, classes, 0.4)
-        assert gpu.surviving_boxes(boxes, scores, classes, 0.4).equal(expected)
+        expected = CPU.batched_nms_mask(boxes, scores, classes, 0.4)
+        assert gpu.batched_nms_mask(boxes, scores, classes, 0.4).equal(expected)
         kept = gpu.batched_nms(boxes, scores, classes, 0.4, 7)
         assert kept.equal(CPU.batched_nms(boxes, scores, classes, 0.4, 7))
 
 
 @pytest.mark.parametrize("size", [0, 1, 64, 150])
-@pytest.mark.parametrize("ranked", [True, False], ids=["ranked", "unranked"])
+@pytest.mark.parametrize("presorted", [True, False], ids=["presorted", "unsorted"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_grouped_nms_keeps_the_same_indices(gpu, size, ranked, dtype):
+def test_grouped_nms_keeps_the_same_indices(gpu, size, presorted, dtype):
     boxes = random_boxes(3 * size).to(dtype).view(3, size, 4)
     scores = tied_scores(3 * size).to(dtype).view(3, size)
-    if ranked:
+    if presorted:
         scores = scores.sort(dim=1, descending=True, stable=True).values
     if size > 60:
         boxes[0, 5], scores[0, 7::9], scores[1] = float("nan"), -torch.inf, -torch.inf
-        if not ranked:
+        if not presorted:
             scores[2, 8] = float("nan")
     for options in ((0.5, size), (0.7, 9), (0.7, 0)):
-        expected = CPU.grouped_nms(boxes, scores, *options, ranked)
-        found = gpu.grouped_nms(boxes, scores, *options, ranked)
-        assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
+        expected = CPU.grouped_nms(boxes, scores, *options, presorted)
+        actual = gpu.grouped_nms(boxes, scores, *options, presorted)
+        assert all(one.equal(other) for one, other in zip(actual, expected, strict=True))
 
 
-def test_proposals_are_decoded_alike_and_wild_indices_dropped(gpu):
-    scores, indices, deltas, anchors, limits = candidates()
+def test_proposals_are_decoded_as_on_the_cpu_and_invalid_indices_dropped(gpu):
+    scores, indices, deltas, anchors, limits = selected_anchors()
     deltas[0][0, indices[0][0, 1]] = float("nan")
     scores[1][1, 2] = float("nan")
-    for kept_side in (1.0, 0.0):
-        arguments = (deltas, anchors, limits, 2.0, 4.0, kept_side)
+    for min_clipped_side in (1.0, 0.0):
+        arguments = (deltas, anchors, limits, 2.0, 4.0, min_clipped_side)
         expected = CPU.decode_proposals(scores, indices, *arguments)
         torch.testing.assert_close(gpu.decode_proposals(scores, indices, *arguments), expected)
     indices[0][0, 0], indices[1][0, 0] = 2**60, -1
-    boxes, found = gpu.decode_proposals(scores, indices, *arguments)
-    assert (found[0, :, 0] == -torch.inf).all() and (boxes[0, :, 0] == 0).all()
+    boxes, decoded_scores = gpu.decode_proposals(scores, indices, *arguments)
+    assert (decoded_scores[0, :, 0] == -torch.inf).all() and (boxes[0, :, 0] == 0).all()
 
 
 @pytest.mark.parametrize("channels", [3, 16])
@@ -92,15 +104,15 @@ def test_proposals_are_decoded_alike_and_wild_indices_dropped(gpu):
 @pytest.mark.parametrize("ratio", [0, 2])
 @pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "legacy"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_roi_align_agrees_both_ways(gpu, channels, channels_last, ratio, aligned, dtype):
+def test_roi_align_agrees_forward_and_backward(gpu, channels, channels_last, ratio, aligned, dtype):
     maps = pyramid(channels=channels, side=96, dtype=dtype, channels_last=channels_last)
     rois = random_rois(20, side=96).to(dtype)
     options = (SCALES, 5, ratio, aligned, 24.0, 3, 0.0 if aligned else 1.0)
     pooled = CPU.multiscale_roi_align(maps, rois, *options)
-    found = gpu.multiscale_roi_align(maps, rois, *options)
-    assert found.stride() == pooled.stride()
+    actual = gpu.multiscale_roi_align(maps, rois, *options)
+    assert actual.stride() == pooled.stride()
     close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {}
-    torch.testing.assert_close(found, pooled, **close)
+    torch.testing.assert_close(actual, pooled, **close)
     weights = torch.rand_like(pooled)
     expected = CPU.multiscale_roi_align_backward(weights, maps, rois, *options)
     grads = gpu.multiscale_roi_align_backward(weights, maps, rois, *options)
@@ -123,7 +135,7 @@ def test_half_types_are_summed_in_float32_and_rounded_once(gpu, dtype, channels)
     assert all(one.equal(other.to(dtype)) for one, other in zip(grads, expected, strict=True))
 
 
-def test_rois_that_are_no_rois_are_zero_and_get_no_gradient(gpu):
+def test_invalid_rois_are_zero_and_have_no_gradient(gpu):
     maps = pyramid(channels=4, side=96)
     nan, infinity = float("nan"), float("inf")
     rois = torch.tensor(
@@ -159,7 +171,7 @@ def test_polygon_masks_of_any_size_agree_in_every_bit(gpu, side):
 
 
 @pytest.mark.parametrize("side", [1, 28, 131])
-def test_masks_of_runs_agree_in_every_bit(gpu, side):
+def test_run_length_masks_agree_in_every_bit(gpu, side):
     boxes = random_boxes(80, largest=80.0).round()
     boxes[3], boxes[4], boxes[5, 2] = float("nan"), boxes[4, [2, 3, 0, 1]], 3e38
     boxes[6], boxes[7, 2:] = boxes[6, [2, 1, 0, 3]], boxes[7, :2]
@@ -167,30 +179,30 @@ def test_masks_of_runs_agree_in_every_bit(gpu, side):
     assert gpu.rasterize_rle(*arguments).equal(CPU.rasterize_rle(*arguments))
 
 
-def test_runs_out_of_range_draw_nothing_and_read_nothing(gpu):
+def test_run_indices_out_of_range_give_empty_masks_and_no_invalid_access(gpu):
     ends, offsets, heights = random_runs(5)
     box = random_boxes(1)
-    for wanted in (-1, 5, 2**60):
-        masks = gpu.rasterize_rle(ends, offsets, heights, torch.tensor([wanted]), box, 9)
+    for index in (-1, 5, 2**60):
+        masks = gpu.rasterize_rle(ends, offsets, heights, torch.tensor([index]), box, 9)
         assert masks.eq(0).all()
-    wild = torch.tensor([-(2**60), 2**60, 0, 2**60, 3, 1])
+    invalid = torch.tensor([-(2**60), 2**60, 0, 2**60, 3, 1])
     boxes = box.expand(5, 4)
-    for strange in (heights, heights * 2**60, -heights):
-        masks = gpu.rasterize_rle(ends, wild, strange, torch.arange(5), boxes, 9)
+    for odd_heights in (heights, heights * 2**60, -heights):
+        masks = gpu.rasterize_rle(ends, invalid, odd_heights, torch.arange(5), boxes, 9)
         assert masks.shape == (5, 9, 9)
-    turned = ends.flip(0) * 2**40
-    assert gpu.rasterize_rle(turned, offsets, heights, torch.arange(5), boxes, 9).numel()
+    reversed_ends = ends.flip(0) * 2**40
+    assert gpu.rasterize_rle(reversed_ends, offsets, heights, torch.arange(5), boxes, 9).numel()
 
 
-def test_offsets_out_of_range_draw_nothing_and_read_nothing(gpu):
+def test_polygon_indices_out_of_range_give_empty_masks_and_no_invalid_access(gpu):
     vertices, polygons, objects = random_outlines(5)
     box = random_boxes(1)
-    for wanted in (-1, 5, 2**60):
-        masks = gpu.rasterize_polygons(vertices, polygons, objects, torch.tensor([wanted]), box, 9)
+    for index in (-1, 5, 2**60):
+        masks = gpu.rasterize_polygons(vertices, polygons, objects, torch.tensor([index]), box, 9)
         assert masks.eq(0).all()
-    wild = torch.tensor([-(2**60), 2**60, 0, 2**60, 3, 1])
+    invalid = torch.tensor([-(2**60), 2**60, 0, 2**60, 3, 1])
     assert gpu.rasterize_polygons(
-        vertices, wild, wild, torch.arange(5), box.expand(5, 4), 9
+        vertices, invalid, invalid, torch.arange(5), box.expand(5, 4), 9
     ).numel()
 
 
@@ -203,8 +215,8 @@ def test_pasted_masks_agree_in_every_bit(gpu):
         assert gpu.paste_masks(*arguments).equal(CPU.paste_masks(*arguments))
 
 
-@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
-def test_runs_agree(gpu, grid):
+@pytest.mark.parametrize("grid", [False, True], ids=["whole_pixels", "grid"])
+def test_encoded_runs_agree(gpu, grid):
     masks = torch.rand(30, 14, 14, generator=torch.Generator().manual_seed(0))
     boxes = random_boxes(30, extent=140.0, largest=120.0) - 20
     boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
@@ -213,72 +225,76 @@ def test_runs_agree(gpu, grid):
     boxes[9], boxes[10] = whole * torch.tensor([1, 1, 0.2, 1]), whole * torch.tensor([1, 1, 1, 0.2])
     for height, width in ((60, 75), (1, 1), (200, 3)):
         arguments = (masks, boxes, height, width, 0.5, grid)
-        found = gpu.encode_roi_masks_rle(*arguments)
-        assert all(map(torch.equal, found, CPU.encode_roi_masks_rle(*arguments)))
-    nothing = gpu.encode_roi_masks_rle(masks[:0], boxes[:0], 60, 75, 0.5)
-    assert [each.tolist() for each in nothing] == [[], [0]]
+        actual = gpu.encode_roi_masks_rle(*arguments)
+        assert all(map(torch.equal, actual, CPU.encode_roi_masks_rle(*arguments)))
+    empty = gpu.encode_roi_masks_rle(masks[:0], boxes[:0], 60, 75, 0.5)
+    assert [each.tolist() for each in empty] == [[], [0]]
 
 
-@pytest.mark.parametrize("keep_best", [True, False])
+@pytest.mark.parametrize("allow_low_quality", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 127, 129, 7000])
 @pytest.mark.parametrize("shared", [True, False], ids=["anchors", "proposals"])
-def test_matches_agree_in_every_bit(gpu, count, shared, keep_best):
+def test_matches_agree_in_every_bit(gpu, count, shared, allow_low_quality):
     arguments = match_scene(count, shared)
-    found = gpu.match_boxes(*arguments, 0.5, 0.3, keep_best)
-    for one, other in zip(found, CPU.match_boxes(*arguments, 0.5, 0.3, keep_best), strict=True):
+    actual = gpu.match_boxes(*arguments, 0.5, 0.3, allow_low_quality)
+    for one, other in zip(
+        actual, CPU.match_boxes(*arguments, 0.5, 0.3, allow_low_quality), strict=True
+    ):
         assert one.equal(other)
 
 
-def test_truths_out_of_range_are_not_followed(gpu):
-    wild = torch.tensor([-(2**60), 2**60, 0, 2**60, 3, 1])
-    truth, _ = gpu.match_boxes(random_boxes(40)[None], random_boxes(5), wild, 0.5, 0.3, True)
-    assert truth.min() >= 0
-    assert truth.max() < 5
+def test_gt_offsets_out_of_range_are_clamped(gpu):
+    invalid = torch.tensor([-(2**60), 2**60, 0, 2**60, 3, 1])
+    matched_gt, _ = gpu.match_boxes(
+        random_boxes(40)[None], random_boxes(5), invalid, 0.5, 0.3, True
+    )
+    assert matched_gt.min() >= 0
+    assert matched_gt.max() < 5
 
 
-PICTURE_SIZES = ([40, 20, 9], [30, 64, 9], 48, 64)
-LEVEL_RULE = ([120.0, 110.0, 100.0], [50.0, 60.0, 57.0])
+IMAGE_SIZES = ([40, 20, 9], [30, 64, 9], 48, 64)
+NORMALIZATION = ([120.0, 110.0, 100.0], [50.0, 60.0, 57.0])
 
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_batches_of_pictures_agree_in_every_bit(gpu, reverse, dtype, antialias):
-    arguments = (pictures(), *PICTURE_SIZES, *LEVEL_RULE, reverse, dtype, antialias)
-    found, expected = gpu.preprocess(*arguments), CPU.preprocess(*arguments)
-    assert found.stride() == expected.stride()
-    assert found.equal(expected)
+def test_preprocessed_batches_agree_in_every_bit(gpu, reverse, dtype, antialias):
+    arguments = (random_images(), *IMAGE_SIZES, *NORMALIZATION, reverse, dtype, antialias)
+    actual, expected = gpu.preprocess(*arguments), CPU.preprocess(*arguments)
+    assert actual.stride() == expected.stride()
+    assert actual.equal(expected)
 
 
-def test_more_pictures_than_one_launch_takes(gpu):
-    heights, widths, *canvas = PICTURE_SIZES
-    arguments = (pictures() * 13, heights * 13, widths * 13, *canvas, *LEVEL_RULE, False)
-    found = gpu.preprocess(*arguments, torch.float32)
-    assert found.equal(CPU.preprocess(*arguments, torch.float32))
+def test_more_images_than_one_launch_takes(gpu):
+    heights, widths, *canvas = IMAGE_SIZES
+    arguments = (random_images() * 13, heights * 13, widths * 13, *canvas, *NORMALIZATION, False)
+    actual = gpu.preprocess(*arguments, torch.float32)
+    assert actual.equal(CPU.preprocess(*arguments, torch.float32))
 
 
 @pytest.mark.parametrize("size", [(70, 95), (11, 7), (1, 300), (50, 80), (1, 1)])
-def test_resized_pictures_agree_in_every_bit(gpu, size):
-    for picture in pictures():
-        assert gpu.resize_image(picture, *size).equal(CPU.resize_image(picture, *size))
+def test_resized_images_agree_in_every_bit(gpu, size):
+    for image in random_images():
+        assert gpu.resize_image(image, *size).equal(CPU.resize_image(image, *size))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("modulated", [True, False])
-def test_deformed_taps_and_their_gradients_are_alike(gpu, dtype, modulated):
+def test_sampled_taps_and_their_gradients_agree(gpu, dtype, modulated):
     x, offsets, modulation = deformed_map(dtype=torch.float64)
     offsets[0, 0, 0, 0], offsets[1, 3, 2, 1] = float("nan"), 1e30
     x, exact = x.to(dtype), torch.float64 if dtype == torch.float64 else torch.float32
     rest = (offsets.to(exact), modulation.to(exact) if modulated else None, DEFORM_GEOMETRY)
     columns = gpu.deform_columns(x, *rest)
-    # The same products in the same order; of bfloat16 rounded at the end.
+    # The same products in the same order; bfloat16 is rounded at the end.
     tolerance = {"rtol": 1e-2 if dtype == torch.bfloat16 else 1e-6, "atol": 1e-6}
     expected = CPU.deform_columns(x.to(exact), *rest)
     torch.testing.assert_close(columns, expected.to(dtype), **tolerance)
     gradient = torch.rand(columns.shape, dtype=torch.float64).to(dtype)
-    found = gpu.deform_columns_backward(gradient, x, *rest)
+    actual = gpu.deform_columns_backward(gradient, x, *rest)
     expected = CPU.deform_columns_backward(gradient.to(exact), x.to(exact), *rest)
-    for ours, theirs in zip(found, expected, strict=True):
-        # Sums of up to nine products in another order.
+    for ours, theirs in zip(actual, expected, strict=True):
+        # Sums of up to nine products, in another order.
         close = {"rtol": 1e-2 if dtype == torch.bfloat16 else 1e-5, "atol": 1e-5}
         torch.testing.assert_close(ours, theirs.to(ours.dtype), **close)

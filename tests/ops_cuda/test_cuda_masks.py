@@ -1,16 +1,11 @@
-"""Masks and pictures on a GPU against the same on the CPU."""
+"""Masks and images on a GPU against the same on the CPU."""
 
 import pytest
 import torch
 
 import ops_cuda
 from tests.ops_cuda.gpu import on_gpu
-from tests.ops_cuda.scenes import (
-    pictures,
-    random_boxes,
-    random_outlines,
-    random_runs,
-)
+from tests.ops_cuda.scenes import random_boxes, random_images, random_outlines, random_runs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -26,11 +21,11 @@ def test_polygon_masks_agree_in_every_bit():
     assert ops_cuda.rasterize_polygons(*on_gpu(arguments)).cpu().equal(expected)
 
 
-def test_offsets_out_of_range_draw_nothing_and_read_nothing():
+def test_polygon_indices_out_of_range_give_empty_masks_and_no_invalid_access():
     vertices, polygons, objects = (each.cuda() for each in random_outlines(5))
     box = random_boxes(1).cuda()
-    for wanted in (-1, 5, 2**60):
-        index = torch.tensor([wanted]).cuda()
+    for value in (-1, 5, 2**60):
+        index = torch.tensor([value]).cuda()
         assert ops_cuda.rasterize_polygons(vertices, polygons, objects, index, box, 9).sum() == 0
     torch.cuda.synchronize()
 
@@ -39,19 +34,19 @@ def test_offsets_out_of_range_draw_nothing_and_read_nothing():
 def test_mask_targets_of_any_size_agree_in_every_bit(side):
     boxes = random_boxes(40, largest=80.0).round()
     boxes[3], boxes[4] = float("nan"), boxes[4, [2, 1, 0, 3]]
-    wanted = torch.arange(40) % 9
+    object_indices = torch.arange(40) % 9
     for operator, masks in (
         (ops_cuda.rasterize_polygons, random_outlines(9)),
         (ops_cuda.rasterize_rle, random_runs(9)),
     ):
-        arguments = (*masks, wanted, boxes, side)
+        arguments = (*masks, object_indices, boxes, side)
         assert operator(*on_gpu(arguments)).cpu().equal(operator(*arguments))
 
 
-def test_runs_out_of_range_draw_nothing_and_read_nothing():
+def test_run_indices_out_of_range_give_empty_masks_and_no_invalid_access():
     runs, box = on_gpu(random_runs(5)), random_boxes(1).cuda()
-    for wanted in (-1, 5, 2**60):
-        masks = ops_cuda.rasterize_rle(*runs, torch.tensor([wanted]).cuda(), box, 9)
+    for value in (-1, 5, 2**60):
+        masks = ops_cuda.rasterize_rle(*runs, torch.tensor([value]).cuda(), box, 9)
         assert masks.sum() == 0
     torch.cuda.synchronize()
 
@@ -62,12 +57,12 @@ def test_pasted_masks_agree_in_every_bit():
     boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
     for threshold, grid in ((0.0, False), (0.5, False), (0.0, True), (0.5, True)):
         expected = ops_cuda.paste_masks(masks, boxes, 120, 150, threshold, grid)
-        found = ops_cuda.paste_masks(masks.cuda(), boxes.cuda(), 120, 150, threshold, grid)
-        assert found.cpu().equal(expected)
+        actual = ops_cuda.paste_masks(masks.cuda(), boxes.cuda(), 120, 150, threshold, grid)
+        assert actual.cpu().equal(expected)
 
 
-@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
-def test_runs_of_masks_agree(grid):
+@pytest.mark.parametrize("grid", [False, True], ids=["whole_pixels", "grid"])
+def test_encoded_runs_agree(grid):
     masks = torch.rand(80, 28, 28, generator=torch.Generator().manual_seed(0))
     boxes = random_boxes(80, extent=140.0, largest=120.0) - 20
     boxes[3], boxes[4, 2], boxes[5] = float("nan"), float("inf"), boxes[5, [2, 3, 0, 1]]
@@ -75,27 +70,27 @@ def test_runs_of_masks_agree(grid):
     for count in (80, 0):
         arguments = (masks[:count], boxes[:count], 120, 150, 0.5, grid)
         expected = ops_cuda.encode_roi_masks_rle(*arguments)
-        found = ops_cuda.encode_roi_masks_rle(*on_gpu(arguments))
-        assert all(one.is_cuda for one in found)
-        assert all(one.cpu().equal(other) for one, other in zip(found, expected, strict=True))
-        texts = ops_cuda.compress_rle(*found), ops_cuda.compress_rle(*expected)
+        actual = ops_cuda.encode_roi_masks_rle(*on_gpu(arguments))
+        assert all(one.is_cuda for one in actual)
+        assert all(one.cpu().equal(other) for one, other in zip(actual, expected, strict=True))
+        texts = ops_cuda.compress_rle(*actual), ops_cuda.compress_rle(*expected)
         assert all(map(torch.equal, *texts))
 
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_batches_of_pictures_agree_in_every_bit(reverse, dtype, antialias):
+def test_preprocessed_batches_agree_in_every_bit(reverse, dtype, antialias):
     sizes = [(40, 30), (20, 64), (9, 9)] * 13
-    rule = ((48, 64), (120.0, 110.0, 100.0), (50.0, 60.0, 57.0), reverse, dtype, antialias)
-    expected = ops_cuda.preprocess(pictures() * 13, sizes, *rule)
-    found = ops_cuda.preprocess(on_gpu(pictures() * 13), sizes, *rule)
-    assert found.stride() == expected.stride()
-    assert found.cpu().equal(expected)
+    options = ((48, 64), (120.0, 110.0, 100.0), (50.0, 60.0, 57.0), reverse, dtype, antialias)
+    expected = ops_cuda.preprocess(random_images() * 13, sizes, *options)
+    actual = ops_cuda.preprocess(on_gpu(random_images() * 13), sizes, *options)
+    assert actual.stride() == expected.stride()
+    assert actual.cpu().equal(expected)
 
 
 @pytest.mark.parametrize("size", [(70, 95), (11, 7), (1, 300), (50, 80), (1, 1)])
-def test_resized_pictures_agree_in_every_bit(size):
-    for picture in pictures():
-        expected = ops_cuda.resize_image(picture, *size)
-        assert ops_cuda.resize_image(on_gpu(picture), *size).cpu().equal(expected)
+def test_resized_images_agree_in_every_bit(size):
+    for image in random_images():
+        expected = ops_cuda.resize_image(image, *size)
+        assert ops_cuda.resize_image(on_gpu(image), *size).cpu().equal(expected)

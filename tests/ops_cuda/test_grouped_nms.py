@@ -5,21 +5,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ops_cuda
-from ops_cuda import reference
-from tests.ops_cuda.scenes import random_boxes, random_labels, tied_scores
+from ops_cuda.grouped_nms import grouped_nms_reference
+from tests.ops_cuda.scenes import random_boxes, tied_scores
 
 
-def twin(boxes, scores, threshold, max_kept, ranked=False):
-    return reference.grouped_nms(boxes, scores, threshold, max_kept, ranked)
+def unsorted_reference(boxes, scores, threshold, max_kept):
+    return grouped_nms_reference(boxes, scores, threshold, max_kept, presorted=False)
 
 
 IMPLEMENTATIONS = pytest.mark.parametrize(
-    "grouped_nms", [ops_cuda.grouped_nms, twin], ids=["public", "twin"]
+    "grouped_nms", [ops_cuda.grouped_nms, unsorted_reference], ids=["public", "reference"]
 )
 
 
 @IMPLEMENTATIONS
-def test_the_best_box_of_each_cluster_of_each_group_stays(grouped_nms):
+def test_grouped_nms_keeps_the_highest_score_of_each_cluster_of_each_group(grouped_nms):
     cluster = [[0.0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60]]
     boxes = torch.tensor([cluster, cluster])
     scores = torch.tensor([[0.8, 0.9, 0.3], [0.5, -torch.inf, -torch.inf]])
@@ -31,7 +31,7 @@ def test_the_best_box_of_each_cluster_of_each_group_stays(grouped_nms):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize(("groups", "size"), [(0, 5), (3, 0), (1, 1), (3, 300)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_each_group_keeps_what_torchvision_keeps_of_it(grouped_nms, groups, size, dtype):
+def test_each_group_keeps_what_torchvision_keeps(grouped_nms, groups, size, dtype):
     boxes = random_boxes(groups * size).to(dtype).view(groups, size, 4)
     scores = tied_scores(groups * size).to(dtype).view(groups, size)
     kept, counts = grouped_nms(boxes, scores, 0.5, 40)
@@ -48,20 +48,22 @@ def test_each_group_keeps_what_torchvision_keeps_of_it(grouped_nms, groups, size
     seed=st.integers(0, 2**16),
     threshold=st.sampled_from([0.0, 0.4, 1.0]),
     max_kept=st.integers(0, 100),
-    ranked=st.booleans(),
+    presorted=st.booleans(),
     values=st.lists(st.sampled_from([float("nan"), float("inf"), -float("inf")]), max_size=9),
 )
-def test_the_twin_says_the_same_of_any_values(size, seed, threshold, max_kept, ranked, values):
+def test_the_reference_agrees_for_any_values(size, seed, threshold, max_kept, presorted, values):
     boxes, scores = random_boxes(3 * size, seed=seed), tied_scores(3 * size, seed)
-    places = torch.randint(0, 3 * size, (len(values),), generator=torch.manual_seed(seed))
-    boxes.view(-1)[places * 4 + places % 4] = torch.tensor(values)
-    scores[places[:5]] = torch.tensor(values[:5])
-    arguments = (boxes.view(3, size, 4), scores.view(3, size), threshold, max_kept, ranked)
-    for one, other in zip(ops_cuda.grouped_nms(*arguments), twin(*arguments), strict=True):
+    slots = torch.randint(0, 3 * size, (len(values),), generator=torch.manual_seed(seed))
+    boxes.view(-1)[slots * 4 + slots % 4] = torch.tensor(values)
+    scores[slots[:5]] = torch.tensor(values[:5])
+    arguments = (boxes.view(3, size, 4), scores.view(3, size), threshold, max_kept, presorted)
+    for one, other in zip(
+        ops_cuda.grouped_nms(*arguments), grouped_nms_reference(*arguments), strict=True
+    ):
         assert one.equal(other)
 
 
-def test_layout_and_threads_do_not_change_the_result(two_thread_counts):
+def test_the_result_does_not_depend_on_layout_or_thread_count(two_thread_counts):
     boxes, scores = random_boxes(12_000).view(4, 3000, 4), tied_scores(12_000).view(4, 3000)
     one, two = two_thread_counts(lambda: ops_cuda.grouped_nms(boxes, scores, 0.5, 900))
     strided = boxes.transpose(0, 1).contiguous().transpose(0, 1)
@@ -74,31 +76,21 @@ def test_layout_and_threads_do_not_change_the_result(two_thread_counts):
 def test_half_precision_is_computed_in_float32():
     boxes, scores = random_boxes(200).half().view(2, 100, 4), tied_scores(200).half().view(2, 100)
     expected = ops_cuda.grouped_nms(boxes.float(), scores.float(), 0.5, 50)
-    found = ops_cuda.grouped_nms(boxes, scores, 0.5, 50)
-    assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
-
-
-@pytest.mark.parametrize("ops", [ops_cuda, reference], ids=["public", "twin"])
-@pytest.mark.parametrize("count", [0, 1, 500])
-def test_surviving_boxes_are_those_that_batched_nms_keeps(ops, count):
-    boxes, scores, classes = random_boxes(count), tied_scores(count), random_labels(count, 7)
-    for labels in (classes, classes * 2**60 - 2**61):
-        survives = ops.surviving_boxes(boxes, scores, labels, 0.4)
-        kept = ops.batched_nms(boxes, scores, labels, 0.4)
-        assert survives.nonzero()[:, 0].tolist() == sorted(kept.tolist())
+    actual = ops_cuda.grouped_nms(boxes, scores, 0.5, 50)
+    assert all(a.equal(b) for a, b in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
-        ((torch.zeros(2, 4), torch.zeros(2), 0.5, 1), r"boxes must be \(G, N, 4\)"),
+        ((torch.zeros(2, 4), torch.zeros(2), 0.5, 1), r"boxes must be \(groups, N, 4\)"),
         ((torch.zeros(2, 3, 4).long(), torch.zeros(2, 3), 0.5, 1), "boxes must be floating"),
-        ((torch.zeros(2, 3, 4), torch.zeros(2, 4), 0.5, 1), r"scores must be \(G, N\)"),
+        ((torch.zeros(2, 3, 4), torch.zeros(2, 4), 0.5, 1), r"scores must be \(groups, N\)"),
         ((torch.zeros(2, 3, 4), torch.zeros(2, 3), 5, 1), "iou_threshold must be"),
         ((torch.zeros(2, 3, 4), torch.zeros(2, 3), 0.5, -1), "max_kept must not be negative"),
         ((torch.zeros(2, 3, 4), torch.zeros(2, 3, device="meta"), 0.5, 1), "different devices"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_invalid_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
         ops_cuda.grouped_nms(*arguments)

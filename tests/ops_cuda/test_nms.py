@@ -5,10 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ops_cuda
-from ops_cuda import reference
+from ops_cuda.nms import batched_nms_mask_reference, batched_nms_reference, nms_reference
+from tests.ops_cuda.implementations import both_implementations
 from tests.ops_cuda.scenes import random_boxes, random_labels, tied_scores
 
-IMPLEMENTATIONS = pytest.mark.parametrize("ops", [ops_cuda, reference], ids=["public", "twin"])
+IMPLEMENTATIONS = both_implementations(
+    nms_reference, batched_nms_reference, batched_nms_mask_reference
+)
 
 
 def overlap(boxes):
@@ -16,7 +19,7 @@ def overlap(boxes):
 
 
 @IMPLEMENTATIONS
-def test_the_best_box_of_each_cluster_stays(ops):
+def test_nms_keeps_the_highest_score_of_each_cluster(ops):
     boxes = torch.tensor(
         [[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60], [50, 51, 60, 61], [0, 0, 9, 10]]
     ).float()
@@ -25,7 +28,7 @@ def test_the_best_box_of_each_cluster_stays(ops):
 
 
 @IMPLEMENTATIONS
-def test_an_overlap_at_the_threshold_does_not_suppress(ops):
+def test_an_iou_at_the_threshold_does_not_suppress(ops):
     boxes = torch.tensor([[0.0, 0, 2, 1], [0.0, 0, 1, 1]])
     scores = torch.tensor([0.9, 0.8])
     assert ops.nms(boxes, scores, 0.5).tolist() == [0, 1]
@@ -35,14 +38,14 @@ def test_an_overlap_at_the_threshold_does_not_suppress(ops):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 700])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1.0])
-def test_the_indices_are_torchvisions_ties_included(ops, count, threshold):
+def test_indices_equal_torchvisions_including_ties(ops, count, threshold):
     boxes, scores = random_boxes(count), tied_scores(count)
     expected = torchvision.ops.nms(boxes, scores, threshold)
     assert ops.nms(boxes, scores, threshold).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_many_boxes_give_torchvisions_indices(dtype):
+def test_indices_of_many_boxes_equal_torchvisions(dtype):
     boxes, scores = random_boxes(6000, extent=600.0).to(dtype), tied_scores(6000).to(dtype)
     for threshold in (0.1, 0.5, 0.7):
         expected = torchvision.ops.nms(boxes, scores, threshold)
@@ -56,7 +59,7 @@ def test_many_boxes_give_torchvisions_indices(dtype):
     threshold=st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]),
     largest=st.sampled_from([5.0, 40.0, 200.0]),
 )
-def test_survivors_keep_apart_and_each_dropped_box_has_a_better_survivor(
+def test_kept_boxes_do_not_overlap_and_each_suppressed_box_overlaps_a_better_one(
     count, seed, threshold, largest
 ):
     boxes, scores = random_boxes(count, largest=largest, seed=seed), tied_scores(count, seed)
@@ -64,39 +67,39 @@ def test_survivors_keep_apart_and_each_dropped_box_has_a_better_survivor(
     iou = overlap(boxes).fill_diagonal_(0)
     assert (iou[kept][:, kept] <= threshold + 1e-6).all()
     assert (scores[kept].diff() <= 0).all()
-    dropped = torch.tensor(sorted(set(range(count)) - set(kept.tolist())), dtype=torch.long)
-    better = scores[kept][None] >= scores[dropped][:, None]
-    assert ((iou[dropped][:, kept] > threshold - 1e-6) & better).any(1).all()
+    suppressed = torch.tensor(sorted(set(range(count)) - set(kept.tolist())), dtype=torch.long)
+    better = scores[kept][None] >= scores[suppressed][:, None]
+    assert ((iou[suppressed][:, kept] > threshold - 1e-6) & better).any(1).all()
 
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("max_kept", [0, 1, 10, 10_000])
-def test_max_kept_cuts_the_list_short(ops, max_kept):
+def test_max_kept_truncates_the_result(ops, max_kept):
     boxes, scores, classes = random_boxes(300), tied_scores(300), random_labels(300)
-    everything = ops.nms(boxes, scores, 0.5)
-    assert ops.nms(boxes, scores, 0.5, max_kept).tolist() == everything[:max_kept].tolist()
-    everything = ops.batched_nms(boxes, scores, classes, 0.5)
+    all_kept = ops.nms(boxes, scores, 0.5)
+    assert ops.nms(boxes, scores, 0.5, max_kept).tolist() == all_kept[:max_kept].tolist()
+    all_kept = ops.batched_nms(boxes, scores, classes, 0.5)
     batched = ops.batched_nms(boxes, scores, classes, 0.5, max_kept)
-    assert batched.tolist() == everything[:max_kept].tolist()
+    assert batched.tolist() == all_kept[:max_kept].tolist()
 
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("count", [0, 1, 500])
-def test_batched_is_each_class_alone_best_scores_first(ops, count):
+def test_batched_nms_suppresses_within_each_class_and_sorts_by_score(ops, count):
     boxes, scores = random_boxes(count), tied_scores(count)
     classes = random_labels(count, classes=7) * 1_000_003 - 5
     kept = ops.batched_nms(boxes, scores, classes, 0.4)
-    survivors = []
+    expected = []
     for label in classes.unique():
         members = (classes == label).nonzero()[:, 0]
         alone = torchvision.ops.nms(boxes[members], scores[members], 0.4)
-        survivors += members[alone].tolist()
-    assert kept.tolist() == sorted(survivors, key=lambda i: (-scores[i].item(), i))
+        expected += members[alone].tolist()
+    assert kept.tolist() == sorted(expected, key=lambda i: (-scores[i].item(), i))
 
 
 @IMPLEMENTATIONS
-def test_classes_stay_apart_where_moving_boxes_apart_would_lose_precision(ops):
-    # Offsets of the coordinate trick would be 2e7 per class, where float32 has steps of 2.
+def test_batched_nms_is_exact_where_offsetting_boxes_by_class_would_lose_precision(ops):
+    # The coordinate trick would offset by 2e7 per class, where float32 has steps of 2.
     boxes = torch.tensor([[2e7, 0, 2e7 + 8, 8], [0.0, 0, 1, 1], [0.25, 0, 1.25, 1]])
     scores = torch.tensor([0.9, 0.8, 0.7])
     assert ops.batched_nms(boxes, scores, torch.tensor([0, 1, 1]), 0.5).tolist() == [0, 1]
@@ -104,7 +107,7 @@ def test_classes_stay_apart_where_moving_boxes_apart_would_lose_precision(ops):
 
 
 @IMPLEMENTATIONS
-def test_degenerate_boxes_are_treated_as_torchvision_treats_them(ops):
+def test_degenerate_boxes_are_handled_as_in_torchvision(ops):
     boxes, scores = random_boxes(60), tied_scores(60)
     boxes[3], boxes[4, 0], boxes[5, 2] = float("nan"), float("nan"), float("inf")
     boxes[6], boxes[7] = boxes[8], boxes[8, [2, 3, 0, 1]]
@@ -116,7 +119,7 @@ def test_degenerate_boxes_are_treated_as_torchvision_treats_them(ops):
         assert {3, 4} <= set(kept)  # a box with a NaN overlaps nothing
 
 
-def test_strides_of_the_input_do_not_matter():
+def test_input_strides_do_not_matter():
     wide = random_boxes(200).repeat_interleave(2, 0)
     wide = torch.cat([wide, wide], 1)
     boxes, scores = wide[::2, 4:], tied_scores(400)[::2]
@@ -134,14 +137,24 @@ def test_half_precision_is_computed_in_float32():
     assert ops_cuda.nms(boxes, scores, 0.5).equal(expected)
 
 
-def test_threads_do_not_change_the_result(two_thread_counts):
+def test_the_result_does_not_depend_on_the_thread_count(two_thread_counts):
     boxes, scores, classes = random_boxes(2000), tied_scores(2000), random_labels(2000, 40)
     one, two = two_thread_counts(lambda: ops_cuda.batched_nms(boxes, scores, classes, 0.5))
     assert one.equal(two)
 
 
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_batched_nms_mask_marks_what_batched_nms_keeps(ops, count):
+    boxes, scores, classes = random_boxes(count), tied_scores(count), random_labels(count, 7)
+    for labels in (classes, classes * 2**60 - 2**61):
+        is_kept = ops.batched_nms_mask(boxes, scores, labels, 0.4)
+        kept = ops.batched_nms(boxes, scores, labels, 0.4)
+        assert is_kept.nonzero()[:, 0].tolist() == sorted(kept.tolist())
+
+
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         ((torch.zeros(8), torch.zeros(2), 0.5), r"boxes must be \(N, 4\).*Flattened twice"),
         ((torch.zeros(2, 4).long(), torch.zeros(2), 0.5), "boxes must be floating point"),
@@ -152,12 +165,12 @@ def test_threads_do_not_change_the_result(two_thread_counts):
         ((torch.zeros(2, 4), torch.zeros(2, device="meta"), 0.5), "different devices"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_invalid_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
         ops_cuda.nms(*arguments)
 
 
-def test_classes_must_be_whole_numbers_one_per_box():
+def test_classes_must_be_integers_one_per_box():
     with pytest.raises(ValueError, match="classes must be"):
         ops_cuda.batched_nms(torch.zeros(2, 4), torch.zeros(2), torch.zeros(2), 0.5)
     with pytest.raises(ValueError, match="lengths disagree"):

@@ -5,10 +5,11 @@ from hypothesis import strategies as st
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import ops_cuda
-from ops_cuda import reference
+from ops_cuda.paste_masks import paste_masks_reference
+from tests.ops_cuda.implementations import both_implementations
 from tests.ops_cuda.scenes import random_boxes
 
-IMPLEMENTATIONS = pytest.mark.parametrize("ops", [ops_cuda, reference], ids=["public", "twin"])
+IMPLEMENTATIONS = both_implementations(paste_masks_reference)
 HEIGHT, WIDTH = 120, 150
 
 
@@ -16,13 +17,13 @@ def random_masks(count, side=28, seed=6):
     return torch.rand(count, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-def boxes_on_canvas(count, seed=0, largest=90.0):
+def boxes_on_image(count, seed=0, largest=90.0):
     boxes = random_boxes(count, extent=140.0, largest=largest, seed=seed)
     return boxes.minimum(torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT]).float())
 
 
-def assert_torchvisions_bits(bitmaps, masks, boxes, threshold):
-    """Equal bits, but where torchvision's probability is within rounding of the threshold."""
+def assert_equal_to_torchvision(bitmaps, masks, boxes, threshold):
+    """Equal except where torchvision's probability is within rounding of the threshold."""
     expected = paste_masks_in_image(masks[:, None], boxes, (HEIGHT, WIDTH))[:, 0]
     differs = bitmaps.bool() != (expected > threshold)
     # torch rounds differently for small and large boxes, and with and without FMA
@@ -42,10 +43,10 @@ def test_a_full_mask_fills_its_box_and_nothing_else(ops):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("side", [1, 2, 14, 28])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5])
-def test_the_bits_are_torchvisions(ops, side, threshold):
-    masks, boxes = random_masks(60, side), boxes_on_canvas(60)
+def test_bitmaps_equal_torchvisions(ops, side, threshold):
+    masks, boxes = random_masks(60, side), boxes_on_image(60)
     bitmaps = ops.paste_masks(masks, boxes, HEIGHT, WIDTH, threshold)
-    assert_torchvisions_bits(bitmaps, masks, boxes, threshold)
+    assert_equal_to_torchvision(bitmaps, masks, boxes, threshold)
 
 
 @settings(deadline=None, max_examples=60)
@@ -54,18 +55,18 @@ def test_the_bits_are_torchvisions(ops, side, threshold):
     side=st.integers(1, 30),
     largest=st.sampled_from([0.5, 3.0, 30.0, 150.0]),
 )
-def test_the_bits_are_torchvisions_for_any_box_on_the_image(seed, side, largest):
+def test_bitmaps_equal_torchvisions_for_any_box_on_the_image(seed, side, largest):
     # Coarse values give many pixels exactly at the threshold.
     masks = (random_masks(5, side, seed) * 4).round() / 4
-    boxes = boxes_on_canvas(5, seed, largest)
+    boxes = boxes_on_image(5, seed, largest)
     bitmaps = ops_cuda.paste_masks(masks, boxes, HEIGHT, WIDTH, 0.5)
-    assert_torchvisions_bits(bitmaps, masks, boxes, 0.5)
+    assert_equal_to_torchvision(bitmaps, masks, boxes, 0.5)
 
 
 @IMPLEMENTATIONS
-def test_a_grid_reads_the_mask_where_pixels_have_their_centres(ops):
-    # Cells two pixels wide, of which the first is centred on (1.5, 1.5): pixel 1's centre. Pixels
-    # 0 and 2 lie half a cell away on each axis.
+def test_a_grid_samples_the_mask_at_pixel_centers(ops):
+    # Cells are two pixels wide, and the first is centered on (1.5, 1.5), the center of pixel 1.
+    # Pixels 0 and 2 are half a cell away on each axis.
     mask, box = torch.tensor([[[1.0, 0], [0, 0]]]), torch.tensor([[0.5, 0.5, 4.5, 4.5]])
     bitmap = ops.paste_masks(mask, box, 5, 6, 0.4, grid=True)[0]
     assert bitmap[:3, :3].tolist() == [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
@@ -76,14 +77,14 @@ def test_a_grid_reads_the_mask_where_pixels_have_their_centres(ops):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("side", [1, 2, 14, 28])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5])
-def test_the_bits_of_a_grid_are_those_of_grid_sample(ops, side, threshold):
+def test_bitmaps_on_a_grid_equal_grid_samples(ops, side, threshold):
     masks, boxes = random_masks(60, side), random_boxes(60, extent=150, largest=120) - 25
     x, y = (torch.arange(length) + 0.5 for length in (WIDTH, HEIGHT))
     corner, extent = boxes[:, :2, None], (boxes[:, 2:] - boxes[:, :2])[..., None]
     x, y = ((x - corner[:, 0]) / extent[:, 0], (y - corner[:, 1]) / extent[:, 1])
     shape = (60, HEIGHT, WIDTH)
-    places = torch.stack((x[:, None].expand(shape), y[..., None].expand(shape)), dim=-1) * 2 - 1
-    expected = torch.nn.functional.grid_sample(masks[:, None], places, align_corners=False)[:, 0]
+    grid = torch.stack((x[:, None].expand(shape), y[..., None].expand(shape)), dim=-1) * 2 - 1
+    expected = torch.nn.functional.grid_sample(masks[:, None], grid, align_corners=False)[:, 0]
     differs = ops.paste_masks(masks, boxes, HEIGHT, WIDTH, threshold, grid=True).bool() != (
         expected > threshold
     )
@@ -93,24 +94,24 @@ def test_the_bits_of_a_grid_are_those_of_grid_sample(ops, side, threshold):
 
 
 @IMPLEMENTATIONS
-@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
+@pytest.mark.parametrize("grid", [False, True], ids=["whole_pixels", "grid"])
 def test_parts_outside_the_image_are_cut_off(ops, grid):
     boxes = torch.tensor([[-50.0, -20, 40, 60], [100, 80, 400, 300], [-900, -900, 900, 900]])
     masks = random_masks(3)
-    found = ops.paste_masks(masks, boxes, HEIGHT, WIDTH, 0.5, grid)
+    actual = ops.paste_masks(masks, boxes, HEIGHT, WIDTH, 0.5, grid)
     margin = 1000
     whole = (HEIGHT + 2 * margin, WIDTH + 2 * margin)
     wide = ops.paste_masks(masks, boxes + margin, *whole, 0.5, grid)[
         :, margin : margin + HEIGHT, margin : margin + WIDTH
     ]
-    # Moving a box by whole pixels changes its corners' rounding by a float's last digits only.
-    assert (found != wide).float().mean() < 0.01
-    assert found.sum() > 1000
+    # Shifting a box by whole pixels changes the rounding of its corners in the last digits only.
+    assert (actual != wide).float().mean() < 0.01
+    assert actual.sum() > 1000
 
 
 @IMPLEMENTATIONS
-@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
-def test_boxes_beside_the_image_and_boxes_that_are_no_boxes_leave_it_empty(ops, grid):
+@pytest.mark.parametrize("grid", [False, True], ids=["whole_pixels", "grid"])
+def test_boxes_outside_the_image_and_invalid_boxes_give_empty_bitmaps(ops, grid):
     infinity, nan = float("inf"), float("nan")
     boxes = torch.tensor(
         [
@@ -126,41 +127,41 @@ def test_boxes_beside_the_image_and_boxes_that_are_no_boxes_leave_it_empty(ops, 
     assert ops.paste_masks(torch.ones(7, 28, 28), boxes, HEIGHT, WIDTH, 0.5, grid).sum() == 0
 
 
-@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
+@pytest.mark.parametrize("grid", [False, True], ids=["whole_pixels", "grid"])
 def test_a_huge_box_costs_only_the_image(grid):
     boxes = torch.tensor([[-1e9, -1e9, 1e9, 1e9], [-3e38, -3e38, 3e38, 3e38]])
-    found = ops_cuda.paste_masks(torch.ones(2, 28, 28), boxes, HEIGHT, WIDTH, 0.5, grid)
-    assert found[0].eq(1).all()
-    assert found[1].sum() == 0  # beyond what a float tells apart: nowhere
+    actual = ops_cuda.paste_masks(torch.ones(2, 28, 28), boxes, HEIGHT, WIDTH, 0.5, grid)
+    assert actual[0].eq(1).all()
+    assert actual[1].sum() == 0  # beyond what a float can resolve in pixels
 
 
-def test_nothing_pastes_to_nothing():
+def test_no_masks_give_no_bitmaps():
     empty = ops_cuda.paste_masks(torch.empty(0, 28, 28), torch.empty(0, 4), 10, 20, 0.5)
     assert empty.shape == (0, 10, 20)
     assert empty.dtype == torch.uint8
 
 
-def test_strides_and_types_of_the_input_do_not_matter():
-    masks, boxes = random_masks(10).half(), boxes_on_canvas(10).half()
+def test_input_strides_and_types_do_not_matter():
+    masks, boxes = random_masks(10).half(), boxes_on_image(10).half()
     expected = ops_cuda.paste_masks(masks.float(), boxes.float(), HEIGHT, WIDTH, 0.5)
-    found = ops_cuda.paste_masks(
+    actual = ops_cuda.paste_masks(
         masks.transpose(1, 2).contiguous().transpose(1, 2),
         torch.cat([boxes, boxes], 1)[:, :4],
         HEIGHT,
         WIDTH,
         0.5,
     )
-    assert found.equal(expected)
+    assert actual.equal(expected)
 
 
-def test_threads_do_not_change_the_result(two_thread_counts):
-    masks, boxes = random_masks(50), boxes_on_canvas(50)
+def test_the_result_does_not_depend_on_the_thread_count(two_thread_counts):
+    masks, boxes = random_masks(50), boxes_on_image(50)
     one, two = two_thread_counts(lambda: ops_cuda.paste_masks(masks, boxes, HEIGHT, WIDTH, 0.5))
     assert one.equal(two)
 
 
 @pytest.mark.parametrize(
-    ("masks", "boxes", "height", "complaint"),
+    ("masks", "boxes", "height", "message"),
     [
         (torch.zeros(2, 1, 28, 28), torch.zeros(2, 4), 10, r"masks must be \(R, M, M\)"),
         (torch.zeros(2, 28, 27), torch.zeros(2, 4), 10, r"masks must be \(R, M, M\)"),
@@ -169,6 +170,6 @@ def test_threads_do_not_change_the_result(two_thread_counts):
         (torch.zeros(2, 28, 28), torch.zeros(2, 4), 0, "height must be positive"),
     ],
 )
-def test_wrong_arguments_are_named(masks, boxes, height, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_invalid_arguments_are_named(masks, boxes, height, message):
+    with pytest.raises(ValueError, match=message):
         ops_cuda.paste_masks(masks, boxes, height, 20, 0.5)

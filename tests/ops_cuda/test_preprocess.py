@@ -9,51 +9,50 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ops_cuda
-from ops_cuda import reference
-from ops_cuda.reference.preprocess import resized_levels
+from ops_cuda.preprocess import preprocess_reference, resize_image_reference, resized_levels
 
-RESIZERS = pytest.mark.parametrize(
-    "resize", [ops_cuda.resize_image, reference.resize_image], ids=["public", "twin"]
+IMPLEMENTATIONS = pytest.mark.parametrize(
+    "resize", [ops_cuda.resize_image, resize_image_reference], ids=["public", "reference"]
 )
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-def random_picture(height, width, seed=7):
+def random_image(height, width, seed=7):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
 
 
-def by_pil(pixels, height, width):
+def pil_resize(pixels, height, width):
     image = Image.fromarray(pixels.numpy())
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized))
 
 
-def most_levels_apart(one, other):
+def max_level_difference(one, other):
     assert one.shape == other.shape
     return (one.int() - other.int()).abs().max().item()
 
 
-def normalised(pixels, mean=MEAN, std=STD, reverse=False):
-    """(3, h, w) float32, as its definition says."""
+def normalized(pixels, mean=MEAN, std=STD, reverse=False):
+    """(3, h, w) float32, from the definition."""
     levels = pixels.float().flip(2) if reverse else pixels.float()
     inverse = torch.tensor([1 / value for value in std])
     return ((levels - torch.tensor(mean)) * inverse).permute(2, 0, 1)
 
 
-@RESIZERS
+@IMPLEMENTATIONS
 def test_known_answers(resize):
     row = torch.tensor([0, 100, 200], dtype=torch.uint8).view(1, 3, 1).expand(1, 3, 3)
-    # centres at -1/4, 1/4, 3/4 ... of a source pixel: quarters of the neighbours
+    # centers at -1/4, 1/4, 3/4 ... of a source pixel: quarters of the neighbors
     assert resize(row, 1, 6)[0, :, 0].tolist() == [0, 25, 75, 125, 175, 200]
     steps = torch.tensor([0, 80, 160, 240], dtype=torch.uint8).view(4, 1, 1).expand(4, 1, 3)
-    # halving: 3/8, 3/8, 1/8 at the border, normalised by 7/8
+    # halving: 3/8, 3/8, 1/8 at the border, normalized by 7/8
     assert resize(steps, 2, 1)[:, 0, 0].tolist() == [round(400 / 7), round(1280 / 7)]
 
 
-@RESIZERS
+@IMPLEMENTATIONS
 @pytest.mark.parametrize(
-    ("size", "wanted"),
+    ("size", "target"),
     [
         ((480, 640), (800, 1067)),
         ((120, 90), (61, 45)),
@@ -66,21 +65,21 @@ def test_known_answers(resize):
         ((31, 37), (31, 37)),
     ],
 )
-def test_resizing_is_within_one_level_of_pil(resize, size, wanted):
-    pixels = random_picture(*size)
-    assert most_levels_apart(resize(pixels, *wanted), by_pil(pixels, *wanted)) <= 1
+def test_resizing_is_within_one_level_of_pil(resize, size, target):
+    pixels = random_image(*size)
+    assert max_level_difference(resize(pixels, *target), pil_resize(pixels, *target)) <= 1
 
 
 @pytest.mark.parametrize("short_side", [800, 200])
-def test_real_pictures_are_within_one_level_of_pil(coco_tiny, short_side):
+def test_real_images_are_within_one_level_of_pil(coco_tiny, short_side):
     split = json.loads((coco_tiny / "annotations" / "instances_val2017.json").read_text())
     for entry in split["images"][:4]:
         path = coco_tiny / "val2017" / entry["file_name"]
         pixels = torch.from_numpy(np.array(Image.open(path).convert("RGB")))
         scale = short_side / min(pixels.shape[:2])
-        wanted = [round(side * scale) for side in pixels.shape[:2]]
-        found = ops_cuda.resize_image(pixels, *wanted)
-        assert most_levels_apart(found, by_pil(pixels, *wanted)) <= 1
+        target = [round(side * scale) for side in pixels.shape[:2]]
+        actual = ops_cuda.resize_image(pixels, *target)
+        assert max_level_difference(actual, pil_resize(pixels, *target)) <= 1
 
 
 SIDES = st.integers(1, 60)
@@ -88,80 +87,84 @@ SIDES = st.integers(1, 60)
 
 @settings(deadline=None, max_examples=150)
 @given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 2**16))
-def test_the_twin_rounds_alike_but_at_halves(height, width, new_height, new_width, seed):
-    pixels = random_picture(height, width, seed)
-    found = ops_cuda.resize_image(pixels, new_height, new_width)
-    expected = reference.resize_image(pixels, new_height, new_width)
+def test_the_reference_agrees_except_for_rounding_at_halves(
+    height, width, new_height, new_width, seed
+):
+    pixels = random_image(height, width, seed)
+    actual = ops_cuda.resize_image(pixels, new_height, new_width)
+    expected = resize_image_reference(pixels, new_height, new_width)
     exact = resized_levels(pixels, new_height, new_width)
-    from_half = (exact - exact.floor() - 0.5).abs()
+    distance_from_half = (exact - exact.floor() - 0.5).abs()
     # float32 sums of levels: a few 1e-7 of 255 per tap
-    assert from_half[found != expected].le(1e-3).all()
-    assert most_levels_apart(found, expected) <= 1
+    assert distance_from_half[actual != expected].le(1e-3).all()
+    assert max_level_difference(actual, expected) <= 1
 
 
 @settings(deadline=None, max_examples=60)
 @given(SIDES, SIDES, st.integers(1, 300), st.integers(1, 300), st.integers(0, 255))
-def test_one_colour_stays_that_colour(height, width, new_height, new_width, level):
+def test_resizing_keeps_a_constant_color(height, width, new_height, new_width, level):
     pixels = torch.full((height, width, 3), level, dtype=torch.uint8)
     assert ops_cuda.resize_image(pixels, new_height, new_width).eq(level).all()
 
 
 def scene():
-    """Pictures that grow, shrink, stay, and are one pixel; their sizes; the canvas."""
-    pictures = [random_picture(30, 40), random_picture(90, 75), random_picture(20, 33)]
-    pictures += [random_picture(1, 1), random_picture(20, 33)]
-    return pictures, [(48, 64), (31, 20), (20, 33), (5, 1), (20, 50)], (64, 70)
+    """Images to enlarge, to shrink, to keep, and of one pixel; their sizes; the canvas."""
+    images = [random_image(30, 40), random_image(90, 75), random_image(20, 33)]
+    images += [random_image(1, 1), random_image(20, 33)]
+    return images, [(48, 64), (31, 20), (20, 33), (5, 1), (20, 50)], (64, 70)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_batch_is_the_resized_pictures_normalised_in_the_corner_of_zeros(reverse, dtype):
-    pictures, sizes, canvas = scene()
-    batch = ops_cuda.preprocess(pictures, sizes, canvas, MEAN, STD, reverse, dtype)
+def test_a_batch_has_the_resized_normalized_images_in_its_corner_and_zeros_elsewhere(
+    reverse, dtype
+):
+    images, sizes, canvas = scene()
+    batch = ops_cuda.preprocess(images, sizes, canvas, MEAN, STD, reverse, dtype)
     assert batch.shape == (5, 3, *canvas)
     assert batch.dtype == dtype
     assert batch.is_contiguous(memory_format=torch.channels_last)
-    for image, picture, (height, width) in zip(batch, pictures, sizes, strict=True):
-        resized = ops_cuda.resize_image(picture, height, width)
-        expected = normalised(resized, reverse=reverse).to(dtype)
-        assert image[:, :height, :width].equal(expected)
-        assert image[:, height:].eq(0).all()
-        assert image[:, :, width:].eq(0).all()
+    for result, image, (height, width) in zip(batch, images, sizes, strict=True):
+        resized = ops_cuda.resize_image(image, height, width)
+        expected = normalized(resized, reverse=reverse).to(dtype)
+        assert result[:, :height, :width].equal(expected)
+        assert result[:, height:].eq(0).all()
+        assert result[:, :, width:].eq(0).all()
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_twin_gives_the_same_batch(reverse, dtype):
-    pictures, sizes, canvas = scene()
+def test_the_reference_gives_the_same_batch(reverse, dtype):
+    images, sizes, canvas = scene()
     heights, widths = zip(*sizes, strict=True)
-    found = ops_cuda.preprocess(pictures, sizes, canvas, MEAN, STD, reverse, dtype)
-    expected = reference.preprocess(pictures, heights, widths, *canvas, MEAN, STD, reverse, dtype)
-    assert expected.stride() == found.stride()
+    actual = ops_cuda.preprocess(images, sizes, canvas, MEAN, STD, reverse, dtype)
+    expected = preprocess_reference(images, heights, widths, *canvas, MEAN, STD, reverse, dtype)
+    assert expected.stride() == actual.stride()
     # a level may be rounded the other way at a half, which is rare
-    assert (found != expected).float().mean() < 1e-3
-    assert (found.float() - expected.float()).abs().max() < 1.1 / min(STD) + 0.02
+    assert (actual != expected).float().mean() < 1e-3
+    assert (actual.float() - expected.float()).abs().max() < 1.1 / min(STD) + 0.02
 
 
-@pytest.mark.parametrize("twin", [False, True], ids=["public", "twin"])
+@pytest.mark.parametrize("use_reference", [False, True], ids=["public", "reference"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["rgb", "bgr"])
-def test_without_antialiasing_it_is_torch_s_interpolation(reverse, twin):
-    pictures, sizes, canvas = scene()
+def test_without_antialiasing_levels_equal_torch_interpolate(reverse, use_reference):
+    images, sizes, canvas = scene()
     heights, widths = zip(*sizes, strict=True)
-    if twin:
-        rule = (MEAN, STD, reverse, torch.float32, False)
-        batch = reference.preprocess(pictures, heights, widths, *canvas, *rule)
+    if use_reference:
+        normalization = (MEAN, STD, reverse, torch.float32, False)
+        batch = preprocess_reference(images, heights, widths, *canvas, *normalization)
     else:
-        batch = ops_cuda.preprocess(pictures, sizes, canvas, MEAN, STD, reverse, antialias=False)
-    for image, picture, (height, width) in zip(batch, pictures, sizes, strict=True):
-        floats = normalised(picture, reverse=reverse)[None]
+        batch = ops_cuda.preprocess(images, sizes, canvas, MEAN, STD, reverse, antialias=False)
+    for result, image, (height, width) in zip(batch, images, sizes, strict=True):
+        floats = normalized(image, reverse=reverse)[None]
         expected = F.interpolate(floats, (height, width), mode="bilinear", align_corners=False)[0]
         # float32 sums of levels up to 255, over 57
-        torch.testing.assert_close(image[:, :height, :width], expected, atol=1e-4, rtol=0)
-        assert image[:, height:].eq(0).all()
+        torch.testing.assert_close(result[:, :height, :width], expected, atol=1e-4, rtol=0)
+        assert result[:, height:].eq(0).all()
 
 
-def test_rows_may_be_any_distance_apart():
-    wide = random_picture(50, 80)
+def test_rows_may_have_any_stride():
+    wide = random_image(50, 80)
     view = wide[3:40, 5:70]
     assert not view.is_contiguous()
     for layout in (view, view.flip(1), view.transpose(0, 1), view[::2], view[:, ::2], wide[:, :1]):
@@ -169,23 +172,23 @@ def test_rows_may_be_any_distance_apart():
             expected = ops_cuda.resize_image(layout.contiguous(), *size)
             assert ops_cuda.resize_image(layout, *size).equal(expected)
             batch = ops_cuda.preprocess([layout], [size], (96, 96), MEAN, STD)
-            assert batch[0, :, : size[0], : size[1]].equal(normalised(expected))
+            assert batch[0, :, : size[0], : size[1]].equal(normalized(expected))
 
 
-def test_threads_do_not_change_the_result(two_thread_counts):
-    pictures = [random_picture(200, 300), random_picture(300, 200)]
+def test_the_result_does_not_depend_on_the_thread_count(two_thread_counts):
+    images = [random_image(200, 300), random_image(300, 200)]
     sizes, canvas = [(320, 480), (480, 320)], (480, 480)
     one, two = two_thread_counts(
-        lambda: ops_cuda.preprocess(pictures, sizes, canvas, MEAN, STD, dtype=torch.bfloat16)
+        lambda: ops_cuda.preprocess(images, sizes, canvas, MEAN, STD, dtype=torch.bfloat16)
     )
     assert one.equal(two)
 
 
-PIXELS = random_picture(4, 5)
+PIXELS = random_image(4, 5)
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "message"),
     [
         ({"images": [], "sizes": []}, "at least one image"),
         ({"sizes": [(4, 5)] * 2}, "1 images but 2 sizes"),
@@ -200,7 +203,7 @@ PIXELS = random_picture(4, 5)
         ({"dtype": torch.float64}, "dtype must be one of"),
     ],
 )
-def test_wrong_arguments_are_named(changes, complaint):
+def test_invalid_arguments_are_named(changes, message):
     arguments = {
         "images": [PIXELS],
         "sizes": [(4, 5)],
@@ -208,11 +211,11 @@ def test_wrong_arguments_are_named(changes, complaint):
         "mean": MEAN,
         "std": STD,
     }
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         ops_cuda.preprocess(**(arguments | changes))
 
 
-def test_wrong_sizes_of_one_picture_are_named():
+def test_invalid_sizes_of_one_image_are_named():
     with pytest.raises(ValueError, match="height must be positive"):
         ops_cuda.resize_image(PIXELS, 0, 5)
     with pytest.raises(ValueError, match="pixels must be uint8"):

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
 
 import ops_cuda
-from ops_cuda import reference
+from ops_cuda.paste_masks import paste_masks_reference
+from ops_cuda.rle import compress_rle_reference, encode_roi_masks_rle_reference
+from tests.ops_cuda.implementations import both_implementations
 from tests.ops_cuda.scenes import random_boxes
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPLEMENTATIONS = pytest.mark.parametrize("ops", [ops_cuda, reference], ids=["public", "twin"])
+IMPLEMENTATIONS = both_implementations(
+    compress_rle_reference, encode_roi_masks_rle_reference, paste_masks_reference
+)
 NAN, INFINITY = float("nan"), float("inf")
 
 
@@ -28,20 +32,20 @@ def split(flat, offsets):
 
 
 def texts_of(ops, *arguments):
-    """The masks' texts, straight from ROI space."""
+    """The texts of the masks, encoded without bitmaps."""
     text, offsets = ops.compress_rle(*ops.encode_roi_masks_rle(*arguments))
     return [bytes(one) for one in split(text, offsets)]
 
 
 def pasted_texts(ops, *arguments):
-    """What pycocotools makes of the pasted bitmaps."""
+    """The texts that pycocotools encodes from the pasted bitmaps."""
     bitmaps = ops.paste_masks(*arguments).permute(1, 2, 0).numpy()
     return [each["counts"] for each in coco_masks.encode(np.asfortranarray(bitmaps))]
 
 
 @IMPLEMENTATIONS
-def test_a_mask_of_one_pixel_worked_by_hand(ops):
-    # Padded to 3 x 3 and spread over columns -1..5 and rows 0..3, its weights there are
+def test_runs_of_a_one_pixel_mask_computed_by_hand(ops):
+    # Padded to 3 x 3 and resized to columns -1..5 and rows 0..3, the weights are
     # 0, .14, .57, 1, .57, .14, 0 and 0, .625, .625, 0: two products are above a half.
     arguments = (torch.ones(1, 1, 1), torch.tensor([[1.0, 1.0, 3.0, 2.0]]), 4, 5, 0.5)
     counts, offsets = ops.encode_roi_masks_rle(*arguments)
@@ -54,19 +58,19 @@ def test_a_mask_of_one_pixel_worked_by_hand(ops):
     ("counts", "text"),
     [
         ([9, 2, 9], b"929"),
-        ([15, 16], b"?`0"),  # a fifth bit that is set would be a sign
+        ([15, 16], b"?`0"),  # a fifth bit that is set would be the sign
         ([5, 7, 9, 3], b"579L"),  # 3 is stored as -4, the difference to 7
         ([0, 1000], b"0Xo0"),  # 1000 = 8 + 32 * 31, and 31 needs a second 0 to be positive
         ([], b""),
     ],
 )
-def test_texts_worked_by_hand(ops, counts, text):
-    found, offsets = ops.compress_rle(torch.tensor(counts).long(), torch.tensor([0, len(counts)]))
-    assert bytes(found.tolist()) == text
-    assert (found.dtype, offsets.tolist()) == (torch.uint8, [0, len(text)])
+def test_texts_computed_by_hand(ops, counts, text):
+    actual, offsets = ops.compress_rle(torch.tensor(counts).long(), torch.tensor([0, len(counts)]))
+    assert bytes(actual.tolist()) == text
+    assert (actual.dtype, offsets.tolist()) == (torch.uint8, [0, len(text)])
 
 
-# Longer runs need six characters and more, for which pycocotools' buffer has no room.
+# Longer runs need six or more characters, which overflow pycocotools' buffer.
 LONGEST_RUN = 2**23
 
 
@@ -77,7 +81,7 @@ LONGEST_RUN = 2**23
         max_size=5,
     )
 )
-def test_any_runs_get_pycocotools_text(ops, lists):
+def test_texts_of_any_runs_equal_those_of_pycocotools(ops, lists):
     expected = [
         coco_masks.frPyObjects({"counts": runs, "size": [1, sum(runs)]}, 1, sum(runs))["counts"]
         for runs in lists
@@ -89,17 +93,17 @@ def test_any_runs_get_pycocotools_text(ops, lists):
 
 
 @given(st.lists(st.integers(0, 2**31), min_size=1, max_size=30))
-def test_the_text_of_any_runs_is_the_twins(runs):
+def test_the_reference_agrees_for_any_runs(runs):
     arguments = torch.tensor(runs), torch.tensor([0, len(runs)])
-    found, expected = ops_cuda.compress_rle(*arguments), reference.compress_rle(*arguments)
-    assert all(map(torch.equal, found, expected))
+    actual, expected = ops_cuda.compress_rle(*arguments), compress_rle_reference(*arguments)
+    assert all(map(torch.equal, actual, expected))
 
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("side", [1, 2, 14, 28])
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("grid", [False, True], ids=["whole", "grid"])
-def test_masks_are_encoded_as_pycocotools_encodes_them_pasted(ops, side, threshold, grid):
+@pytest.mark.parametrize("grid", [False, True], ids=["whole_pixels", "grid"])
+def test_texts_equal_those_of_the_pasted_bitmaps_in_pycocotools(ops, side, threshold, grid):
     masks, boxes = random_masks(40, side), random_boxes(40, extent=150, largest=120) - 25
     masks[0], masks[1], masks[2] = 1, 0, threshold
     boxes[:3] = torch.tensor([-100.0, -100, 300, 300])  # the whole image
@@ -117,7 +121,7 @@ VALUES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, 2.0, -1.0, 3e38, NAN, INFIN
 
 @settings(deadline=None, max_examples=150)
 @given(st.data(), st.integers(1, 5), st.integers(1, 40), st.integers(1, 80))
-def test_whatever_the_values_the_runs_are_those_of_the_pasted_bitmap(data, side, height, width):
+def test_runs_of_any_values_are_those_of_the_pasted_bitmap(data, side, height, width):
     count = data.draw(st.integers(0, 3))
     boxes = data.draw(st.lists(CORNERS, min_size=4 * count, max_size=4 * count))
     cells = count * side * side
@@ -137,18 +141,18 @@ def test_whatever_the_values_the_runs_are_those_of_the_pasted_bitmap(data, side,
     for text, bitmap in zip(texts, bitmaps, strict=True):
         assert (coco_masks.decode({"size": [height, width], "counts": text}) == bitmap).all()
     counts, offsets = ops_cuda.encode_roi_masks_rle(*arguments)
-    twins = reference.compress_rle(counts, offsets)
-    assert all(map(torch.equal, twins, ops_cuda.compress_rle(counts, offsets)))
+    expected = compress_rle_reference(counts, offsets)
+    assert all(map(torch.equal, ops_cuda.compress_rle(counts, offsets), expected))
 
 
 @pytest.mark.parametrize("columns", [1, 63, 64, 65, 128, 200])
-def test_boxes_of_any_width_are_encoded_whole(columns):
+def test_boxes_of_any_width_are_encoded_completely(columns):
     box = torch.tensor([[3.0, 2.0, 3.0 + columns, 40.0]])
     arguments = (random_masks(1), box, 50, 260, 0.5)
     assert texts_of(ops_cuda, *arguments) == pasted_texts(ops_cuda, *arguments)
 
 
-def test_runs_go_on_over_the_top_and_bottom_of_the_image():
+def test_runs_continue_from_the_bottom_of_a_column_to_the_top_of_the_next():
     everywhere = torch.tensor([[-20.0, -20.0, 50.0, 50.0]])
     counts, _ = ops_cuda.encode_roi_masks_rle(torch.ones(1, 7, 7), everywhere, 10, 12, 0.5)
     assert counts.tolist() == [0, 120]
@@ -165,26 +169,26 @@ def test_no_masks_have_no_runs(ops):
     assert (text.tolist(), offsets.tolist()) == ([], [0])
 
 
-def test_strides_and_types_of_the_input_do_not_matter():
+def test_input_strides_and_types_do_not_matter():
     masks, boxes = random_masks(10).half(), random_boxes(10).half()
     expected = ops_cuda.encode_roi_masks_rle(masks.float(), boxes.float(), 90, 90, 0.5)
-    scattered = masks.transpose(1, 2).contiguous().transpose(1, 2)
-    found = ops_cuda.encode_roi_masks_rle(
-        scattered, torch.cat([boxes, boxes], 1)[:, :4], 90, 90, 0.5
+    strided = masks.transpose(1, 2).contiguous().transpose(1, 2)
+    actual = ops_cuda.encode_roi_masks_rle(
+        strided, torch.cat([boxes, boxes], 1)[:, :4], 90, 90, 0.5
     )
-    assert all(map(torch.equal, found, expected))
-    every_second = torch.stack([found[0], found[0]], 1)[:, 0]
-    texts = ops_cuda.compress_rle(every_second, found[1]), ops_cuda.compress_rle(*expected)
+    assert all(map(torch.equal, actual, expected))
+    every_second = torch.stack([actual[0], actual[0]], 1)[:, 0]
+    texts = ops_cuda.compress_rle(every_second, actual[1]), ops_cuda.compress_rle(*expected)
     assert all(map(torch.equal, *texts))
 
 
-def test_threads_do_not_change_the_result(two_thread_counts):
+def test_the_result_does_not_depend_on_the_thread_count(two_thread_counts):
     masks, boxes = random_masks(50), random_boxes(50, largest=90)
     one, two = two_thread_counts(lambda: ops_cuda.encode_roi_masks_rle(masks, boxes, 90, 120, 0.5))
     assert all(map(torch.equal, one, two))
 
 
-def test_a_huge_image_needs_no_canvas():
+def test_encoding_on_a_huge_image_allocates_no_bitmap():
     # a bitmap of it would take 400 MB
     program = """
 import resource, torch, ops_cuda
@@ -202,7 +206,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 @pytest.mark.parametrize(
-    ("masks", "boxes", "height", "complaint"),
+    ("masks", "boxes", "height", "message"),
     [
         (torch.zeros(2, 28, 27), torch.zeros(2, 4), 10, r"masks must be \(R, M, M\)"),
         (torch.zeros(2, 28, 28).byte(), torch.zeros(2, 4), 10, "masks must be floating point"),
@@ -211,17 +215,17 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
         (torch.zeros(2, 28, 28), torch.zeros(2, 4), 2**30, r"must be below 2\*\*32"),
     ],
 )
-def test_wrong_masks_are_named(masks, boxes, height, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_invalid_masks_are_named(masks, boxes, height, message):
+    with pytest.raises(ValueError, match=message):
         ops_cuda.encode_roi_masks_rle(masks, boxes, height, 20, 0.5)
 
 
-def test_wrong_runs_are_named():
+def test_invalid_runs_are_named():
     runs = torch.tensor([3, 4, 5])
     with pytest.raises(ValueError, match=r"counts must be \(N,\) int64"):
         ops_cuda.compress_rle(runs.int(), torch.tensor([0, 3]))
     with pytest.raises(ValueError, match=r"offsets must be \(R \+ 1,\)"):
         ops_cuda.compress_rle(runs, torch.tensor([]).long())
     for offsets in ([0, 4], [-1, 3], [0, 2], [0, 2, 1, 3]):
-        with pytest.raises(RuntimeError, match="offsets must rise from 0"):
+        with pytest.raises(RuntimeError, match="offsets must ascend from 0"):
             ops_cuda.compress_rle(runs, torch.tensor(offsets))

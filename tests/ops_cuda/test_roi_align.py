@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ops_cuda
-from ops_cuda import reference
-from ops_cuda.reference.roi_align import pyramid_levels
+from ops_cuda.roi_align_reference import multiscale_roi_align_reference, pyramid_levels
+from tests.ops_cuda.implementations import both_implementations
 from tests.ops_cuda.scenes import SCALES, pyramid, random_rois
 
-IMPLEMENTATIONS = pytest.mark.parametrize("ops", [ops_cuda, reference], ids=["public", "twin"])
+IMPLEMENTATIONS = both_implementations(multiscale_roi_align_reference)
 LAYOUTS = pytest.mark.parametrize("channels_last", [True, False], ids=["nhwc", "nchw"])
 ALIGNED = pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "legacy"])
-# Sums of up to some hundred products in another order than torchvision's.
+# Sums of up to a few hundred products, in another order than torchvision's.
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -26,12 +26,12 @@ def gradients(pooled, maps, seed=0):
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("ratio", [0, 1, 2, 3])
-def test_bins_of_a_ramp_hold_the_position_of_their_centre(ops, ratio):
+def test_bins_of_a_ramp_have_the_value_at_their_center(ops, ratio):
     ramp = torch.arange(32.0).expand(1, 2, 32, 32).contiguous()
     ramp[0, 1] = ramp[0, 0].T.clone()
     rois = torch.tensor([[0, 8.0, 4.0, 24.0, 20.0]])
     pooled = ops.multiscale_roi_align([ramp], rois, [1.0], 4, ratio, aligned=True)
-    # Pixel i covers [i, i + 1) and holds the value i: position p has the value p - 0.5.
+    # Pixel i covers [i, i + 1) and has the value i: position p has the value p - 0.5.
     columns = torch.tensor([10.0, 14.0, 18.0, 22.0]) - 0.5
     torch.testing.assert_close(pooled[0, 0], columns.expand(4, 4))
     torch.testing.assert_close(pooled[0, 1], (columns - 4)[:, None].expand(4, 4))
@@ -39,42 +39,42 @@ def test_bins_of_a_ramp_hold_the_position_of_their_centre(ops, ratio):
     torch.testing.assert_close(legacy, pooled + 0.5)
 
 
-def test_the_side_of_a_roi_chooses_its_level():
+def test_the_side_of_a_roi_determines_its_level():
     sides = torch.tensor([1.0, 111, 112, 223, 224, 447, 448, 5000])
     rois = torch.stack([torch.zeros(8), torch.zeros(8), torch.zeros(8), sides, sides], 1)
     levels = pyramid_levels(rois, SCALES, 224.0, 4)
     assert levels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     rois[0, 3] = float("nan")
     assert pyramid_levels(rois, SCALES, 224.0, 4)[0] == 0
-    # maps that hold their own level say which one a roi read
+    # maps filled with their own level show which one a ROI was pooled from
     maps = [torch.full((1, 1, 64, 64), float(level)) for level in range(4)]
     rois[0, 3] = 1.0
     pooled = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 1, 1)
-    inside = levels[:-1]  # the last roi reaches beyond its map
+    inside = levels[:-1]  # the last ROI extends beyond its map
     assert pooled[:-1].flatten().tolist() == inside.tolist()
 
 
 @IMPLEMENTATIONS
 @ALIGNED
-def test_a_trimmed_roi_reads_the_level_of_the_whole_one(ops, aligned):
+def test_the_far_corner_is_moved_after_the_level_is_assigned(ops, aligned):
     rois = torch.tensor([[0, 8.0, 4.0, 120.0, 116.0], [1, 30.0, 20.0, 90.5, 70.0]])
-    maps, trimmed = pyramid(channels=3, side=160), rois - torch.tensor([0, 0, 0, 1.0, 1.0])
+    maps, smaller = pyramid(channels=3, side=160), rois - torch.tensor([0, 0, 0, 1.0, 1.0])
     options = (5, 2, aligned, 112.0, 4)
-    found = ops.multiscale_roi_align(maps, rois, SCALES, *options, trim=1.0)
-    for roi, level in ((0, 2), (1, 0)):  # 112 pixels belong on level 2, 111 on level 1
-        one, alone = [maps[level]], trimmed[roi : roi + 1]
-        expected = ops.multiscale_roi_align(one, alone, [SCALES[level]], *options)
-        torch.testing.assert_close(found[roi], expected[0], **CLOSE)
+    actual = ops.multiscale_roi_align(maps, rois, SCALES, *options, far_corner_inset=1.0)
+    for roi, level in ((0, 2), (1, 0)):  # 112 pixels belong to level 2, 111 to level 1
+        single_map, single_roi = [maps[level]], smaller[roi : roi + 1]
+        expected = ops.multiscale_roi_align(single_map, single_roi, [SCALES[level]], *options)
+        torch.testing.assert_close(actual[roi], expected[0], **CLOSE)
     assert not torch.allclose(
-        found[0], ops.multiscale_roi_align(maps, trimmed, SCALES, *options)[0]
+        actual[0], ops.multiscale_roi_align(maps, smaller, SCALES, *options)[0]
     )
 
 
-def test_the_gradient_of_trimmed_rois_is_the_twin_s():
+def test_the_gradient_with_a_far_corner_inset_equals_the_references():
     rois = random_rois(6, side=64)
     maps = [each.double().requires_grad_() for each in pyramid(channels=2, side=64)]
     arguments = (maps, rois.double(), SCALES, 3, 2, False, 224.0, 4, 1.0)
-    expected = gradients(reference.multiscale_roi_align(*arguments), maps)
+    expected = gradients(multiscale_roi_align_reference(*arguments), maps)
     torch.testing.assert_close(gradients(ops_cuda.multiscale_roi_align(*arguments), maps), expected)
 
 
@@ -82,7 +82,7 @@ def test_the_gradient_of_trimmed_rois_is_the_twin_s():
 @ALIGNED
 @LAYOUTS
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_one_level_is_torchvisions_roi_align(ops, aligned, channels_last, ratio):
+def test_one_level_equals_torchvisions_roi_align(ops, aligned, channels_last, ratio):
     [fine, *_] = pyramid(channels_last=channels_last)
     fine.requires_grad_()
     rois = random_rois(40)
@@ -96,7 +96,7 @@ def test_one_level_is_torchvisions_roi_align(ops, aligned, channels_last, ratio)
 
 @LAYOUTS
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_the_pyramid_is_torchvisions_multi_scale_roi_align(channels_last, ratio):
+def test_the_pyramid_equals_torchvisions_multi_scale_roi_align(channels_last, ratio):
     maps = [each.requires_grad_() for each in pyramid(channels_last=channels_last, side=416)]
     rois = random_rois(80, side=416)
     rois = rois[rois[:, 0].argsort(stable=True)]
@@ -117,20 +117,20 @@ def test_the_pyramid_is_torchvisions_multi_scale_roi_align(channels_last, ratio)
 @LAYOUTS
 @ALIGNED
 @pytest.mark.parametrize("channels", [1, 5, 16, 64, 83])
-def test_compiled_and_twin_agree_to_the_last_digits_in_float64(channels_last, aligned, channels):
+def test_the_reference_agrees_to_the_last_digits_in_float64(channels_last, aligned, channels):
     maps = pyramid(channels=channels, dtype=torch.float64, channels_last=channels_last)
     maps = [each.requires_grad_() for each in maps]
     rois = random_rois(30)
     for ratio in (0, 2):
         pooled = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 5, ratio, aligned)
-        twin = reference.multiscale_roi_align(maps, rois.double(), SCALES, 5, ratio, aligned)
-        torch.testing.assert_close(pooled, twin, rtol=1e-12, atol=1e-12)
+        expected = multiscale_roi_align_reference(maps, rois.double(), SCALES, 5, ratio, aligned)
+        torch.testing.assert_close(pooled, expected, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(
-            gradients(pooled, maps), gradients(twin, maps), rtol=1e-11, atol=1e-11
+            gradients(pooled, maps), gradients(expected, maps), rtol=1e-11, atol=1e-11
         )
 
 
-def test_the_gradient_passes_the_numeric_check():
+def test_the_gradient_passes_gradcheck():
     maps = [each.requires_grad_() for each in pyramid(1, 2, 32, torch.float64)]
     rois = random_rois(6, images=1, side=32)
 
@@ -159,14 +159,14 @@ def test_backward_is_the_adjoint_of_forward(seed, side, ratio, aligned, channels
     weights = torch.randn(
         pooled.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
-    found = torch.autograd.grad(pooled, maps, weights)
+    actual = torch.autograd.grad(pooled, maps, weights)
     by_output = (pooled * weights).sum()
-    by_input = sum((each * grad).sum() for each, grad in zip(maps, found, strict=True))
+    by_input = sum((each * grad).sum() for each, grad in zip(maps, actual, strict=True))
     torch.testing.assert_close(by_output, by_input)
 
 
 @IMPLEMENTATIONS
-def test_samples_outside_the_map_are_zero_and_no_box_breaks_it(ops):
+def test_samples_outside_the_map_and_of_invalid_boxes_are_zero(ops):
     maps = [torch.ones(1, 3, 64 >> level, 64 >> level) for level in range(4)]
     infinity, nan = float("inf"), float("nan")
     rois = torch.tensor(
@@ -185,7 +185,7 @@ def test_samples_outside_the_map_are_zero_and_no_box_breaks_it(ops):
 
 
 @ALIGNED
-def test_a_roi_far_larger_than_its_map_takes_no_forever(aligned):
+def test_a_roi_far_larger_than_its_map_is_pooled_in_bounded_time(aligned):
     rois = torch.tensor([[0, -1e9, -1e9, 1e9, 1e9], [0, -1e30, -1e30, 1e30, 1e30]])
     pooled = ops_cuda.multiscale_roi_align([torch.ones(1, 3, 9, 9)], rois, [1.0], 4, 0, aligned)
     assert pooled.isfinite().all()
@@ -193,7 +193,7 @@ def test_a_roi_far_larger_than_its_map_takes_no_forever(aligned):
 
 @ALIGNED
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_empty_and_inverted_boxes_are_as_in_torchvision(aligned, ratio):
+def test_empty_and_inverted_boxes_equal_torchvisions(aligned, ratio):
     [fine, *_] = pyramid(images=1)
     rois = torch.tensor([[0, 40.0, 40, 40, 40], [0, 60, 70, 40, 50], [0, 10, 10, 10, 90]])
     pooled = ops_cuda.multiscale_roi_align([fine], rois, [1 / 4], 7, ratio, aligned)
@@ -203,7 +203,7 @@ def test_empty_and_inverted_boxes_are_as_in_torchvision(aligned, ratio):
 
 @IMPLEMENTATIONS
 @LAYOUTS
-def test_without_rois_the_gradient_is_zero_but_there(ops, channels_last):
+def test_without_rois_the_gradient_is_zero_not_none(ops, channels_last):
     maps = [each.requires_grad_() for each in pyramid(channels_last=channels_last)]
     pooled = ops.multiscale_roi_align(maps, torch.empty(0, 5), SCALES, 7)
     assert pooled.shape == (0, 19, 7, 7)
@@ -221,14 +221,14 @@ def test_the_result_and_the_gradient_have_the_layout_of_the_maps(channels_last):
         assert grad.is_contiguous(memory_format=layout)
 
 
-def test_strides_of_the_input_do_not_matter():
+def test_input_strides_do_not_matter():
     maps = pyramid(channels=6)
     rois = random_rois(20)
     expected = ops_cuda.multiscale_roi_align([each[:, ::2] for each in maps], rois, SCALES, 7)
     dense = [each[:, ::2].contiguous() for each in maps]
-    striped_rois = torch.stack([rois, rois], 2).flatten(1)[:, ::2]
-    assert not striped_rois.is_contiguous()
-    assert ops_cuda.multiscale_roi_align(dense, striped_rois, SCALES, 7).equal(expected)
+    strided_rois = torch.stack([rois, rois], 2).flatten(1)[:, ::2]
+    assert not strided_rois.is_contiguous()
+    assert ops_cuda.multiscale_roi_align(dense, strided_rois, SCALES, 7).equal(expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -240,40 +240,40 @@ def test_half_types_are_pooled_in_float32_and_rounded_once(dtype):
     expected = ops_cuda.multiscale_roi_align(exact, rois, SCALES, 7)
     assert pooled.dtype == dtype
     assert pooled.equal(expected.to(dtype))
-    found = torch.autograd.grad(pooled.float().sum(), maps)
-    wanted = torch.autograd.grad(expected.sum(), exact)
-    assert all(a.equal(b.to(dtype)) for a, b in zip(found, wanted, strict=True))
+    actual = torch.autograd.grad(pooled.float().sum(), maps)
+    exact_grads = torch.autograd.grad(expected.sum(), exact)
+    assert all(a.equal(b.to(dtype)) for a, b in zip(actual, exact_grads, strict=True))
 
 
-def test_autocast_leaves_the_type_of_the_maps():
+def test_autocast_keeps_the_type_of_the_maps():
     maps, rois = pyramid(), random_rois(9)
     expected = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
     with torch.autocast("cpu", torch.bfloat16):
         assert ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7).equal(expected)
 
 
-def test_threads_do_not_change_a_bit(two_thread_counts):
+def test_the_result_does_not_depend_on_the_thread_count(two_thread_counts):
     maps = [each.requires_grad_() for each in pyramid(channels=48)]
     rois = random_rois(200)
 
-    def both_ways():
+    def forward_and_backward():
         pooled = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
         return pooled, *gradients(pooled, maps)
 
-    one, two = two_thread_counts(both_ways)
+    one, two = two_thread_counts(forward_and_backward)
     assert all(a.equal(b) for a, b in zip(one, two, strict=True))
 
 
 @pytest.mark.parametrize("image", [-1.0, 2.0, float("nan")])
-def test_a_roi_of_an_image_outside_the_batch_is_an_error(image):
+def test_an_image_index_outside_the_batch_raises(image):
     rois = random_rois(3)
     rois[1, 0] = image
-    with pytest.raises(RuntimeError, match=r"rois\[1\] is of image .* of a batch of 2"):
+    with pytest.raises(RuntimeError, match=r"rois\[1\] is of image .*, but the batch has 2"):
         ops_cuda.multiscale_roi_align(pyramid(), rois, SCALES, 7)
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "message"),
     [
         ({"rois": torch.zeros(3, 4)}, r"rois must be \(N, 5\); got \(3, 4\)"),
         ({"scales": [1 / 4, 1 / 8]}, "4 features but 2 scales"),
@@ -286,12 +286,12 @@ def test_a_roi_of_an_image_outside_the_batch_is_an_error(image):
         ({"features": [*pyramid()[:3], torch.zeros(2, 19, 0, 4)]}, "not empty"),
     ],
 )
-def test_wrong_arguments_are_named(changes, complaint):
+def test_invalid_arguments_are_named(changes, message):
     arguments = {
         "features": pyramid(),
         "rois": random_rois(3),
         "scales": SCALES,
         "output_side": 7,
     }
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         ops_cuda.multiscale_roi_align(**(arguments | changes))

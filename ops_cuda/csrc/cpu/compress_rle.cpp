@@ -1,5 +1,6 @@
-// COCO's text of run lengths: each run after the third as its difference to the one before last,
-// in groups of five bits, least significant first, bit 6 telling that more follow, plus 48.
+// Compression of run lengths to COCO's text: each run after the third is stored as its difference
+// to the one before last, in groups of five bits, least significant first, with bit 6 set if more
+// groups follow, plus 48.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -15,14 +16,14 @@ using torch::stable::Tensor;
 
 int64_t stored_number(const int64_t* runs, int64_t i) {
   if (i <= 2) return runs[i];
-  // unsigned: numbers that are no runs may wrap around
+  // unsigned: invalid run lengths may wrap around
   return static_cast<int64_t>(
       static_cast<uint64_t>(runs[i]) - static_cast<uint64_t>(runs[i - 2]));
 }
 
 int64_t characters(int64_t number) {
   const uint64_t magnitude = static_cast<uint64_t>(number ^ (number >> 63));
-  // the bits that differ from the sign, and one for the sign itself
+  // the bits that differ from the sign, and one for the sign
   const int bits = 65 - __builtin_clzll(magnitude | 1) - (magnitude == 0);
   return (bits + 4) / 5;
 }
@@ -48,7 +49,8 @@ std::tuple<Tensor, Tensor> compress_rle(const Tensor& counts_in, const Tensor& o
   using torch::headeronly::ScalarType;
   const Tensor counts = torch::stable::contiguous(counts_in);
   const Tensor offsets = torch::stable::contiguous(offsets_in);
-  STD_TORCH_CHECK(counts.dim() == 1 && offsets.dim() == 1, "counts and offsets must be flat");
+  STD_TORCH_CHECK(
+      counts.dim() == 1 && offsets.dim() == 1, "counts and offsets must be one-dimensional");
   STD_TORCH_CHECK(offsets.numel() > 0, "offsets must be (R + 1,)");
   const int64_t masks = offsets.numel() - 1;
   const int64_t* runs = counts.const_data_ptr<int64_t>();
@@ -56,7 +58,7 @@ std::tuple<Tensor, Tensor> compress_rle(const Tensor& counts_in, const Tensor& o
   STD_TORCH_CHECK(
       starts[0] == 0 && starts[masks] == counts.numel() &&
           std::is_sorted(starts, starts + masks + 1),
-      "offsets must rise from 0 to the number of counts");
+      "offsets must ascend from 0 to the number of counts");
 
   Tensor text_offsets = torch::stable::new_empty(counts, {masks + 1}, ScalarType::Long);
   int64_t* text_starts = text_offsets.mutable_data_ptr<int64_t>();

@@ -1,8 +1,8 @@
 // 3x3 convolution of stride 1 with bias and ReLU for inference, on channels_last maps.
 //
-// Threads share blocks of tiles. A block is transformed, multiplied matrix by matrix, each passing
-// through the caches once, and transformed back. No sum ever depends on how tiles are grouped:
-// results are the same bits for any number of threads.
+// Blocks of tiles are distributed over the threads. A block is transformed, multiplied matrix by
+// matrix, each passing through the caches once, and transformed back. No sum depends on how tiles
+// are grouped, so results are the same bits for any number of threads.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -24,14 +24,14 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kLine = 16;  // floats of a cache line
-// All weights pass by each block: fewer tiles would wait for them, more would leave the L2 cache
-// before they are used (measured; 28 to 112 differ little).
+// Each block reads all weights: fewer tiles would wait for them, more would be evicted from the L2
+// cache before they are used (measured; 28 to 112 differ little).
 constexpr int64_t kBlockTiles = 56;
 
 int64_t divide_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 int64_t round_up(int64_t value, int64_t unit) { return divide_up(value, unit) * unit; }
 
-// One map or batch of maps, NHWC, and the tiles that cover it.
+// A batch of maps, NHWC, and the tiles that cover it.
 struct Convolution {
   const float* input;
   const float* weights;  // (36, panels, in_channels, kPanel)
@@ -39,14 +39,14 @@ struct Convolution {
   int64_t images, height, width, in_channels, out_channels;
   bool relu;
   std::vector<float> bias;   // padded to whole panels
-  std::vector<float> zeros;  // a pixel outside the image
+  std::vector<float> zeros;  // read as the pixels outside the image
 
   int64_t tiles_down() const { return divide_up(height, kTileSide); }
   int64_t tiles_across() const { return divide_up(width, kTileSide); }
   int64_t tiles() const { return images * tiles_down() * tiles_across(); }
 };
 
-// Floats that come at a cache line's start; not set to zero, which would cost a pass.
+// Floats aligned to a cache line; not set to zero, which would cost a pass.
 class Buffer {
  public:
   explicit Buffer(int64_t floats) : owned_(new float[floats + kLine]) {
@@ -60,12 +60,12 @@ class Buffer {
   float* data_;
 };
 
-// An odd number of cache lines: the 36 matrices do not compete for the same sets of the caches.
+// An odd number of cache lines, so that the 36 matrices do not compete for the same cache sets.
 int64_t matrix_stride(int64_t rows, int64_t columns) {
   return (divide_up(rows * columns, kLine) | 1) * kLine;
 }
 
-// Transforms and multiplies one block of tiles after the other.
+// Transforms and multiplies blocks of tiles, reusing its buffers.
 class TileBlock {
  public:
   TileBlock(const Convolution& convolution, const WinogradKernels& kernels, int64_t capacity)
@@ -79,7 +79,7 @@ class TileBlock {
         products_(kPatchPixels * product_stride_),
         outside_(conv_.out_channels) {}
 
-  // Tiles [begin, end): at most `capacity`.
+  // Convolves the tiles [begin, end), at most `capacity` of them.
   void convolve(int64_t begin, int64_t end) {
     const int64_t count = end - begin;
     for (int64_t i = 0; i < count; ++i) read_tile(begin + i, inputs_.data() + i * input_row_);
@@ -88,7 +88,7 @@ class TileBlock {
   }
 
  private:
-  // Matrix m of the products of `count` tiles.
+  // Computes matrix m of the products of `count` tiles.
   void multiply(int64_t m, int64_t count) {
     const int64_t groups = divide_up(count, kernels_.max_rows), depth = conv_.in_channels;
     const float* inputs = inputs_.data() + m * input_stride_;
@@ -96,7 +96,7 @@ class TileBlock {
     for (int64_t channel = 0; channel < conv_.out_channels; channel += kPanel) {
       const float* weights = conv_.weights + (m * product_row_ + channel) * depth;
       for (int64_t group = 0; group < groups; ++group) {
-        // groups of like size: a small rest would leave registers empty
+        // groups of nearly equal size: a small remainder would leave registers empty
         const int64_t first = count * group / groups, last = count * (group + 1) / groups;
         kernels_.multiply(
             inputs + first * input_row_, input_row_, weights, depth, last - first,
@@ -116,11 +116,12 @@ class TileBlock {
   }
 
   void read_tile(int64_t tile, float* matrices) {
-    const Corner at = corner(tile);
-    const float* image = conv_.input + at.image * conv_.height * conv_.width * conv_.in_channels;
+    const Corner origin = corner(tile);
+    const float* image =
+        conv_.input + origin.image * conv_.height * conv_.width * conv_.in_channels;
     const float* patch[kPatchPixels];
     for (int64_t i = 0; i < kPatchPixels; ++i) {
-      const int64_t y = at.y - 1 + i / kPatchSide, x = at.x - 1 + i % kPatchSide;
+      const int64_t y = origin.y - 1 + i / kPatchSide, x = origin.x - 1 + i % kPatchSide;
       const bool inside = y >= 0 && y < conv_.height && x >= 0 && x < conv_.width;
       patch[i] = inside ? image + (y * conv_.width + x) * conv_.in_channels : conv_.zeros.data();
     }
@@ -128,11 +129,11 @@ class TileBlock {
   }
 
   void write_tile(int64_t tile, const float* matrices) {
-    const Corner at = corner(tile);
-    float* image = conv_.output + at.image * conv_.height * conv_.width * conv_.out_channels;
+    const Corner origin = corner(tile);
+    float* image = conv_.output + origin.image * conv_.height * conv_.width * conv_.out_channels;
     float* pixels[kTilePixels];
     for (int64_t i = 0; i < kTilePixels; ++i) {
-      const int64_t y = at.y + i / kTileSide, x = at.x + i % kTileSide;
+      const int64_t y = origin.y + i / kTileSide, x = origin.x + i % kTileSide;
       const bool inside = y < conv_.height && x < conv_.width;
       pixels[i] = inside ? image + (y * conv_.width + x) * conv_.out_channels : outside_.data();
     }
@@ -144,10 +145,10 @@ class TileBlock {
   const WinogradKernels& kernels_;
   int64_t input_row_, product_row_, input_stride_, product_stride_;
   Buffer inputs_, products_;
-  std::vector<float> outside_;  // takes the pixels of a tile that lie beyond the image
+  std::vector<float> outside_;  // written as the pixels of a tile beyond the image
 };
 
-// Tiles of a block, shared evenly by the threads.
+// Tiles per block, so that the threads get equal numbers of blocks.
 int64_t block_size(int64_t tiles, int64_t max_rows) {
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t blocks = round_up(divide_up(tiles, kBlockTiles), threads);
@@ -166,7 +167,7 @@ Tensor conv3x3_relu(
       out_channels >= 0 && packed_in.size(0) == kPatchPixels &&
           packed_in.size(1) == divide_up(out_channels, kPanel) && packed_in.size(2) == channels &&
           packed_in.size(3) == kPanel,
-      "packed must come from pack_conv3x3, of a weight (", out_channels, ", ", channels, ", 3, 3)");
+      "packed must be from pack_conv3x3, of a weight (", out_channels, ", ", channels, ", 3, 3)");
   const Tensor x = torch::stable::contiguous(x_in, MemoryFormat::ChannelsLast);
   const Tensor packed = torch::stable::contiguous(packed_in);
   Tensor output = torch::stable::empty(

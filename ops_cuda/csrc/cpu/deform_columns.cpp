@@ -1,8 +1,9 @@
-// What the taps of a deformable convolution read, and the gradient, on channels_last maps.
+// Sampling of a deformable convolution and its gradient, on channels_last maps.
 //
-// A tap reads a weighted sum of four pixels, and a pixel is a row of channels: the point is found
-// once, the channels are the vector. The map's gradient is shared out by image and channels, so
-// that no two threads add to the same number; all other work by output cell.
+// A tap reads a weighted sum of four pixels, and a pixel is a row of channels: the sampling point
+// is located once, and the loop over channels is vectorized. For the gradient of the map each
+// thread owns images and channels, so that no two threads add to the same number; all other work is
+// distributed by output cell.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -14,8 +15,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../deform_checks.h"
-#include "../deform_geometry.h"
+#include "../deform_columns.h"
 #include "huge_pages.h"
 #include "pixel_sums.h"
 
@@ -25,7 +25,7 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The arguments as the kernels read them.
+// Checked arguments, contiguous in the layout that the kernels read.
 template <typename T>
 struct DeformInput {
   DeformShape shape;
@@ -37,7 +37,7 @@ struct DeformInput {
   DeformInput(
       const Tensor& x, const Tensor& offsets_in, const std::optional<Tensor>& modulation_in,
       const std::vector<int64_t>& geometry)
-      : shape(deform_shape(x, offsets_in, modulation_in, geometry)),
+      : shape(check_deform(x, offsets_in, modulation_in, geometry)),
         map_owner(torch::stable::contiguous(x, MemoryFormat::ChannelsLast)),
         offset_owner(torch::stable::contiguous(offsets_in)),
         modulation_owner(torch::stable::contiguous(modulation_in.value_or(offsets_in))),
@@ -51,11 +51,11 @@ struct DeformInput {
   }
 
   T strength(int64_t image, int64_t group, int64_t tap, int64_t cell) const {
-    return modulation ? modulation[modulation_place(shape, image, group, tap, cell)] : T(1);
+    return modulation ? modulation[modulation_index(shape, image, group, tap, cell)] : T(1);
   }
 };
 
-// The corners of a tap that lie on the map: where their channels begin, and their weights.
+// The corners of a tap that are on the map: offsets of their channels, and their weights.
 template <typename T>
 struct Corners {
   int64_t offsets[4];
@@ -64,7 +64,7 @@ struct Corners {
 
   Corners(const TapPoint<T>& point, int64_t first, int64_t channels, T strength) {
     for (int corner = 0; corner < 4; ++corner) {
-      if (!point.there[corner]) continue;
+      if (!point.inside[corner]) continue;
       offsets[count] = first + point.pixel[corner] * channels;
       weights[count++] = point.weight(corner) * strength;
     }
@@ -84,17 +84,17 @@ Tensor forward_typed(const DeformInput<T>& input) {
   const int64_t width = shape.group_channels(), image_size = shape.height * shape.width;
   torch::stable::parallel_for(
       0, shape.images * shape.cells(), kCellsPerTask, [&](int64_t begin, int64_t end) {
-        for (int64_t place = begin; place < end; ++place) {
-          const int64_t image = place / shape.cells(), cell = place % shape.cells();
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t image = item / shape.cells(), cell = item % shape.cells();
           for (int64_t tap = 0; tap < shape.taps(); ++tap) {
             for (int64_t group = 0; group < shape.groups; ++group) {
-              const auto point = find_tap(shape, input.offsets, image, group, tap, cell);
+              const auto point = locate_tap(shape, input.offsets, image, group, tap, cell);
               const Corners<T> corners(
                   point, image * image_size * shape.channels + group * width, shape.channels,
                   input.strength(image, group, tap, cell));
               sum_pixels(
                   input.map, corners.offsets, corners.weights, corners.count, width,
-                  output + (place * shape.taps() + tap) * shape.channels + group * width);
+                  output + (item * shape.taps() + tap) * shape.channels + group * width);
             }
           }
         }
@@ -102,28 +102,28 @@ Tensor forward_typed(const DeformInput<T>& input) {
   return columns;
 }
 
-// The gradient of the map, which is added to.
+// Adds to the gradient of the map.
 template <typename T>
-void spread(const DeformInput<T>& input, const T* gradient, T* map) {
+void add_map_gradient(const DeformInput<T>& input, const T* gradient, T* map) {
   const DeformShape& shape = input.shape;
   const int64_t width = shape.group_channels(), image_size = shape.height * shape.width;
-  constexpr int64_t line = 64 / sizeof(T);  // channels that share a cache line have one owner
+  constexpr int64_t line = 64 / sizeof(T);  // channels in one cache line have one owner
   const int64_t parts = (width + line - 1) / line, per_image = shape.groups * parts;
   torch::stable::parallel_for(0, shape.images * per_image, 1, [&](int64_t begin, int64_t end) {
     while (begin < end) {
-      // neighbouring parts of a group are one run of channels
+      // adjacent parts of a group are one range of channels
       const int64_t image = begin / per_image, group = begin % per_image / parts;
       const int64_t part = begin % parts, count = std::min(parts - part, end - begin);
       const int64_t first = group * width + part * line;
       const int64_t channels = std::min(count * line, width - part * line);
       for (int64_t cell = 0; cell < shape.cells(); ++cell) {
         for (int64_t tap = 0; tap < shape.taps(); ++tap) {
-          const auto point = find_tap(shape, input.offsets, image, group, tap, cell);
+          const auto point = locate_tap(shape, input.offsets, image, group, tap, cell);
           const Corners<T> corners(
               point, image * image_size * shape.channels + first, shape.channels,
               input.strength(image, group, tap, cell));
           const int64_t row = (image * shape.cells() + cell) * shape.taps() + tap;
-          spread_to_pixels(
+          add_to_pixels(
               gradient + row * shape.channels + first, corners.offsets, corners.weights,
               corners.count, channels, map);
         }
@@ -133,33 +133,34 @@ void spread(const DeformInput<T>& input, const T* gradient, T* map) {
   });
 }
 
-// The gradients of offsets and modulation; the latter may be null.
+// Writes the gradients of offsets and modulation; the latter may be null.
 template <typename T>
-void weigh(const DeformInput<T>& input, const T* gradient, T* offsets, T* modulation) {
+void write_offset_gradients(
+    const DeformInput<T>& input, const T* gradient, T* offsets, T* modulation) {
   const DeformShape& shape = input.shape;
   const int64_t width = shape.group_channels(), image_size = shape.height * shape.width;
   torch::stable::parallel_for(
       0, shape.images * shape.cells(), kCellsPerTask, [&](int64_t begin, int64_t end) {
-        for (int64_t place = begin; place < end; ++place) {
-          const int64_t image = place / shape.cells(), cell = place % shape.cells();
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t image = item / shape.cells(), cell = item % shape.cells();
           for (int64_t tap = 0; tap < shape.taps(); ++tap) {
             for (int64_t group = 0; group < shape.groups; ++group) {
-              const auto point = find_tap(shape, input.offsets, image, group, tap, cell);
+              const auto point = locate_tap(shape, input.offsets, image, group, tap, cell);
               const T* incoming =
-                  gradient + (place * shape.taps() + tap) * shape.channels + group * width;
+                  gradient + (item * shape.taps() + tap) * shape.channels + group * width;
               T products[4] = {};
               for (int corner = 0; corner < 4; ++corner) {
-                if (!point.there[corner]) continue;
+                if (!point.inside[corner]) continue;
                 const int64_t pixel =
                     (image * image_size + point.pixel[corner]) * shape.channels + group * width;
                 dot_pixels(incoming, input.map, &pixel, 1, width, products + corner);
               }
-              const TapGradient<T> change(point, products);
+              const TapGradient<T> derivative(point, products);
               const T strength = input.strength(image, group, tap, cell);
-              const int64_t first = modulation_place(shape, image, group, tap, 0);
-              offsets[2 * first + cell] = change.down * strength;
-              offsets[2 * first + shape.cells() + cell] = change.right * strength;
-              if (modulation) modulation[first + cell] = change.value;
+              const int64_t first = modulation_index(shape, image, group, tap, 0);
+              offsets[2 * first + cell] = derivative.down * strength;
+              offsets[2 * first + shape.cells() + cell] = derivative.right * strength;
+              if (modulation) modulation[first + cell] = derivative.value;
             }
           }
         }
@@ -169,7 +170,6 @@ void weigh(const DeformInput<T>& input, const T* gradient, T* offsets, T* modula
 template <typename T>
 std::tuple<Tensor, Tensor, Tensor> backward_typed(
     const Tensor& gradient_in, const DeformInput<T>& input, bool modulated) {
-  const DeformShape& shape = input.shape;
   const Tensor gradient = torch::stable::contiguous(gradient_in);
   const auto like = [&](const Tensor& tensor, MemoryFormat layout) {
     return torch::stable::empty(
@@ -183,8 +183,8 @@ std::tuple<Tensor, Tensor, Tensor> backward_typed(
       ? like(input.modulation_owner, MemoryFormat::Contiguous)
       : torch::stable::empty({0}, map.scalar_type(), std::nullopt, map.device());
   const T* incoming = gradient.template const_data_ptr<T>();
-  spread(input, incoming, map.mutable_data_ptr<T>());
-  weigh(
+  add_map_gradient(input, incoming, map.mutable_data_ptr<T>());
+  write_offset_gradients(
       input, incoming, offsets.mutable_data_ptr<T>(),
       modulated ? modulation.mutable_data_ptr<T>() : nullptr);
   return {map, offsets, modulation};
@@ -202,11 +202,8 @@ Tensor deform_columns(
 std::tuple<Tensor, Tensor, Tensor> deform_columns_backward(
     const Tensor& gradient, const Tensor& x, const Tensor& offsets,
     const std::optional<Tensor>& modulation, const std::vector<int64_t>& geometry) {
-  const DeformShape shape = deform_shape(x, offsets, modulation, geometry);
-  STD_TORCH_CHECK(
-      gradient.numel() == shape.images * shape.cells() * shape.taps() * shape.channels &&
-          gradient.scalar_type() == x.scalar_type(),
-      "gradient must be (B, H', W', T, C) of x's type");
+  const DeformShape shape = check_deform(x, offsets, modulation, geometry);
+  check_deform_gradient(gradient, x, shape);
   const bool modulated = modulation.has_value();
   if (x.scalar_type() == ScalarType::Double) {
     return backward_typed(

@@ -1,5 +1,6 @@
-// Masks from ROI space to COCO's run lengths, without a bitmap: pairs of stretched rows are blended
-// 64 columns at a time, and where a pixel differs from the one above it, its column notes the row.
+// Encoding of ROI masks to COCO's run lengths, without a bitmap: pairs of stretched rows are
+// blended 64 columns at a time, and where a pixel differs from the one above it, the row is
+// recorded for its column.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -20,7 +21,7 @@ using torch::stable::Tensor;
 
 constexpr int64_t kColumns = StretchedMask::kColumns;
 
-// 0 or 1 for each of 64 columns of one row.
+// Sets 0 or 1 for each of 64 columns of one row.
 MULTIVERSION void compare_columns(
     const float* __restrict upper, const float* __restrict lower, float fraction, float threshold,
     uint8_t* __restrict set) {
@@ -29,7 +30,7 @@ MULTIVERSION void compare_columns(
   }
 }
 
-// Rows at which each of 64 columns changes, the first from 0 to 1.
+// The rows at which each of 64 columns changes, the first from 0 to 1.
 class ColumnChanges {
  public:
   void find(const StretchedMask& mask, int64_t first_column, float threshold) {
@@ -45,7 +46,7 @@ class ColumnChanges {
       for (int64_t word = 0; word < kWords; ++word) {
         uint64_t here;
         std::memcpy(&here, set + 8 * word, sizeof(here));
-        // one bit at the bottom of each byte that differs
+        // the lowest bit of each byte that differs
         for (uint64_t rest = here ^ above[word]; rest != 0; rest &= rest - 1) {
           append(8 * word + byte_of_lowest_bit(rest), y);
         }
@@ -73,12 +74,13 @@ class ColumnChanges {
   std::vector<int64_t> rows_;
 };
 
-// Positions, down the columns of the image, of pixels that differ from the one before.
+// Appends the positions, down the columns of the image, of pixels that differ from the previous
+// one.
 void append_edges(
     const StretchedMask& mask, int64_t height, float threshold, ColumnChanges& changes,
     std::vector<int64_t>& edges) {
   const auto append = [&edges](int64_t position) {
-    // a column that ends set goes on at the top of the next one: no edge between them
+    // a column that ends set continues at the top of the next one, without an edge between them
     if (!edges.empty() && edges.back() == position) {
       edges.pop_back();
     } else {
@@ -97,12 +99,12 @@ void append_edges(
   }
 }
 
-// The distances between edges, from the first pixel to the end of the image.
+// Writes the distances between edges, from the first pixel to the end of the image.
 void write_runs(const std::vector<int64_t>& edges, int64_t* runs) {
-  int64_t before = 0;
+  int64_t previous = 0;
   for (const int64_t edge : edges) {
-    *runs++ = edge - before;
-    before = edge;
+    *runs++ = edge - previous;
+    previous = edge;
   }
 }
 
@@ -112,12 +114,7 @@ std::tuple<Tensor, Tensor> encode_roi_masks_rle(
   using torch::headeronly::ScalarType;
   const Tensor masks = torch::stable::contiguous(masks_in);
   const Tensor boxes = torch::stable::contiguous(boxes_in);
-  STD_TORCH_CHECK(
-      masks.dim() == 3 && masks.size(1) == masks.size(2) && masks.size(1) > 0,
-      "masks must be (R, M, M)");
-  STD_TORCH_CHECK(
-      boxes.dim() == 2 && boxes.size(1) == 4 && boxes.size(0) == masks.size(0),
-      "boxes must be (R, 4), one per mask");
+  check_masks(masks, boxes);
   const int64_t count = masks.size(0), side = masks.size(1), pixels = height * width;
   const float* mask_data = masks.const_data_ptr<float>();
   const float* box_data = boxes.const_data_ptr<float>();
@@ -126,8 +123,8 @@ std::tuple<Tensor, Tensor> encode_roi_masks_rle(
     StretchedMask mask;
     ColumnChanges changes;
     for (int64_t r = begin; r < end; ++r) {
-      const MaskPlace place = mask_place(box_data + 4 * r, side, grid);
-      mask.fill(mask_data + r * side * side, side, place, height, width);
+      const MaskExtent extent = mask_extent(box_data + 4 * r, side, grid);
+      mask.fill(mask_data + r * side * side, side, extent, height, width);
       append_edges(mask, height, static_cast<float>(threshold), changes, edges[r]);
       if (edges[r].empty() || edges[r].back() != pixels) edges[r].push_back(pixels);
     }

@@ -1,4 +1,4 @@
-// Suppression in many groups of equal size at once, with an output of fixed size.
+// NMS in many groups of equal size at once, with an output of fixed size.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -11,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../nms.h"
 #include "ranking.h"
 #include "suppression.h"
 
@@ -19,38 +20,38 @@ namespace ops_cuda::cpu {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Indices of the boxes of one group that may be kept, best first.
+// Indices of the boxes of one group that may be kept, highest score first.
 template <typename T>
-std::vector<int64_t> candidates_of(const T* scores, int64_t count, bool ranked) {
+std::vector<int64_t> candidates_of(const T* scores, int64_t count, bool presorted) {
   std::vector<int64_t> order;
-  if (ranked) {
+  if (presorted) {
     order.resize(count);
     std::iota(order.begin(), order.end(), int64_t(0));
   } else {
     order = rank_by_score(scores, count);
   }
-  const T dropped = -std::numeric_limits<T>::infinity();
+  const T padding = -std::numeric_limits<T>::infinity();
   const auto end = std::remove_if(
-      order.begin(), order.end(), [&](int64_t index) { return scores[index] == dropped; });
+      order.begin(), order.end(), [&](int64_t index) { return scores[index] == padding; });
   order.erase(end, order.end());
   return order;
 }
 
 template <typename T>
 void grouped_nms_typed(
-    const Tensor& boxes, const Tensor& scores, double iou_threshold, bool ranked, Tensor& kept,
+    const Tensor& boxes, const Tensor& scores, double iou_threshold, bool presorted, Tensor& kept,
     Tensor& counts) {
   const int64_t groups = boxes.size(0), size = boxes.size(1), limit = kept.size(1);
   const T* box_data = boxes.const_data_ptr<T>();
   const T* score_data = scores.const_data_ptr<T>();
   int64_t* kept_data = kept.mutable_data_ptr<int64_t>();
   int64_t* count_data = counts.mutable_data_ptr<int64_t>();
-  const OverlapThreshold<T> threshold(iou_threshold);
+  const IouThreshold<T> threshold(iou_threshold);
   const int64_t grain = std::max<int64_t>(1, 2048 / std::max<int64_t>(size, 1));
   torch::stable::parallel_for(0, groups, grain, [&](int64_t first, int64_t last) {
     BoxColumns<T> scratch;
     for (int64_t g = first; g < last; ++g) {
-      std::vector<int64_t> order = candidates_of(score_data + g * size, size, ranked);
+      std::vector<int64_t> order = candidates_of(score_data + g * size, size, presorted);
       count_data[g] = suppress(
           box_data + 4 * g * size, order.data(), static_cast<int64_t>(order.size()), threshold,
           limit, scratch);
@@ -61,22 +62,17 @@ void grouped_nms_typed(
 
 std::tuple<Tensor, Tensor> grouped_nms(
     const Tensor& boxes_in, const Tensor& scores_in, double iou_threshold, int64_t max_kept,
-    bool ranked) {
+    bool presorted) {
   const Tensor boxes = torch::stable::contiguous(boxes_in);
   const Tensor scores = torch::stable::contiguous(scores_in);
-  STD_TORCH_CHECK(boxes.dim() == 3 && boxes.size(2) == 4, "boxes must be (G, N, 4)");
-  STD_TORCH_CHECK(
-      scores.dim() == 2 && scores.size(0) == boxes.size(0) && scores.size(1) == boxes.size(1),
-      "scores must be (G, N), one per box");
-  STD_TORCH_CHECK(scores.scalar_type() == boxes.scalar_type(), "boxes and scores differ in type");
-  STD_TORCH_CHECK(max_kept >= 0, "max_kept must not be negative");
+  check_groups(boxes, scores, max_kept);
   const int64_t groups = boxes.size(0), limit = std::min(boxes.size(1), max_kept);
   Tensor kept = torch::stable::new_zeros(boxes, {groups, limit}, ScalarType::Long);
   Tensor counts = torch::stable::new_zeros(boxes, {groups}, ScalarType::Long);
   if (limit > 0 && boxes.scalar_type() == ScalarType::Double) {
-    grouped_nms_typed<double>(boxes, scores, iou_threshold, ranked, kept, counts);
+    grouped_nms_typed<double>(boxes, scores, iou_threshold, presorted, kept, counts);
   } else if (limit > 0) {
-    grouped_nms_typed<float>(boxes, scores, iou_threshold, ranked, kept, counts);
+    grouped_nms_typed<float>(boxes, scores, iou_threshold, presorted, kept, counts);
   }
   return {kept, counts};
 }

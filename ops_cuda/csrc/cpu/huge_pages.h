@@ -1,4 +1,4 @@
-// Large outputs in large pages: a fresh page of 4 KB costs more to fault in than to write.
+// Huge pages for large outputs: a fresh page of 4 KB costs more to fault in than to write.
 
 #pragma once
 
@@ -11,8 +11,8 @@
 
 namespace ops_cuda::cpu {
 
-// Asks the kernel for huge pages under memory that is about to be written as a whole. Advice only:
-// a system that has none or refuses goes on with small pages.
+// Advises the kernel to back memory that is about to be fully written with huge pages. A system
+// without them, or one that refuses, keeps using small pages.
 inline void prefer_huge_pages(void* data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr int64_t kHugePage = int64_t(1) << 21;

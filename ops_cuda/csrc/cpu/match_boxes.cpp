@@ -1,9 +1,9 @@
-// Which true box each candidate overlaps most, without the matrix of all overlaps.
+// Matching of candidates to the ground-truth box of highest IoU, without the matrix of all IoUs.
 //
-// Candidates are taken 64 at a time, as columns. Neighbours in the list are mostly neighbours in
-// the image (anchors are), so the box around a block rules out nearly all true boxes at once.
-// A second pass finds the candidates that tie for the best of a true box; it visits only blocks
-// that reach as high as that best.
+// Candidates are processed in blocks of 64, as columns. Neighbors in the list are mostly neighbors
+// in the image (anchors are), so the bounding box of a block rules out nearly all ground-truth
+// boxes at once. A second pass finds the candidates that tie for the highest IoU of a ground-truth
+// box; it visits only blocks that reach that IoU.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -16,8 +16,8 @@
 #include <tuple>
 #include <vector>
 
-#include "../match_rules.h"
-#include "offsets.h"
+#include "../match_boxes.h"
+#include "index_checks.h"
 #include "simd.h"
 
 namespace ops_cuda::cpu {
@@ -26,12 +26,12 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kBlock = 64;
-constexpr int64_t kPeaks = 16;  // partial maxima, so that the search for a maximum is vectorised
+constexpr int64_t kPeaks = 16;  // partial maxima, so that the maximum is vectorized
 
-struct TruthColumns {
+struct GtColumns {
   std::vector<float> x1, y1, x2, y2, area;
 
-  TruthColumns(const float* boxes, int64_t count)
+  GtColumns(const float* boxes, int64_t count)
       : x1(count), y1(count), x2(count), y2(count), area(count) {
     for (int64_t i = 0; i < count; ++i) {
       const float* box = boxes + 4 * i;
@@ -44,7 +44,7 @@ struct TruthColumns {
   }
 };
 
-// 64 candidates as columns, and the box around them. NaN widens nothing.
+// 64 candidates as columns, and their bounding box, which NaN does not widen.
 struct CandidateBlock {
   float x1[kBlock], y1[kBlock], x2[kBlock], y2[kBlock], area[kBlock];
   float left, top, right, bottom;
@@ -52,11 +52,11 @@ struct CandidateBlock {
 
 MULTIVERSION void load_block(const float* boxes, int64_t count, CandidateBlock& block) {
   const float infinity = std::numeric_limits<float>::infinity();
-  const float nowhere[4] = {infinity, infinity, -infinity, -infinity};
+  const float padding[4] = {infinity, infinity, -infinity, -infinity};
   block.left = block.top = infinity;
   block.right = block.bottom = -infinity;
   for (int64_t i = 0; i < kBlock; ++i) {
-    const float* box = i < count ? boxes + 4 * i : nowhere;
+    const float* box = i < count ? boxes + 4 * i : padding;
     block.x1[i] = box[0];
     block.y1[i] = box[1];
     block.x2[i] = box[2];
@@ -69,110 +69,113 @@ MULTIVERSION void load_block(const float* boxes, int64_t count, CandidateBlock& 
   }
 }
 
-// Lists the true boxes in [first, last) that touch the block; how many.
+// Lists the ground-truth boxes in [first, last) that touch the block. Returns their number.
 MULTIVERSION int64_t list_near(
-    const CandidateBlock& block, const TruthColumns& truths, int64_t first, int64_t last,
+    const CandidateBlock& block, const GtColumns& gt, int64_t first, int64_t last,
     int64_t* near) {
   int64_t count = 0;
   for (int64_t t = first; t < last; ++t) {
     near[count] = t;
-    count += int(truths.x1[t] < block.right) & int(truths.x2[t] > block.left) &
-             int(truths.y1[t] < block.bottom) & int(truths.y2[t] > block.top);
+    count += int(gt.x1[t] < block.right) & int(gt.x2[t] > block.left) &
+             int(gt.y1[t] < block.bottom) & int(gt.y2[t] > block.top);
   }
   return count;
 }
 
-// The overlap of every candidate with one true box; false where all are zero.
-SHARED_INLINE bool overlaps(
-    const CandidateBlock& block, const TruthColumns& truths, int64_t truth, float* overlap) {
-  const float box[4] = {truths.x1[truth], truths.y1[truth], truths.x2[truth], truths.y2[truth]};
-  const float area = truths.area[truth];
+// Computes the IoU of every candidate with one ground-truth box. Returns false if all are zero.
+SHARED_INLINE bool compute_ious(
+    const CandidateBlock& block, const GtColumns& gt, int64_t index, float* iou) {
+  const float box[4] = {gt.x1[index], gt.y1[index], gt.x2[index], gt.y2[index]};
+  const float area = gt.area[index];
   int any = 0;
   for (int64_t i = 0; i < kBlock; ++i) {
-    overlap[i] = shared_area(box, block.x1[i], block.y1[i], block.x2[i], block.y2[i]);
-    any |= overlap[i] > 0.0f;
+    iou[i] = intersection_area(box, block.x1[i], block.y1[i], block.x2[i], block.y2[i]);
+    any |= iou[i] > 0.0f;
   }
   if (!any) return false;
   for (int64_t i = 0; i < kBlock; ++i) {
-    overlap[i] = overlap[i] / (area + block.area[i] - overlap[i]);
+    iou[i] = iou[i] / (area + block.area[i] - iou[i]);
   }
   return true;
 }
 
-// Each candidate's largest overlap and its true box, and each true box's largest overlap so far.
+// Updates each candidate's highest IoU and its ground-truth box, and the highest IoU so far of each
+// ground-truth box.
 MULTIVERSION void match_block(
-    const CandidateBlock& block, const TruthColumns& truths, const int64_t* near, int64_t count,
-    int64_t first, float* __restrict best, int32_t* __restrict matched, float* best_of_truth) {
+    const CandidateBlock& block, const GtColumns& gt, const int64_t* near, int64_t count,
+    int64_t first, float* __restrict highest, int32_t* __restrict matched, float* highest_of_gt) {
   for (int64_t n = 0; n < count; ++n) {
-    float overlap[kBlock], peaks[kPeaks] = {};
-    if (!overlaps(block, truths, near[n], overlap)) continue;
+    float iou[kBlock], peaks[kPeaks] = {};
+    if (!compute_ious(block, gt, near[n], iou)) continue;
     const int32_t index = static_cast<int32_t>(near[n] - first);
     for (int64_t i = 0; i < kBlock; ++i) {
-      const bool better = overlap[i] > best[i];  // false for NaN
-      best[i] = better ? overlap[i] : best[i];
-      matched[i] = better ? index : matched[i];
+      const bool higher = iou[i] > highest[i];  // false for NaN
+      highest[i] = higher ? iou[i] : highest[i];
+      matched[i] = higher ? index : matched[i];
     }
     for (int64_t i = 0; i < kBlock; i += kPeaks) {
       for (int64_t p = 0; p < kPeaks; ++p) {
-        peaks[p] = overlap[i + p] > peaks[p] ? overlap[i + p] : peaks[p];
+        peaks[p] = iou[i + p] > peaks[p] ? iou[i + p] : peaks[p];
       }
     }
     for (const float peak : peaks) {
-      best_of_truth[near[n]] = peak > best_of_truth[near[n]] ? peak : best_of_truth[near[n]];
+      highest_of_gt[near[n]] = peak > highest_of_gt[near[n]] ? peak : highest_of_gt[near[n]];
     }
   }
 }
 
-// Marks the candidates that overlap a true box as much as any candidate does.
+// Marks the candidates whose IoU with a ground-truth box is the highest of all candidates.
 MULTIVERSION void find_ties(
-    const CandidateBlock& block, const TruthColumns& truths, const int64_t* near, int64_t count,
-    const float* best_of_truth, float highest, int32_t* __restrict ties) {
+    const CandidateBlock& block, const GtColumns& gt, const int64_t* near, int64_t count,
+    const float* highest_of_gt, float highest_of_block, int32_t* __restrict ties) {
   for (int64_t n = 0; n < count; ++n) {
-    const float wanted = best_of_truth[near[n]];
-    float overlap[kBlock];
-    if (!(wanted > 0.0f && wanted <= highest)) continue;
-    if (!overlaps(block, truths, near[n], overlap)) continue;
-    for (int64_t i = 0; i < kBlock; ++i) ties[i] |= overlap[i] == wanted;
+    const float target = highest_of_gt[near[n]];
+    float iou[kBlock];
+    if (!(target > 0.0f && target <= highest_of_block)) continue;
+    if (!compute_ious(block, gt, near[n], iou)) continue;
+    for (int64_t i = 0; i < kBlock; ++i) ties[i] |= iou[i] == target;
   }
 }
 
 struct MatchTask {
   const float* candidates;
-  int64_t stride;  // floats from one image's candidates to the next's; 0 where they share them
+  int64_t stride;  // floats between the candidates of consecutive images; 0 if they share them
   int64_t images, count;
-  const TruthColumns& truths;
+  const GtColumns& gt;
   const int64_t* offsets;
   MatchThresholds thresholds;
-  int64_t *truth, *verdict;  // (images, count)
+  int64_t *matched_gt, *labels;  // (images, count)
 };
 
-// Walks over blocks of candidates, image after image, with buffers of its own.
-class BlockWalk {
+// Reads blocks of candidates, image after image, into its own buffers.
+class BlockReader {
  public:
-  explicit BlockWalk(const MatchTask& task)
-      : task_(task), blocks_(blocks_of(task)), near_(task.truths.area.size()) {}
+  explicit BlockReader(const MatchTask& task)
+      : task_(task), blocks_(blocks_per_image(task)), near_(task.gt.area.size()) {}
 
-  static int64_t blocks_of(const MatchTask& task) { return (task.count + kBlock - 1) / kBlock; }
+  static int64_t blocks_per_image(const MatchTask& task) {
+    return (task.count + kBlock - 1) / kBlock;
+  }
 
-  void go_to(int64_t item) {
+  void seek(int64_t item) {
     const int64_t image = item / blocks_, start = item % blocks_ * kBlock;
-    first_truth = task_.offsets[image];
-    last_truth = task_.offsets[image + 1];
+    first_gt = task_.offsets[image];
+    last_gt = task_.offsets[image + 1];
     size = std::min(kBlock, task_.count - start);
     output = image * task_.count + start;
     source_ = task_.candidates + image * task_.stride + 4 * start;
   }
 
-  // Reads the block and lists the true boxes near it; how many.
-  int64_t look() {
+  // Loads the block and lists the ground-truth boxes near it. Returns their number.
+  int64_t load() {
     load_block(source_, size, block);
-    return list_near(block, task_.truths, first_truth, last_truth, near_.data());
+    return list_near(block, task_.gt, first_gt, last_gt, near_.data());
   }
 
   const int64_t* near() const { return near_.data(); }
 
   CandidateBlock block;
-  int64_t first_truth, last_truth, size, output;
+  int64_t first_gt, last_gt, size, output;
 
  private:
   const MatchTask& task_;
@@ -181,94 +184,93 @@ class BlockWalk {
   const float* source_;
 };
 
-// Matches blocks [begin, end); the largest overlap of each block and each true box among them.
+// Matches blocks [begin, end) and writes the highest IoU of each. Returns the highest IoU of each
+// ground-truth box among them.
 std::vector<float> match_blocks(
     const MatchTask& task, int64_t begin, int64_t end, float* highest_of_block) {
-  std::vector<float> best_of_truth(task.truths.area.size(), 0.0f);
-  BlockWalk walk(task);
+  std::vector<float> highest_of_gt(task.gt.area.size(), 0.0f);
+  BlockReader reader(task);
   for (int64_t item = begin; item < end; ++item) {
-    walk.go_to(item);
-    const bool alone = walk.first_truth == walk.last_truth;
-    float best[kBlock] = {};
+    reader.seek(item);
+    const bool has_no_gt = reader.first_gt == reader.last_gt;
+    float highest[kBlock] = {};
     int32_t matched[kBlock] = {};
-    const int64_t near = walk.look();
+    const int64_t near = reader.load();
     match_block(
-        walk.block, task.truths, walk.near(), near, walk.first_truth, best, matched,
-        best_of_truth.data());
-    for (int64_t i = 0; i < walk.size; ++i) {
-      task.truth[walk.output + i] = matched[i];
-      task.verdict[walk.output + i] = alone ? kNegative : task.thresholds.judge(best[i]);
+        reader.block, task.gt, reader.near(), near, reader.first_gt, highest, matched,
+        highest_of_gt.data());
+    for (int64_t i = 0; i < reader.size; ++i) {
+      task.matched_gt[reader.output + i] = matched[i];
+      task.labels[reader.output + i] =
+          has_no_gt ? kNegative : task.thresholds.label(highest[i]);
     }
-    highest_of_block[item] = *std::max_element(best, best + kBlock);
+    highest_of_block[item] = *std::max_element(highest, highest + kBlock);
   }
-  return best_of_truth;
+  return highest_of_gt;
 }
 
-// Makes the best candidates of each true box in blocks [begin, end) positive.
-void keep_best_of_each_truth(
+// Makes the candidates of highest IoU with each ground-truth box positive, in blocks [begin, end).
+void add_low_quality_matches(
     const MatchTask& task, int64_t begin, int64_t end, const float* highest_of_block,
-    const float* best_of_truth) {
-  BlockWalk walk(task);
+    const float* highest_of_gt) {
+  BlockReader reader(task);
   for (int64_t item = begin; item < end; ++item) {
-    walk.go_to(item);
-    // without reading the block: most reach no true box's best
+    reader.seek(item);
+    // without reading the block: most do not reach the highest IoU of any ground-truth box
     const bool may_tie = std::any_of(
-        best_of_truth + walk.first_truth, best_of_truth + walk.last_truth,
-        [&](float best) { return best > 0.0f && best <= highest_of_block[item]; });
+        highest_of_gt + reader.first_gt, highest_of_gt + reader.last_gt,
+        [&](float target) { return target > 0.0f && target <= highest_of_block[item]; });
     if (!may_tie) continue;
     int32_t ties[kBlock] = {};
-    const int64_t near = walk.look();
+    const int64_t near = reader.load();
     find_ties(
-        walk.block, task.truths, walk.near(), near, best_of_truth, highest_of_block[item], ties);
-    for (int64_t i = 0; i < walk.size; ++i) {
-      if (ties[i]) task.verdict[walk.output + i] = kPositive;
+        reader.block, task.gt, reader.near(), near, highest_of_gt, highest_of_block[item], ties);
+    for (int64_t i = 0; i < reader.size; ++i) {
+      if (ties[i]) task.labels[reader.output + i] = kPositive;
     }
   }
 }
 
-void match_all(const MatchTask& task, bool keep_best) {
-  const int64_t items = task.images * BlockWalk::blocks_of(task);
-  const int64_t truths = task.truths.area.size();
-  std::vector<float> highest_of_block(items), best_of_truth(truths, 0.0f);
+void match_all(const MatchTask& task, bool allow_low_quality) {
+  const int64_t items = task.images * BlockReader::blocks_per_image(task);
+  const int64_t gt_count = task.gt.area.size();
+  std::vector<float> highest_of_block(items), highest_of_gt(gt_count, 0.0f);
   std::mutex merging;
   torch::stable::parallel_for(0, items, 256, [&](int64_t begin, int64_t end) {
-    const std::vector<float> found = match_blocks(task, begin, end, highest_of_block.data());
-    // the largest of all, in whatever order the threads arrive
+    const std::vector<float> highest = match_blocks(task, begin, end, highest_of_block.data());
+    // a maximum does not depend on the order of the threads
     const std::lock_guard<std::mutex> lock(merging);
-    for (int64_t t = 0; t < truths; ++t) best_of_truth[t] = std::max(best_of_truth[t], found[t]);
+    for (int64_t g = 0; g < gt_count; ++g) {
+      highest_of_gt[g] = std::max(highest_of_gt[g], highest[g]);
+    }
   });
-  if (!keep_best) return;
+  if (!allow_low_quality) return;
   torch::stable::parallel_for(0, items, 256, [&](int64_t begin, int64_t end) {
-    keep_best_of_each_truth(task, begin, end, highest_of_block.data(), best_of_truth.data());
+    add_low_quality_matches(task, begin, end, highest_of_block.data(), highest_of_gt.data());
   });
 }
 
 std::tuple<Tensor, Tensor> match_boxes(
-    const Tensor& candidates_in, const Tensor& truths_in, const Tensor& offsets_in,
-    double positive_iou, double negative_iou, bool keep_best) {
+    const Tensor& candidates_in, const Tensor& gt_boxes_in, const Tensor& offsets_in,
+    double positive_iou, double negative_iou, bool allow_low_quality) {
   const Tensor candidates = torch::stable::contiguous(candidates_in);
-  const Tensor truths = torch::stable::contiguous(truths_in);
+  const Tensor gt_boxes = torch::stable::contiguous(gt_boxes_in);
   const Tensor offsets = torch::stable::contiguous(offsets_in);
+  const int64_t images = check_match(candidates, gt_boxes, offsets), count = candidates.size(1);
+  check_offsets(offsets, gt_boxes.size(0), "gt_offsets");
   STD_TORCH_CHECK(
-      candidates.dim() == 3 && candidates.size(2) == 4, "candidates must be (B or 1, N, 4)");
-  STD_TORCH_CHECK(truths.dim() == 2 && truths.size(1) == 4, "truths must be (G, 4)");
-  check_offsets(offsets, truths.size(0), "truth_offsets");
-  const int64_t images = offsets.numel() - 1, count = candidates.size(1);
-  STD_TORCH_CHECK(
-      candidates.size(0) == 1 || candidates.size(0) == images, "candidates of ",
-      candidates.size(0), " images, truths of ", images);
-  STD_TORCH_CHECK(truths.size(0) <= std::numeric_limits<int32_t>::max(), "too many truths");
-  Tensor truth = torch::stable::new_empty(candidates, {images, count}, ScalarType::Long);
-  Tensor verdict = torch::stable::new_empty(candidates, {images, count}, ScalarType::Long);
-  if (truth.numel() == 0) return {truth, verdict};
-  const TruthColumns columns(truths.const_data_ptr<float>(), truths.size(0));
+      gt_boxes.size(0) <= std::numeric_limits<int32_t>::max(), "too many ground-truth boxes");
+  Tensor matched_gt = torch::stable::new_empty(candidates, {images, count}, ScalarType::Long);
+  Tensor labels = torch::stable::new_empty(candidates, {images, count}, ScalarType::Long);
+  if (labels.numel() == 0) return {matched_gt, labels};
+  const GtColumns columns(gt_boxes.const_data_ptr<float>(), gt_boxes.size(0));
   match_all(
       {candidates.const_data_ptr<float>(), candidates.size(0) == 1 ? 0 : 4 * count, images, count,
        columns, offsets.const_data_ptr<int64_t>(),
-       MatchThresholds(positive_iou, negative_iou), truth.mutable_data_ptr<int64_t>(),
-       verdict.mutable_data_ptr<int64_t>()},
-      keep_best);
-  return {truth, verdict};
+       MatchThresholds(positive_iou, negative_iou), matched_gt.mutable_data_ptr<int64_t>(),
+       labels.mutable_data_ptr<int64_t>()},
+      allow_low_quality);
+  return {matched_gt, labels};
 }
 
 }  // namespace ops_cuda::cpu

@@ -50,7 +50,7 @@ MULTIVERSION void sum_pixels(
 }
 
 template <typename T>
-SHARED_INLINE void spread_to_pixels_body(
+SHARED_INLINE void add_to_pixels_body(
     const T* __restrict gradient, const int64_t* offsets, const T* weights, int64_t pixels,
     int64_t channels, T* __restrict map) {
   for (int64_t i = 0; i < pixels; ++i) {
@@ -60,16 +60,16 @@ SHARED_INLINE void spread_to_pixels_body(
   }
 }
 
-MULTIVERSION void spread_to_pixels(
+MULTIVERSION void add_to_pixels(
     const float* gradient, const int64_t* offsets, const float* weights, int64_t pixels,
     int64_t channels, float* map) {
-  spread_to_pixels_body(gradient, offsets, weights, pixels, channels, map);
+  add_to_pixels_body(gradient, offsets, weights, pixels, channels, map);
 }
 
-MULTIVERSION void spread_to_pixels(
+MULTIVERSION void add_to_pixels(
     const double* gradient, const int64_t* offsets, const double* weights, int64_t pixels,
     int64_t channels, double* map) {
-  spread_to_pixels_body(gradient, offsets, weights, pixels, channels, map);
+  add_to_pixels_body(gradient, offsets, weights, pixels, channels, map);
 }
 
 template <typename T>

@@ -1,4 +1,5 @@
-// The inner loops of ROI align and of deformable convolution: weighted sums over pixels, each a row of channels.
+// Inner loops of ROI align and deformable convolution: weighted sums over pixels, each a row of
+// channels.
 
 #pragma once
 
@@ -15,14 +16,14 @@ void sum_pixels(
     int64_t channels, double* output);
 
 // map[offsets[i] + c] += weights[i] * gradient[c], in the order of i
-void spread_to_pixels(
+void add_to_pixels(
     const float* gradient, const int64_t* offsets, const float* weights, int64_t pixels,
     int64_t channels, float* map);
-void spread_to_pixels(
+void add_to_pixels(
     const double* gradient, const int64_t* offsets, const double* weights, int64_t pixels,
     int64_t channels, double* map);
 
-// sums[i] = sum over c of gradient[c] * map[offsets[i] + c], in an order that no machine changes
+// sums[i] = sum over c of gradient[c] * map[offsets[i] + c], in the same order on every machine
 void dot_pixels(
     const float* gradient, const float* map, const int64_t* offsets, int64_t pixels,
     int64_t channels, float* sums);

@@ -1,4 +1,4 @@
-// Polygons to masks inside boxes: a bit per cell, columns side by side in words of 32 rows.
+// Rasterization of polygons inside boxes: one bit per cell, columns in words of 32 rows.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -8,34 +8,34 @@
 #include <cstdint>
 #include <vector>
 
-#include "../polygon_edges.h"
-#include "offsets.h"
+#include "../polygon_masks.h"
+#include "index_checks.h"
 #include "simd.h"
 
 namespace ops_cuda::cpu {
 
-// Puts vertices on the grid; false if one of them is no number.
-MULTIVERSION bool place_vertices(
+// Computes the grid lines of vertices. Returns false if one of them is not finite.
+MULTIVERSION bool snap_vertices(
     const float* __restrict vertices, int64_t count, const CellFrame& frame, int32_t* __restrict x,
     int32_t* __restrict y) {
-  int32_t strays = 0;
+  int32_t non_finite = 0;
   for (int64_t v = 0; v < count; ++v) {
-    strays |= !(is_finite(vertices[2 * v]) & is_finite(vertices[2 * v + 1]));
+    non_finite |= !(is_finite(vertices[2 * v]) & is_finite(vertices[2 * v + 1]));
     x[v] = grid_line((vertices[2 * v] - frame.x1) * frame.cells_per_x);
     y[v] = grid_line((vertices[2 * v + 1] - frame.y1) * frame.cells_per_y);
   }
-  return strays == 0;
+  return non_finite == 0;
 }
 
-// Adds one polygon's cells, known by their toggles, to those of its object.
-MULTIVERSION void unite(
+// Adds the cells of one polygon, given as toggles, to those of its object.
+MULTIVERSION void add_polygon(
     const uint32_t* __restrict toggles, int64_t words, int64_t side, uint32_t* __restrict above,
-    uint32_t* __restrict united) {
+    uint32_t* __restrict filled) {
   std::fill_n(above, side, 0u);
   for (int64_t w = 0; w < words; ++w) {
     for (int64_t c = 0; c < side; ++c) {
       const uint32_t inside = running_parity(toggles[w * side + c]) ^ above[c];
-      united[w * side + c] |= inside;
+      filled[w * side + c] |= inside;
       above[c] = -(inside >> 31);
     }
   }
@@ -59,20 +59,21 @@ struct Polygons {
 
 struct Canvas {
   int64_t side, words;
-  std::vector<uint32_t> toggles, united, above;
+  std::vector<uint32_t> toggles, filled, above;
   std::vector<int32_t> x, y;
 
   explicit Canvas(int64_t side)
-      : side(side), words((side + 31) / 32), toggles(words * side), united(words * side),
+      : side(side), words((side + 31) / 32), toggles(words * side), filled(words * side),
         above(side) {}
 };
 
-void draw_polygon(const float* vertices, int64_t count, const CellFrame& frame, Canvas& canvas) {
+void rasterize_polygon(
+    const float* vertices, int64_t count, const CellFrame& frame, Canvas& canvas) {
   const int64_t side = canvas.side;
   canvas.x.resize(count);
   canvas.y.resize(count);
   const int32_t *x = canvas.x.data(), *y = canvas.y.data();
-  if (!place_vertices(vertices, count, frame, canvas.x.data(), canvas.y.data())) return;
+  if (!snap_vertices(vertices, count, frame, canvas.x.data(), canvas.y.data())) return;
   uint32_t* toggles = canvas.toggles.data();
   std::fill(canvas.toggles.begin(), canvas.toggles.end(), 0u);
   const auto toggle = [=](int32_t column, int32_t row) {
@@ -82,49 +83,49 @@ void draw_polygon(const float* vertices, int64_t count, const CellFrame& frame, 
     const int64_t next = v + 1 < count ? v + 1 : 0;
     cross_columns(x[v], y[v], x[next], y[next], 0, static_cast<int32_t>(side), toggle);
   }
-  unite(toggles, canvas.words, side, canvas.above.data(), canvas.united.data());
+  add_polygon(toggles, canvas.words, side, canvas.above.data(), canvas.filled.data());
 }
 
-void draw_object(
+void rasterize_object(
     const Polygons& polygons, int64_t object, const float* box, Canvas& canvas, float* mask) {
   const CellFrame frame = cell_frame(box, canvas.side);
-  std::fill(canvas.united.begin(), canvas.united.end(), 0u);
+  std::fill(canvas.filled.begin(), canvas.filled.end(), 0u);
   const int64_t first = polygons.object_offsets[object];
   const int64_t last = frame.finite ? polygons.object_offsets[object + 1] : first;
   for (int64_t p = first; p < last; ++p) {
     const int64_t begin = polygons.polygon_offsets[p], end = polygons.polygon_offsets[p + 1];
-    draw_polygon(polygons.vertices + 2 * begin, end - begin, frame, canvas);
+    rasterize_polygon(polygons.vertices + 2 * begin, end - begin, frame, canvas);
   }
-  write_cells(canvas.united.data(), canvas.side, mask);
+  write_cells(canvas.filled.data(), canvas.side, mask);
 }
 
 Tensor rasterize_polygons(
     const Tensor& vertices_in, const Tensor& polygon_offsets_in, const Tensor& object_offsets_in,
-    const Tensor& objects_in, const Tensor& boxes_in, int64_t side) {
+    const Tensor& object_indices_in, const Tensor& boxes_in, int64_t side) {
   const Tensor vertices = torch::stable::contiguous(vertices_in);
   const Tensor polygon_offsets = torch::stable::contiguous(polygon_offsets_in);
   const Tensor object_offsets = torch::stable::contiguous(object_offsets_in);
-  const Tensor objects = torch::stable::contiguous(objects_in);
+  const Tensor object_indices = torch::stable::contiguous(object_indices_in);
   const Tensor boxes = torch::stable::contiguous(boxes_in);
-  STD_TORCH_CHECK(vertices.dim() == 2 && vertices.size(1) == 2, "vertices must be (V, 2)");
+  check_polygons(vertices, polygon_offsets, object_offsets, object_indices, boxes);
   check_offsets(polygon_offsets, vertices.size(0), "polygon_offsets");
   check_offsets(object_offsets, polygon_offsets.numel() - 1, "object_offsets");
-  check_objects(objects, boxes, object_offsets.numel() - 1);
+  check_object_indices(object_indices, object_offsets.numel() - 1);
 
   const int64_t count = boxes.size(0);
   Tensor masks = torch::stable::new_empty(boxes, {count, side, side});
   const Polygons polygons{
       vertices.const_data_ptr<float>(), polygon_offsets.const_data_ptr<int64_t>(),
       object_offsets.const_data_ptr<int64_t>()};
-  const int64_t* wanted = objects.const_data_ptr<int64_t>();
+  const int64_t* indices = object_indices.const_data_ptr<int64_t>();
   const float* box_data = boxes.const_data_ptr<float>();
   float* mask_data = masks.mutable_data_ptr<float>();
-  // a mask takes about a microsecond: fewer are not worth waking a thread for
+  // a mask takes about a microsecond: fewer are not worth waking up a thread
   torch::stable::parallel_for(0, count, 256, [&](int64_t begin, int64_t end) {
     Canvas canvas(side);
     for (int64_t r = begin; r < end; ++r) {
-      draw_object(
-          polygons, wanted[r], box_data + 4 * r, canvas, mask_data + r * side * side);
+      rasterize_object(
+          polygons, indices[r], box_data + 4 * r, canvas, mask_data + r * side * side);
     }
   });
   return masks;

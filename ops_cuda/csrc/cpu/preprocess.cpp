@@ -1,5 +1,6 @@
-// Pictures to a padded, normalised batch in one pass: each row of the batch is blended from the
-// source rows it needs into a buffer, then stretched, rounded where wanted, and normalised into place.
+// Resizing, normalizing and padding of a batch in one pass: each row of the batch is blended from
+// its source rows into a buffer, then stretched, rounded if required, and normalized into the
+// batch.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -13,10 +14,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "../picture_checks.h"
-#include "../resize_geometry.h"
+#include "../preprocess.h"
 #include "huge_pages.h"
-#include "picture_rows.h"
+#include "image_rows.h"
 
 namespace ops_cuda::cpu {
 
@@ -24,7 +24,7 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The weights of a whole axis, as many taps for each position: short ones get zeros.
+// The weights of a whole axis, with the same number of taps per position, padded with zeros.
 class Axis {
  public:
   Axis(int64_t length, int64_t source, bool antialias) {
@@ -54,10 +54,10 @@ class Axis {
   std::vector<float> weights_;
 };
 
-// A source picture and how it is resized.
-class Picture {
+// A source image and how it is resized.
+class SourceImage {
  public:
-  Picture(const Tensor& pixels, int64_t height, int64_t width, bool antialias)
+  SourceImage(const Tensor& pixels, int64_t height, int64_t width, bool antialias)
       : data_(pixels.const_data_ptr<uint8_t>()),
         stride_(pixels.stride(0)),
         source_width_(pixels.size(1)),
@@ -73,7 +73,7 @@ class Picture {
   const uint8_t* source_row(int64_t y) const { return data_ + y * stride_; }
   AxisWeights columns() const { return columns_.view(); }
 
-  // Row y of the output height, still as wide as the source; one float to spare for its reader.
+  // Row y of the output, still as wide as the source, followed by one float for its reader.
   const float* blended_row(int64_t y, std::vector<float>& buffer) const {
     const AxisWeights rows = rows_.view();
     const int64_t count = 3 * source_width_;
@@ -94,56 +94,56 @@ class Picture {
 };
 
 Tensor resize_image(const Tensor& pixels_in, int64_t height, int64_t width) {
-  const Tensor pixels = rows_of_pixels(pixels_in);
-  STD_TORCH_CHECK(height > 0 && width > 0, "height and width must be positive");
+  const Tensor pixels = with_adjacent_pixels(pixels_in);
+  check_output_size(height, width);
   Tensor resized = torch::stable::new_empty(pixels, {height, width, 3});
-  const Picture picture(pixels, height, width, true);
+  const SourceImage source(pixels, height, width, true);
   uint8_t* output = resized.mutable_data_ptr<uint8_t>();
   std::vector<float> buffer;
-  // on the calling thread: whoever resizes many pictures does so in threads of its own
+  // in the calling thread: callers that resize many images use their own threads
   for (int64_t y = 0; y < height; ++y) {
     uint8_t* row = output + y * width * 3;
-    if (picture.resized()) {
-      stretch_to_levels(picture.blended_row(y, buffer), picture.columns(), row);
+    if (source.resized()) {
+      stretch_to_levels(source.blended_row(y, buffer), source.columns(), row);
     } else {
-      std::memcpy(row, picture.source_row(y), width * 3);
+      std::memcpy(row, source.source_row(y), width * 3);
     }
   }
   return resized;
 }
 
-// Row y of the picture, normalised, to the right place.
+// Writes row y of an image, resized and normalized.
 void write_row(
-    const Picture& picture, int64_t y, const Normalisation& rule, std::vector<float>& buffer,
-    float* output) {
-  if (picture.resized()) {
-    stretch_and_normalise(picture.blended_row(y, buffer), picture.columns(), rule, output);
+    const SourceImage& source, int64_t y, const Normalization& normalization,
+    std::vector<float>& buffer, float* output) {
+  if (source.resized()) {
+    stretch_and_normalize(source.blended_row(y, buffer), source.columns(), normalization, output);
   } else {
-    normalise_pixels(picture.source_row(y), picture.width(), rule, output);
+    normalize_pixels(source.source_row(y), source.width(), normalization, output);
   }
 }
 
 template <typename T>
 void fill_batch(
-    const std::vector<Picture>& pictures, const Normalisation& rule, int64_t height, int64_t width,
-    T* batch) {
-  const int64_t rows = static_cast<int64_t>(pictures.size()) * height;
-  // a thread is worth its start from about 100,000 values
+    const std::vector<SourceImage>& sources, const Normalization& normalization, int64_t height,
+    int64_t width, T* batch) {
+  const int64_t rows = static_cast<int64_t>(sources.size()) * height;
+  // below about 100,000 values a thread is not worth starting
   const int64_t grain = std::max<int64_t>(1, 100000 / (3 * width));
   torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
-    std::vector<float> buffer, normalised;
+    std::vector<float> buffer, normalized;
     for (int64_t r = begin; r < end; ++r) {
-      const Picture& picture = pictures[r / height];
+      const SourceImage& source = sources[r / height];
       const int64_t y = r % height;
-      const int64_t filled = y < picture.height() ? 3 * picture.width() : 0;
+      const int64_t filled = y < source.height() ? 3 * source.width() : 0;
       T* row = batch + r * width * 3;
       if (filled > 0) {
         if constexpr (std::is_same_v<T, float>) {
-          write_row(picture, y, rule, buffer, row);
+          write_row(source, y, normalization, buffer, row);
         } else {
-          normalised.resize(filled);
-          write_row(picture, y, rule, buffer, normalised.data());
-          for (int64_t i = 0; i < filled; ++i) row[i] = static_cast<T>(normalised[i]);
+          normalized.resize(filled);
+          write_row(source, y, normalization, buffer, normalized.data());
+          for (int64_t i = 0; i < filled; ++i) row[i] = static_cast<T>(normalized[i]);
         }
       }
       std::fill(row + filled, row + width * 3, T(0.0f));
@@ -158,16 +158,16 @@ Tensor preprocess(
     ScalarType dtype, bool antialias) {
   check_batch(images, heights, widths, canvas_height, canvas_width, mean, std);
   std::vector<Tensor> owners;
-  std::vector<Picture> pictures;
+  std::vector<SourceImage> sources;
   for (size_t i = 0; i < images.size(); ++i) {
-    owners.push_back(rows_of_pixels(images[i]));
-    pictures.emplace_back(owners.back(), heights[i], widths[i], antialias);
+    owners.push_back(with_adjacent_pixels(images[i]));
+    sources.emplace_back(owners.back(), heights[i], widths[i], antialias);
   }
-  // Who antialiases works on levels: a picture there is bytes after it as before.
-  Normalisation rule{{}, {}, reverse_channels, antialias};
+  // Antialiased images are rounded to levels: they are bytes after resizing, as before it.
+  Normalization normalization{{}, {}, reverse_channels, antialias};
   for (int c = 0; c < 3; ++c) {
-    rule.mean[c] = static_cast<float>(mean[c]);
-    rule.inverse_std[c] = static_cast<float>(1.0 / std[c]);
+    normalization.mean[c] = static_cast<float>(mean[c]);
+    normalization.inverse_std[c] = static_cast<float>(1.0 / std[c]);
   }
   Tensor batch = torch::stable::empty(
       {static_cast<int64_t>(images.size()), 3, canvas_height, canvas_width}, dtype, std::nullopt,
@@ -175,7 +175,7 @@ Tensor preprocess(
   void* data = batch.mutable_data_ptr();
   prefer_huge_pages(data, batch.numel() * (dtype == ScalarType::Float ? 4 : 2));
   const auto fill = [&](auto* typed) {
-    fill_batch(pictures, rule, canvas_height, canvas_width, typed);
+    fill_batch(sources, normalization, canvas_height, canvas_width, typed);
   };
   switch (dtype) {
     case ScalarType::Float: fill(static_cast<float*>(data)); break;

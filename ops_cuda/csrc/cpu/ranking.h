@@ -1,4 +1,4 @@
-// The order in which torch sorts scores: best first, equal scores by index, NaN before all.
+// Ranking of scores as torch sorts them: highest first, equal scores by index, NaN before all.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace ops_cuda::cpu {
 
-// A score as a whole number, the smaller the better, and where it stands.
+// A score as an integer key, smaller for higher scores, and its index.
 struct Ranked {
   uint32_t key, index;
 };
@@ -17,21 +17,21 @@ struct Ranked {
 constexpr int kDigitBits = 11;
 constexpr uint32_t kDigits = 1u << kDigitBits;
 
-inline uint32_t falling_key(float score) {
+inline uint32_t descending_key(float score) {
   if (std::isnan(score)) return 0;
   score += 0.0f;  // -0 and 0 are equal scores
   uint32_t bits;
   std::memcpy(&bits, &score, sizeof(bits));
-  // Of positive numbers the bits rise with the number, of negative ones they fall.
+  // The bits of positive numbers ascend with the number, those of negative numbers descend.
   return bits >> 31 ? bits : ~(bits | 1u << 31);
 }
 
 inline uint32_t leading_digit(uint32_t key) { return key >> (32 - kDigitBits); }
 
-// By key; equal keys stay in their order.
+// Sorts by key; the sort is stable.
 void sort_by_key(std::vector<Ranked>& items);
 
-// The indices of `scores`, best first.
+// Returns the indices of `scores`, highest score first.
 std::vector<int64_t> rank_by_score(const float* scores, int64_t count);
 std::vector<int64_t> rank_by_score(const double* scores, int64_t count);
 

@@ -1,9 +1,9 @@
 // ROI align over all pyramid levels, forward and backward, on channels_last maps.
 //
-// A bin is a weighted sum of pixels, and a pixel is a row of channels: the weights are worked out
-// once per axis and bin, the channels are the vector. Forward threads share the rois; backward
-// threads share the channels, so that no two add to the same number and the order of the sums
-// never depends on their count.
+// A bin is a weighted sum of pixels, and a pixel is a row of channels: the weights are computed
+// once per axis and bin, and the loop over channels is vectorized. The forward pass distributes
+// ROIs over the threads; the backward pass distributes channels, so that no two threads add to the
+// same number and the order of the sums does not depend on the number of threads.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../roi_geometry.h"
+#include "../roi_align.h"
 #include "huge_pages.h"
 #include "pixel_sums.h"
 #include "roi_pixels.h"
@@ -25,10 +25,7 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Strides of channels_last; the same rule stands in the fake kernels (registration.py).
-bool is_channels_last(const Tensor& map) { return map.stride(1) == 1 && map.size(1) > 1; }
-
-// Each roi's level; throws where its image is not in the batch.
+// Returns the level of each ROI. Throws if its image is not in the batch.
 template <typename T>
 std::vector<int64_t> assign_levels(
     const Tensor& rois, int64_t images, const std::vector<double>& scales,
@@ -40,7 +37,7 @@ std::vector<int64_t> assign_levels(
     const T image = data[5 * r];
     STD_TORCH_CHECK(
         image >= T(0) && image < static_cast<T>(images), "rois[", r, "] is of image ", image,
-        " of a batch of ", images);
+        ", but the batch has ", images);
     levels[r] = roi_level(data + 5 * r, scales.size(), finest, options);
   }
   return levels;
@@ -115,7 +112,7 @@ std::vector<Tensor> backward_typed(
 
   const T* incoming = gradient.const_data_ptr<T>();
   const T* roi_data = rois.const_data_ptr<T>();
-  constexpr int64_t line = 64 / sizeof(T);  // channels that share a cache line have one owner
+  constexpr int64_t line = 64 / sizeof(T);  // channels in one cache line have one owner
   torch::stable::parallel_for(0, (channels + line - 1) / line, 1, [&](int64_t begin, int64_t end) {
     RoiPixels<T> geometry(maps, channels, options);
     const int64_t first = begin * line, count = std::min(end * line, channels) - first;
@@ -123,7 +120,7 @@ std::vector<Tensor> backward_typed(
       T* map = maps[levels[r]].data + first;
       const T* roi_gradient = incoming + r * bins * channels + first;
       geometry.visit_bins(roi_data + 5 * r, levels[r], [&](int64_t bin, const BinPixels<T>& b) {
-        spread_to_pixels(
+        add_to_pixels(
             roi_gradient + bin * channels, b.offsets.data(), b.weights.data(), b.offsets.size(),
             count, map);
       });
@@ -135,29 +132,23 @@ std::vector<Tensor> backward_typed(
   return outputs;
 }
 
-void check_pyramid(
+void check_arguments(
     const std::vector<Tensor>& features, const Tensor& rois, const std::vector<double>& scales,
     const RoiAlignOptions& options) {
-  STD_TORCH_CHECK(!features.empty() && features.size() == scales.size(), "one scale per level");
-  STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5, "rois must be (R, 5)");
-  STD_TORCH_CHECK(options.output_side > 0 && options.sampling_ratio >= 0, "bad output_side");
-  for (const Tensor& map : features) {
-    STD_TORCH_CHECK(
-        map.dim() == 4 && map.size(0) == features[0].size(0) &&
-            map.size(1) == features[0].size(1) && map.size(2) > 0 && map.size(3) > 0,
-        "features must be (B, C, H, W) and agree on B and C");
-    STD_TORCH_CHECK(map.scalar_type() == rois.scalar_type(), "features and rois differ in type");
-  }
+  check_roi_align(features, rois, scales, options);
+  STD_TORCH_CHECK(
+      features[0].scalar_type() == rois.scalar_type(),
+      "on the CPU features must be float32 or float64");
 }
 
 Tensor multiscale_roi_align(
     const std::vector<Tensor>& features, const Tensor& rois_in, const std::vector<double>& scales,
     int64_t output_side, int64_t sampling_ratio, bool aligned, double canonical_side,
-    int64_t canonical_level, double trim) {
+    int64_t canonical_level, double far_corner_inset) {
   const RoiAlignOptions options{
-      output_side, sampling_ratio, aligned, canonical_side, canonical_level, trim};
+      output_side, sampling_ratio, aligned, canonical_side, canonical_level, far_corner_inset};
   const Tensor rois = torch::stable::contiguous(rois_in);
-  check_pyramid(features, rois, scales, options);
+  check_arguments(features, rois, scales, options);
   if (rois.scalar_type() == ScalarType::Double) {
     return forward_typed<double>(features, rois, scales, options);
   }
@@ -167,16 +158,12 @@ Tensor multiscale_roi_align(
 std::vector<Tensor> multiscale_roi_align_backward(
     const Tensor& gradient, const std::vector<Tensor>& features, const Tensor& rois_in,
     const std::vector<double>& scales, int64_t output_side, int64_t sampling_ratio, bool aligned,
-    double canonical_side, int64_t canonical_level, double trim) {
+    double canonical_side, int64_t canonical_level, double far_corner_inset) {
   const RoiAlignOptions options{
-      output_side, sampling_ratio, aligned, canonical_side, canonical_level, trim};
+      output_side, sampling_ratio, aligned, canonical_side, canonical_level, far_corner_inset};
   const Tensor rois = torch::stable::contiguous(rois_in);
-  check_pyramid(features, rois, scales, options);
-  STD_TORCH_CHECK(
-      gradient.dim() == 4 && gradient.size(0) == rois.size(0) &&
-          gradient.size(1) == features[0].size(1) && gradient.size(2) == output_side &&
-          gradient.size(3) == output_side,
-      "gradient must be (R, C, S, S)");
+  check_arguments(features, rois, scales, options);
+  check_roi_gradient(gradient, features, rois, options);
   if (rois.scalar_type() == ScalarType::Double) {
     return backward_typed<double>(gradient, features, rois, scales, options);
   }

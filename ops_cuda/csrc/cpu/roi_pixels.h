@@ -1,22 +1,22 @@
-// Which pixels each bin of a roi reads, with which weights: ROI align as a weighted sum.
+// The pixels that each bin of a ROI reads and their weights: ROI align as a weighted sum.
 
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "../roi_geometry.h"
+#include "../roi_align.h"
 
 namespace ops_cuda::cpu {
 
-// Pixels of one bin: offset of a pixel's first channel in the map, and its weight.
+// Pixels of one bin: offset of the first channel in the map, and weight.
 template <typename T>
 struct BinPixels {
   std::vector<int64_t> offsets;
   std::vector<T> weights;
 };
 
-// Pixels and weights that each bin reads along one axis; equal neighbours are merged.
+// Pixels and weights that each bin reads along one axis; equal neighbors are merged.
 template <typename T>
 struct AxisPixels {
   std::vector<int64_t> starts;  // (S + 1), into the two below
@@ -30,7 +30,7 @@ struct AxisPixels {
     for (int64_t bin = 0; bin < bins; ++bin) {
       for (int64_t i = 0; i < axis.samples; ++i) {
         PixelPair<T> pair;
-        if (!locate(axis.sample(bin, i), length, pair)) continue;
+        if (!locate_sample(axis.sample(bin, i), length, pair)) continue;
         add(pair.low, T(1) - pair.fraction);
         add(pair.high, pair.fraction);
       }
@@ -42,7 +42,7 @@ struct AxisPixels {
  private:
   void add(int64_t pixel, T weight) {
     const size_t first = starts.back(), end = pixels.size();
-    // samples move by less than a pixel or jump ahead: a match is among the last two
+    // samples advance by less than a pixel or skip pixels: a match is among the last two
     for (size_t i = end; i > first && i + 2 > end; --i) {
       if (pixels[i - 1] == pixel) {
         weights[i - 1] += weight;
@@ -54,7 +54,7 @@ struct AxisPixels {
   }
 };
 
-// One level's map, NHWC; `data` is null where no roi reads the level.
+// Map of one level, NHWC; `data` is null if no ROI is on the level.
 template <typename T>
 struct LevelMap {
   T* data = nullptr;
@@ -62,14 +62,14 @@ struct LevelMap {
   T scale = 0;
 };
 
-// A call's geometry: for each roi its level, and the pixels of each bin.
+// Computes the pixels of each bin of a ROI, reusing its buffers.
 template <typename T>
 class RoiPixels {
  public:
   RoiPixels(const std::vector<LevelMap<T>>& maps, int64_t channels, const RoiAlignOptions& options)
       : maps_(maps), channels_(channels), options_(options) {}
 
-  // Calls visit(bin, BinPixels) for each bin of the roi, row by row.
+  // Calls visit(bin, BinPixels) for each bin of the ROI, row by row.
   template <typename Visit>
   void visit_bins(const T* roi, int64_t level, Visit visit) {
     const LevelMap<T>& map = maps_[level];

@@ -1,5 +1,6 @@
-// Run-length masks to masks inside boxes. One walk over the runs under the box; each end of a
-// stretch of mask is entered once where it lies, and a sum up each column of cells does the rest.
+// Resampling of run-length masks inside boxes. One pass over the runs under the box records both
+// ends of each span of mask in their cells; a cumulative sum up each column of cells gives the
+// areas.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -9,19 +10,19 @@
 #include <cstdint>
 #include <vector>
 
-#include "../run_lengths.h"
-#include "offsets.h"
+#include "../run_length_masks.h"
+#include "index_checks.h"
 
 namespace ops_cuda::cpu {
 
-// The area of mask in one column of cells. An end of a stretch at height y, of weight w, fills the
-// cells above its own by w times their height, and its own by w times what of it lies above y.
+// The area of mask in one column of cells. The end of a span at height y, with weight w, adds w
+// times their height to the cells above its own, and to its own cell w times its height above y.
 class CellColumn {
  public:
   explicit CellColumn(int64_t side)
       : side_(side), edges_(side + 1), full_(side + 1), part_(side + 1) {}
 
-  void cut(const CutAxis& axis) {
+  void cut(const CellAxis& axis) {
     for (int64_t i = 0; i <= side_; ++i) edges_[i] = axis.edge(i);
     const int64_t height = edges_[side_] - edges_[0];
     cells_per_unit_ = height > 0 ? static_cast<double>(side_) / height : 0.0;
@@ -46,7 +47,7 @@ class CellColumn {
 
   // Calls write(i, area) for each cell.
   template <typename Write>
-  void sum_up(Write write) const {
+  void write_areas(Write write) const {
     int64_t weight = 0;
     for (int64_t i = side_ - 1; i >= 0; --i) {
       weight += full_[i + 1];
@@ -60,21 +61,21 @@ class CellColumn {
   std::vector<int64_t> edges_, full_, part_;
 };
 
-void draw_mask(
+void resample_mask(
     const RunMask& mask, const float* box, int64_t side, CellColumn& cells, float* output) {
   std::fill_n(output, side * side, 0.0f);
   if (!is_finite_box(box)) return;
-  const CutAxis x_axis(box[0], box[2], side), y_axis(box[1], box[3], side);
+  const CellAxis x_axis(box[0], box[2], side), y_axis(box[1], box[3], side);
   cells.cut(y_axis);
   const int64_t columns = mask.columns();
   const int64_t upper = cells.upper(), lower = cells.lower();
-  const int64_t first_row = larger(whole_pixels(upper), 0);
+  const int64_t first_row = larger(units_to_pixels(upper), 0);
   if (lower <= 0 || first_row >= mask.height) return;
   int64_t current = -1, run = 0;  // the first run of the current column that reaches the box
   for (int64_t j = 0; j < side; ++j) {
     const int64_t left = x_axis.edge(j), right = x_axis.edge(j + 1);
-    const int64_t begin = larger(whole_pixels(left), 0);
-    const int64_t end = smaller(whole_pixels(right + kPixel - 1), columns);
+    const int64_t begin = larger(units_to_pixels(left), 0);
+    const int64_t end = smaller(units_to_pixels(right + kPixel - 1), columns);
     cells.clear();
     for (int64_t c = begin; c < end; ++c) {
       const int64_t start = c * mask.height + first_row;
@@ -82,56 +83,56 @@ void draw_mask(
       while (c > current && run < mask.count && mask.ends[run] <= start) ++run;
       current = c;
       const int64_t weight = smaller(right, (c + 1) * kPixel) - larger(left, c * kPixel);
-      visit_stretches(mask, c, run, upper, lower, [&](int64_t from, int64_t to) {
+      visit_spans(mask, c, run, upper, lower, [&](int64_t from, int64_t to) {
         cells.add_end(to, weight);
         cells.add_end(from, -weight);
       });
     }
     if (begin >= end) continue;
-    cells.sum_up([&](int64_t i, int64_t covered) {
-      output[y_axis.place(i) * side + x_axis.place(j)] =
+    cells.write_areas([&](int64_t i, int64_t covered) {
+      output[y_axis.mask_index(i) * side + x_axis.mask_index(j)] =
           is_at_least_half(covered, (right - left) * cells.height(i));
     });
   }
 }
 
-void check_heights(const Tensor& heights, int64_t objects) {
-  STD_TORCH_CHECK(heights.numel() == objects, "heights must be (N,), one per object");
+void check_heights(const Tensor& heights) {
   const int64_t* data = heights.const_data_ptr<int64_t>();
-  for (int64_t n = 0; n < objects; ++n) {
+  for (int64_t n = 0; n < heights.numel(); ++n) {
     STD_TORCH_CHECK(
-        data[n] > 0 && data[n] <= kLongestCanvas, "heights[", n, "] is ", data[n], "; wanted 1 to ",
-        kLongestCanvas);
+        data[n] > 0 && data[n] <= kMaxCanvas, "heights[", n, "] must be in [1, ", kMaxCanvas,
+        "]; got ", data[n]);
   }
 }
 
 Tensor rasterize_rle(
     const Tensor& run_ends_in, const Tensor& run_offsets_in, const Tensor& heights_in,
-    const Tensor& objects_in, const Tensor& boxes_in, int64_t side) {
+    const Tensor& object_indices_in, const Tensor& boxes_in, int64_t side) {
   const Tensor run_ends = torch::stable::contiguous(run_ends_in);
   const Tensor run_offsets = torch::stable::contiguous(run_offsets_in);
   const Tensor heights = torch::stable::contiguous(heights_in);
-  const Tensor objects = torch::stable::contiguous(objects_in);
+  const Tensor object_indices = torch::stable::contiguous(object_indices_in);
   const Tensor boxes = torch::stable::contiguous(boxes_in);
+  check_run_masks(run_offsets, heights, object_indices, boxes);
   check_offsets(run_offsets, run_ends.numel(), "run_offsets");
-  check_heights(heights, run_offsets.numel() - 1);
-  check_objects(objects, boxes, run_offsets.numel() - 1);
+  check_heights(heights);
+  check_object_indices(object_indices, run_offsets.numel() - 1);
 
   const int64_t count = boxes.size(0);
   Tensor masks = torch::stable::new_empty(boxes, {count, side, side});
   const int64_t* ends = run_ends.const_data_ptr<int64_t>();
   const int64_t* offsets = run_offsets.const_data_ptr<int64_t>();
   const int64_t* height = heights.const_data_ptr<int64_t>();
-  const int64_t* wanted = objects.const_data_ptr<int64_t>();
+  const int64_t* indices = object_indices.const_data_ptr<int64_t>();
   const float* box_data = boxes.const_data_ptr<float>();
   float* mask_data = masks.mutable_data_ptr<float>();
-  // a mask takes several microseconds: fewer are not worth waking a thread for
+  // a mask takes several microseconds: fewer are not worth waking up a thread
   torch::stable::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
     CellColumn cells(side);
     for (int64_t r = begin; r < end; ++r) {
-      const int64_t n = wanted[r], first = offsets[n];
+      const int64_t n = indices[r], first = offsets[n];
       const RunMask mask{ends + first, offsets[n + 1] - first, height[n]};
-      draw_mask(mask, box_data + 4 * r, side, cells, mask_data + r * side * side);
+      resample_mask(mask, box_data + 4 * r, side, cells, mask_data + r * side * side);
     }
   });
   return masks;

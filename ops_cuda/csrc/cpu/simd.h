@@ -1,7 +1,8 @@
-// One binary for every x86-64: hot functions are compiled several times and the machine picks.
+// One binary for every x86-64: hot functions are compiled for several instruction sets, and the
+// loader picks one.
 //
-// Results do not depend on the clone: the library is built with -ffp-contract=off, so a sum of
-// products rounds alike with and without fused multiply-add hardware.
+// Results do not depend on that choice: the library is built with -ffp-contract=off, so a sum of
+// products is rounded the same with and without fused multiply-add hardware.
 
 #pragma once
 
@@ -19,7 +20,7 @@
 
 namespace ops_cuda::cpu {
 
-// 64 bytes: one AVX-512 register, two of AVX2, four of SSE; unaligned, any address of a T will do.
+// 64 bytes: one AVX-512 register, two of AVX2, four of SSE; aligned only as a T.
 template <typename T>
 struct Lanes;
 

@@ -25,16 +25,16 @@ MULTIVERSION void stretch_row(
 }
 
 void StretchedMask::fill(
-    const float* mask, int64_t side, const MaskPlace& place, int64_t height, int64_t width) {
-  left = std::max<int64_t>(place.x.first, 0), right = std::min(place.x.last + 1, width);
-  top = std::max<int64_t>(place.y.first, 0), bottom = std::min(place.y.last + 1, height);
+    const float* mask, int64_t side, const MaskExtent& extent, int64_t height, int64_t width) {
+  left = std::max<int64_t>(extent.x.first, 0), right = std::min(extent.x.last + 1, width);
+  top = std::max<int64_t>(extent.y.first, 0), bottom = std::min(extent.y.last + 1, height);
   if (left >= right || top >= bottom) {
     left = right = top = bottom = 0;
     return;
   }
   const int64_t source = side + 2, count = right - left;
-  columns_.fill(place.x, left, right, source);
-  rows_.fill(place.y, top, bottom, source);
+  columns_.fill(extent.x, left, right, source);
+  rows_.fill(extent.y, top, bottom, source);
 
   padded_.assign(source * source, 0.0f);
   for (int64_t i = 0; i < side; ++i) {

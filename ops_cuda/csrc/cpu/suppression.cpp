@@ -1,4 +1,4 @@
-// Boxes are visited best score first and compared with the boxes kept so far, a block at a time.
+// Boxes are visited by descending score and compared with the boxes kept so far, a block at a time.
 
 #include "suppression.h"
 
@@ -33,7 +33,7 @@ void BoxColumns<T>::clear() {
   count = 0;
 }
 
-// Whether any of the `blocks` blocks of kept boxes overlaps `box` by more than the threshold.
+// Returns whether the IoU of `box` with any box in the `blocks` blocks is above the threshold.
 template <typename T>
 SHARED_INLINE bool overlaps_any_body(
     const T* __restrict box, T area, const T* __restrict x1, const T* __restrict y1,
@@ -42,13 +42,13 @@ SHARED_INLINE bool overlaps_any_body(
   for (int64_t begin = 0; begin < blocks * kBlock; begin += kBlock) {
     int candidates = 0;
     for (int64_t i = begin; i < begin + kBlock; ++i) {
-      const T shared = shared_area(box, x1[i], y1[i], x2[i], y2[i]);
+      const T shared = intersection_area(box, x1[i], y1[i], x2[i], y2[i]);
       candidates |= !(shared < rejected * (area + areas[i] - shared));
     }
     if (!candidates) continue;
     int overlaps = 0;
     for (int64_t i = begin; i < begin + kBlock; ++i) {
-      const T shared = shared_area(box, x1[i], y1[i], x2[i], y2[i]);
+      const T shared = intersection_area(box, x1[i], y1[i], x2[i], y2[i]);
       overlaps |= shared / (area + areas[i] - shared) > exact;
     }
     if (overlaps) return true;
@@ -70,7 +70,7 @@ MULTIVERSION bool overlaps_any(
 
 template <typename T>
 int64_t suppress(
-    const T* boxes, int64_t* members, int64_t count, const OverlapThreshold<T>& threshold,
+    const T* boxes, int64_t* members, int64_t count, const IouThreshold<T>& threshold,
     int64_t max_kept, BoxColumns<T>& kept) {
   kept.clear();
   for (int64_t i = 0; i < count && kept.count != max_kept; ++i) {
@@ -91,9 +91,9 @@ int64_t suppress(
 template struct BoxColumns<float>;
 template struct BoxColumns<double>;
 template int64_t suppress(
-    const float*, int64_t*, int64_t, const OverlapThreshold<float>&, int64_t, BoxColumns<float>&);
+    const float*, int64_t*, int64_t, const IouThreshold<float>&, int64_t, BoxColumns<float>&);
 template int64_t suppress(
-    const double*, int64_t*, int64_t, const OverlapThreshold<double>&, int64_t,
+    const double*, int64_t*, int64_t, const IouThreshold<double>&, int64_t,
     BoxColumns<double>&);
 
 }  // namespace ops_cuda::cpu

@@ -1,4 +1,4 @@
-// Greedy suppression of boxes that come best first: what nms and grouped_nms share.
+// Greedy suppression of boxes sorted by score, shared by nms and grouped_nms.
 
 #pragma once
 
@@ -19,11 +19,11 @@ struct BoxColumns {
   void clear();
 };
 
-// Of `members`, indices into `boxes` by falling score, keeps those that no better kept one
-// overlaps, at most `max_kept` (-1: all): they move to the front. Returns their number.
+// Suppresses among `members`, indices into `boxes` by descending score. The kept ones, at most
+// `max_kept` (-1: all), are moved to the front. Returns their number.
 template <typename T>
 int64_t suppress(
-    const T* boxes, int64_t* members, int64_t count, const OverlapThreshold<T>& threshold,
+    const T* boxes, int64_t* members, int64_t count, const IouThreshold<T>& threshold,
     int64_t max_kept, BoxColumns<T>& scratch);
 
 }  // namespace ops_cuda::cpu

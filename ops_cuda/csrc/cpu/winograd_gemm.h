@@ -1,5 +1,5 @@
-// The matrix product of Winograd's convolution: sums stay in registers, a row of weights is loaded
-// once for all tiles of a call, an element of a tile is broadcast to all output channels.
+// Matrix product of Winograd's convolution: sums stay in registers, a row of weights is loaded once
+// for all tiles of a call, and an element of a tile is broadcast to all output channels.
 
 #pragma once
 
@@ -12,7 +12,7 @@ namespace ops_cuda::cpu {
 
 constexpr int kVectorsPerRow = 2;
 
-// Columns [0, 2 vectors) of `rows` rows.
+// Computes columns [0, 2 vectors) of `rows` rows.
 template <int bytes, int rows>
 SHARED_INLINE void multiply_strip(
     const float* tiles, int64_t tile_stride, const float* weights, int64_t depth,
@@ -37,14 +37,15 @@ SHARED_INLINE void multiply_strip(
   }
 }
 
-// `count` rows, of at most `rows`: each number of rows has its own loop.
+// Computes `count` rows, at most `rows`: each number of rows has its own loop.
 template <int bytes, int rows>
 SHARED_INLINE void multiply(
     const float* tiles, int64_t tile_stride, const float* weights, int64_t depth, int64_t count,
     float* products, int64_t product_stride) {
   if constexpr (rows > 1) {
     if (count < rows) {
-      multiply<bytes, rows - 1>(tiles, tile_stride, weights, depth, count, products, product_stride);
+      multiply<bytes, rows - 1>(
+          tiles, tile_stride, weights, depth, count, products, product_stride);
       return;
     }
   }

@@ -1,8 +1,8 @@
 // Winograd's inner loops for each instruction set, and the choice among them.
 //
-// Not MULTIVERSION: the width of a vector and the tiles of a call differ, not only the encoding.
-// Products are fused with their sums here, unlike elsewhere in the library: half the instructions.
-// So a machine without fused multiply-add rounds differently, in the last bits.
+// Not MULTIVERSION, because the vector width and the tiles per call differ, not only the encoding.
+// Unlike elsewhere in the library, products are fused with their sums: half the instructions. A
+// machine without fused multiply-add therefore differs in the last bits.
 
 #if defined(__clang__)
 #pragma clang fp contract(fast)
@@ -36,7 +36,8 @@
 namespace ops_cuda::cpu {
 namespace {
 
-// Rows: sums of two vectors each, two vectors of weights and a broadcast fill the registers.
+// ROWS is chosen so that two vectors of sums per row, two of weights and a broadcast fill the
+// registers.
 #if defined(__x86_64__)
 WINOGRAD_KERNELS(
     avx512, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), 64, 14)

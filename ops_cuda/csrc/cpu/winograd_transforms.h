@@ -1,5 +1,6 @@
-// Winograd's transforms of input patches and output tiles, vectorised over channels.
-// Source: Lavin & Gray 2016, section 4.3, with common terms taken out.
+// Winograd's transforms of input patches and output tiles, vectorized over channels.
+//
+// Source: Lavin & Gray 2016, section 4.3, with common subexpressions shared.
 
 #pragma once
 

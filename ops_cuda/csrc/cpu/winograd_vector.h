@@ -1,5 +1,5 @@
-// Vectors of a width that the code chooses, unlike Lanes in simd.h: sums of a matrix product stay
-// in registers only where a vector is one register.
+// Vectors of explicit width, unlike Lanes in simd.h: the sums of a matrix product stay in registers
+// only if a vector is one register.
 
 #pragma once
 
@@ -15,7 +15,7 @@ struct Vector {
   typedef float type __attribute__((vector_size(bytes), aligned(4), may_alias));
 };
 
-// As many floats as the vector holds, or the `count` that there are and zeros.
+// Loads a full vector, or `count` floats padded with zeros.
 template <int bytes>
 SHARED_INLINE typename Vector<bytes>::type load(const float* source, int64_t count) {
   using V = typename Vector<bytes>::type;

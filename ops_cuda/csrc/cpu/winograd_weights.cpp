@@ -1,4 +1,4 @@
-// Filters to Winograd's form, once per model: in double precision, rounded at the end.
+// Transformation of filters to Winograd's form, once per model: in double precision, rounded once.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -14,7 +14,7 @@ namespace ops_cuda::cpu {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// G g, for one row or column of a filter: three values `stride` apart to six.
+// G g for one row or column of a filter: three values `stride` apart become six.
 void transform_filter_line(const double* g, int64_t stride, double* out, int64_t out_stride) {
   const double a = g[0], b = g[stride], c = g[2 * stride];
   out[0] = a / 4;
@@ -25,7 +25,7 @@ void transform_filter_line(const double* g, int64_t stride, double* out, int64_t
   out[5 * out_stride] = c;
 }
 
-// 36 values of one filter (3, 3).
+// Computes the 36 values of one filter (3, 3).
 void transform_filter(const float* filter, double* out) {
   double g[9], half[kPatchSide * 3];
   std::copy_n(filter, 9, g);
@@ -38,7 +38,7 @@ void transform_filter(const float* filter, double* out) {
 Tensor pack_conv3x3(const Tensor& weight_in) {
   STD_TORCH_CHECK(
       weight_in.dim() == 4 && weight_in.size(2) == 3 && weight_in.size(3) == 3,
-      "weight must be (C_out, C_in, 3, 3)");
+      "weight must be (O, C, 3, 3)");
   STD_TORCH_CHECK(weight_in.scalar_type() == ScalarType::Float, "weight must be float32");
   const Tensor weight = torch::stable::contiguous(weight_in);
   const int64_t outputs = weight.size(0), inputs = weight.size(1);

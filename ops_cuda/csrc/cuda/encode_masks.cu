@@ -1,5 +1,5 @@
-// Masks from ROI space to COCO's run lengths, without a bitmap: one thread walks down each column
-// of each mask's place, once to count the edges and once to write them.
+// Encoding of ROI masks to COCO's run lengths, without a bitmap: one thread per column of each mask
+// visits its pixels twice, once to count the edges and once to write them.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -30,25 +30,25 @@ struct MaskTable {
   bool grid;
 };
 
-// Calls emit(y) for each pixel of column x of mask r that differs from the one before it; pixels
-// follow each other down the columns, and a 0 precedes the first.
+// Calls emit(y) for each pixel of column x of mask r that differs from the previous one; pixels are
+// in column order, and a 0 precedes the first.
 template <typename Emit>
 __device__ void for_each_edge(const MaskTable& table, int64_t r, int64_t x, Emit emit) {
   const PastedMask mask = pasted_mask(table.masks, table.boxes, r, table.side, table.grid);
-  const MaskAxis &columns = mask.place.x, &rows = mask.place.y;
+  const MaskAxis &columns = mask.extent.x, &rows = mask.extent.y;
   const int64_t left = columns.first > 0 ? columns.first : 0;
   const int64_t top = rows.first > 0 ? rows.first : 0;
   const int64_t right = columns.last + 1 < table.width ? columns.last + 1 : table.width;
   const int64_t bottom = rows.last + 1 < table.height ? rows.last + 1 : table.height;
-  // the column right of the mask may begin with the end of a run
+  // the column to the right of the mask may begin with the end of a run
   if (left >= right || top >= bottom || x < left || x > right) return;
-  bool before = false;
+  bool previous = false;
   if (bottom == table.height && x > left) {
-    before = mask.at(x - 1, bottom - 1) > table.threshold;
+    previous = mask.at(x - 1, bottom - 1) > table.threshold;
   }
-  if (before && (top > 0 || x == right)) {
+  if (previous && (top > 0 || x == right)) {
     emit(0);
-    before = false;
+    previous = false;
   }
   if (x == right) return;
 
@@ -63,13 +63,13 @@ __device__ void for_each_edge(const MaskTable& table, int64_t r, int64_t x, Emit
       low = row.low;
     }
     const bool set = blend(upper, lower, row.fraction) > table.threshold;
-    if (set != before) emit(y);
-    before = set;
+    if (set != previous) emit(y);
+    previous = set;
   }
-  if (before && bottom < table.height) emit(bottom);
+  if (previous && bottom < table.height) emit(bottom);
 }
 
-// Per mask the number of edges in each column, and a 1 for the end of the image.
+// Counts the edges in each column of each mask, and 1 for the end of the image.
 __global__ void __launch_bounds__(kEncodeThreads)
     count_edges(const MaskTable table, int32_t* __restrict__ edge_counts) {
   const int64_t slots = table.width + 1, total = table.count * slots;
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kEncodeThreads)
   }
 }
 
-// The edges' positions in the image, at the end of each mask's the number of pixels.
+// Writes the positions of the edges in the image, followed by the number of pixels for each mask.
 __global__ void __launch_bounds__(kEncodeThreads) write_edges(
     const MaskTable table, const int64_t* __restrict__ ends, int64_t* __restrict__ positions,
     int64_t* __restrict__ offsets) {
@@ -109,14 +109,14 @@ __global__ void __launch_bounds__(kEncodeThreads) edges_to_runs(
   const int64_t step = static_cast<int64_t>(gridDim.x) * kEncodeThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kEncodeThreads + threadIdx.x; i < count;
        i += step) {
-    // after the end of the image another mask begins
-    const int64_t before = i == 0 || positions[i - 1] == pixels ? 0 : positions[i - 1];
-    runs[i] = positions[i] - before;
+    // after the end of the image the next mask begins
+    const int64_t previous = i == 0 || positions[i - 1] == pixels ? 0 : positions[i - 1];
+    runs[i] = positions[i] - previous;
   }
 }
 
-// torch's operator of this name: it has no C++ wrapper in the stable ABI.
-Tensor running_sum(const Tensor& numbers) {
+// Calls aten::cumsum, which has no C++ wrapper in the stable ABI.
+Tensor cumulative_sum(const Tensor& numbers) {
   std::array<StableIValue, 3> stack{
       from(numbers), from(int64_t(0)), from(std::nullopt)};
   TORCH_ERROR_CODE_CHECK(
@@ -130,12 +130,7 @@ std::tuple<Tensor, Tensor> encode_roi_masks_rle(
   const auto guard = on_device_of(masks_in);
   const Tensor masks = torch::stable::contiguous(masks_in);
   const Tensor boxes = torch::stable::contiguous(boxes_in);
-  STD_TORCH_CHECK(
-      masks.dim() == 3 && masks.size(1) == masks.size(2) && masks.size(1) > 0,
-      "masks must be (R, M, M)");
-  STD_TORCH_CHECK(
-      boxes.dim() == 2 && boxes.size(1) == 4 && boxes.size(0) == masks.size(0),
-      "boxes must be (R, 4), one per mask");
+  check_masks(masks, boxes);
   const int64_t count = masks.size(0), slots = count * (width + 1);
   if (count == 0) {
     return {
@@ -152,7 +147,7 @@ std::tuple<Tensor, Tensor> encode_roi_masks_rle(
       table, edge_counts.mutable_data_ptr<int32_t>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 
-  const Tensor ends = running_sum(edge_counts);
+  const Tensor ends = cumulative_sum(edge_counts);
   const int64_t* end_data = ends.const_data_ptr<int64_t>();
   int64_t total = 0;
   STD_CUDA_CHECK(cudaMemcpyAsync(

@@ -1,4 +1,4 @@
-// How kernels are launched: on torch's current stream of the tensors' device, errors checked.
+// Kernel launches on torch's current stream of the device of a tensor.
 
 #pragma once
 
@@ -26,13 +26,14 @@ inline torch::stable::accelerator::DeviceGuard on_device_of(const torch::stable:
   return torch::stable::accelerator::DeviceGuard(tensor.get_device_index());
 }
 
-// Blocks for `items`; kernels stride over the grid, so a cap costs nothing and avoids overflow.
+// Number of blocks for `items`. Kernels stride over the grid, so a cap costs nothing and avoids
+// overflow.
 inline unsigned int blocks_for(int64_t items, int64_t per_block) {
   return static_cast<unsigned int>(
       std::clamp<int64_t>((items + per_block - 1) / per_block, 1, 1 << 20));
 }
 
-// The sum over the lanes of a full warp, given to all of them.
+// Sum over the lanes of a full warp, returned to all of them.
 template <typename T>
 __device__ T warp_sum(T value) {
   for (int distance = 16; distance > 0; distance /= 2) {

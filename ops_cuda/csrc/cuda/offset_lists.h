@@ -1,5 +1,5 @@
-// Flat lists of lists on the device, whose offsets nobody has looked at: ranges are clamped to what
-// there is, so that wrong offsets give wrong masks but read nothing outside.
+// Flat lists of lists on the device, with unverified offsets: ranges are clamped to the length, so
+// that wrong offsets give wrong results but no access out of bounds.
 
 #pragma once
 
@@ -13,10 +13,10 @@ struct Range {
   int64_t begin, end;
 };
 
-__device__ inline int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
+__device__ inline int64_t minimum(int64_t one, int64_t other) { return one < other ? one : other; }
 
-__device__ inline int64_t clamped(int64_t value, int64_t low, int64_t high) {
-  return value < low ? low : least(value, high);
+__device__ inline int64_t clamp(int64_t value, int64_t low, int64_t high) {
+  return value < low ? low : minimum(value, high);
 }
 
 // List i owns [offsets[i], offsets[i + 1]) of `length` entries.
@@ -26,8 +26,8 @@ struct FlatLists {
 
   __device__ Range range(int64_t i) const {
     if (i < 0 || i >= count) return {0, 0};
-    const int64_t begin = clamped(offsets[i], 0, length);
-    return {begin, clamped(offsets[i + 1], begin, length)};
+    const int64_t begin = clamp(offsets[i], 0, length);
+    return {begin, clamp(offsets[i + 1], begin, length)};
   }
 };
 

@@ -1,4 +1,4 @@
-// Masks from ROI space to bitmaps: one thread per pixel, tiles outside a mask's place leave at once.
+// Pasting of ROI masks to bitmaps: one thread per pixel; pixels outside a mask are skipped early.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -19,14 +19,14 @@ constexpr int kTileWidth = 32, kTileHeight = 8;
 __global__ void __launch_bounds__(kTileWidth* kTileHeight) paste(
     const float* __restrict__ masks, const float* __restrict__ boxes, int64_t count, int64_t side,
     int64_t height, int64_t width, float threshold, bool grid,
-    uint8_t* __restrict__ canvases) {
+    uint8_t* __restrict__ bitmaps) {
   const int64_t x = static_cast<int64_t>(blockIdx.x) * kTileWidth + threadIdx.x;
   const int64_t y = static_cast<int64_t>(blockIdx.y) * kTileHeight + threadIdx.y;
   if (x >= width || y >= height) return;
   for (int64_t r = blockIdx.z; r < count; r += gridDim.z) {
     const PastedMask mask = pasted_mask(masks, boxes, r, side, grid);
-    const bool inside = mask.place.x.covers(x) && mask.place.y.covers(y);
-    canvases[(r * height + y) * width + x] = inside && mask.at(x, y) > threshold;
+    const bool inside = mask.extent.x.covers(x) && mask.extent.y.covers(y);
+    bitmaps[(r * height + y) * width + x] = inside && mask.at(x, y) > threshold;
   }
 }
 
@@ -36,26 +36,21 @@ Tensor paste_masks(
   const auto guard = on_device_of(masks_in);
   const Tensor masks = torch::stable::contiguous(masks_in);
   const Tensor boxes = torch::stable::contiguous(boxes_in);
-  STD_TORCH_CHECK(
-      masks.dim() == 3 && masks.size(1) == masks.size(2) && masks.size(1) > 0,
-      "masks must be (R, M, M)");
-  STD_TORCH_CHECK(
-      boxes.dim() == 2 && boxes.size(1) == 4 && boxes.size(0) == masks.size(0),
-      "boxes must be (R, 4), one per mask");
+  check_masks(masks, boxes);
   const int64_t count = masks.size(0), side = masks.size(1);
-  Tensor canvases = torch::stable::new_empty(masks, {count, height, width}, ScalarType::Byte);
-  if (canvases.numel() == 0) return canvases;
+  Tensor bitmaps = torch::stable::new_empty(masks, {count, height, width}, ScalarType::Byte);
+  if (bitmaps.numel() == 0) return bitmaps;
   const int64_t tile_rows = (height + kTileHeight - 1) / kTileHeight;
-  STD_TORCH_CHECK(tile_rows <= 65535, "a canvas ", height, " pixels high exceeds a CUDA grid");
+  STD_TORCH_CHECK(tile_rows <= 65535, "an image height of ", height, " pixels exceeds a CUDA grid");
   const dim3 blocks(
       static_cast<unsigned int>((width + kTileWidth - 1) / kTileWidth),
       static_cast<unsigned int>(tile_rows),
       static_cast<unsigned int>(count < 65535 ? count : 65535));
   paste<<<blocks, dim3(kTileWidth, kTileHeight), 0, current_stream(masks)>>>(
       masks.const_data_ptr<float>(), boxes.const_data_ptr<float>(), count, side, height, width,
-      static_cast<float>(threshold), grid, canvases.mutable_data_ptr<uint8_t>());
+      static_cast<float>(threshold), grid, bitmaps.mutable_data_ptr<uint8_t>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
-  return canvases;
+  return bitmaps;
 }
 
 }  // namespace ops_cuda::gpu

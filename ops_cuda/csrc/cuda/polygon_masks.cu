@@ -1,8 +1,8 @@
-// Polygons to masks inside boxes: one block per box, its cells as bits in shared memory. Threads
-// toggle bits where edges cross columns, then the parity runs down every column. Masks larger than
-// a tile take several blocks.
+// Rasterization of polygons inside boxes: one block per box, with its cells as bits in shared
+// memory. Threads toggle bits where edges cross columns, then compute the parity down every column.
+// Masks larger than a tile take several blocks.
 //
-// Indices out of range are clamped, never followed: the host does not wait to look at them.
+// Indices out of range are clamped, because checking them on the host would need a device sync.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-#include "../polygon_edges.h"
+#include "../polygon_masks.h"
 #include "launch.h"
 #include "offset_lists.h"
 
@@ -47,51 +47,51 @@ __device__ inline void toggle_edge(
       });
 }
 
-// Adds a polygon's cells in one column, known by their toggles, to those of its object.
-__device__ inline void unite_column(const uint32_t* toggles, int column, uint32_t* united) {
+// Adds the cells of a polygon in one column, given as toggles, to those of its object.
+__device__ inline void add_polygon_column(const uint32_t* toggles, int column, uint32_t* filled) {
   uint32_t above = 0;
   for (int word = column; word < kTileWords; word += kTileSide) {
     const uint32_t inside = running_parity(toggles[word]) ^ above;
-    united[word] |= inside;
+    filled[word] |= inside;
     above = -(inside >> 31);
   }
 }
 
 __global__ void __launch_bounds__(kRasterThreads) rasterize(
-    PolygonTable table, const int64_t* __restrict__ objects, const float* __restrict__ boxes,
+    PolygonTable table, const int64_t* __restrict__ object_indices, const float* __restrict__ boxes,
     int64_t count, int64_t side, int64_t tiles, float* __restrict__ masks) {
-  __shared__ uint32_t toggles[kTileWords], united[kTileWords];
-  __shared__ int strays;
+  __shared__ uint32_t toggles[kTileWords], filled[kTileWords];
+  __shared__ int non_finite;
   const int thread = threadIdx.x;
   for (int64_t i = blockIdx.x; i < count * tiles * tiles; i += gridDim.x) {
     const int64_t r = i / (tiles * tiles);
     const int64_t top = i / tiles % tiles * kTileSide, left = i % tiles * kTileSide;
-    const int64_t rows = least(side - top, kTileSide), columns = least(side - left, kTileSide);
+    const int64_t rows = minimum(side - top, kTileSide), columns = minimum(side - left, kTileSide);
     const Tile tile{
         static_cast<int32_t>(top), static_cast<int32_t>(left),
         static_cast<int32_t>(left + columns)};
     const CellFrame frame = cell_frame(boxes + 4 * r, side);
-    const Range polygons = frame.finite ? table.objects.range(objects[r]) : Range{0, 0};
-    for (int word = thread; word < kTileWords; word += kRasterThreads) united[word] = 0;
+    const Range polygons = frame.finite ? table.objects.range(object_indices[r]) : Range{0, 0};
+    for (int word = thread; word < kTileWords; word += kRasterThreads) filled[word] = 0;
     for (int64_t p = polygons.begin; p < polygons.end; ++p) {
       const Range vertices = table.polygons.range(p);
       for (int word = thread; word < kTileWords; word += kRasterThreads) toggles[word] = 0;
-      if (thread == 0) strays = 0;
+      if (thread == 0) non_finite = 0;
       __syncthreads();
       for (int64_t v = vertices.begin + thread; v < vertices.end; v += kRasterThreads) {
         const float* begin = table.vertices + 2 * v;
         const float* end = table.vertices + 2 * (v + 1 < vertices.end ? v + 1 : vertices.begin);
-        if (!is_finite(begin[0]) || !is_finite(begin[1])) atomicAdd(&strays, 1);
+        if (!is_finite(begin[0]) || !is_finite(begin[1])) atomicAdd(&non_finite, 1);
         toggle_edge(begin, end, frame, tile, toggles);
       }
       __syncthreads();
-      if (strays == 0) unite_column(toggles, thread, united);
+      if (non_finite == 0) add_polygon_column(toggles, thread, filled);
       __syncthreads();
     }
     __syncthreads();
     for (int64_t cell = thread; cell < rows * columns; cell += kRasterThreads) {
       const int64_t row = cell / columns, column = cell % columns;
-      const uint32_t bits = united[row / 32 * kTileSide + column];
+      const uint32_t bits = filled[row / 32 * kTileSide + column];
       masks[(r * side + top + row) * side + left + column] =
           static_cast<float>(bits >> (row % 32) & 1u);
     }
@@ -101,19 +101,15 @@ __global__ void __launch_bounds__(kRasterThreads) rasterize(
 
 Tensor rasterize_polygons(
     const Tensor& vertices_in, const Tensor& polygon_offsets_in, const Tensor& object_offsets_in,
-    const Tensor& objects_in, const Tensor& boxes_in, int64_t side) {
+    const Tensor& object_indices_in, const Tensor& boxes_in, int64_t side) {
   const auto guard = on_device_of(boxes_in);
   const Tensor vertices = torch::stable::contiguous(vertices_in);
   const Tensor polygon_offsets = torch::stable::contiguous(polygon_offsets_in);
   const Tensor object_offsets = torch::stable::contiguous(object_offsets_in);
-  const Tensor objects = torch::stable::contiguous(objects_in);
+  const Tensor object_indices = torch::stable::contiguous(object_indices_in);
   const Tensor boxes = torch::stable::contiguous(boxes_in);
   const int64_t count = boxes.size(0);
-  STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "boxes must be (R, 4)");
-  STD_TORCH_CHECK(vertices.dim() == 2 && vertices.size(1) == 2, "vertices must be (V, 2)");
-  STD_TORCH_CHECK(objects.numel() == count, "objects must be (R,), one per box");
-  STD_TORCH_CHECK(
-      polygon_offsets.numel() > 0 && object_offsets.numel() > 0, "offsets must start with 0");
+  check_polygons(vertices, polygon_offsets, object_offsets, object_indices, boxes);
   Tensor masks = torch::stable::new_empty(boxes, {count, side, side});
   if (masks.numel() == 0) return masks;
   const FlatLists polygons = flat_lists(polygon_offsets, vertices.size(0));
@@ -122,8 +118,8 @@ Tensor rasterize_polygons(
   const int64_t tiles = (side + kTileSide - 1) / kTileSide;
   rasterize<<<
       blocks_for(count * tiles * tiles, 1), kRasterThreads, 0, current_stream(boxes)>>>(
-      table, objects.const_data_ptr<int64_t>(), boxes.const_data_ptr<float>(), count, side, tiles,
-      masks.mutable_data_ptr<float>());
+      table, object_indices.const_data_ptr<int64_t>(), boxes.const_data_ptr<float>(), count, side,
+      tiles, masks.mutable_data_ptr<float>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return masks;
 }

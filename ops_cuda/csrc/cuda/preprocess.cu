@@ -1,7 +1,8 @@
-// Pictures to a padded, normalised batch: one thread per pixel of the batch, which works out its
-// own weights. Same sums in the same order as on the CPU, hence the same bits.
+// Resizing, normalizing and padding of a batch: one thread per pixel of the batch, which computes
+// its own weights. The sums are in the same order as on the CPU, so the bits are the same.
 //
-// The pictures' addresses travel as a kernel argument: a copy of them to the device would wait.
+// The addresses of the images are passed as a kernel argument, because copying them to the device
+// would need a sync.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -13,8 +14,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../picture_checks.h"
-#include "../resize_geometry.h"
+#include "../preprocess.h"
 #include "launch.h"
 
 namespace ops_cuda::gpu {
@@ -23,36 +23,36 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int kPicturesPerLaunch = 32;  // 1.3 KiB of the 4 KiB that arguments may take
+constexpr int kImagesPerLaunch = 32;  // 1.3 KiB of the 4 KiB that arguments may take
 constexpr int kPixelTileWidth = 32, kPixelTileHeight = 8;
 
-struct SourcePicture {
+struct SourceImage {
   const uint8_t* data;
-  int64_t stride;                       // from row to row
+  int64_t stride;                       // between rows
   int32_t source_height, source_width;  // of the data
-  int32_t height, width;                // that it is resized to
+  int32_t height, width;                // after resizing
 };
 
-struct PictureTable {
-  SourcePicture pictures[kPicturesPerLaunch];
+struct ImageTable {
+  SourceImage images[kImagesPerLaunch];
   float mean[3], inverse_std[3];
   bool reverse_channels;
-  bool antialias;  // and round to whole levels
+  bool antialias;  // and round to levels
 };
 
-// The levels of pixel (x, y) of the resized picture, with antialiasing whole numbers.
+// Computes the levels of pixel (x, y) of the resized image, integers with antialiasing.
 __device__ inline void resized_pixel(
-    const SourcePicture& picture, bool antialias, int64_t y, int64_t x, float* levels) {
-  const AxisTaps rows = axis_taps(y, picture.height, picture.source_height, antialias);
-  const AxisTaps columns = axis_taps(x, picture.width, picture.source_width, antialias);
+    const SourceImage& image, bool antialias, int64_t y, int64_t x, float* levels) {
+  const AxisTaps rows = axis_taps(y, image.height, image.source_height, antialias);
+  const AxisTaps columns = axis_taps(x, image.width, image.source_width, antialias);
   float sums[3] = {0.0f, 0.0f, 0.0f};
   for (int64_t j = 0; j < columns.count; ++j) {
-    const uint8_t* column = picture.data + rows.first * picture.stride + 3 * (columns.first + j);
+    const uint8_t* column = image.data + rows.first * image.stride + 3 * (columns.first + j);
     float blended[3] = {0.0f, 0.0f, 0.0f};
     for (int64_t i = 0; i < rows.count; ++i) {
       const float weight = rows.weight(i);
       for (int c = 0; c < 3; ++c) {
-        blended[c] += static_cast<float>(column[i * picture.stride + c]) * weight;
+        blended[c] += static_cast<float>(column[i * image.stride + c]) * weight;
       }
     }
     const float weight = columns.weight(j);
@@ -66,7 +66,7 @@ __device__ inline void resized_pixel(
 // batch: (count, height, width, 3).
 template <typename T>
 __global__ void __launch_bounds__(kPixelTileWidth* kPixelTileHeight) fill_batch(
-    const __grid_constant__ PictureTable table, int64_t count, int64_t height, int64_t width,
+    const __grid_constant__ ImageTable table, int64_t count, int64_t height, int64_t width,
     T* __restrict__ batch) {
   const int64_t tiles_across = (width + kPixelTileWidth - 1) / kPixelTileWidth;
   const int64_t tiles_down = (height + kPixelTileHeight - 1) / kPixelTileHeight;
@@ -75,15 +75,15 @@ __global__ void __launch_bounds__(kPixelTileWidth* kPixelTileHeight) fill_batch(
     const int64_t y = tile / tiles_across % tiles_down * kPixelTileHeight + threadIdx.y;
     const int64_t b = tile / tiles_across / tiles_down;
     if (x >= width || y >= height) continue;
-    const SourcePicture& picture = table.pictures[b];
+    const SourceImage& image = table.images[b];
     float values[3] = {0.0f, 0.0f, 0.0f};
-    if (x < picture.width && y < picture.height) {
+    if (x < image.width && y < image.height) {
       float levels[3];
-      if (picture.height == picture.source_height && picture.width == picture.source_width) {
-        const uint8_t* pixel = picture.data + y * picture.stride + 3 * x;
+      if (image.height == image.source_height && image.width == image.source_width) {
+        const uint8_t* pixel = image.data + y * image.stride + 3 * x;
         for (int c = 0; c < 3; ++c) levels[c] = static_cast<float>(pixel[c]);
       } else {
-        resized_pixel(picture, table.antialias, y, x, levels);
+        resized_pixel(image, table.antialias, y, x, levels);
       }
       for (int c = 0; c < 3; ++c) {
         const float level = levels[table.reverse_channels ? 2 - c : c];
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kPixelTileWidth* kPixelTileHeight) fill_batch(
   }
 }
 
-SourcePicture source_picture(const Tensor& pixels, int64_t height, int64_t width) {
+SourceImage source_image(const Tensor& pixels, int64_t height, int64_t width) {
   return {
       pixels.const_data_ptr<uint8_t>(),        pixels.stride(0),
       static_cast<int32_t>(pixels.size(0)),    static_cast<int32_t>(pixels.size(1)),
@@ -104,7 +104,7 @@ SourcePicture source_picture(const Tensor& pixels, int64_t height, int64_t width
 
 template <typename T>
 void launch(
-    const PictureTable& table, int64_t count, int64_t height, int64_t width, T* batch,
+    const ImageTable& table, int64_t count, int64_t height, int64_t width, T* batch,
     cudaStream_t stream) {
   const int64_t tiles = count * ((height + kPixelTileHeight - 1) / kPixelTileHeight) *
       ((width + kPixelTileWidth - 1) / kPixelTileWidth);
@@ -115,11 +115,11 @@ void launch(
 
 Tensor resize_image(const Tensor& pixels_in, int64_t height, int64_t width) {
   const auto guard = on_device_of(pixels_in);
-  const Tensor pixels = rows_of_pixels(pixels_in);
-  STD_TORCH_CHECK(height > 0 && width > 0, "height and width must be positive");
+  const Tensor pixels = with_adjacent_pixels(pixels_in);
+  check_output_size(height, width);
   Tensor resized = torch::stable::new_empty(pixels, {height, width, 3});
-  PictureTable table{{}, {0.0f, 0.0f, 0.0f}, {1.0f, 1.0f, 1.0f}, false, true};
-  table.pictures[0] = source_picture(pixels, height, width);
+  ImageTable table{{}, {0.0f, 0.0f, 0.0f}, {1.0f, 1.0f, 1.0f}, false, true};
+  table.images[0] = source_image(pixels, height, width);
   launch(table, 1, height, width, resized.mutable_data_ptr<uint8_t>(), current_stream(pixels));
   return resized;
 }
@@ -132,8 +132,8 @@ Tensor preprocess(
   check_batch(images, heights, widths, canvas_height, canvas_width, mean, std);
   const auto guard = on_device_of(images[0]);
   std::vector<Tensor> owners;
-  for (const Tensor& image : images) owners.push_back(rows_of_pixels(image));
-  PictureTable table{{}, {}, {}, reverse_channels, antialias};
+  for (const Tensor& image : images) owners.push_back(with_adjacent_pixels(image));
+  ImageTable table{{}, {}, {}, reverse_channels, antialias};
   for (int c = 0; c < 3; ++c) {
     table.mean[c] = static_cast<float>(mean[c]);
     table.inverse_std[c] = static_cast<float>(1.0 / std[c]);
@@ -144,11 +144,11 @@ Tensor preprocess(
       std::nullopt, MemoryFormat::ChannelsLast);
   const cudaStream_t stream = current_stream(batch);
   const auto fill = [&](auto* data) {
-    for (int64_t first = 0; first < total; first += kPicturesPerLaunch) {
-      const int64_t count = std::min<int64_t>(kPicturesPerLaunch, total - first);
+    for (int64_t first = 0; first < total; first += kImagesPerLaunch) {
+      const int64_t count = std::min<int64_t>(kImagesPerLaunch, total - first);
       for (int64_t i = 0; i < count; ++i) {
         const int64_t image = first + i;
-        table.pictures[i] = source_picture(owners[image], heights[image], widths[image]);
+        table.images[i] = source_image(owners[image], heights[image], widths[image]);
       }
       launch(
           table, count, canvas_height, canvas_width,

@@ -1,23 +1,22 @@
-// ROI align over all pyramid levels on channels_last maps: one warp per bin, its lanes share the
-// channels, so that every read of a pixel and every write of a bin is one run of memory.
+// ROI align over all pyramid levels on channels_last maps: one warp per bin, with the channels
+// distributed over its lanes, so that every read of a pixel and every write of a bin is contiguous.
 //
-// Backward adds with atomics, in float32 also for half types: the order of the sums, and with it
-// the last bits, may change from run to run.
+// The backward pass accumulates with atomics, in float32 for half types too: the order of the sums,
+// and therefore the last bits, may change from run to run.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
 #include <vector>
 
-#include "../roi_geometry.h"
+#include "../roi_align.h"
+#include "floating_types.h"
 #include "launch.h"
-#include "placed_roi.h"
+#include "roi_on_level.h"
 
 namespace ops_cuda::gpu {
 
@@ -27,27 +26,24 @@ using torch::stable::Tensor;
 
 constexpr int kWarp = 32, kWarpsPerBlock = 4;
 
-// Sums are kept in this type.
-template <typename T>
-using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
 template <typename T, int N>
 struct alignas(N * sizeof(T)) Pack {
   T values[N];
 };
 
-// pooled: (R, S, S, C). N channels per lane and step; C is a multiple of N.
+// pooled: (R, S, S, C). Each lane processes N channels per step; C is a multiple of N.
 template <typename T, int N>
 __global__ void __launch_bounds__(kWarp* kWarpsPerBlock) pool(
-    const __grid_constant__ Pyramid<const T, Sum<T>> pyramid, const Sum<T>* __restrict__ rois,
-    int64_t count, const __grid_constant__ RoiAlignOptions options, T* __restrict__ pooled) {
-  using S = Sum<T>;
+    const __grid_constant__ Pyramid<const T, SumType<T>> pyramid,
+    const SumType<T>* __restrict__ rois, int64_t count,
+    const __grid_constant__ RoiAlignOptions options, T* __restrict__ pooled) {
+  using S = SumType<T>;
   const int64_t side = options.output_side, bins = side * side, channels = pyramid.channels;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarpsPerBlock;
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.y;
        item < count * bins; item += warps) {
     const int64_t bin = item % bins;
-    const PlacedRoi<const T, S> roi(rois + 5 * (item / bins), pyramid, options);
+    const RoiOnLevel<const T, S> roi(rois + 5 * (item / bins), pyramid, options);
     for (int64_t c = threadIdx.x * N; c < channels; c += kWarp * N) {
       S sums[N] = {};
       visit_pixels(roi, bin / side, bin % side, channels, S(), [&](int64_t offset, S weight) {
@@ -63,19 +59,19 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock) pool(
   }
 }
 
-// gradient: (R, S, S, C); the pyramid's maps are added to.
+// Adds to the maps of the pyramid. gradient: (R, S, S, C).
 template <typename T>
-__global__ void __launch_bounds__(kWarp* kWarpsPerBlock) spread(
-    const __grid_constant__ Pyramid<Sum<T>, Sum<T>> pyramid, const Sum<T>* __restrict__ rois,
-    int64_t count, const __grid_constant__ RoiAlignOptions options,
-    const T* __restrict__ gradient) {
-  using S = Sum<T>;
+__global__ void __launch_bounds__(kWarp* kWarpsPerBlock) accumulate_gradient(
+    const __grid_constant__ Pyramid<SumType<T>, SumType<T>> pyramid,
+    const SumType<T>* __restrict__ rois, int64_t count,
+    const __grid_constant__ RoiAlignOptions options, const T* __restrict__ gradient) {
+  using S = SumType<T>;
   const int64_t side = options.output_side, bins = side * side, channels = pyramid.channels;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarpsPerBlock;
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.y;
        item < count * bins; item += warps) {
     const int64_t bin = item % bins;
-    const PlacedRoi<S, S> roi(rois + 5 * (item / bins), pyramid, options);
+    const RoiOnLevel<S, S> roi(rois + 5 * (item / bins), pyramid, options);
     for (int64_t c = threadIdx.x; c < channels; c += kWarp) {
       const S value = static_cast<S>(gradient[item * channels + c]);
       visit_pixels(roi, bin / side, bin % side, channels, S(), [&](int64_t offset, S weight) {
@@ -85,15 +81,12 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock) spread(
   }
 }
 
-// Strides of channels_last; the same rule stands in the fake kernels (registration.py).
-bool is_channels_last(const Tensor& map) { return map.stride(1) == 1 && map.size(1) > 1; }
-
 template <typename T>
 T* data_of(const Tensor& tensor) {
   return static_cast<T*>(const_cast<void*>(tensor.const_data_ptr()));
 }
 
-bool aligned_to(const void* pointer, size_t bytes) {
+bool is_aligned(const void* pointer, size_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
@@ -117,7 +110,7 @@ template <typename T>
 Tensor forward_typed(
     const std::vector<Tensor>& features, const Tensor& rois, const std::vector<double>& scales,
     const RoiAlignOptions& options) {
-  using S = Sum<T>;
+  using S = SumType<T>;
   const int64_t channels = features[0].size(1), side = options.output_side;
   std::vector<Tensor> maps;
   for (const Tensor& map : features) {
@@ -129,8 +122,8 @@ Tensor forward_typed(
   if (pooled.numel() > 0) {
     constexpr int wide = 16 / sizeof(T);
     const auto pyramid = pyramid_of<const T, S>(maps, scales);
-    bool packed = channels % wide == 0 && aligned_to(data_of<T>(pooled), 16);
-    for (const Tensor& map : maps) packed = packed && aligned_to(data_of<T>(map), 16);
+    bool packed = channels % wide == 0 && is_aligned(data_of<T>(pooled), 16);
+    for (const Tensor& map : maps) packed = packed && is_aligned(data_of<T>(map), 16);
     const dim3 block(kWarp, kWarpsPerBlock);
     const unsigned int grid = blocks_for(rois.size(0) * side * side, kWarpsPerBlock);
     const auto kernel = packed ? pool<T, wide> : pool<T, 1>;
@@ -145,7 +138,7 @@ template <typename T>
 std::vector<Tensor> backward_typed(
     const Tensor& gradient_in, const std::vector<Tensor>& features, const Tensor& rois,
     const std::vector<double>& scales, const RoiAlignOptions& options) {
-  using S = Sum<T>;
+  using S = SumType<T>;
   const Tensor gradient = torch::stable::contiguous(gradient_in, MemoryFormat::ChannelsLast);
   std::vector<Tensor> sums;
   for (const Tensor& map : features) {
@@ -156,7 +149,7 @@ std::vector<Tensor> backward_typed(
   }
   if (gradient.numel() > 0) {
     const int64_t bins = options.output_side * options.output_side;
-    spread<T><<<
+    accumulate_gradient<T><<<
         blocks_for(rois.size(0) * bins, kWarpsPerBlock), dim3(kWarp, kWarpsPerBlock), 0,
         current_stream(rois)>>>(
         pyramid_of<S, S>(sums, scales), data_of<S>(rois), rois.size(0), options,
@@ -172,53 +165,23 @@ std::vector<Tensor> backward_typed(
   return sums;
 }
 
-// Calls run(T()) with the features' type.
-template <typename Run>
-auto for_type_of(const Tensor& feature, Run run) {
-  switch (feature.scalar_type()) {
-    case ScalarType::Double:
-      return run(double());
-    case ScalarType::Half:
-      return run(torch::headeronly::Half());
-    case ScalarType::BFloat16:
-      return run(torch::headeronly::BFloat16());
-    default:
-      STD_TORCH_CHECK(
-          feature.scalar_type() == ScalarType::Float, "features must be floating point");
-      return run(float());
-  }
-}
-
-void check_call(
+void check_arguments(
     const std::vector<Tensor>& features, const Tensor& rois, const std::vector<double>& scales,
     const RoiAlignOptions& options) {
-  STD_TORCH_CHECK(!features.empty() && features.size() == scales.size(), "one scale per level");
+  check_roi_align(features, rois, scales, options);
   STD_TORCH_CHECK(features.size() <= kMaxLevels, "at most ", kMaxLevels, " levels");
-  STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5, "rois must be (R, 5)");
-  STD_TORCH_CHECK(options.output_side > 0 && options.sampling_ratio >= 0, "bad output_side");
-  const bool is_double = features[0].scalar_type() == ScalarType::Double;
-  STD_TORCH_CHECK(
-      rois.scalar_type() == (is_double ? ScalarType::Double : ScalarType::Float),
-      "rois must be float32, float64 only with float64 features");
-  for (const Tensor& map : features) {
-    STD_TORCH_CHECK(
-        map.dim() == 4 && map.size(0) == features[0].size(0) &&
-            map.size(1) == features[0].size(1) && map.size(2) > 0 && map.size(3) > 0 &&
-            map.scalar_type() == features[0].scalar_type(),
-        "features must be (B, C, H, W) and agree on B, C and type");
-  }
 }
 
 Tensor multiscale_roi_align(
     const std::vector<Tensor>& features, const Tensor& rois_in, const std::vector<double>& scales,
     int64_t output_side, int64_t sampling_ratio, bool aligned, double canonical_side,
-    int64_t canonical_level, double trim) {
+    int64_t canonical_level, double far_corner_inset) {
   const RoiAlignOptions options{
-      output_side, sampling_ratio, aligned, canonical_side, canonical_level, trim};
-  check_call(features, rois_in, scales, options);
+      output_side, sampling_ratio, aligned, canonical_side, canonical_level, far_corner_inset};
+  check_arguments(features, rois_in, scales, options);
   const auto guard = on_device_of(rois_in);
   const Tensor rois = torch::stable::contiguous(rois_in);
-  return for_type_of(features[0], [&](auto type) {
+  return dispatch_floating(features[0], "features", [&](auto type) {
     return forward_typed<decltype(type)>(features, rois, scales, options);
   });
 }
@@ -226,19 +189,14 @@ Tensor multiscale_roi_align(
 std::vector<Tensor> multiscale_roi_align_backward(
     const Tensor& gradient, const std::vector<Tensor>& features, const Tensor& rois_in,
     const std::vector<double>& scales, int64_t output_side, int64_t sampling_ratio, bool aligned,
-    double canonical_side, int64_t canonical_level, double trim) {
+    double canonical_side, int64_t canonical_level, double far_corner_inset) {
   const RoiAlignOptions options{
-      output_side, sampling_ratio, aligned, canonical_side, canonical_level, trim};
-  check_call(features, rois_in, scales, options);
-  STD_TORCH_CHECK(
-      gradient.dim() == 4 && gradient.size(0) == rois_in.size(0) &&
-          gradient.size(1) == features[0].size(1) && gradient.size(2) == output_side &&
-          gradient.size(3) == output_side &&
-          gradient.scalar_type() == features[0].scalar_type(),
-      "gradient must be (R, C, S, S) of the features' type");
+      output_side, sampling_ratio, aligned, canonical_side, canonical_level, far_corner_inset};
+  check_arguments(features, rois_in, scales, options);
+  check_roi_gradient(gradient, features, rois_in, options);
   const auto guard = on_device_of(rois_in);
   const Tensor rois = torch::stable::contiguous(rois_in);
-  return for_type_of(features[0], [&](auto type) {
+  return dispatch_floating(features[0], "features", [&](auto type) {
     return backward_typed<decltype(type)>(gradient, features, rois, scales, options);
   });
 }

@@ -1,7 +1,7 @@
-// Run-length masks to masks inside boxes: a thread per cell sums the stretches of mask in it, column
-// after column of the canvas, finding its first run by bisection.
+// Resampling of run-length masks inside boxes: one thread per cell sums the spans of mask in it,
+// column by column of the canvas, finding the first run by binary search.
 //
-// Indices out of range are clamped, never followed: the host does not wait to look at them.
+// Indices out of range are clamped, because checking them on the host would need a device sync.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "../run_lengths.h"
+#include "../run_length_masks.h"
 #include "launch.h"
 #include "offset_lists.h"
 
@@ -27,24 +27,24 @@ struct RunTable {
   __device__ RunMask mask(int64_t object) const {
     const Range runs = objects.range(object);
     if (runs.begin == runs.end) return {ends, 0, 1};
-    return {ends + runs.begin, runs.end - runs.begin, clamped(heights[object], 1, kLongestCanvas)};
+    return {ends + runs.begin, runs.end - runs.begin, clamp(heights[object], 1, kMaxCanvas)};
   }
 };
 
-__device__ inline float draw_cell(
-    const RunMask& mask, const CutAxis& x_axis, const CutAxis& y_axis, int64_t row,
+__device__ inline float resample_cell(
+    const RunMask& mask, const CellAxis& x_axis, const CellAxis& y_axis, int64_t row,
     int64_t column) {
   const int64_t left = x_axis.edge(column), right = x_axis.edge(column + 1);
   const int64_t upper = y_axis.edge(row), lower = y_axis.edge(row + 1);
-  const int64_t first_row = larger(whole_pixels(upper), 0);
+  const int64_t first_row = larger(units_to_pixels(upper), 0);
   if (lower <= 0 || first_row >= mask.height) return 0.0f;
-  const int64_t begin = larger(whole_pixels(left), 0);
-  const int64_t end = smaller(whole_pixels(right + kPixel - 1), mask.columns());
+  const int64_t begin = larger(units_to_pixels(left), 0);
+  const int64_t end = smaller(units_to_pixels(right + kPixel - 1), mask.columns());
   int64_t covered = 0;
   for (int64_t c = begin; c < end; ++c) {
     const int64_t run = mask.run_at(c * mask.height + first_row);
     const int64_t weight = smaller(right, (c + 1) * kPixel) - larger(left, c * kPixel);
-    visit_stretches(mask, c, run, upper, lower, [&](int64_t from, int64_t to) {
+    visit_spans(mask, c, run, upper, lower, [&](int64_t from, int64_t to) {
       covered += weight * (to - from);
     });
   }
@@ -52,7 +52,7 @@ __device__ inline float draw_cell(
 }
 
 __global__ void __launch_bounds__(kCellThreads) rasterize_runs(
-    RunTable table, const int64_t* __restrict__ objects, const float* __restrict__ boxes,
+    RunTable table, const int64_t* __restrict__ object_indices, const float* __restrict__ boxes,
     int64_t count, int64_t side, float* __restrict__ masks) {
   const int64_t cells = side * side, threads = static_cast<int64_t>(gridDim.x) * kCellThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kCellThreads + threadIdx.x;
@@ -61,9 +61,9 @@ __global__ void __launch_bounds__(kCellThreads) rasterize_runs(
     const float* box = boxes + 4 * r;
     float value = 0.0f;
     if (is_finite_box(box)) {
-      const CutAxis x_axis(box[0], box[2], side), y_axis(box[1], box[3], side);
-      const int64_t row = y_axis.place(i % cells / side), column = x_axis.place(i % side);
-      value = draw_cell(table.mask(objects[r]), x_axis, y_axis, row, column);
+      const CellAxis x_axis(box[0], box[2], side), y_axis(box[1], box[3], side);
+      const int64_t row = y_axis.mask_index(i % cells / side), column = x_axis.mask_index(i % side);
+      value = resample_cell(table.mask(object_indices[r]), x_axis, y_axis, row, column);
     }
     masks[i] = value;
   }
@@ -71,19 +71,15 @@ __global__ void __launch_bounds__(kCellThreads) rasterize_runs(
 
 Tensor rasterize_rle(
     const Tensor& run_ends_in, const Tensor& run_offsets_in, const Tensor& heights_in,
-    const Tensor& objects_in, const Tensor& boxes_in, int64_t side) {
+    const Tensor& object_indices_in, const Tensor& boxes_in, int64_t side) {
   const auto guard = on_device_of(boxes_in);
   const Tensor run_ends = torch::stable::contiguous(run_ends_in);
   const Tensor run_offsets = torch::stable::contiguous(run_offsets_in);
   const Tensor heights = torch::stable::contiguous(heights_in);
-  const Tensor objects = torch::stable::contiguous(objects_in);
+  const Tensor object_indices = torch::stable::contiguous(object_indices_in);
   const Tensor boxes = torch::stable::contiguous(boxes_in);
   const int64_t count = boxes.size(0);
-  STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "boxes must be (R, 4)");
-  STD_TORCH_CHECK(objects.numel() == count, "objects must be (R,), one per box");
-  STD_TORCH_CHECK(run_offsets.numel() > 0, "run_offsets must start with 0");
-  STD_TORCH_CHECK(
-      heights.numel() == run_offsets.numel() - 1, "heights must be (N,), one per object");
+  check_run_masks(run_offsets, heights, object_indices, boxes);
   Tensor masks = torch::stable::new_empty(boxes, {count, side, side});
   if (masks.numel() == 0) return masks;
   const RunTable table{
@@ -91,7 +87,7 @@ Tensor rasterize_rle(
       heights.const_data_ptr<int64_t>()};
   rasterize_runs<<<
       blocks_for(count * side * side, kCellThreads), kCellThreads, 0, current_stream(boxes)>>>(
-      table, objects.const_data_ptr<int64_t>(), boxes.const_data_ptr<float>(), count, side,
+      table, object_indices.const_data_ptr<int64_t>(), boxes.const_data_ptr<float>(), count, side,
       masks.mutable_data_ptr<float>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return masks;

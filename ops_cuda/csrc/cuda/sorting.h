@@ -1,5 +1,5 @@
-// torch's operators that suppression needs; their C++ wrappers are younger than the oldest torch
-// served.
+// Operators of torch that NMS calls through the dispatcher: their C++ wrappers are newer than the
+// oldest torch we support.
 
 #pragma once
 
@@ -13,14 +13,14 @@
 
 namespace ops_cuda::gpu {
 
-// Indices that sort each row (or the only one), equal values by index; NaN counts as largest.
-inline torch::stable::Tensor stable_order(const torch::stable::Tensor& values, bool falling) {
+// Returns the indices that sort each row, equal values by index; NaN is the largest value.
+inline torch::stable::Tensor stable_order(const torch::stable::Tensor& values, bool descending) {
   using torch::stable::detail::from;
   std::array<StableIValue, 4> stack{
-      from(values), from(std::optional<bool>(true)), from(int64_t(-1)), from(falling)};
+      from(values), from(std::optional<bool>(true)), from(int64_t(-1)), from(descending)};
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  // taken over only to be freed
+  // converted only to be freed
   const auto sorted = torch::stable::detail::to<torch::stable::Tensor>(stack[0]);
   return torch::stable::detail::to<torch::stable::Tensor>(stack[1]);
 }
@@ -34,8 +34,8 @@ inline torch::stable::Tensor rows_at(
   return torch::stable::detail::to<torch::stable::Tensor>(stack[0]);
 }
 
-// Where `mask` is set, ascending, (K, 1). The host waits for their number.
-inline torch::stable::Tensor places_of(const torch::stable::Tensor& mask) {
+// Returns the indices where `mask` is set, ascending, (N, 1). Their number needs a device sync.
+inline torch::stable::Tensor nonzero(const torch::stable::Tensor& mask) {
   using torch::stable::detail::from;
   std::array<StableIValue, 1> stack{from(mask)};
   TORCH_ERROR_CODE_CHECK(

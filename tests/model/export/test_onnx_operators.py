@@ -66,9 +66,14 @@ def test_roi_align_pools_the_same_pixels_of_the_same_levels():
     def pool(rois, *features):
         return tuple(
             ops_cuda.multiscale_roi_align(
-                features, rois, scales, 5, samples, aligned, 64.0, 3, trim=trim
+                features, rois, scales, 5, samples, aligned, 64.0, 3, far_corner_inset=inset
             )
-            for samples, aligned, trim in ((2, True, 0), (0, True, 0), (2, False, 0), (2, False, 1))
+            for samples, aligned, inset in (
+                (2, True, 0),
+                (0, True, 0),
+                (2, False, 0),
+                (2, False, 1),
+            )
         )
 
     boxes = _random_boxes(60, generator, 140.0)
@@ -90,7 +95,7 @@ def test_nms_is_within_classes_and_ranks_equal_scores_by_index():
     generator = torch.Generator().manual_seed(1)
 
     def survive(boxes, scores, classes):
-        return ops_cuda.surviving_boxes(boxes, scores, classes, 0.4)
+        return ops_cuda.batched_nms_mask(boxes, scores, classes, 0.4)
 
     boxes = _random_boxes(400, generator)
     scores = (torch.rand(400, generator=generator) * 20).round() / 20 - 0.5

@@ -40,7 +40,7 @@ def test_pooling_a_single_map_is_roi_align_at_its_stride():
 
 def test_trim_moves_the_far_corner_inward():
     features, rois = random_pyramid((16,)), random_rois(20)
-    trimmed = rois.clone()
-    trimmed[:, 3:] -= 1
-    pooled = RoiPooler(7, strides=(16,), trim=1.0)(features, rois)
-    torch.testing.assert_close(pooled, RoiPooler(7, strides=(16,))(features, trimmed))
+    inset_rois = rois.clone()
+    inset_rois[:, 3:] -= 1
+    pooled = RoiPooler(7, strides=(16,), far_corner_inset=1.0)(features, rois)
+    torch.testing.assert_close(pooled, RoiPooler(7, strides=(16,))(features, inset_rois))

@@ -104,7 +104,7 @@ def test_a_cuda_graph_of_proposals_can_be_replayed_on_other_features():
         logits, deltas = zip(*(network.head(feature) for feature in features), strict=True)
         anchors = network.anchors(features, ImageSize(64, 96))
         return select_proposals(
-            logits, deltas, anchors, limits, **options, largest_log_scale=MAX_LOG_SCALE
+            logits, deltas, anchors, limits, **options, max_log_scale=MAX_LOG_SCALE
         )
 
     images = ImageBatch(torch.zeros(2, 3, 64, 96, device="cuda"), SIZES, SIZES)

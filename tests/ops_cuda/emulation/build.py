@@ -1,4 +1,4 @@
-"""Compiles the CUDA sources for the CPU, as the operators `ops_emulated`."""
+"""Compilation of the CUDA sources for the CPU, as the operators `ops_emulated`."""
 
 import os
 import re
@@ -15,23 +15,23 @@ FLAGS = [
     *("-std=c++20", "-O1", "-fPIC", "-pthread", "-ffp-contract=off"),
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]
-# `make sanitize`: every access of every kernel is checked
+# `make sanitize` checks every access of every kernel
 SANITIZERS = ["-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 
 
 def as_host_code(source: str) -> str:
-    """The source with launches as calls, for the CPU, under a name of its own."""
+    """Rewrite a source for the CPU: launches become calls, the namespace becomes ops_emulated."""
     code = source.replace('#include "launch.h"', '#include "cuda_on_host.h"')
     code = LAUNCH.sub(r"emulate(\1, \2, ", code)
     code = code.replace("(ops_cuda, CUDA,", "(ops_emulated, CPU,")
     code = code.replace("STABLE_TORCH_LIBRARY(ops_cuda,", "STABLE_TORCH_LIBRARY(ops_emulated,")
     code = re.sub(r'#include "\.\./', f'#include "{CSRC}/', code)
-    meets = "__syncthreads" in code or "warp_sum" in code
-    return f"#define EMULATE_BARRIERS {int(meets)}\n{code}"
+    has_barriers = "__syncthreads" in code or "warp_sum" in code
+    return f"#define EMULATE_BARRIERS {int(has_barriers)}\n{code}"
 
 
 def build_emulation(folder: Path) -> Path:
-    """Compile into `folder`; the library to load."""
+    """Compile and load the library. Return its path in `folder`."""
     objects = []
     flags = FLAGS + (SANITIZERS if os.environ.get("OPS_SANITIZE") == "1" else [])
     for source in [CSRC / "schema.cpp", *sorted((CSRC / "cuda").glob("*.cu"))]:

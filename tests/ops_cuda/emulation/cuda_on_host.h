@@ -1,6 +1,6 @@
-// Runs CUDA kernels on the CPU, one block at a time: enough of the language for our kernels, so that
-// their logic is tested where no GPU is. A kernel with barriers gets one host thread per CUDA
-// thread (EMULATE_BARRIERS), any other runs its threads one after the other.
+// Emulation of CUDA kernels on the CPU, one block at a time: enough of the language for our kernels,
+// so that their logic is tested without a GPU. A kernel with barriers gets one host thread per CUDA
+// thread (EMULATE_BARRIERS); any other runs its threads one after the other.
 
 #pragma once
 
@@ -66,7 +66,7 @@ inline void cudaStreamSynchronize(cudaStream_t) {}
 #define STD_CUDA_CHECK(call) call
 #define STD_CUDA_KERNEL_LAUNCH_CHECK()
 
-// What the kernels' launch.h gives them.
+// Replacement of launch.h.
 namespace ops_cuda::gpu {
 
 inline cudaStream_t current_stream(const torch::stable::Tensor&) { return nullptr; }
@@ -81,7 +81,7 @@ inline unsigned int blocks_for(int64_t items, int64_t per_block) {
   return std::clamp<int64_t>((items + per_block - 1) / per_block, 1, 50);
 }
 
-// Warps are the rows of a block; all its threads must come along.
+// Warps are the rows of a block; all threads of the block must call this.
 template <typename T>
 T warp_sum(T value) {
   static T values[1024];
