@@ -1,6 +1,6 @@
 # make quickstart: install everything and run the whole chain of jobs on this machine.
 # make test:       install everything and pass the tests.
-# make sanitize:   the operators' tests with AddressSanitizer and UndefinedBehaviorSanitizer.
+# make sanitize:   run the operator tests with AddressSanitizer and UndefinedBehaviorSanitizer.
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,7 +21,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The operators' tests with every access checked: the CPU kernels, and the CUDA kernels on the host.
+# Checks every memory access of the CPU kernels, and of the CUDA kernels emulated on the host.
 SANITIZED := build/sanitized
 SANITIZERS := $(foreach name,asan ubsan stdc++,$(shell gcc -print-file-name=lib$(name).so))
 sanitize: install
@@ -34,7 +34,7 @@ docs: install
 
 install: $(VENV)/.installed
 
-# torch comes before the project, because the project's extension is compiled against it.
+# torch is installed first, because the project's extension is compiled against it.
 $(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard ops_cuda/csrc/*.* ops_cuda/csrc/*/*.*)
 	sh tools/install_system_packages.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

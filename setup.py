@@ -1,14 +1,15 @@
-"""Builds the compiled operators; everything else stands in pyproject.toml.
+"""Build of the compiled operators; everything else is in pyproject.toml.
 
-Two libraries: `_ops_cuda` holds the signatures and the CPU kernels, and loads with every torch;
-`_ops_cuda_gpu` adds the CUDA kernels where a CUDA toolkit of torch's major version is found, and
-needs a torch with CUDA. A CUDA build that fails leaves the first alone. Environment:
+There are two libraries: `_ops_cuda` has the signatures and the CPU kernels, and loads with every
+torch; `_ops_cuda_gpu` adds the CUDA kernels if a CUDA toolkit of torch's major version is found,
+and needs a torch with CUDA. If the CUDA build fails, the first library is still installed.
+Environment variables:
 
     OPS_CUDA=0              never build CUDA kernels
     OPS_CUDA=1              build them or fail
     OPS_SANITIZE=1          CPU kernels with AddressSanitizer and UndefinedBehaviorSanitizer
     TORCH_CUDA_ARCH_LIST    GPU architectures, default "8.0;9.0+PTX"
-    MAX_JOBS                compilers at once
+    MAX_JOBS                number of parallel compiler processes
 """
 
 import os
@@ -25,11 +26,11 @@ from setuptools.errors import CompileError
 from torch.utils import cpp_extension
 
 SOURCES = Path("ops_cuda/csrc")
-# the oldest torch whose stable ABI the library needs: one build serves every later one
+# 2.10, the oldest torch whose stable ABI suffices: one build works with every later torch
 TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
-# contraction off: sums round alike on every machine, and like the pure-torch twins
+# no contraction: sums are rounded the same on every machine and in the reference implementations
 HOST_FLAGS = ["-ffp-contract=off", "-fvisibility=hidden", "-Wno-psabi", TARGET]
-# functions for several processors are chosen before the sanitizers are ready: one version of each
+# multiversioned functions are resolved before the sanitizers are initialized: build one version
 SANITIZERS = [
     *("-O1", "-g", "-fno-omit-frame-pointer", "-DOPS_ONE_VERSION"),
     *("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
@@ -38,11 +39,11 @@ DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
 
 def toolkit_candidates() -> Iterator[Path]:
-    """Folders that may hold a CUDA toolkit, most explicit first."""
+    """Yield folders that may contain a CUDA toolkit, most explicit first."""
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if variable in os.environ:
             yield Path(os.environ[variable])
-    # the nvcc on PATH may be a link or a script far from its toolkit, so the customary folder too
+    # the nvcc on PATH may be a link or a script outside its toolkit, so try the usual folder too
     nvcc = shutil.which("nvcc")
     if nvcc:
         yield Path(nvcc).resolve().parents[1]
@@ -52,14 +53,14 @@ def toolkit_candidates() -> Iterator[Path]:
 
 
 def static_runtime(toolkit: Path) -> Path | None:
-    """The toolkit's libcudart_static.a; linked so that no libcudart.so has to be found."""
+    """Return the toolkit's libcudart_static.a, linked so that no libcudart.so is needed."""
     folders = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
     archives = (toolkit / folder / "libcudart_static.a" for folder in folders)
     return next((archive for archive in archives if archive.exists()), None)
 
 
 def find_toolkit() -> tuple[Path | None, str]:
-    """A usable CUDA toolkit or None, and the reason in words."""
+    """Return a usable CUDA toolkit or None, and the reason as text."""
     if torch.version.cuda is None:
         return None, "this torch is built without CUDA"
     major = torch.version.cuda.partition(".")[0]
@@ -74,7 +75,7 @@ def find_toolkit() -> tuple[Path | None, str]:
 
 
 def cpu_library(sanitize: bool) -> Extension:
-    """Signatures and CPU kernels; with run-time checks of every access on demand."""
+    """Return the library of signatures and CPU kernels, optionally with sanitizers."""
     flags = [*HOST_FLAGS, *(SANITIZERS if sanitize else ["-O3"])]
     return library(
         "_ops_cuda",
@@ -85,7 +86,7 @@ def cpu_library(sanitize: bool) -> Extension:
 
 
 def cuda_library(toolkit: Path, optional: bool) -> Extension:
-    """CUDA kernels, with the toolkit's runtime linked in."""
+    """Return the library of CUDA kernels, with the toolkit's runtime linked in."""
     gpu = ["-O3", "-DUSE_CUDA", "--fmad=false", TARGET, "-Xcompiler=-fvisibility=hidden"]
     return library(
         "_ops_cuda_gpu",
@@ -107,12 +108,12 @@ def library(
     libraries: Sequence[str] = (),
     optional: bool = False,
 ) -> Extension:
-    """A top-level library of all sources in ``folders``."""
+    """Return a top-level extension of all sources in ``folders``."""
     sources = [path for folder in folders for path in sorted(folder.glob("*.c[pu]*"))]
     return Extension(
         name,
         sources=[str(path) for path in sources if path.suffix in (".cpp", ".cu")],
-        depends=[str(path) for path in SOURCES.rglob("*.*")],  # all: they go into the sdist
+        depends=[str(path) for path in SOURCES.rglob("*.*")],  # all files: the sdist needs them
         include_dirs=[*cpp_extension.include_paths(), *include_dirs],
         library_dirs=cpp_extension.library_paths(),
         libraries=["c10", "torch", "torch_cpu", *libraries],
@@ -125,16 +126,16 @@ def library(
 
 
 class BuildOperators(cpp_extension.BuildExtension):
-    """Builds the CPU library, and the CUDA library where possible; says what was left out."""
+    """Builds the CPU library, and the CUDA library if possible; prints what is not built."""
 
     def finalize_options(self) -> None:
-        """Decide what to build."""
+        """Decide which libraries to build."""
         sanitize = os.environ.get("OPS_SANITIZE") == "1"
         choice = "0" if sanitize else os.environ.get("OPS_CUDA", "")
-        toolkit, reason = (None, "as asked for") if choice == "0" else find_toolkit()
+        toolkit, reason = (None, "as requested") if choice == "0" else find_toolkit()
         if toolkit is None and choice == "1":
             raise RuntimeError(f"OPS_CUDA=1, but {reason}")
-        say(f"{'CPU and CUDA kernels' if toolkit else 'CPU kernels only'}: {reason}")
+        report(f"{'CPU and CUDA kernels' if toolkit else 'CPU kernels only'}: {reason}")
         libraries = [cpu_library(sanitize)]
         if toolkit:
             os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES)
@@ -144,18 +145,18 @@ class BuildOperators(cpp_extension.BuildExtension):
         super().finalize_options()
 
     def build_extension(self, ext: Extension) -> None:
-        """Build one library; setuptools goes on without an optional one."""
+        """Build one library; setuptools continues if an optional one fails."""
         try:
             super().build_extension(ext)
         except Exception as error:  # whatever a compiler, ninja or torch's checks raise
             if not ext.optional:
                 raise
-            say(f"{ext.name} was not built, there will be no CUDA kernels: {error}")
+            report(f"{ext.name} was not built, there are no CUDA kernels: {error}")
             raise CompileError(str(error)) from error
 
 
-def say(message: str) -> None:
-    """Tell the person who installs."""
+def report(message: str) -> None:
+    """Print a message to the console of the installation."""
     print(f"_ops_cuda: {message}", file=sys.stderr, flush=True)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, on a bare machine: torch >= 2.10, torchvision, pytest, nvcc and
+# Runs everything that needs a GPU on a bare machine: torch >= 2.10, torchvision, pytest, nvcc, and
 # pydantic, pyyaml, safetensors for the model; no cluster, no tracker.
 #
 #   OUT=folder PYTHON=python3 benchmarks/gpu_check.sh
@@ -32,13 +32,13 @@ export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$this_gpu} OPS_CUDA=1
 
 step build "$python" setup.py build_ext --inplace
 step backend "$python" -c 'import ops_cuda; print(ops_cuda.backend())'
-# confcutdir: the suite's own conftest starts clusters and stores, which are not here
+# confcutdir: the suite's conftest starts clusters and stores, which are missing here
 mapfile -t tests < <(grep -rl 'mark\.gpu' tests/ops_cuda tests/model)
 for file in "${tests[@]}"; do
   step "$file" "$python" -m pytest -q -m gpu --confcutdir="$(dirname "$file")" "$file"
 done
 if command -v compute-sanitizer >/dev/null; then
-  # every access of every kernel; far slower, so the plain agreement tests alone
+  # checks every access of every kernel; far slower, so only the agreement tests
   step memcheck timeout 240 compute-sanitizer --tool memcheck --error-exitcode 1 "$python" -m pytest \
     -q -m gpu --confcutdir=tests/ops_cuda -k 'agree or same' tests/ops_cuda
 fi

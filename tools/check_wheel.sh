@@ -1,9 +1,9 @@
 #!/bin/sh
-# Builds the wheel with this environment's torch, installs it beside another torch, and passes the
-# operators' tests there.
+# Builds the wheel with this environment's torch, installs it with another torch, and runs the
+# operator tests there.
 #
 #   PYTHON=.venv/bin/python tools/check_wheel.sh 2.10.0 0.25.0     torch, torchvision
-#   PYTHON=.venv/bin/python tools/check_wheel.sh 2.13.0            without torchvision: its tests are left out
+#   PYTHON=.venv/bin/python tools/check_wheel.sh 2.13.0            without torchvision: skips its tests
 set -eu
 torch=$1
 torchvision=${2:-}
@@ -21,14 +21,14 @@ other=$work/venv/bin/python
 
 # a copy: the checkout itself must not be importable
 mkdir -p "$work/suite/tests"
-cp -r "$root/tests/ops_cuda" "$root/tests/real_pictures.py" "$work/suite/tests/"
+cp -r "$root/tests/ops_cuda" "$root/tests/real_images.py" "$work/suite/tests/"
 cd "$work/suite"
 "$other" -c 'import torch, ops_cuda; print(torch.__version__, ops_cuda.__file__, ops_cuda.backend())'
-left_out=
+skipped=
 if [ -z "$torchvision" ]; then
-  left_out=$(grep -rl 'import torchvision\|from torchvision' tests | sed 's/^/--ignore=/')
+  skipped=$(grep -rl 'import torchvision\|from torchvision' tests | sed 's/^/--ignore=/')
 fi
-# the emulation of the CUDA kernels compiles sources, which a wheel does not bring
+# the emulation of the CUDA kernels compiles their sources, which are not in the wheel
 # shellcheck disable=SC2086
 "$other" -m pytest -q --confcutdir=tests/ops_cuda --ignore=tests/ops_cuda/test_cuda_emulated.py \
-  $left_out tests/ops_cuda
+  $skipped tests/ops_cuda
