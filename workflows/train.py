@@ -26,7 +26,7 @@ if __name__ == "__main__":
             Trains on {output}/shards/train (or data.train_shards) with train.workers Ray Train
             workers; writes checkpoints to {output}/train and an MLflow run. Submitted again, it
             continues from the newest checkpoint.""",
-            example="python workflows/train.py configs/coco_tiny.yaml train.workers=1",
+            example="python workflows/train.py configs/coco_tiny.yaml train.weights=resnet50.pth",
             job=job,
             sections=("data", "model", "train", "track"),
         )

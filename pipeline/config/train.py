@@ -76,6 +76,11 @@ class TrainConfig(Settings):
         description="Patterns of tensors in the weights that may be unused, even if the detector "
         "has others of the same part.",
     )
+    allow_frozen_random_norms: bool = Field(
+        False,
+        description="Train without weights although model.backbone.norm is frozen_bn; such a "
+        "detector does not learn, so this is for tests and benchmarks.",
+    )
     checkpoint_every: Positive = Field(1000, description="Steps between checkpoints.")
     keep_checkpoints: Positive = Field(2, description="Number of newest checkpoints to keep.")
     validate_every: NonNegative = Field(

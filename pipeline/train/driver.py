@@ -23,6 +23,7 @@ from pipeline.ingest.splits import split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from pipeline.stream.dataset_checks import check_training_data, check_validation_data
 from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run, tracking_uri
+from pipeline.track.weights_source import newest_checkpoint
 from pipeline.train.failures import StopOnLastingError, TrainingError, to_training_error
 from pipeline.train.run_record import (
     TRAINING_FOLDER,
@@ -69,7 +70,8 @@ def run_training(
         callbacks: Ray Train callbacks, for sweeps.
 
     Raises:
-        TrainingError: the training failed; the text is the failing worker's own message.
+        TrainingError: the training failed; the text is the failing worker's own message. Or it
+            cannot start, because of the classes, the workers, or frozen norms without weights.
         ConfigError: the masks or keypoints of the shards do not fit the model.
         RunMismatchError: the output holds a run that these settings cannot continue.
         FileNotFoundError: there are no training shards.
@@ -86,6 +88,7 @@ def run_training(
         if recorded.result is not None and is_finished(recorded, present):
             logger.info("the training in %s is finished; nothing to do", config.output)
             return TrainingResult(run_id=recorded.run_id, **recorded.result)
+    check_frozen_parts(config)
 
     resources = connect()
     run_id = present.run_id or None
@@ -122,6 +125,38 @@ def _check_data(config: RunConfig, manifest: Manifest, shards: str) -> None:
     val_shards = split_shards_url(config, "val")
     if storage.exists(storage.join(val_shards, MANIFEST_NAME)):
         check_validation_data(config, read_manifest(val_shards), val_shards)
+
+
+def check_frozen_parts(config: RunConfig) -> None:
+    """Check that the parts of the detector that are not trained get weights.
+
+    Raises:
+        TrainingError: the backbone's norms are frozen and have no weights: they do not normalize.
+    """
+    train, backbone = config.train, config.model.backbone
+    if train.weights is not None or train.allow_frozen_random_norms or _has_checkpoint(config):
+        return
+    if backbone.norm == "frozen_bn":
+        raise TrainingError(
+            "model.backbone.norm is frozen_bn but train.weights is not set: without pretrained "
+            "weights such a detector does not learn. Set train.weights (see configs/README.md), or "
+            "model.backbone.norm=batch_norm or group_norm; train.allow_frozen_random_norms=true "
+            "trains it anyway."
+        )
+    if backbone.frozen_stages > 0:
+        logger.warning(
+            "model.backbone.frozen_stages is %d but train.weights is not set: these stages keep "
+            "their random weights; set train.weights or model.backbone.frozen_stages=0",
+            backbone.frozen_stages,
+        )
+
+
+def _has_checkpoint(config: RunConfig) -> bool:
+    try:
+        newest_checkpoint(config)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _fit(

@@ -13,8 +13,9 @@ logger = logging.getLogger(__name__)
 TRAINING_FOLDER = "train"
 """Folder of a training below its output."""
 
-# Settings that change where and how fast a run trains, but not its result.
+# Settings that change where and how fast a run trains, or whether it may, but not its result.
 OPERATIONAL = {
+    "allow_frozen_random_norms",
     "workers",
     "device",
     "cpus_per_worker",

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from pipeline.config import load_config
+from pipeline.train.driver import check_frozen_parts
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text().replace("\\\n", " ")
@@ -32,7 +33,9 @@ def test_every_job_command_in_the_readme_names_existing_files_and_keys():
         script, config, *overrides = shlex.split(command, comments=True)
         assert (ROOT / script).exists(), command
         if config.startswith("configs/"):
-            load_config(ROOT / config, overrides)
+            settings = load_config(ROOT / config, overrides)
+            if script == "workflows/train.py":
+                check_frozen_parts(settings)
 
 
 def test_every_link_in_the_documents_has_a_target():
