@@ -5,7 +5,6 @@ from typing import Any
 
 import ray.train
 
-from pipeline.storage import MissingFileError
 from pipeline.train.checkpoint import CheckpointError
 
 
@@ -18,7 +17,7 @@ class TrainingError(RuntimeError):
 LASTING_ERRORS = (
     TrainingError,
     CheckpointError,
-    MissingFileError,
+    FileNotFoundError,
     ValueError,
     TypeError,
     AttributeError,

@@ -45,6 +45,7 @@ LASTING = (
     WeightsError("no tensor fits"),
     CheckpointError("the checkpoint holds another model"),
     MissingFileError("s3://bucket/shards/part-0.parquet does not exist"),
+    FileNotFoundError("weights/ does not hold model.safetensors"),
     TrainingError("out of memory"),
     ValueError("no image has 3 labeled keypoints"),
     TypeError("unsupported operand"),
