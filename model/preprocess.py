@@ -43,7 +43,7 @@ def resized_size(
 
 
 def resize_image(pixels: Tensor, size: ImageSize) -> Tensor:
-    """Resize bilinearly with antialiasing; on the CPU in the calling thread alone.
+    """Resize as Pillow does, to the same bits; on the CPU in the calling thread alone.
 
     Args:
         pixels: (h, w, 3) uint8.

@@ -12,6 +12,8 @@ from ops_cuda.library import compiled_for
 from ops_cuda.registration import register_autocast_to_float32, register_fake
 
 PATCH_PIXELS = 36
+# AVX-512; the kernel uses narrower registers where the machine has no wider ones.
+WIDEST_VECTOR_BYTES = 64
 PANEL = 32
 """Output channels that are adjacent in packed filters."""
 
@@ -76,7 +78,9 @@ def conv3x3_relu(
     x, bias = x.float(), None if bias is None else bias.float()
     if not compiled_for("conv3x3_relu", x.device):
         return conv3x3_relu_reference(x, packed, bias, out_channels, relu).to(dtype)
-    y: Tensor = torch.ops.ops_cuda.conv3x3_relu(x, packed, bias, out_channels, relu)
+    y: Tensor = torch.ops.ops_cuda.conv3x3_relu(
+        x, packed, bias, out_channels, relu, WIDEST_VECTOR_BYTES
+    )
     return y.to(dtype)
 
 
@@ -116,7 +120,7 @@ def _conv3x3_relu_fake(
     bias: Tensor | None,
     out_channels: int,
     relu: bool,
-    vector_bytes: int = 64,
+    vector_bytes: int,
 ) -> Tensor:
     shape = (x.shape[0], out_channels, *x.shape[2:])
     return torch.empty(shape, device=x.device, dtype=x.dtype, memory_format=torch.channels_last)

@@ -111,7 +111,7 @@ def _decode_proposals_fake(
     limits: Tensor,
     min_side: float,
     max_log_scale: float,
-    min_clipped_side: float = 0.0,
+    min_clipped_side: float,
 ) -> tuple[Tensor, Tensor]:
     shape = (limits.shape[0], len(scores), max(level.shape[1] for level in scores))
     return limits.new_empty(*shape, 4), limits.new_empty(shape)

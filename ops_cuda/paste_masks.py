@@ -70,7 +70,7 @@ def require_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> tupl
 
 @register_fake("paste_masks")
 def _paste_masks_fake(
-    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, grid: bool = False
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, grid: bool
 ) -> Tensor:
     return masks.new_empty(masks.shape[0], height, width, dtype=torch.uint8)
 

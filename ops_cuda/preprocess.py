@@ -13,6 +13,8 @@ from ops_cuda.checks import require_one_device, require_positive
 from ops_cuda.library import compiled_for
 from ops_cuda.registration import register_fake
 
+# Fractional bits of Pillow's weights.
+PILLOW_BITS = 22
 BATCH_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -25,13 +27,14 @@ def resize_image(pixels: Tensor, height: int, width: int) -> Tensor:
         width: of the result, pixels.
 
     Returns:
-        (height, width, 3) uint8, within one level of Pillow's ``Image.resize`` with ``BILINEAR``,
-        which rounds after each axis where this rounds once.
+        (height, width, 3) uint8, the same bits as Pillow's ``Image.resize`` with ``BILINEAR``.
 
     Raises:
         ValueError: shape, type or size is not as above.
 
-    Source: Pillow's filter, a triangle as wide as the scale.
+    Source: Pillow 13: a triangle as wide as the scale, in fixed point, rounded after each axis.
+    Columns come first, or rows if the height shrinks by more than twice what the width does
+    (earlier versions: always columns).
     """
     _require_image("pixels", pixels)
     require_positive("height", height)
@@ -139,7 +142,7 @@ def _preprocess_fake(
     std: Sequence[float],
     reverse_channels: bool,
     dtype: torch.dtype,
-    antialias: bool = True,
+    antialias: bool,
 ) -> Tensor:
     return torch.empty(
         (len(images), 3, canvas_height, canvas_width),
@@ -150,29 +153,41 @@ def _preprocess_fake(
 
 
 def resize_image_reference(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Compute a weighted sum along each axis, rounded once.
+    """Resize along one axis, round to levels, then along the other."""
+    source_height, source_width = pixels.shape[:2]
+    rows_first = height < source_height and source_height - height > 2 * (source_width - width)
+    levels = pixels
+    for axis in (0, 1) if rows_first else (1, 0):
+        weights = _pillow_weights((height, width)[axis], pixels.shape[axis]).to(pixels.device)
+        # float64 holds every sum of products exactly
+        sums = torch.tensordot(weights, levels.double(), dims=([1], [axis])).movedim(0, axis)
+        levels = ((sums + 2 ** (PILLOW_BITS - 1)) / 2**PILLOW_BITS).floor()
+    return levels.to(torch.uint8).contiguous()
 
-    Not torch's own filter: on the CPU, torch 2.15 repeats the first row where the width is 1.
-    """
-    return (resized_levels(pixels, height, width) + 0.5).floor().to(torch.uint8)
 
-
-def resized_levels(pixels: Tensor, height: int, width: int, antialias: bool = True) -> Tensor:
-    """Return the resized levels (height, width, 3), float64, before rounding."""
-    rows = _axis_weights(height, pixels.shape[0], antialias).to(pixels.device)
-    columns = _axis_weights(width, pixels.shape[1], antialias).to(pixels.device)
+def resize_bilinear_reference(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Return the levels (height, width, 3), float64, resized without antialiasing or rounding."""
+    rows = _triangle_weights(height, pixels.shape[0], antialias=False).to(pixels.device)
+    columns = _triangle_weights(width, pixels.shape[1], antialias=False).to(pixels.device)
     blended = torch.einsum("ys,swc->ywc", rows, pixels.double())
     return torch.einsum("xs,ysc->yxc", columns, blended).contiguous()
 
 
-def _axis_weights(length: int, source: int, antialias: bool) -> Tensor:
+def _pillow_weights(length: int, source: int) -> Tensor:
+    """Return Pillow's fixed-point weights (length, source) as whole numbers in float64."""
+    weights = _triangle_weights(length, source, antialias=True)
+    return (0.5 + weights * 2**PILLOW_BITS).floor() * (weights > 0)
+
+
+def _triangle_weights(length: int, source: int, antialias: bool) -> Tensor:
     """Return the weight (length, source), float64, of each source pixel in each output pixel."""
     scale = source / length
-    centers = (torch.arange(length, dtype=torch.float64) + 0.5) * scale
-    distances = torch.arange(source) + 0.5 - centers[:, None]
     support = max(scale, 1.0) if antialias else 1.0
-    triangles = (1 - distances.abs() / support).clamp(min=0)
-    return triangles / triangles.sum(1, keepdim=True)
+    centers = (torch.arange(length, dtype=torch.float64) + 0.5) * scale
+    distances = (torch.arange(source) - centers[:, None] + 0.5) * (1.0 / support)
+    triangles = (1 - distances.abs()).clamp(min=0)
+    # in the order of Pillow's sum, on which the last bit depends
+    return triangles / triangles.cumsum(1)[:, -1:]
 
 
 def preprocess_reference(
@@ -185,7 +200,7 @@ def preprocess_reference(
     std: Sequence[float],
     reverse_channels: bool,
     dtype: torch.dtype,
-    antialias: bool = True,
+    antialias: bool,
 ) -> Tensor:
     """Resize, reverse the channels, normalize and pad, image by image."""
     device = images[0].device
@@ -196,7 +211,7 @@ def preprocess_reference(
         if antialias:
             levels = resize_image_reference(image, height, width).float()
         else:
-            levels = resized_levels(image, height, width, antialias=False).float()
+            levels = resize_bilinear_reference(image, height, width).float()
         levels = levels.flip(2) if reverse_channels else levels
         normalized = (levels - torch.tensor(mean, device=device)) * inverse_std
         row[:height, :width] = normalized.to(dtype)

@@ -79,7 +79,7 @@ def compress_rle(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 @register_fake("encode_roi_masks_rle")
 def _encode_roi_masks_rle_fake(
-    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, grid: bool = False
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, grid: bool
 ) -> tuple[Tensor, Tensor]:
     runs = torch.library.get_ctx().new_dynamic_size()
     return (

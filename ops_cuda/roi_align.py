@@ -124,7 +124,7 @@ def _multiscale_roi_align_fake(
     aligned: bool,
     canonical_side: float,
     canonical_level: int,
-    far_corner_inset: float = 0.0,
+    far_corner_inset: float,
 ) -> Tensor:
     first = features[0]
     shape = (rois.shape[0], first.shape[1], output_side, output_side)

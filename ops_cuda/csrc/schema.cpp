@@ -4,6 +4,9 @@
 
 #include <torch/csrc/stable/library.h>
 
+// No argument has a default: torch <= 2.10 drops a trailing argument that equals its default before
+// it calls an autograd formula, which then returns a gradient too many.
+
 STABLE_TORCH_LIBRARY(ops_cuda, library) {
   library.def("nms(Tensor boxes, Tensor scores, float iou_threshold, int max_kept) -> Tensor");
   library.def(
@@ -18,17 +21,17 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
   library.def("stable_topk(Tensor scores, int k) -> (Tensor, Tensor)");
   library.def(
       "decode_proposals(Tensor[] scores, Tensor[] indices, Tensor[] deltas, Tensor[] anchors, "
-      "Tensor limits, float min_side, float max_log_scale, float min_clipped_side=0.0)"
+      "Tensor limits, float min_side, float max_log_scale, float min_clipped_side)"
       " -> (Tensor, Tensor)");
   library.def(
       "multiscale_roi_align(Tensor[] features, Tensor rois, float[] scales, int output_side, "
       "int sampling_ratio, bool aligned, float canonical_side, int canonical_level, "
-      "float far_corner_inset=0.0) -> Tensor");
+      "float far_corner_inset) -> Tensor");
   // Only shape, type and layout of the features are read.
   library.def(
       "multiscale_roi_align_backward(Tensor gradient, Tensor[] features, Tensor rois, "
       "float[] scales, int output_side, int sampling_ratio, bool aligned, float canonical_side, "
-      "int canonical_level, float far_corner_inset=0.0) -> Tensor[]");
+      "int canonical_level, float far_corner_inset) -> Tensor[]");
   library.def(
       "rasterize_polygons(Tensor vertices, Tensor polygon_offsets, Tensor object_offsets, "
       "Tensor object_indices, Tensor boxes, int side) -> Tensor");
@@ -37,13 +40,13 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "Tensor boxes, int side) -> Tensor");
   library.def(
       "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold, "
-      "bool grid=False) -> Tensor");
+      "bool grid) -> Tensor");
   library.def(
       "match_boxes(Tensor candidates, Tensor gt_boxes, Tensor gt_offsets, float positive_iou, "
       "float negative_iou, bool allow_low_quality) -> (Tensor, Tensor)");
   library.def(
       "encode_roi_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold, "
-      "bool grid=False) -> (Tensor, Tensor)");
+      "bool grid) -> (Tensor, Tensor)");
   library.def("compress_rle(Tensor counts, Tensor offsets) -> (Tensor, Tensor)");
   // geometry: kernel, stride, padding and dilation, each rows before columns.
   library.def(
@@ -55,10 +58,10 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
   library.def(
       "preprocess(Tensor[] images, int[] heights, int[] widths, int canvas_height, "
       "int canvas_width, float[] mean, float[] std, bool reverse_channels, ScalarType dtype, "
-      "bool antialias=True) -> Tensor");
+      "bool antialias) -> Tensor");
   library.def("pack_conv3x3(Tensor weight) -> Tensor");
   // vector_bytes: the widest registers to use, 64, 32 or 16; the machine may have narrower ones.
   library.def(
       "conv3x3_relu(Tensor x, Tensor packed, Tensor? bias, int out_channels, bool relu, "
-      "int vector_bytes=64) -> Tensor");
+      "int vector_bytes) -> Tensor");
 }

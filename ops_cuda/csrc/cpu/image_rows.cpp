@@ -4,62 +4,25 @@
 
 #include "image_rows.h"
 
+#include <algorithm>
 #include <cstring>
 
+#include "../preprocess.h"
 #include "simd.h"
 
 namespace ops_cuda::cpu {
 
 typedef float Pixel __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t Levels __attribute__((vector_size(16)));
+typedef int32_t Levels __attribute__((vector_size(16), aligned(4), may_alias));
 typedef uint8_t Bytes __attribute__((vector_size(4)));
 
 MULTIVERSION void blend_rows(
     const uint8_t* __restrict rows, int64_t stride, const float* __restrict weights, int64_t taps,
     int64_t count, float* __restrict output) {
-  constexpr int64_t block = 1024;  // the sums of this many values stay in the L1 cache
-  for (int64_t begin = 0; begin < count; begin += block) {
-    const int64_t end = begin + block < count ? begin + block : count;
-    const uint8_t* row = rows;
-    int64_t k = taps >= 2 ? 2 : 1;
-    if (taps >= 2) {
-      const uint8_t* next = row + stride;
-      const float upper = weights[0], lower = weights[1];
-      for (int64_t i = begin; i < end; ++i) output[i] = row[i] * upper + next[i] * lower;
-    } else {
-      const float weight = weights[0];
-      for (int64_t i = begin; i < end; ++i) output[i] = row[i] * weight;
-    }
-    for (; k + 1 < taps; k += 2) {
-      const uint8_t* further = row + k * stride;
-      const uint8_t* next = further + stride;
-      const float upper = weights[k], lower = weights[k + 1];
-      for (int64_t i = begin; i < end; ++i) {
-        output[i] = (output[i] + further[i] * upper) + next[i] * lower;
-      }
-    }
-    if (k < taps) {
-      const uint8_t* further = row + k * stride;
-      const float weight = weights[k];
-      for (int64_t i = begin; i < end; ++i) output[i] += further[i] * weight;
-    }
-  }
+  const uint8_t* next = rows + (taps - 1) * stride;
+  const float upper = weights[0], lower = taps > 1 ? weights[1] : 0.0f;
+  for (int64_t i = 0; i < count; ++i) output[i] = rows[i] * upper + next[i] * lower;
 }
-
-// Two taps, the case of every enlargement, are worth a specialized loop.
-template <int fixed_taps>
-SHARED_INLINE Pixel stretched_pixel(const float* row, const AxisWeights& columns, int64_t i) {
-  const int64_t taps = fixed_taps > 0 ? fixed_taps : columns.taps;
-  const float* pixels = row + 3 * columns.first[i];
-  const float* weights = columns.weights + i * taps;
-  Pixel sum = *reinterpret_cast<const Pixel*>(pixels) * weights[0];
-  for (int64_t k = 1; k < taps; ++k) {
-    sum += *reinterpret_cast<const Pixel*>(pixels + 3 * k) * weights[k];
-  }
-  return sum;
-}
-
-SHARED_INLINE Levels rounded(Pixel pixel) { return __builtin_convertvector(pixel + 0.5f, Levels); }
 
 template <bool reverse>
 SHARED_INLINE void store_normalized(
@@ -75,65 +38,86 @@ SHARED_INLINE void store_normalized(
   }
 }
 
-template <bool reverse, bool round_levels, int fixed_taps>
+template <bool reverse>
 SHARED_INLINE void stretch_and_normalize_body(
-    const float* row, const AxisWeights& columns, const Normalization& normalization,
+    const float* row, const AxisWeights<float>& columns, const Normalization& normalization,
     float* output) {
-  const auto stretched = [&](int64_t i) {
-    const Pixel pixel = stretched_pixel<fixed_taps>(row, columns, i);
-    return round_levels ? __builtin_convertvector(rounded(pixel), Pixel) : pixel;
-  };
-  const int64_t last = columns.length - 1;
-  for (int64_t i = 0; i < last; ++i) {
-    store_normalized<reverse>(stretched(i), normalization, false, output + 3 * i);
-  }
-  store_normalized<reverse>(stretched(last), normalization, true, output + 3 * last);
-}
-
-template <bool reverse, bool round_levels>
-SHARED_INLINE void stretch_and_normalize_taps(
-    const float* row, const AxisWeights& columns, const Normalization& normalization,
-    float* output) {
-  if (columns.taps == 2) {
-    stretch_and_normalize_body<reverse, round_levels, 2>(row, columns, normalization, output);
-  } else {
-    stretch_and_normalize_body<reverse, round_levels, 0>(row, columns, normalization, output);
+  for (int64_t i = 0; i < columns.length; ++i) {
+    const float* pixel = row + 3 * columns.first[i];
+    const float* weights = columns.weights + i * columns.taps;
+    Pixel sum = *reinterpret_cast<const Pixel*>(pixel) * weights[0];
+    if (columns.taps > 1) sum += *reinterpret_cast<const Pixel*>(pixel + 3) * weights[1];
+    store_normalized<reverse>(sum, normalization, i == columns.length - 1, output + 3 * i);
   }
 }
 
 MULTIVERSION void stretch_and_normalize(
-    const float* row, const AxisWeights& columns, const Normalization& normalization,
+    const float* row, const AxisWeights<float>& columns, const Normalization& normalization,
     float* output) {
-  if (normalization.round_levels) {
-    if (normalization.reverse_channels) {
-      stretch_and_normalize_taps<true, true>(row, columns, normalization, output);
-    } else {
-      stretch_and_normalize_taps<false, true>(row, columns, normalization, output);
-    }
-  } else if (normalization.reverse_channels) {
-    stretch_and_normalize_taps<true, false>(row, columns, normalization, output);
+  if (normalization.reverse_channels) {
+    stretch_and_normalize_body<true>(row, columns, normalization, output);
   } else {
-    stretch_and_normalize_taps<false, false>(row, columns, normalization, output);
+    stretch_and_normalize_body<false>(row, columns, normalization, output);
+  }
+}
+
+MULTIVERSION void blend_levels(
+    const uint8_t* const* rows, const int32_t* __restrict weights, int64_t taps, int64_t count,
+    uint8_t* __restrict output) {
+  if (taps == 2) {  // every enlargement
+    const uint8_t *__restrict row = rows[0], *__restrict next = rows[1];
+    const int32_t upper = weights[0], lower = weights[1];
+    for (int64_t i = 0; i < count; ++i) {
+      output[i] =
+          static_cast<uint8_t>((row[i] * upper + next[i] * lower + kPillowHalf) >> kPillowBits);
+    }
+    return;
+  }
+  constexpr int64_t block = 1024;  // the sums of this many values stay in the L1 cache
+  int32_t sums[block];
+  for (int64_t begin = 0; begin < count; begin += block) {
+    const int64_t length = std::min(block, count - begin);
+    for (int64_t i = 0; i < length; ++i) sums[i] = kPillowHalf;
+    for (int64_t k = 0; k < taps; ++k) {
+      const uint8_t* __restrict row = rows[k] + begin;
+      const int32_t weight = weights[k];
+      for (int64_t i = 0; i < length; ++i) sums[i] += row[i] * weight;
+    }
+    for (int64_t i = 0; i < length; ++i) {
+      output[begin + i] = static_cast<uint8_t>(sums[i] >> kPillowBits);
+    }
   }
 }
 
 template <int fixed_taps>
-SHARED_INLINE void stretch_to_levels_body(
-    const float* row, const AxisWeights& columns, uint8_t* output) {
-  const int64_t last = columns.length - 1;
-  for (int64_t i = 0; i <= last; ++i) {
-    const Bytes pixel =
-        __builtin_convertvector(rounded(stretched_pixel<fixed_taps>(row, columns, i)), Bytes);
-    std::memcpy(output + 3 * i, &pixel, i < last ? 4 : 3);
+SHARED_INLINE void stretch_levels_body(
+    const int32_t* levels, const AxisWeights<int32_t>& columns, int32_t* sums) {
+  const int64_t taps = fixed_taps > 0 ? fixed_taps : columns.taps;
+  for (int64_t i = 0; i < columns.length; ++i) {
+    const int32_t* pixel = levels + 3 * columns.first[i];
+    const int32_t* weights = columns.weights + i * taps;
+    Levels sum{kPillowHalf, kPillowHalf, kPillowHalf, kPillowHalf};
+    for (int64_t k = 0; k < taps; ++k) {
+      sum += *reinterpret_cast<const Levels*>(pixel + 3 * k) * weights[k];
+    }
+    *reinterpret_cast<Levels*>(sums + 3 * i) = sum;
   }
 }
 
-MULTIVERSION void stretch_to_levels(
-    const float* row, const AxisWeights& columns, uint8_t* output) {
-  if (columns.taps == 2) {
-    stretch_to_levels_body<2>(row, columns, output);
-  } else {
-    stretch_to_levels_body<0>(row, columns, output);
+MULTIVERSION void stretch_levels(
+    const uint8_t* __restrict row, int64_t count, const AxisWeights<int32_t>& columns,
+    int32_t* __restrict levels, int32_t* __restrict sums, uint8_t* __restrict output) {
+  for (int64_t i = 0; i < count; ++i) levels[i] = row[i];
+  levels[count] = 0;  // the idle lane of the last pixel
+  switch (columns.taps) {
+    case 2: stretch_levels_body<2>(levels, columns, sums); break;
+    case 3: stretch_levels_body<3>(levels, columns, sums); break;
+    case 4: stretch_levels_body<4>(levels, columns, sums); break;
+    case 5: stretch_levels_body<5>(levels, columns, sums); break;
+    default: stretch_levels_body<0>(levels, columns, sums);
+  }
+  for (int64_t i = 0; i < 3 * columns.length; ++i) {
+    output[i] = static_cast<uint8_t>(sums[i] >> kPillowBits);
   }
 }
 

@@ -1,5 +1,5 @@
 // Resizing, normalizing and padding of a batch: one thread per pixel of the batch, which computes
-// its own weights. The sums are in the same order as on the CPU, so the bits are the same.
+// its own weights. Sums are those of the CPU, in the same order, so the bits are the same.
 //
 // The addresses of the images are passed as a kernel argument, because copying them to the device
 // would need a sync.
@@ -37,15 +37,15 @@ struct ImageTable {
   SourceImage images[kImagesPerLaunch];
   float mean[3], inverse_std[3];
   bool reverse_channels;
-  bool antialias;  // and round to levels
+  bool antialias;
 };
 
-// Computes the levels of pixel (x, y) of the resized image, integers with antialiasing.
-__device__ inline void resized_pixel(
-    const SourceImage& image, bool antialias, int64_t y, int64_t x, float* levels) {
-  const AxisTaps rows = axis_taps(y, image.height, image.source_height, antialias);
-  const AxisTaps columns = axis_taps(x, image.width, image.source_width, antialias);
-  float sums[3] = {0.0f, 0.0f, 0.0f};
+// Computes the levels of pixel (x, y) of the image resized without antialiasing.
+__device__ inline void bilinear_pixel(
+    const SourceImage& image, int64_t y, int64_t x, float* levels) {
+  const BilinearTaps rows = bilinear_taps(y, image.height, image.source_height);
+  const BilinearTaps columns = bilinear_taps(x, image.width, image.source_width);
+  for (int c = 0; c < 3; ++c) levels[c] = 0.0f;
   for (int64_t j = 0; j < columns.count; ++j) {
     const uint8_t* column = image.data + rows.first * image.stride + 3 * (columns.first + j);
     float blended[3] = {0.0f, 0.0f, 0.0f};
@@ -56,11 +56,33 @@ __device__ inline void resized_pixel(
       }
     }
     const float weight = columns.weight(j);
-    for (int c = 0; c < 3; ++c) sums[c] += blended[c] * weight;
+    for (int c = 0; c < 3; ++c) levels[c] += blended[c] * weight;
   }
-  for (int c = 0; c < 3; ++c) {
-    levels[c] = antialias ? static_cast<float>(static_cast<int32_t>(sums[c] + 0.5f)) : sums[c];
+}
+
+// The same with Pillow's antialiasing: along one axis, rounded, then along the other.
+__device__ inline void pillow_pixel(const SourceImage& image, int64_t y, int64_t x, float* levels) {
+  const PillowTaps rows = pillow_taps(y, image.height, image.source_height);
+  const PillowTaps columns = pillow_taps(x, image.width, image.source_width);
+  const bool rows_first =
+      resizes_rows_first(image.height, image.width, image.source_height, image.source_width);
+  const PillowTaps& inner = rows_first ? rows : columns;
+  const PillowTaps& outer = rows_first ? columns : rows;
+  const int64_t inner_stride = rows_first ? image.stride : 3;
+  const int64_t outer_stride = rows_first ? 3 : image.stride;
+  const uint8_t* origin = image.data + rows.first * image.stride + 3 * columns.first;
+  int32_t sums[3] = {kPillowHalf, kPillowHalf, kPillowHalf};
+  for (int64_t j = 0; j < outer.count; ++j) {
+    int32_t inner_sums[3] = {kPillowHalf, kPillowHalf, kPillowHalf};
+    for (int64_t i = 0; i < inner.count; ++i) {
+      const uint8_t* pixel = origin + j * outer_stride + i * inner_stride;
+      const int32_t weight = inner.weight(i);
+      for (int c = 0; c < 3; ++c) inner_sums[c] += pixel[c] * weight;
+    }
+    const int32_t weight = outer.weight(j);
+    for (int c = 0; c < 3; ++c) sums[c] += (inner_sums[c] >> kPillowBits) * weight;
   }
+  for (int c = 0; c < 3; ++c) levels[c] = static_cast<float>(sums[c] >> kPillowBits);
 }
 
 // batch: (count, height, width, 3).
@@ -82,8 +104,10 @@ __global__ void __launch_bounds__(kPixelTileWidth* kPixelTileHeight) fill_batch(
       if (image.height == image.source_height && image.width == image.source_width) {
         const uint8_t* pixel = image.data + y * image.stride + 3 * x;
         for (int c = 0; c < 3; ++c) levels[c] = static_cast<float>(pixel[c]);
+      } else if (table.antialias) {
+        pillow_pixel(image, y, x, levels);
       } else {
-        resized_pixel(image, table.antialias, y, x, levels);
+        bilinear_pixel(image, y, x, levels);
       }
       for (int c = 0; c < 3; ++c) {
         const float level = levels[table.reverse_channels ? 2 - c : c];
