@@ -259,12 +259,7 @@ def test_the_result_does_not_depend_on_the_thread_count(two_thread_counts):
     assert one.equal(two)
 
 
-SQUARE_IN_ITS_BOX = (
-    *one_object(square(0, 0, 9, 9)),
-    torch.tensor([0]),
-    torch.tensor([[0.0, 0, 9, 9]]),
-    4,
-)
+SQUARE = (*one_object(square(0, 0, 9, 9)), torch.tensor([0]), torch.tensor([[0.0, 0, 9, 9]]), 4)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +274,7 @@ SQUARE_IN_ITS_BOX = (
     ],
 )
 def test_indices_out_of_range_raise(position, value, message):
-    arguments = [*SQUARE_IN_ITS_BOX]
+    arguments = [*SQUARE]
     arguments[position] = value
     with pytest.raises(RuntimeError, match=message):
         ops_cuda.rasterize_polygons(*arguments)
@@ -297,7 +292,7 @@ def test_indices_out_of_range_raise(position, value, message):
     ],
 )
 def test_invalid_arguments_are_named(position, value, message):
-    arguments = [*SQUARE_IN_ITS_BOX]
+    arguments = [*SQUARE]
     arguments[position] = value
     with pytest.raises(ValueError, match=message):
         ops_cuda.rasterize_polygons(*arguments)
