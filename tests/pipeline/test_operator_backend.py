@@ -47,5 +47,5 @@ def test_an_inference_worker_warns_at_its_start(kernels, caplog):
             return device
 
     kernels("cpu")
-    assert InferenceWorker(ModelStub(), None, "cuda", 1).detector == "cuda"
+    assert InferenceWorker(ModelStub(), None, "cuda", 1).predictor == "cuda"
     assert "not compiled for cuda" in caplog.text
