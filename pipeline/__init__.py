@@ -1,1 +1,1 @@
-"""Everything that touches data, clusters, stores and trackers."""
+"""Everything that touches datasets, clusters, object stores and MLflow."""

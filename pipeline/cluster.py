@@ -9,8 +9,8 @@ from typing import Any
 
 import ray
 
-# Settings on which all processes of a cluster must agree, and settings that stop telemetry and
-# noise in the terminal. A variable that the user has set is left alone.
+# Settings that all processes of a cluster must share, and settings that stop telemetry and noise in
+# the terminal. A variable that the user has set is left alone.
 ENVIRONMENT = {
     # ray.init would enable token authentication, and `ray job submit` sends no token.
     "RAY_AUTH_MODE": "disabled",
@@ -18,7 +18,7 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # An s3 checkpoint is resumable only after the controller has polled every rank.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    # Ray would print the output of pycocotools in spite of its redirected stdout.
+    # Ray would print the output of pycocotools although its stdout is redirected.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # At INFO it logs one line per execution, in between the lines of the training.
     "RAY_DATA_LOG_LEVEL": "WARNING",
@@ -53,13 +53,13 @@ def connect() -> ClusterResources:
 
 @contextlib.contextmanager
 def session() -> Iterator[ClusterResources]:
-    """Connect for a ``with`` block; a cluster that was joined before stays joined."""
-    joined_before = ray.is_initialized()
+    """Connect for a ``with`` block; a connection that existed before stays open."""
+    was_connected = ray.is_initialized()
     resources = connect()
     try:
         yield resources
     finally:
-        if not joined_before:
+        if not was_connected:
             ray.shutdown()
 
 
@@ -72,7 +72,7 @@ def prepare_environment() -> None:
 def _init_options() -> dict[str, Any]:
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" not in os.environ:
-        # Otherwise Ray looks for the last cluster started here, and waits long if it is dead.
+        # Otherwise Ray looks for the last cluster started here, and waits long if it is gone.
         options["address"] = "local"
         # Without the dashboard, a stopped Tune trial keeps its placement group.
         options["include_dashboard"] = True

@@ -1,4 +1,4 @@
-"""Objects drawn on an image: box, translucent mask, keypoints, caption.
+"""Draw objects on an image: box, translucent mask, keypoints, caption.
 
 Shapes: H W pixels, K classes, P keypoints.
 """
@@ -97,7 +97,7 @@ def draw_detections(
         skeleton: links between the keypoints.
 
     Returns:
-        An image as ``draw_objects`` returns it.
+        (zH, zW, 3) uint8 RGB, as `draw_objects` returns.
     """
     kept = detections.above(score_threshold).to("cpu")
     bitmaps = kept.bitmaps().numpy() if kept.masks is not None else [None] * len(kept)

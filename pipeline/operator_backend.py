@@ -1,4 +1,4 @@
-"""Which implementation of the operators a job runs, said once at its start."""
+"""Warn at the start of a job whose operators are not compiled for its device."""
 
 import logging
 
@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 def warn_if_not_compiled(device: torch.device) -> None:
     """Log a warning if no operator is compiled for the device of a job.
 
-    The job then computes the same, only slower: a CUDA build that fails quietly, or a wheel without
-    CUDA, would otherwise go unnoticed.
+    The results are the same, only slower, so a failed CUDA build or a wheel without CUDA would
+    otherwise go unnoticed.
     """
     if any(compiled_for(name, device) for name in KERNELS):
         return

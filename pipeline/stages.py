@@ -40,8 +40,8 @@ class Stage:
         sections: configuration sections; a change in one of them makes the stage run again.
         depends_on: the stages whose outcomes it needs.
         run: does the work.
-        files_key: key of the outcome that holds the URL of the stage's files; None if the stage
-            keeps its results in a service.
+        files_key: key of the outcome that holds the URL of the stage's files; None if its result
+            is not in files but in the model registry.
         always_runs: whether the stage runs even if it is finished, because it checks its sources
             itself and is quick if nothing changed.
     """
@@ -84,7 +84,7 @@ def run_chain(config: RunConfig) -> Iterator[StageRecord]:
         try:
             record: StageRecord = ray.get(running[stage.name])
         except RayTaskError as failure:
-            # The stage's own exception rather than Ray's, which wraps the text of its traceback.
+            # The exception of the stage itself; Ray's holds it together with its traceback.
             raise failure.cause from failure
         yield record
 
@@ -100,7 +100,7 @@ def _run_stage(name: str, config: RunConfig, *upstream: StageRecord) -> StageRec
     started = time.monotonic()
     outcome = stage.run(config, {record.stage: record.outcome for record in upstream})
     if finished is not None and _facts(outcome) == _facts(finished.outcome):
-        # Later keys include the finished record's summary, which may have an older wording.
+        # Later keys hash the summary too, so the finished record keeps its text, even an older one.
         return replace(finished, skipped=True)
     seconds = round(time.monotonic() - started, 1)
     record = StageRecord(name, key, outcome, seconds)

@@ -1,4 +1,4 @@
-"""Writes the README's benchmark tables from benchmarks/results/*.json.
+"""Write the README's benchmark tables from benchmarks/results/*.json.
 
 ``--check`` writes nothing and fails if the README differs.
 """
@@ -22,7 +22,7 @@ MODELS = {
     "retinanet": "RetinaNet",
 }
 PYRAMID = ("fpn, rpn p2", "fpn, rpn p3", "fpn, rpn p4", "fpn, rpn p5", "rpn p6")
-# Label, sizes in words, and of each ratio the start of the row's op, size and peer.
+# Label, description of the sizes, and for each ratio: op of its row, and prefixes of size and peer.
 OPERATORS: Sequence[tuple[str, str, Sequence[tuple[str, str, str]]]] = (
     (
         "3x3 convolution + ReLU (inference, against oneDNN)",
@@ -104,7 +104,7 @@ OPERATORS: Sequence[tuple[str, str, Sequence[tuple[str, str, str]]]] = (
 
 
 def benchmark_tables() -> str:
-    """The section's text, from the saved results."""
+    """Return the text of the section, from the saved results."""
     inference, train, ops = (_read(name) for name in ("inference", "train_step", "ops"))
     return "\n".join(
         [
@@ -174,7 +174,7 @@ def _times(ratios: Sequence[float]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the tables, or compare them."""
+    """Write the tables, or compare them with ``--check``."""
     text = README.read_text()
     before, rest = text.split(START)
     _, after = rest.split(END)

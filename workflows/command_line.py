@@ -1,7 +1,7 @@
 """The command line that every job shares: ``python workflows/JOB.py CONFIG.yaml key=value ...``.
 
-Settings are checked first. What a job runs is imported afterwards, inside the job's function: ray,
-torch and mlflow take seconds, and ``--help`` and a mistyped key are answered without them.
+Settings are checked first, and each job imports what it runs only when it is called: ray, torch and
+mlflow take seconds to import, and ``--help`` and the refusal of a wrong key need none of them.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(
     Args:
         description: what the job reads and writes, for ``--help``.
         example: a command line that works, for ``--help``.
-        job: runs the job; imports what it needs when it is called.
+        job: runs the job and returns its closing message.
         sections: the sections of the configuration that the job reads, for ``--help``.
         arguments: the command line; default ``sys.argv``.
 
@@ -79,7 +79,7 @@ def _run(job: Job, config: RunConfig, program: str) -> int:
 
 
 def format_values(values: Mapping[str, object], prefix: str = "") -> str:
-    """Return one ``name  value`` line per value whose name starts with ``prefix``, cut off."""
+    """Return a line ``name  value`` for each name that starts with ``prefix``, without it."""
     selected = {
         name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)
     }

@@ -19,7 +19,7 @@ if __name__ == "__main__":
             description="""
             Reads annotated images (data.source) and writes Parquet shards with a manifest, one
             folder per split. Invalid records are listed in quarantine.jsonl beside the manifest.
-            Existing shards are left unchanged.""",
+            Shards that are up to date are kept.""",
             example="python workflows/prepare_shards.py configs/coco_tiny.yaml "
             "output=s3://bucket/coco_tiny",
             job=job,

@@ -66,12 +66,14 @@ def describe_overruled_config(conflicts: Sequence[Conflict]) -> str:
         "The settings of the weights are used:",
         list_overruled_settings(conflicts),
     ]
-    conventions = [c for c in conflicts if ORIGINS[c.key] is Origin.LIBRARY]
-    if conventions:
-        name, value = conventions[0].name, conventions[0].in_config
+    # The tensors show nearly always whether the settings of the backbone are right.
+    uncertain = [c for c in conflicts if ORIGINS[c.key] is Origin.LIBRARY]
+    example = next((c for c in uncertain if not c.key.startswith("backbone.")), None)
+    if example is not None:
+        name, value = example.name, example.in_config
         lines.append(
-            "To use a value nevertheless, pass it by itself: "
-            f"load_detector(..., conventions={{{name!r}: {value!r}}}), or convert the weights with "
+            "If the weights were trained with a value of the config after all, state it: "
+            f"load_detector(..., conventions={{{name!r}: {value!r}}}), or "
             f"python -m model.weights convert ... --convention '{name}={value_text(value)}'"
         )
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 One YAML file describes one model on one dataset. Each job (shards, training, sweep, evaluation,
 registration, inference) reads the sections it needs, and each section has a file here. All
-locations are URLs (``pipeline/storage/urls.py``).
+locations are paths or URLs (``pipeline/storage/urls.py``).
 """
 
 from pipeline.config.data import DataConfig, ShapesConfig, SplitConfig

@@ -65,12 +65,12 @@ class SplitConfig(Settings):
 
     @property
     def challenge_year(self) -> int | None:
-        """``year``, else the year at the end of ``root``, else None."""
+        """The ``year`` setting, else the year at the end of ``root``, else None."""
         named = re.search(r"(?<!\d)(\d{4})/*$", self.root or "")
         return self.year or (int(named[1]) if named else None)
 
     def problems(self, source: Source) -> Iterator[str]:
-        """Yield what is wrong with this part for ``source``, each as the end of a sentence."""
+        """Yield the problems of this part for ``source``, as predicates: ``needs images``."""
         required, optional = _KEYS[source]
         given = [
             key

@@ -38,10 +38,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def stated_tree(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that the config states, as plain values.
+    """Return the settings that the config states, as plain values, without the defaults.
 
-    Defaults are left out: conventions that a config does not state are adopted from the weights
-    that training starts from, and must be adopted by a copy of the config too.
+    Conventions that a config does not state are adopted from the initial weights, so a copy of the
+    config must not state them either.
     """
     # The default output is relative to the folder that the config was loaded in.
     return {"output": config.output, **config.model_dump(mode="json", exclude_unset=True)}
@@ -53,7 +53,7 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def config_digest(settings: Settings) -> str:
-    """Return the SHA-256 (hex) of the settings' values, however they were written."""
+    """Return the SHA-256 (hex) of the settings' values; their spelling and order do not matter."""
     return digest_of(settings.model_dump(mode="json"))
 
 

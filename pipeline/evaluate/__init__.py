@@ -1,1 +1,1 @@
-"""Evaluation on annotated shards: COCO and VOC metrics, a report, and images for comparison."""
+"""Evaluation on annotated shards: COCO and VOC metrics, a report, comparison images."""

@@ -1,4 +1,4 @@
-"""The evaluator of pycocotools, set up to avoid its pitfalls."""
+"""pycocotools' evaluator, set up around its pitfalls."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 def coco_evaluator(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str
 ) -> COCOeval:
-    """Return an evaluator of ``results`` that has not run yet. Building it prints to stdout.
+    """Build an evaluator of ``results``, not yet run. pycocotools prints to stdout meanwhile.
 
     Args:
         ground_truth: COCO instances format; not changed.
@@ -24,7 +24,11 @@ def coco_evaluator(
 def check_ids(
     key: str, known: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Raise ValueError if ``key`` of a result is not the ``id`` of a known record."""
+    """Check that ``key`` of every result is the ``id`` of a known record.
+
+    Raises:
+        ValueError: names the unknown ids.
+    """
     unknown = sorted({result[key] for result in results} - {record["id"] for record in known})
     if unknown:
         raise ValueError(

@@ -1,6 +1,7 @@
 """COCO metrics of boxes, masks and keypoints, exactly as pycocotools computes them.
 
-Shapes: T IoU thresholds, R recall thresholds, K classes, A area ranges, M detection limits.
+Shapes, with the letters of pycocotools: T IoU thresholds, R recall thresholds, K classes, A area
+ranges, M detection limits.
 """
 
 import contextlib
@@ -17,8 +18,7 @@ from pipeline.evaluate.coco_evaluator import check_ids, coco_evaluator
 from pipeline.evaluate.metrics import ClassMetrics, Metrics, mean_of_measured, metric_names
 
 UNIFORM_SIGMA = 0.05
-"""OKS sigma of keypoints whose spread COCO did not measure; COCO's are .025 (eyes) to .107 (hips).
-"""
+"""OKS sigma of keypoints that are not COCO's, whose sigmas are 0.025 (eyes) to 0.107 (hips)."""
 
 
 def coco_metrics(
@@ -34,7 +34,7 @@ def coco_metrics(
         results: COCO results format: image_id, category_id, bbox (x y w h), score; for "segm" also
             segmentation (RLE), for "keypoints" also keypoints (x y score ...). May be empty. Not
             changed.
-        kinds: the overlaps to measure: "bbox", "segm" or "keypoints".
+        kinds: what to compare: any of "bbox", "segm" and "keypoints".
 
     Raises:
         ValueError: a result has an image id, a category id or a number of keypoints that the
@@ -88,7 +88,7 @@ def _keypoint_names(ground_truth: Mapping[str, Any]) -> tuple[str, ...]:
 def _check_keypoints(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> None:
     if not names:
         raise ValueError(
-            "no category of the ground truth names its keypoints, so keypoints cannot be evaluated"
+            "no category of the ground truth names its keypoints, so they cannot be evaluated"
         )
     counts = {len(result["keypoints"]) // 3 for result in results} - {len(names)}
     if counts:

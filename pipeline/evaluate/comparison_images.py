@@ -1,4 +1,4 @@
-"""Images that show the ground truth and the predictions side by side."""
+"""Draw ground truth and predictions side by side."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -46,7 +46,7 @@ def draw_comparisons(
     folder: str,
     count: int,
 ) -> list[str]:
-    """Draw the first ``count`` readable images of a dataset.
+    """Draw ground truth and predictions of the first ``count`` readable images of a dataset.
 
     Args:
         chunks: the shards of the dataset.

@@ -1,4 +1,4 @@
-"""All metrics of a detector on a dataset, by the protocol of the dataset."""
+"""All metrics of a detector on a dataset: which ones, and their values."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ def dataset_metrics(
     Args:
         shards_url: the annotated images.
         results: COCO results format.
-        kinds: the overlaps that COCO metrics measure, any of "bbox", "segm" and "keypoints"; or
-            "proposals" alone for the recall of a proposal network.
+        kinds: any of "bbox", "segm" and "keypoints"; or "proposals" alone for the recall of a
+            proposal network.
 
     Raises:
         ValueError: a result has an image id or category id that the dataset does not have.
@@ -54,7 +54,7 @@ def metric_kinds(
     predicted_keypoints: Sequence[str] | None,
     has_classes: bool = True,
 ) -> tuple[str, ...]:
-    """Return the kinds of metrics that suit both a detector and a dataset.
+    """Return the kinds of metrics that both the detector and the dataset support.
 
     Args:
         dataset_keypoints: the dataset's keypoints; None if it has none.

@@ -1,4 +1,4 @@
-"""The evaluation job: run a detector on the validation shards, measure, draw, report, record."""
+"""The evaluation job: predict on the validation shards, measure, draw, report, record."""
 
 import json
 import logging
@@ -44,18 +44,18 @@ TEST_AUGMENTATION_NOTE = (
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The metrics of an evaluation and where its outputs are. Field names are kept on disk.
+    """The result of an evaluation. Field names are keys of the stage's ``_SUCCESS.json``.
 
     Args:
-        metrics: ``bbox/AP``, ..., and, where the detector predicts them, ``segm/AP``, ... and
-            ``keypoints/AP``, ...; on VOC also ``voc/AP50``. Of a proposal network only
+        metrics: ``bbox/AP``, ...; if the detector predicts masks or keypoints also ``segm/AP``, ...
+            or ``keypoints/AP``, ...; on VOC also ``voc/AP50``. For a proposal network only
             ``proposals/AR100``, ...
         per_class: one row per category; empty for a proposal network.
         images: number of images evaluated, unreadable ones included.
         failed_images: number of unreadable images, counted as empty.
         dataset_digest: digest of the shards.
         weights: the checkpoint or version that was evaluated.
-        report_url: the page for people; ``report.json`` is beside it.
+        report_url: the report as a page; ``report.json`` is in the same folder.
         pictures: URLs of images with ground truth and predictions side by side.
         run_id: the MLflow run with the metrics.
         run_url: where to view that run.
@@ -79,7 +79,8 @@ def run_evaluation(
     """Evaluate a detector on the validation shards.
 
     Predictions are written chunk by chunk below ``{output}/evaluation`` and reused while weights
-    and data stay the same. If a Ray cluster is joined, ``evaluate.workers`` workers make them.
+    and data stay the same. ``evaluate.workers`` workers make them if Ray is running, else this
+    process.
 
     Args:
         config: the job's settings.
@@ -143,7 +144,7 @@ def run_evaluation(
 
 
 def _training_run_id(config: RunConfig) -> str | None:
-    """Return the MLflow run of the output's training if it is in the configured tracker."""
+    """Return the MLflow run of the output's training; None if another store holds it."""
     record = read_run_record(config.output)
     if record is None or record.tracking_uri != tracking_uri(config):
         return None
@@ -153,7 +154,7 @@ def _training_run_id(config: RunConfig) -> str | None:
 def _measure(
     shards_url: str, predictions: str, outcomes: Sequence[ChunkOutcome]
 ) -> tuple[Metrics, list[str]]:
-    """Return the metrics of the written predictions, and the reasons of unreadable images."""
+    """Return the metrics of the written predictions, and ``file name: reason`` of failures."""
     rows: list[DetectionRow] = [
         row
         for outcome in outcomes

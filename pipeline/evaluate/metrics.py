@@ -28,7 +28,7 @@ Known as AR@100, ARs@100, ... elsewhere; MLflow does not allow @ in a metric nam
 VOC_METRIC = "voc/AP50"
 
 HEADLINE_METRICS = ("/AP", "/AP50", "/AR1000")
-"""Suffixes of the few metrics that a log line shows."""
+"""Suffixes of the metrics that log lines show."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Metrics:
             dataset; -1 where the dataset has no object to measure, as in pycocotools.
         per_class: one row per category, in the dataset's order.
         images: number of images evaluated.
-        failed_images: number of images that could not be read; they count as having no detections.
+        failed_images: number of images that could not be read; they count as without detections.
         notes: what a reader must know to interpret the metrics.
     """
 

@@ -1,6 +1,6 @@
 """Average recall of a proposal network.
 
-Shapes: T IoU thresholds, A area ranges, M proposal limits.
+Shapes, with the letters of pycocotools: T IoU thresholds, A area ranges, M proposal limits.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from pipeline.evaluate.metrics import (
 def proposal_metrics(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
 ) -> Metrics:
-    """Measure which share of the objects is covered by proposals, whatever their class.
+    """Compute the recall of proposals: the share of objects they cover, whatever the class.
 
     Args:
         ground_truth: COCO instances format.

@@ -1,4 +1,4 @@
-"""Registration of the checkpoint that the evaluation of an output measured."""
+"""The registration job: register the checkpoint that the output's evaluation measured."""
 
 from pipeline import storage
 from pipeline.config import RunConfig

@@ -38,7 +38,7 @@ class EvaluationReport:
         return asdict(self)
 
     def to_markdown(self) -> str:
-        """Return the report as a page for people."""
+        """Return the report as a Markdown page."""
         values = self.metrics.values
         kinds = [kind for kind in KIND_TITLES if f"{kind}/{metric_names(kind)[0]}" in values]
         parts = [
@@ -92,5 +92,5 @@ def _class_table(per_class: Sequence[ClassMetrics], kinds: Sequence[str]) -> str
 
 
 def _percent(value: float) -> str:
-    """Format AP in percent, as COCO does; a dash where there was nothing to measure."""
+    """Format AP in percent, as COCO does; a dash for -1, nothing to measure."""
     return "-" if value < 0 else f"{100 * value:.1f}"

@@ -36,12 +36,12 @@ class RowPredictions:
 def validate(
     detector: Detector, shards_url: str, rank: int, world_size: int, batch: int
 ) -> Metrics | None:
-    """Measure a detector in the middle of training.
+    """Evaluate a detector during training.
 
     With more than one rank, every rank must call this within its process group.
 
     Args:
-        detector: the bare module, not its DDP wrapper; its mode is left as it was.
+        detector: the bare module, not its DDP wrapper; its training mode is unchanged afterwards.
         shards_url: the validation shards.
         rank: rank of this process.
         world_size: number of processes that share the work.

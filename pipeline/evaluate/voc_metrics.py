@@ -42,7 +42,7 @@ def voc_metrics(
             otherwise take the area under the precision-recall curve.
 
     Returns:
-        Average precision by category id; -1 for a category without any object that counts.
+        Average precision by category id; -1 for a category without objects, ignored ones aside.
 
     Source: Everingham et al. 2010, section 4.2, and the development kits of 2007 and 2012.
     """
@@ -84,7 +84,7 @@ def _group_objects(ground_truth: Mapping[str, Any]) -> dict[int, dict[int, _Grou
 def _match_detections(
     objects: Mapping[int, _GroundTruth], detections: Mapping[int, Sequence[Mapping[str, Any]]]
 ) -> NDArray[np.bool_]:
-    """Return which detections of a class are true positives, by descending score.
+    """Return which detections of a class are true positives, in order of descending score.
 
     Detections matched to ignored objects are left out.
     """
@@ -138,15 +138,15 @@ def _corners(boxes: Sequence[Sequence[float]]) -> Floats:
     return np.concatenate([array[:, :2], array[:, :2] + array[:, 2:]], axis=1)
 
 
-def _pairwise_iou(detected: Floats, true: Floats) -> Floats:
+def _pairwise_iou(detections: Floats, ground_truth: Floats) -> Floats:
     """Return the (D, G) IoU of continuous boxes.
 
     VOC's boxes include their last pixel (they are ``x2 - x1 + 1`` wide); as x y w h they are
     continuous boxes of the same area.
     """
-    low = np.maximum(detected[:, None, :2], true[None, :, :2])
-    high = np.minimum(detected[:, None, 2:], true[None, :, 2:])
+    low = np.maximum(detections[:, None, :2], ground_truth[None, :, :2])
+    high = np.minimum(detections[:, None, 2:], ground_truth[None, :, 2:])
     intersection = (high - low).clip(min=0).prod(2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (detected, true)]
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (detections, ground_truth)]
     ious: Floats = intersection / (areas[0][:, None] + areas[1][None] - intersection)
     return ious

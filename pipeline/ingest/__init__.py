@@ -1,1 +1,1 @@
-"""Annotated images to Parquet shards with a manifest; invalid records are listed and counted."""
+"""Convert annotated images to Parquet shards with a manifest; list and count invalid records."""

@@ -1,8 +1,8 @@
 """Cityscapes as a `Listing`: a JSON file of labeled polygons per street image.
 
-Cordts et al. 2016. Polygons are listed from back to front, so an object's mask is what remains of
-its polygon when all are painted in that order, with Pillow as in the dataset's own scripts. A label
-that ends in "group" is a crowd region.
+Cordts et al. 2016. Polygons are listed from back to front and painted in that order, with Pillow as
+in the dataset's own scripts; an object's mask is the part of its polygon that stays visible. A
+label that ends in "group" is a crowd region.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _IDS = {
     **{"person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28},
     **{"train": 31, "motorcycle": 32, "bicycle": 33},
 }
-"""The classes with instance labels, and the dataset's own ids of them."""
+"""Ids of the classes with instance labels, as Cityscapes numbers them."""
 
 _BACKGROUND = frozenset(
     (
@@ -40,7 +40,7 @@ _BACKGROUND = frozenset(
         *("vegetation", "terrain", "sky", "caravan", "trailer"),
     )
 )
-"""Labels that are not detected but occlude the objects behind them."""
+"""Labels that are not detection classes but occlude the objects behind them."""
 
 _NOT_PAINTED = "license plate"  # part of its car, so it occludes nothing
 
@@ -105,8 +105,8 @@ def _read_image(
         try:
             annotation = _read_object(item, number, size)
         except InvalidRecordError as error:
-            names = (file_name, image_id, number)
-            rejects.append(Reject("annotation", *names, error.reason, error.detail))
+            ids = (file_name, image_id, number)
+            rejects.append(Reject("annotation", *ids, error.reason, error.detail))
             continue
         annotations += [] if annotation is None else [annotation]
     masks = CityscapesMasks(url)
@@ -148,9 +148,9 @@ class CityscapesMasks:
             if pixels.any():
                 annotations.append(annotation | mask_annotation(pixels, left, top, image.size))
             else:
-                names = (image.file_name, image.image_id, number)
+                ids = (image.file_name, image.image_id, number)
                 detail = "covered by later polygons, or outside the image"
-                rejects.append(Reject("annotation", *names, "object not visible", detail))
+                rejects.append(Reject("annotation", *ids, "object not visible", detail))
         return tuple(annotations), tuple(rejects)
 
 
@@ -172,7 +172,7 @@ def _parse(data: bytes | None) -> tuple[ImageSize, list[dict[str, Any]]]:
 
 
 def _read_object(item: dict[str, Any], number: int, size: ImageSize) -> Annotation | None:
-    """Return the annotation, still without box and mask; None if the label is not detected."""
+    """Return the annotation, without box and mask; None if its label is not a detection class."""
     label = item["label"]
     name = label.removesuffix("group")
     if name in _BACKGROUND or name == _NOT_PAINTED:
@@ -188,7 +188,7 @@ def _read_object(item: dict[str, Any], number: int, size: ImageSize) -> Annotati
 
 
 def _is_outline(polygon: list[Any], size: ImageSize) -> bool:
-    """Whether there are three or more points, none so far outside that painting would be slow."""
+    """Whether there are three or more points, none so far outside that painting is slow."""
     limit = 10 * max(size)
     return len(polygon) >= 3 and all(
         isinstance(point, list)

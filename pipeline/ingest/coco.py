@@ -107,7 +107,7 @@ def parse_coco(
 def _keep_images(
     images: list[Any], annotations: list[Any], only: frozenset[int]
 ) -> tuple[list[Any], list[Any]]:
-    """Keep the records of the images in ``only``, and malformed ones so that they are reported."""
+    """Keep the records of images in ``only``, and malformed ones, which are rejected later."""
     left_out = {
         image["id"]
         for image in images
@@ -125,7 +125,7 @@ def _keep_images(
 
 
 def _index_images(images: list[Any]) -> tuple[dict[int, Mapping[str, Any]], list[Reject]]:
-    """Return the valid image records by id, and the others."""
+    """Return the valid image records by id; reject the others."""
     records: dict[int, Mapping[str, Any]] = {}
     rejects = []
     for image in images:
@@ -140,7 +140,7 @@ def _index_images(images: list[Any]) -> tuple[dict[int, Mapping[str, Any]], list
 def _group_annotations(
     annotations: list[Any], records: Mapping[int, Mapping[str, Any]]
 ) -> tuple[dict[int, list[dict[str, Any]]], list[Reject]]:
-    """Return the annotations of each image id, and those without a valid image or id."""
+    """Return the annotations of each image id; reject those without a valid image or id."""
     by_image: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in records}
     rejects = []
     seen: set[int] = set()
@@ -178,6 +178,6 @@ def _validate_ids(annotation: Any, records: Mapping[int, Any], seen: set[int]) -
         detail = f"no valid image record has the id {image_id!r}"
         return Reject("annotation", None, None, annotation_id, "unknown image id", detail)
     if annotation_id in seen:
-        names = (image["file_name"], image_id, annotation_id)
-        return Reject("annotation", *names, "duplicate annotation id", "")
+        ids = (image["file_name"], image_id, annotation_id)
+        return Reject("annotation", *ids, "duplicate annotation id", "")
     return None

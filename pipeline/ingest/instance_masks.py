@@ -1,4 +1,4 @@
-"""The pixels of one object as a COCO run-length mask."""
+"""Encode the pixels of one object as a COCO run-length mask."""
 
 from typing import Any
 

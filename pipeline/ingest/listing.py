@@ -1,4 +1,4 @@
-"""The images and annotations a dataset lists, in any format, before an image is opened."""
+"""The images and annotations that a dataset of any format lists, before an image is opened."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ Annotation = dict[str, Any]
 
 
 class MaskSource(Protocol):
-    """The masks of one image that its annotations lack, read when its row is written."""
+    """A source of the masks that an image's annotations lack, read when its row is written."""
 
     def add_masks(self, image: "ImageRecord") -> tuple[tuple[Annotation, ...], tuple[Reject, ...]]:
         """Return the image's annotations with masks, and those that must be quarantined.
@@ -57,8 +57,8 @@ class Listing:
     """What the annotations of a dataset list.
 
     Args:
-        name: of the annotations, for error messages.
-        fingerprint: differs if the annotations do: the bytes of a single file, or a hash.
+        name: where the annotations are, for error messages.
+        fingerprint: changes with the annotations: the bytes of a single file, or a hash.
         categories: in order of their ids; label i is ``categories[i - 1]``.
         images: the usable image records.
         rejects: the unusable image records, and annotations that belong to no usable image.

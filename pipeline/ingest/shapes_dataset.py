@@ -19,6 +19,8 @@ from pipeline.ingest.shapes import (
 )
 from pipeline.shards.keypoints import KeypointSet, coco_category_keypoints, coco_keypoints
 
+ANNOTATIONS_FILE, IMAGES_FOLDER = "annotations.json", "images"
+
 _JPEG_QUALITY = 92
 _KEYPOINTS = KeypointSet(SHAPE_KEYPOINTS, SHAPE_SKELETON, tuple(range(1, len(SHAPE_CLASSES) + 1)))
 
@@ -40,7 +42,7 @@ def draw_shapes_dataset(
     Returns:
         The COCO instances file and the folder of JPEG files.
     """
-    annotations_path, images_folder = folder / "annotations.json", folder / "images"
+    annotations_path, images_folder = folder / ANNOTATIONS_FILE, folder / IMAGES_FOLDER
     recipe = {"images": images, "side": side, "max_objects": max_objects, "seed": seed}
     if keypoints:
         recipe["keypoints"] = True

@@ -1,4 +1,4 @@
-"""One shard: read its images, validate every record, and write the valid ones as rows."""
+"""Write one shard: read its images, validate every record, and store the valid ones as rows."""
 
 import hashlib
 import tempfile
@@ -56,7 +56,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What became of the records of a task; ``file`` is None if no image was valid."""
+    """The result of a task; ``file`` is None if no image was valid."""
 
     file: ShardFile | None
     counts: dict[str, int]
@@ -128,7 +128,7 @@ def _row_groups(
 
 @dataclass(frozen=True)
 class _LoadedImage:
-    """The bytes of a valid image, its annotations with masks, and the objects with bad masks."""
+    """The bytes of a valid image, its annotations with masks, and rejects for invalid masks."""
 
     data: bytes
     annotations: tuple[Annotation, ...]
@@ -148,8 +148,7 @@ def _load_image(image: ImageRecord) -> _LoadedImage | Reject:
             return _LoadedImage(data, image.annotations)
         return _LoadedImage(data, *image.mask_source.add_masks(image))
     except InvalidRecordError as error:
-        names = (image.file_name, image.image_id, None)
-        return Reject("image", *names, error.reason, error.detail)
+        return Reject("image", image.file_name, image.image_id, None, error.reason, error.detail)
 
 
 def _quarantine_image(
@@ -179,19 +178,19 @@ def _make_row(
     rejects += loaded.mask_rejects
     objects: list[ValidatedObject] = []
     for annotation in loaded.annotations:
-        names = (image.file_name, image.image_id, annotation["id"])
+        ids = (image.file_name, image.image_id, annotation["id"])
         try:
             valid = validate_annotation(annotation, image.size, task.labels, task.keypoint_count)
         except InvalidRecordError as error:
             counts["annotations_quarantined"] += 1
-            rejects.append(Reject("annotation", *names, error.reason, error.detail))
+            rejects.append(Reject("annotation", *ids, error.reason, error.detail))
             continue
         objects.append(valid)
         counts["crowd" if valid.iscrowd else "objects"] += 1
         counts["without_mask"] += not (valid.has_mask or valid.iscrowd)
         counts["with_keypoints"] += valid.num_keypoints > 0 and not valid.iscrowd
         for reason, detail in _corrections(valid, annotation, task.keypoint_count, counts):
-            rejects.append(Reject("annotation", *names, reason, detail, mended=True))
+            rejects.append(Reject("annotation", *ids, reason, detail, mended=True))
     counts["images"] += 1
     counts["images_without_objects"] += all(item.iscrowd for item in objects)
     return _arrow_row(image, loaded.data, objects, task.keypoint_count > 0)
@@ -200,7 +199,7 @@ def _make_row(
 def _corrections(
     valid: ValidatedObject, annotation: Annotation, keypoint_count: int, counts: Counter[str]
 ) -> Iterator[tuple[str, str]]:
-    """Count what was changed or left out of a valid annotation; yield each reason and detail."""
+    """Count the corrections of a valid annotation; yield the reason and detail of each."""
     if valid.overshoot:
         counts["clipped"] += 1
         yield "box clipped", f"it extended {valid.overshoot:.2f} px beyond the image"
@@ -213,7 +212,7 @@ def _corrections(
 
 
 def _count_labeled_keypoints(row: Mapping[str, Any]) -> int:
-    """Count the labeled keypoints of a row's objects, crowd regions left out."""
+    """Count the labeled keypoints of a row's objects, not of its crowd regions."""
     return sum(
         visibility > 0
         for points, iscrowd in zip(row["keypoints"], row["iscrowd"], strict=True)

@@ -2,7 +2,7 @@
 
 Images are shuffled once, with a fixed seed, so that neighbors in a shard are unrelated. Each row
 group holds images of one orientation, as training batches do. The manifest is written last; until
-then ``parts/`` holds a report of each finished shard, so that a killed job resumes where it was.
+then ``parts/`` holds a report of each finished shard, so that a killed job resumes there.
 """
 
 import hashlib
@@ -56,8 +56,8 @@ def write_shards(
 ) -> Manifest:
     """Write the shards of a listing, or keep existing ones that were written from the same source.
 
-    With Ray running, its tasks write several shards at a time; otherwise they are written here one
-    by one. The listing is held in memory once, the images of each running task by row group.
+    If Ray is running, its tasks write several shards at a time; otherwise this process writes them
+    one by one. Memory holds the listing once, and one or two row groups of images per running task.
 
     Args:
         listing: images and annotations.
@@ -66,14 +66,14 @@ def write_shards(
         rows_per_group: images per row group, the unit of reading.
 
     Raises:
-        StorageError: a location cannot be read or written, or there is no valid image at all.
+        StorageError: a location cannot be read or written, or no image is valid.
     """
     source_digest = _source_digest(listing, rows_per_shard, rows_per_group)
     existing = _existing_manifest(shards_url, source_digest)
     if existing is not None:
         logger.info("%s is up to date: %s", shards_url, existing.summary())
         return existing
-    # From here on the folder is incomplete, whatever it held before.
+    # Without its manifest the folder counts as incomplete until the new one is written.
     storage.delete(storage.join(shards_url, MANIFEST_NAME))
     parts_url = storage.join(shards_url, _PARTS, source_digest[:16])
     for url in storage.list_files(storage.join(shards_url, _PARTS)):
@@ -111,11 +111,11 @@ def _source_digest(listing: Listing, rows_per_shard: int, rows_per_group: int) -
         for image in listing.images
     ]
     images.sort(key=lambda pair: (pair[0], -1 if pair[1] is None else pair[1]))
-    # Without keypoints version 1 lacks nothing, so existing shards of that version are kept.
+    # Versions differ only in keypoints: shards without any are kept if they are of version 1.
     version = 1 if listing.keypoints is None else SCHEMA_VERSION
     layout = [version, _SHUFFLE_SEED, rows_per_shard, rows_per_group]
     digest = hashlib.sha256(listing.fingerprint)
-    # "coco" is left out, so that shards from before there were other protocols are kept.
+    # "coco" is left out, so that shards older than the other protocols are kept.
     protocol = [] if listing.protocol == "coco" else [listing.protocol]
     digest.update(json.dumps([layout, images, *protocol]).encode())
     return digest.hexdigest()

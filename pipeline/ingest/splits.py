@@ -1,4 +1,4 @@
-"""The training and validation splits of a configuration as folders of shards."""
+"""Write the training and validation splits of a configuration as folders of shards."""
 
 import tempfile
 from pathlib import Path
@@ -9,7 +9,11 @@ from pipeline.config import RunConfig, SplitConfig
 from pipeline.ingest.cityscapes import read_cityscapes
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.listing import Listing, combine_listings
-from pipeline.ingest.shapes_dataset import draw_shapes_dataset
+from pipeline.ingest.shapes_dataset import (
+    ANNOTATIONS_FILE,
+    IMAGES_FOLDER,
+    draw_shapes_dataset,
+)
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.voc import read_voc
 from pipeline.shards.manifest import Manifest, read_manifest
@@ -26,7 +30,10 @@ def split_shards_url(config: RunConfig, split: Split) -> str:
 
 
 def prepare_split(config: RunConfig, split: Split) -> Manifest:
-    """Write the shards of a split, unless they exist; read shards that are given without a source.
+    """Write the shards of a split and return their manifest.
+
+    Shards that are up to date are kept. If the configuration gives shards but no source, their
+    manifest is only read.
 
     Raises:
         StorageError: the source or the shards cannot be read or written.
@@ -72,5 +79,5 @@ def _list_shapes(config: RunConfig, split: Split) -> Listing:
             draw_shapes_dataset(Path(scratch), *recipe)
             storage.upload_folder(Path(scratch), folder_url)
     return read_coco(
-        storage.join(folder_url, "annotations.json"), storage.join(folder_url, "images")
+        storage.join(folder_url, ANNOTATIONS_FILE), storage.join(folder_url, IMAGES_FOLDER)
     )

@@ -1,4 +1,4 @@
-"""Validation of annotations and images: what is kept, corrected or quarantined, and why."""
+"""Validate annotations and images: keep, correct or quarantine each, with a reason."""
 
 import math
 from collections.abc import Mapping
@@ -17,8 +17,9 @@ _CLIP_TOLERANCE_PX = 0.01
 _MIN_SIDE_PX = 0.01
 """A thinner box has no width left in float32."""
 
+Box = tuple[float, float, float, float]
 Polygons = tuple[tuple[float, ...], ...]
-"""Flat x y x y ... each."""
+"""Each polygon is a flat x y x y ..."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class ValidatedObject:
 
     annotation_id: int
     label: int
-    box: tuple[float, float, float, float]
+    box: Box
     polygons: Polygons
     rle: str | None
     iscrowd: bool
@@ -121,19 +122,7 @@ def validate_annotation(
         raise InvalidRecordError("unknown category", detail)
     if not all(map(math.isfinite, (*box, area))):
         raise InvalidRecordError("non-finite coordinates", f"bbox {box}, area {area}")
-    if width < _MIN_SIDE_PX or height < _MIN_SIDE_PX:
-        detail = f"bbox {box}; width and height must be at least {_MIN_SIDE_PX} px"
-        raise InvalidRecordError("degenerate box", detail)
-    clipped = (
-        max(x, 0.0),
-        max(y, 0.0),
-        min(x + width, float(size.width)),
-        min(y + height, float(size.height)),
-    )
-    if clipped[2] - clipped[0] < _MIN_SIDE_PX or clipped[3] - clipped[1] < _MIN_SIDE_PX:
-        detail = f"bbox {box}, image {size.width}x{size.height}"
-        raise InvalidRecordError("box outside its image", detail)
-    overshoot = max(abs(a - b) for a, b in zip((x, y, x + width, y + height), clipped, strict=True))
+    clipped, overshoot = _clip_box((x, y, width, height), size)
     polygons, rle = _validate_mask(annotation.get("segmentation"), size)
     keypoints, points_outside = _validate_keypoints(
         annotation.get("keypoints"), size, keypoint_count
@@ -146,10 +135,30 @@ def validate_annotation(
         rle=rle,
         iscrowd=iscrowd,
         area=area,
-        overshoot=overshoot if overshoot > _CLIP_TOLERANCE_PX else 0.0,
+        overshoot=overshoot,
         keypoints=keypoints,
         points_outside=points_outside,
     )
+
+
+def _clip_box(box: Box, size: ImageSize) -> tuple[Box, float]:
+    """Clip an x y w h box to the image; return x1 y1 x2 y2, and by how many pixels it overshot."""
+    x, y, width, height = box
+    if width < _MIN_SIDE_PX or height < _MIN_SIDE_PX:
+        detail = f"bbox {list(box)}; width and height must be at least {_MIN_SIDE_PX} px"
+        raise InvalidRecordError("degenerate box", detail)
+    corners = (x, y, x + width, y + height)
+    clipped = (
+        max(x, 0.0),
+        max(y, 0.0),
+        min(x + width, float(size.width)),
+        min(y + height, float(size.height)),
+    )
+    if clipped[2] - clipped[0] < _MIN_SIDE_PX or clipped[3] - clipped[1] < _MIN_SIDE_PX:
+        detail = f"bbox {list(box)}, image {size.width}x{size.height}"
+        raise InvalidRecordError("box outside its image", detail)
+    overshoot = max(abs(a - b) for a, b in zip(corners, clipped, strict=True))
+    return clipped, overshoot if overshoot > _CLIP_TOLERANCE_PX else 0.0
 
 
 def _validate_mask(segmentation: Any, size: ImageSize) -> tuple[Polygons, str | None]:
@@ -194,7 +203,7 @@ def _validate_rle(segmentation: Mapping[str, Any], size: ImageSize) -> str:
 
 
 def _validate_keypoints(given: Any, size: ImageSize, count: int) -> tuple[tuple[float, ...], int]:
-    """Return the flat keypoints, and how many labeled outside the image are now unlabeled."""
+    """Return the flat keypoints, and how many were labeled outside the image, now unlabeled."""
     if not given or not count:
         return (0.0,) * (3 * count), 0
     try:

@@ -27,7 +27,7 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-"""In VOC's order, which is also that of the numbers in its class masks, from 1."""
+"""In VOC's order: class masks number them from 1."""
 
 _FIRST_AREA_YEAR = 2010  # AP is the area under the curve from this challenge on
 _IDS = {name: number for number, name in enumerate(VOC_CLASSES, 1)}
@@ -139,8 +139,8 @@ def _read_image(
         try:
             annotations.append(_read_object(element, number))
         except InvalidRecordError as error:
-            names = (file_name, image_id, number)
-            rejects.append(Reject("annotation", *names, error.reason, error.detail))
+            ids = (file_name, image_id, number)
+            rejects.append(Reject("annotation", *ids, error.reason, error.detail))
     record = ImageRecord(
         image_id=image_id,
         file_name=file_name,
@@ -153,7 +153,7 @@ def _read_image(
 
 
 class _NoDoctypeBuilder(ET.TreeBuilder):
-    """A builder that refuses a document type declaration, the only place to declare entities."""
+    """Refuses a document type declaration, which alone can declare entities."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise InvalidRecordError(_UNREADABLE, f"it declares the document type {name[:40]}")

@@ -22,7 +22,7 @@ from pipeline.ingest.validate import InvalidRecordError, Reject
 
 _FOLDERS = ("SegmentationObject", "SegmentationClass")
 _BORDER = 255
-_MIN_SHARE_INSIDE = 0.5  # of a mask's pixels in its box; a lower share means mixed-up numbers
+_MIN_SHARE_INSIDE = 0.5  # of a mask's pixels in its box; less means that numbers are mixed up
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class VocMasks:
         rejects: list[Reject] = []
 
         def reject(number: int, reason: str, detail: str) -> None:
-            names = (image.file_name, image.image_id, number)
-            rejects.append(Reject("annotation", *names, reason, detail))
+            ids = (image.file_name, image.image_id, number)
+            rejects.append(Reject("annotation", *ids, reason, detail))
 
         for annotation in image.annotations:
             number, category = annotation["id"], annotation["category_id"]
@@ -109,7 +109,7 @@ def _share_inside(pixels: NDArray[np.bool_], box: Sequence[float]) -> float:
 
 
 def mask_sizes(root_url: str, names: Sequence[str]) -> bytes:
-    """Return the sizes in bytes of the images' mask files, as JSON, to detect redrawn masks."""
+    """Return the sizes in bytes of the images' mask files as JSON, to detect changed masks."""
     by_url: dict[str, int] = {}
     for folder in _FOLDERS:
         by_url |= storage.file_sizes(storage.join(root_url, folder))

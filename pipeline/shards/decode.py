@@ -1,4 +1,4 @@
-"""Decoding of JPEG, PNG and other image bytes to RGB pixels.
+"""Decode JPEG, PNG and other image files to RGB pixels.
 
 EXIF rotation is ignored: annotations refer to the pixels as stored, as COCO's do.
 """

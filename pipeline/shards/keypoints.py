@@ -3,7 +3,7 @@
 COCO gives a keypoint as the index of the pixel it lies in, counted from 0. Here, as for boxes and
 polygons, pixel n spans n to n + 1, so the two differ by half a pixel.
 
-Letter: P keypoints.
+Shapes: P keypoints.
 """
 
 import logging

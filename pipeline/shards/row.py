@@ -1,6 +1,6 @@
 """One image and its objects, read from a row of a Parquet shard.
 
-Letters: G ground-truth objects, N polygons, V vertices, P keypoints.
+Shapes: G ground-truth objects, N polygons, V vertices, K classes, P keypoints.
 """
 
 from collections.abc import Iterator, Mapping
@@ -103,7 +103,7 @@ def _keypoints(by_object: pa.ListScalar) -> Floats | None:
 
 
 def _numbers(array: pa.Array) -> NDArray[Any]:
-    # Copy: a view would pin the whole block in Ray's object store.
+    # A copy, because a view would pin the whole block in Ray's object store.
     return np.array(array.to_numpy(zero_copy_only=False))
 
 

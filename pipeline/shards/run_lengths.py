@@ -1,4 +1,4 @@
-"""COCO run-length strings decoded to run ends, in vectorized NumPy.
+"""Decode COCO run-length strings to run ends, in vectorized NumPy.
 
 Format (pycocotools): alternating runs of 0 and 1, starting with 0, in column-major order. From the
 fourth on, a run is stored as the difference from the run two before it. Each number is split into
@@ -19,7 +19,7 @@ def run_ends(counts: str, size: ImageSize) -> NDArray[np.int64]:
     """Decode a run-length string to the position at which each run ends.
 
     Args:
-        counts: N encoded runs.
+        counts: N runs in COCO's encoding.
         size: size of the image.
 
     Returns:

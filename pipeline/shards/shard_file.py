@@ -1,6 +1,6 @@
-"""Columns of a Parquet shard, and reading of its row groups.
+"""The columns of a Parquet shard, and functions that read its row groups.
 
-Imports no torch, so that processes that only read start fast.
+Imports no torch, so that processes that only read start quickly.
 """
 
 import pyarrow as pa
@@ -42,7 +42,7 @@ def read_row_group(shards_url: str, file: str, group: int, with_images: bool = T
 
 
 def read_open_row_group(shard: pq.ParquetFile, group: int, with_images: bool = True) -> pa.Table:
-    """Read one row group of an open shard; a column its schema version lacks becomes null."""
+    """Read one row group of an open shard; columns that its schema version lacks become null."""
     columns = [name for name in SCHEMA.names if with_images or name != "image_bytes"]
     table = shard.read_row_group(group, columns=columns)
     if "keypoints" not in table.column_names:  # schema version 1

@@ -46,7 +46,7 @@ def filesystem(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 @functools.lru_cache
 def _s3(endpoint: str | None, region: str | None, key_id: str | None) -> pyarrow.fs.FileSystem:
-    # key_id only keys the cache, so that users get separate clients; pyarrow reads the environment.
+    # pyarrow reads the keys from the environment; key_id only gives each user a separate client.
     del key_id
     return pyarrow.fs.S3FileSystem(
         endpoint_override=endpoint,

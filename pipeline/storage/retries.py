@@ -1,4 +1,4 @@
-"""Storage errors: which to retry, which to raise, and what to tell the user."""
+"""Storage errors: their types, which to retry, and the advice in their messages."""
 
 import time
 from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""Training batches from shards: planned, read, decoded, augmented and padded."""
+"""Training batches from shards: plan, read, decode, augment, pad."""

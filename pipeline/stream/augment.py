@@ -1,6 +1,6 @@
 """Augmentation of one training image and its objects: random resize and horizontal flip.
 
-Shapes: H W pixels of the image, G ground-truth objects, P keypoints, V vertices.
+Shapes: G ground-truth objects of the image, H W pixels, P keypoints, V vertices.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from model.boxes.convention import CONTINUOUS, BoxConvention
-from model.preprocess import ResizeRounding, resize_image, resized_size
+from model.config.conventions import ResizeRounding
+from model.preprocess import resize_image, resized_size
 from model.structures import (
     BitmapMasks,
     ImageSize,
@@ -45,7 +46,7 @@ class Augmentation:
     Args:
         size: image size after resizing.
         flip: whether to flip left and right.
-        convention: decides which corner of a box is resized.
+        convention: box convention; decides how box corners are resized.
     """
 
     size: ImageSize
@@ -53,7 +54,7 @@ class Augmentation:
     convention: BoxConvention = CONTINUOUS
 
     def mirror_x(self, x: Tensor) -> Tensor:
-        """Mirror the x of polygon vertices and keypoints, consistently with box corners."""
+        """Mirror x coordinates of polygon vertices and keypoints, consistently with box corners."""
         return self.size.width - self.convention.offset - x
 
 
@@ -73,8 +74,8 @@ def draw_augmentation(
         short_sides: short sides to draw from, pixels.
         long_side: limit of the long side, pixels.
         flip_probability: probability of a horizontal flip.
-        rng: equal states give equal augmentations.
-        rounding: of the resized sides; see ``model.preprocess.resized_size``.
+        rng: source of randomness; equal states give equal augmentations.
+        rounding: how the resized sides are rounded; see ``model.preprocess.resized_size``.
         convention: box convention.
     """
     short_side = int(rng.choice(np.asarray(short_sides)))
@@ -91,8 +92,8 @@ def augment(
     Args:
         sample: left unchanged.
         augmentation: the transform to apply.
-        keypoint_flip: source index of each keypoint in a flip (`model.config.keypoint_names`'s
-            ``flip_order``).
+        keypoint_flip: index of the keypoint that each one is taken from in a flip
+            (``model.config.keypoint_names.flip_order``).
     """
     height, width = sample.pixels.shape[:2]
     size, flip = augmentation.size, augmentation.flip
@@ -156,9 +157,9 @@ def _augment_polygons(
 def _augment_runs(
     masks: RunLengthMasks, augmentation: Augmentation, scale: Tensor
 ) -> RunLengthMasks:
-    """Update only ``to_canvas``, the map from the augmented image back to the runs' canvas.
+    """Update ``to_canvas``, the map from the augmented image back to the canvas of the runs.
 
-    That map undoes the flip first, then the resize.
+    The runs themselves stay the same; the map undoes the flip first, then the resize.
     """
     to_canvas = masks.to_canvas.clone()
     to_canvas[:, :2] /= scale

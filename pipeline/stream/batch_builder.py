@@ -1,4 +1,4 @@
-"""Micro-batches built from planned rows: decode, augment and pad; bad rows become gray images."""
+"""Build micro-batches from planned rows: decode, augment, pad; bad rows become gray images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.boxes.convention import CONTINUOUS, BoxConvention
+from model.config.conventions import ResizeRounding
 from model.config.keypoint_names import flip_order
-from model.preprocess import ResizeRounding, canvas_size
+from model.preprocess import canvas_size
 from model.structures import ImageSize
 from pipeline.shards.decode import DecodeError
 from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
@@ -15,7 +16,7 @@ from pipeline.stream.collate import StreamBatch, blank_sample, collate, sample_f
 from pipeline.stream.planned_row import PlannedRow
 from pipeline.stream.shard_plan import ShardPlan, images_of_step, locate_image
 
-# What a random number is for: it is part of the seed.
+# Purposes of random numbers; part of the seed.
 _AUGMENTATION, _SAMPLING = 0, 1
 
 
@@ -30,7 +31,7 @@ class BatchSettings:
         size_divisor: padded sizes are multiples of this.
         with_masks: whether targets carry masks.
         keypoint_names: names of the keypoints that targets carry; None if they carry none.
-        rounding: of the sides of resized images; see ``model.preprocess.resized_size``.
+        rounding: how the resized sides are rounded; see ``model.preprocess.resized_size``.
         convention: box convention.
     """
 
@@ -83,10 +84,10 @@ def build_batch(
     batch, so neither depends on the number of workers.
 
     Args:
-        plan: plan of the data set.
+        plan: plan of the dataset.
         settings: sizes, probabilities and what targets carry.
         step: the optimizer step.
-        rows: in order of their slots in the global batch.
+        rows: the planned rows, in order of their slots in the global batch.
     """
     epoch, images = images_of_step(plan, step)
     augmentations = [_draw_augmentation(plan, settings, epoch, image) for image in images.tolist()]

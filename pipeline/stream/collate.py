@@ -1,6 +1,6 @@
-"""Shard rows decoded to training samples, and samples padded to one batch.
+"""Decode shard rows to training samples, and pad samples to one batch.
 
-Shapes: G ground-truth objects, P keypoints.
+Shapes: G ground-truth objects of an image, P keypoints.
 """
 
 from collections.abc import Sequence
@@ -45,17 +45,16 @@ class StreamBatch:
 def sample_from_row(
     row: ShardRow, with_masks: bool, keypoint_count: int | None = None
 ) -> TrainingSample:
-    """Decode a row, leaving out crowd regions.
+    """Decode a row to a sample without its crowd regions.
 
     Args:
         row: a row of a shard.
         with_masks: whether targets carry masks.
-        keypoint_count: number of keypoints per object in the data set; None gives targets without
-            keypoints.
+        keypoint_count: P; None gives targets without keypoints.
 
     Raises:
-        DecodeError: the image is damaged or its size differs from the row's; a run-length mask does
-            not fill its image.
+        DecodeError: the image is damaged, its size differs from the row's, or a run-length mask
+            does not fit the image.
     """
     pixels = decode_image(row.image_bytes)
     if pixels.shape[:2] != row.size:
@@ -92,7 +91,8 @@ def blank_sample(
 
 
 def _keypoints(row: ShardRow, kept: np.ndarray, count: int) -> Tensor:
-    """Return the (G, P, 3) keypoints of the kept objects; a row without objects lacks P."""
+    """Return the (G, P, 3) keypoints of the kept objects."""
+    # A row without objects does not say what P is.
     if row.keypoints is None or not len(kept):
         return torch.zeros(len(kept), count, 3)
     return torch.from_numpy(row.keypoints[kept].astype(np.float32))

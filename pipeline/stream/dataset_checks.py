@@ -1,4 +1,4 @@
-"""Checks that a data set has what the configured model learns from."""
+"""Check that a dataset has the classes, masks and keypoints that the model learns."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from pipeline.shards.manifest import Manifest
 
 
 def check_training_data(config: RunConfig, manifest: Manifest, shards_url: str) -> None:
-    """Raise if the model cannot be trained on the data set.
+    """Raise if the model cannot be trained on the dataset.
 
     Args:
         config: the job's settings.
@@ -17,7 +17,7 @@ def check_training_data(config: RunConfig, manifest: Manifest, shards_url: str) 
         shards_url: URL of the shards, for error messages.
 
     Raises:
-        ConfigError: the data set's classes, masks or keypoints do not fit the model.
+        ConfigError: the dataset's classes, masks or keypoints do not fit the model.
     """
     problems = [
         *_class_problems(config, manifest, shards_url),
@@ -42,7 +42,7 @@ def check_validation_data(config: RunConfig, manifest: Manifest, shards_url: str
 
 
 def flip_swaps_no_keypoints(config: RunConfig) -> bool:
-    """Return whether images are flipped although no keypoint's name names its side."""
+    """Return whether images are flipped although no keypoint has a left or right counterpart."""
     names = config.model.keypoint.names if config.model.keypoint else ()
     flips = config.data.flip_probability > 0 and len(names) > 1
     return flips and flip_order(names) == tuple(range(len(names)))

@@ -1,4 +1,4 @@
-"""A row read from a shard, with the step and batch slot it was planned for."""
+"""A row read from a shard, with the step and the slot it is planned for."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class PlannedRow:
 
 
 def planned_rows(table: pa.Table) -> Iterator[PlannedRow]:
-    """Yield the rows of a table with `PLANNED_SCHEMA`; each owns its memory."""
+    """Yield the rows of a table with ``shard_reader.PLANNED_SCHEMA``; each has its own memory."""
     columns = (table.column(name).to_pylist() for name in ("step", "slot", "problem"))
     for index, (step, slot, problem) in enumerate(zip(*columns, strict=True)):
         row = None if problem is not None else rows_from_arrow(table.slice(index, 1))[0]

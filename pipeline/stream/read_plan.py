@@ -1,4 +1,4 @@
-"""Which row groups one worker reads in a run, for which slots, and in which order."""
+"""Plan which row groups one worker reads, for which slots, and in which order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class ReadPlan:
 
     Args:
         shards_url: folder of the shards.
-        shard_plan: plan of the whole data set.
+        shard_plan: plan of the whole dataset.
         slots: the worker's slots of the global batch.
         steps: all steps of the run; rows of other steps are not read.
     """

@@ -1,8 +1,8 @@
-"""Which image goes into which step, as pure functions of (manifest, seed, global batch, step).
+"""Plan which images each step trains on: pure functions of manifest, seed, global batch and step.
 
-A global batch has B slots, one image each, and is the same for any number of workers: worker r of W
-owns the r-th of W equal ranges of slots. The step is the only cursor, so a run can resume from any
-step and with another number of workers.
+A global batch has B slots of one image each and is the same for any number of workers: worker r of
+W owns the r-th of W equal ranges of slots. The plan has no state but the step, so a run can resume
+from any step, and with another number of workers.
 
 In each epoch the row groups are shuffled, and so are the rows inside each row group. Images of one
 orientation stay together, so that a batch wastes little padding. The sequence of landscape images
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # imports torch, which the reading tasks do without
+if TYPE_CHECKING:  # imports torch, which the reading tasks do not need
     from pipeline.shards.manifest import Manifest, ShardFile
 
 Integers = NDArray[np.int64]
@@ -33,7 +33,7 @@ _LANDSCAPE, _PORTRAIT, _MIXED = range(3)
 
 @dataclass(frozen=True, eq=False)
 class ShardPlan:
-    """The layout of a data set and how its epochs are shuffled.
+    """The layout of a dataset and how its epochs are shuffled.
 
     Images are numbered through all shards, in order.
 
@@ -64,7 +64,7 @@ class ShardPlan:
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """T, the same for every epoch; a data set smaller than a batch has one step."""
+        """T, the same for every epoch; a dataset smaller than a batch has one step."""
         heights, widths = self.sizes[self.selected].T
         portrait = int((heights > widths).sum())
         portrait_steps, portrait_rest = divmod(portrait, self.global_batch)
@@ -76,7 +76,7 @@ class ShardPlan:
 def plan_shards(
     manifest: "Manifest", global_batch: int, seed: int, min_keypoints: int = 0
 ) -> ShardPlan:
-    """Plan the epochs of a data set.
+    """Plan the epochs of a dataset.
 
     Args:
         manifest: manifest of the shards.
@@ -127,7 +127,7 @@ def images_of_step(plan: ShardPlan, step: int) -> tuple[int, Integers]:
 def images_of_epoch(plan: ShardPlan, epoch: int) -> Integers:
     """Return the (T, B) numbers of the images of an epoch's batches; none occurs twice.
 
-    Only a data set smaller than a batch repeats images, to fill its one batch.
+    The exception is a dataset smaller than a batch, which repeats images to fill its one batch.
     """
     return batches_of_epoch(plan, epoch)[0]
 
@@ -183,7 +183,7 @@ def slots_of_rank(plan: ShardPlan, rank: int, world_size: int) -> range:
 
 
 def locate_image(plan: ShardPlan, image: int) -> tuple[str, int]:
-    """Return the shard of an image and the index of its row there."""
+    """Return the shard that holds an image, and the index of the image's row in it."""
     group = int(np.searchsorted(plan.group_start, image, side="right")) - 1
     file = int(plan.group_file[group])
     first_group = int(np.flatnonzero(plan.group_file == file)[0])

@@ -1,6 +1,6 @@
-"""Row groups read in planned order: by one Ray Data execution per run, or in this process.
+"""Read row groups in planned order: in one Ray Data execution per run, or in this process.
 
-Imports no torch, like everything that the reading tasks import: they start quickly.
+Neither this module nor its imports load torch, so that the reading tasks start quickly.
 """
 
 from collections import deque
@@ -25,7 +25,7 @@ _MIN_STORE_BYTES = 64 << 20
 PLANNED_SCHEMA = pa.schema(
     [*SCHEMA, ("step", pa.int64()), ("slot", pa.int64()), ("problem", pa.string())]
 )
-"""A row with the step and slot it is for; ``problem`` says why an unreadable row is empty."""
+"""Columns of a planned row; ``problem`` says why a row is unreadable and its columns are null."""
 
 
 def read_locally(plan: ReadPlan) -> Generator[pa.Table]:
@@ -109,7 +109,7 @@ def _reads_of_window(plan: ReadPlan, first: int) -> list[Read]:
 
 
 def _read_table(shards_url: str, read: Read) -> pa.Table:
-    """Read rows with their steps and slots; empty rows with a problem if they are unreadable."""
+    """Read rows with their steps and slots; unreadable rows are null and have a ``problem``."""
     steps, slots = zip(*read.destinations, strict=True)
     problem: str | None = None
     try:

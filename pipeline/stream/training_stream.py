@@ -1,4 +1,4 @@
-"""The stream of training batches that one worker iterates over, decoded ahead of time."""
+"""The stream of training batches of one worker, decoded ahead of the training step."""
 
 import logging
 from collections import deque
@@ -49,14 +49,14 @@ def open_stream(
         shards_url: folder of the shards.
         rank: 0 .. world_size - 1.
         world_size: number of workers; global_batch must be divisible by workers x accumulate.
-        start_step: first step of the stream; a resumed run continues exactly.
-        total_steps: end of the run.
+        start_step: first step of the stream; a resumed run gets the batches it has not seen.
+        total_steps: number of steps of the whole run.
 
     Raises:
-        ConfigError: the data set's classes, masks or keypoints do not fit the model.
+        ConfigError: the dataset's classes, masks or keypoints do not fit the model.
         StorageError: there is no manifest.
     """
-    plan = _read_plan(config, shards_url, rank, world_size, range(start_step, total_steps))
+    plan = _plan_worker(config, shards_url, rank, world_size, range(start_step, total_steps))
     return TrainingStream(read_with_ray(plan, world_size), plan, config)
 
 
@@ -69,14 +69,14 @@ def open_local_stream(
     total_steps: int,
 ) -> "TrainingStream":
     """Open the same stream as `open_stream`, read in this process without a cluster."""
-    plan = _read_plan(config, shards_url, rank, world_size, range(start_step, total_steps))
+    plan = _plan_worker(config, shards_url, rank, world_size, range(start_step, total_steps))
     return TrainingStream(read_locally(plan), plan, config)
 
 
-def _read_plan(
+def _plan_worker(
     config: RunConfig, shards_url: str, rank: int, world_size: int, steps: range
 ) -> ReadPlan:
-    """Check that the data fits the model and plan one worker's reads; rank 0 logs oddities."""
+    """Check that the data fits the model, and plan one worker's reads; rank 0 logs warnings."""
     manifest = read_manifest(shards_url)
     check_training_data(config, manifest, shards_url)
     plan = plan_shards(manifest, config.train.global_batch, config.seed, config.data.min_keypoints)
@@ -179,7 +179,7 @@ class TrainingStream(Iterator[StreamBatch]):
             self._pending.append(self._decoders.submit(self._build, step, rows))
 
     def _take_rows(self, step: int, slots: range) -> list[PlannedRow]:
-        """Return the rows of a micro-batch, reading on until all are there.
+        """Return the rows of a micro-batch, reading tables until all are there.
 
         Rows of later steps that are read on the way are kept until they are needed.
         """
@@ -197,7 +197,7 @@ class TrainingStream(Iterator[StreamBatch]):
         return build_batch(self._plan.shard_plan, self._settings, step, rows.result())
 
     def _record_bad_rows(self, built: BuiltBatch) -> None:
-        """Log and count bad rows; raise if they are no longer an exception."""
+        """Log and count bad rows; raise if there are too many."""
         self._images_returned += len(built.batch.images)
         for bad in built.bad_rows:
             logger.warning(

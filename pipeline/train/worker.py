@@ -241,7 +241,10 @@ class _Worker:
 
 
 def _configure_logging(rank: int) -> None:
-    """Print rank 0's log lines and every rank's warnings to stdout, which Ray shows the driver."""
+    """Print rank 0's log lines and every rank's warnings to stdout, which Ray shows the driver.
+
+    Warnings about the weights are rank 0's alone.
+    """
     package = logging.getLogger("pipeline")
     package.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     if not package.handlers:
@@ -249,6 +252,8 @@ def _configure_logging(rank: int) -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         package.addHandler(handler)
         package.propagate = False
+    # Every rank loads the same weights and would repeat the same warnings.
+    logging.getLogger("model.weights").setLevel(logging.WARNING if rank == 0 else logging.ERROR)
     # Ray would print every report in full; it names this logger after its file.
     reports = Path(ray.train.__file__).parent / "v2" / "_internal" / "execution" / "context.py"
     logging.getLogger(str(reports)).setLevel(logging.WARNING)

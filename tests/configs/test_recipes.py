@@ -1,4 +1,4 @@
-"""Every recipe loads, builds at the published size, trains a step and predicts."""
+"""Every recipe loads, builds at its published size, trains a step and predicts."""
 
 import json
 import re

@@ -14,7 +14,7 @@ FOLDERS = re.findall(r"`([\w./]+/)`", PAGE)
 
 
 def names_defined_in(path):
-    """Top-level names, and methods as Class.method."""
+    """Return the top-level names of a file, and its methods as Class.method."""
     names = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -39,6 +39,6 @@ def test_every_job_command_in_the_readme_names_existing_files_and_keys():
 
 
 def test_every_link_in_the_documents_has_a_target():
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "configs/README.md"]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"

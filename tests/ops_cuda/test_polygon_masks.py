@@ -259,6 +259,9 @@ def test_the_result_does_not_depend_on_the_thread_count(two_thread_counts):
     assert one.equal(two)
 
 
+SQUARE = (*one_object(square(0, 0, 9, 9)), torch.tensor([0]), torch.tensor([[0.0, 0, 9, 9]]), 4)
+
+
 @pytest.mark.parametrize(
     ("position", "value", "message"),
     [
@@ -271,12 +274,7 @@ def test_the_result_does_not_depend_on_the_thread_count(two_thread_counts):
     ],
 )
 def test_indices_out_of_range_raise(position, value, message):
-    arguments = [
-        *one_object(square(0, 0, 9, 9)),
-        torch.tensor([0]),
-        torch.tensor([[0.0, 0, 9, 9]]),
-        4,
-    ]
+    arguments = [*SQUARE]
     arguments[position] = value
     with pytest.raises(RuntimeError, match=message):
         ops_cuda.rasterize_polygons(*arguments)
@@ -294,12 +292,7 @@ def test_indices_out_of_range_raise(position, value, message):
     ],
 )
 def test_invalid_arguments_are_named(position, value, message):
-    arguments = [
-        *one_object(square(0, 0, 9, 9)),
-        torch.tensor([0]),
-        torch.tensor([[0.0, 0, 9, 9]]),
-        4,
-    ]
+    arguments = [*SQUARE]
     arguments[position] = value
     with pytest.raises(ValueError, match=message):
         ops_cuda.rasterize_polygons(*arguments)

@@ -1,3 +1,5 @@
+"""Jobs warn at their start if no operator is compiled for their device."""
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from pipeline.operator_backend import warn_if_not_compiled
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """The devices that every operator is compiled for, to be set by the test."""
+    """A function that sets the devices that the operators are compiled for."""
 
     def set_devices(*devices):
         fake = dict.fromkeys(("nms", "preprocess"), frozenset(devices))
@@ -19,7 +21,7 @@ def kernels(monkeypatch):
     return set_devices
 
 
-def test_a_gpu_without_compiled_operators_is_one_warning_with_the_remedy(kernels, caplog):
+def test_one_warning_says_how_to_compile_the_operators_for_a_gpu(kernels, caplog):
     kernels("cpu", "meta")
     warn_if_not_compiled(torch.device("cuda", 1))
     [record] = caplog.records
@@ -28,14 +30,14 @@ def test_a_gpu_without_compiled_operators_is_one_warning_with_the_remedy(kernels
     assert "`OPS_CUDA=1 pip install -e . --no-build-isolation`" in record.getMessage()
 
 
-def test_a_cpu_without_compiled_operators_is_a_warning_too(kernels, caplog):
+def test_a_warning_says_how_to_compile_the_operators_for_the_cpu(kernels, caplog):
     kernels()
     warn_if_not_compiled(torch.device("cpu"))
     assert "`pip install -e . --no-build-isolation`" in caplog.text
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_nothing_is_said_where_operators_are_compiled(device, kernels, caplog):
+def test_compiled_operators_give_no_warning(device, kernels, caplog):
     kernels("cpu", "cuda", "meta")
     warn_if_not_compiled(torch.device(device))
     assert not caplog.records
@@ -47,5 +49,5 @@ def test_an_inference_worker_warns_at_its_start(kernels, caplog):
             return device
 
     kernels("cpu")
-    assert InferenceWorker(ModelStub(), None, "cuda", 1).detector == "cuda"
+    assert InferenceWorker(ModelStub(), None, "cuda", 1).predictor == "cuda"
     assert "not compiled for cuda" in caplog.text

@@ -20,7 +20,7 @@ def run_job(job, *arguments):
     return main("about", "example", job, ("train",), [QUICKSTART, *arguments])
 
 
-def never(_config):
+def fail_if_started(_config):
     pytest.fail("the job was started")
 
 
@@ -70,7 +70,7 @@ def test_help_of_a_package_does_not_wait_for_slow_imports(package):
 
 
 def test_all_wrong_settings_are_listed_before_ray_starts(capsys):
-    status = run_job(never, "train.workers=two", "trian.lr=1", "model.rpn.nms_iou=7")
+    status = run_job(fail_if_started, "train.workers=two", "trian.lr=1", "model.rpn.nms_iou=7")
     errors = capsys.readouterr().err
     assert status == 2
     assert "train.workers" in errors
@@ -78,13 +78,13 @@ def test_all_wrong_settings_are_listed_before_ray_starts(capsys):
     assert "model.rpn.nms_iou" in errors
 
 
-def test_the_error_names_a_missing_file(capsys):
-    assert main("about", "example", never, (), ["no_such.yaml"]) == 2
+def test_the_error_of_a_missing_file_names_it(capsys):
+    assert main("about", "example", fail_if_started, (), ["no_such.yaml"]) == 2
     assert "no_such.yaml" in capsys.readouterr().err
 
 
 def test_help_shows_an_example_and_the_keys_with_their_defaults():
-    # A process of its own, in another folder: the script must find its packages by itself.
+    # A new process in another folder: the script must find its packages by itself.
     shown = subprocess.run(
         [sys.executable, str(ROOT / "workflows" / "train.py"), "--help"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Convert the heads of a maskrcnn-benchmark config: box, mask, keypoint and RetinaNet."""
+"""Convert the heads of a maskrcnn-benchmark config: box, mask, keypoint, RetinaNet."""
 
 from pipeline.config.maskrcnn_benchmark.original import OriginalConfig, Tree
 

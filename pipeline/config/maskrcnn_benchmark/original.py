@@ -32,7 +32,7 @@ class SkippedKey:
 
 
 class OriginalConfig:
-    """The values of a file over maskrcnn-benchmark's defaults; records the keys that are skipped.
+    """The values of a file on top of maskrcnn-benchmark's defaults; records skipped keys.
 
     Args:
         given: dotted key -> value; only keys of ``DEFAULTS``.
@@ -65,7 +65,7 @@ class OriginalConfig:
         """Return all skipped keys in the order of the file, with those that were never read."""
         for key in self._given:
             if key not in self._read:
-                self.skip(key, "has no effect on this model, in maskrcnn-benchmark either")
+                self.skip(key, "has no effect on this model in maskrcnn-benchmark either")
         order = {key: index for index, key in enumerate(self._given)}
         return tuple(sorted(self._skipped.values(), key=lambda item: order.get(item.key, -1)))
 
@@ -100,7 +100,7 @@ class _OriginalLoader(yaml.SafeLoader):
 def read_original(path: Path) -> OriginalConfig:
     """Read a config file of maskrcnn-benchmark.
 
-    Of a repeated key the last one wins, as in maskrcnn-benchmark.
+    The last of repeated keys wins, as in maskrcnn-benchmark.
 
     Raises:
         ConfigError: the file cannot be read, is not safe YAML or is not a mapping; or lists every

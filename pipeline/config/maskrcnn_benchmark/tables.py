@@ -171,12 +171,12 @@ DEFAULTS: dict[str, Any] = {
     "DTYPE": "float32",
     "AMP_VERBOSE": False,
 }
-"""Every key of its last version, dotted, with its default."""
+"""Every key of maskrcnn-benchmark's last version, dotted, with its default."""
 
 RENAMED_KEYS = {
     "MODEL.BACKBONE.OUT_CHANNELS": "MODEL.RESNETS.BACKBONE_OUT_CHANNELS",
 }
-"""Keys of earlier versions -> their names in the last one."""
+"""Keys of earlier versions -> their names in the last version."""
 
 _DETECTRON = "https://dl.fbaipublicfiles.com/detectron"
 _COCO_RUN = (

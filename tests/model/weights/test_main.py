@@ -78,3 +78,31 @@ def test_our_own_folder_keeps_its_classes_and_conventions(tiny_config, tmp_path,
     assert load_network(tmp_path / "two").categories == categories
     assert load_network(tmp_path / "two").config.conventions == config.conventions
     assert not caplog.text  # no warning: the detector follows all conventions of the weights
+
+
+def test_a_stated_convention_is_converted_with_the_weights(tiny_config, tmp_path, capsys):
+    save_detector(build_detector(tiny_config()), tmp_path / "one")
+    out = tmp_path / "two"
+    command = ["convert", str(tmp_path / "one"), "--to", str(out)]
+    for stated in ("roi_aligned=false", "rpn.anchor_sizes=[4, 8, 16, 32, 64]"):
+        command += ["--convention", stated]
+    assert main(command) == 0
+    config = load_network(out).config
+    assert not config.conventions.roi_aligned
+    assert config.rpn.anchor_sizes == (4, 8, 16, 32, 64)
+    for option, message in (
+        ("roi_alined=false", "did you mean roi_aligned"),
+        ("roi_aligned", "write NAME=VALUE"),
+    ):
+        assert main([*command, "--convention", option]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_conflict_with_the_config_is_printed_once(tiny_config, tmp_path, capsys):
+    save_detector(build_detector(tiny_config()), tmp_path / "one")
+    (tmp_path / "recipe.yaml").write_text("model: {conventions: {roi_aligned: false}}")
+    command = ["inspect", str(tmp_path / "one"), "--config", str(tmp_path / "recipe.yaml")]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "model.conventions.roi_aligned = true (the config: false)" in printed.out
+    assert not printed.err

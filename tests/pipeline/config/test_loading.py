@@ -1,6 +1,7 @@
 """A RunConfig is loaded with absolute locations, round-trips through YAML, and has a digest."""
 
 import pytest
+import yaml
 
 from model.config.settings import ConfigError
 from pipeline.config import RunConfig, config_digest, digest_of, load_config, to_yaml
@@ -73,3 +74,16 @@ def test_the_batch_must_be_divisible_by_the_workers(here):
     (here / "c.yaml").write_text("train: {workers: 3}")
     with pytest.raises(ConfigError, match="global_batch 16 is not a multiple of"):
         load_config("c.yaml")
+
+
+def test_yaml_has_what_a_config_states_and_the_folder_it_was_loaded_in(here, monkeypatch):
+    (here / "c.yaml").write_text("model: {mask: null, conventions: {roi_aligned: true}}")
+    config = load_config("c.yaml")
+    assert yaml.safe_load(to_yaml(config)) == {
+        "output": str(here / "runs" / "run"),
+        "model": {"mask": None, "conventions": {"roi_aligned": True}},
+    }
+    (here / "d.yaml").write_text(to_yaml(config))
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert load_config(here / "d.yaml") == config

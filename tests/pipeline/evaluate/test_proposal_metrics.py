@@ -69,7 +69,7 @@ def test_without_proposals_recall_is_zero_and_without_objects_minus_one():
     assert set(proposal_metrics(scene(), [proposal(SMALL, 1.0)]).values.values()) == {-1.0}
 
 
-def test_an_image_of_another_data_set_is_an_error_that_names_it():
+def test_an_image_of_another_dataset_is_an_error_that_names_it():
     with pytest.raises(ValueError, match=r"image_id.*99"):
         proposal_metrics(scene(), [proposal(SMALL, 1.0) | {"image_id": 99}])
 

@@ -1,4 +1,4 @@
-"""What an evaluation measured is what gets registered."""
+"""The checkpoint that the evaluation measured is registered, with the measured metrics."""
 
 import pytest
 from mlflow import MlflowClient

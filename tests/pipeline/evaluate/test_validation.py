@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from model import Predictor
 from model.weights import load_network
 from pipeline.evaluate.coco_metrics import coco_metrics
 from pipeline.evaluate.validation import predict_rows, rows_of_rank, validate
@@ -58,7 +59,7 @@ def test_keypoint_results_have_the_coordinates_of_the_annotation_file(shapes_key
 def test_an_unreadable_image_has_no_results_and_is_reported(shapes_shards, tiny_checkpoint):
     rows = read_all_rows(shapes_shards)[:4]
     rows[1] = replace(rows[1], image_bytes=rows[1].image_bytes[:200])
-    predictions = predict_rows(load_network(tiny_checkpoint), rows, batch=2)
+    predictions = predict_rows(Predictor(load_network(tiny_checkpoint)), rows, batch=2)
     assert predictions.images == 4
     [failure] = predictions.failures
     assert failure.startswith(rows[1].file_name)

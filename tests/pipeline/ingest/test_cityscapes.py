@@ -47,7 +47,7 @@ def masks_of(row):
     return [coco_masks.decode({"size": list(row.size), "counts": c}).astype(bool) for c in row.rle]
 
 
-def test_a_mask_is_the_part_of_its_polygon_that_later_ones_leave_visible(tmp_path):
+def test_a_mask_is_the_visible_part_of_its_polygon(tmp_path):
     root = write_cityscapes(tmp_path / "in", IMAGES)
     manifest = write(root, tmp_path / "s")
     assert [category.name for category in manifest.categories] == NAMES

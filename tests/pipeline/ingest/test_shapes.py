@@ -14,7 +14,7 @@ def test_images_repeat_for_the_same_seed_only():
 
 
 def test_the_outline_of_a_shape_is_where_its_color_begins():
-    """Averaged over the noise, a lone shape differs in color from the background."""
+    """The mean color of a single shape differs from that of the background."""
     contrasting = 0
     for seed in range(30):
         image, shapes = draw_image(64, 1, np.random.default_rng(seed))

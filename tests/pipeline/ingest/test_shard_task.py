@@ -1,4 +1,4 @@
-"""A shard holds every valid record; every other one is listed with its reason and counted."""
+"""A shard holds every valid record; invalid ones are counted and listed with their reasons."""
 
 import math
 

@@ -28,7 +28,7 @@ def manifest_with_keypoints(*shards):
     return Manifest(2, (), tuple(files), "", {}, {})
 
 
-data_sets = st.lists(
+datasets = st.lists(
     st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=4),
     min_size=1,
     max_size=5,

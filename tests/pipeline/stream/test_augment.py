@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from model.boxes.convention import BoxConvention
 from model.config.keypoint_names import COCO_PERSON_KEYPOINTS, flip_order
 from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
-from model.structures.batch_masks import draw_masks, encode_bitmaps, join_masks
+from model.structures.batch_masks import encode_bitmaps, join_masks, rasterize_masks
 from pipeline.ingest.shapes import SHAPE_KEYPOINTS
 from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
 from pipeline.stream.collate import sample_from_row
@@ -39,7 +39,7 @@ def mask_on_image(masks, size):
     side = max(size)
     whole = torch.tensor([[0.0, 0.0, side, side]])
     joined = join_masks([masks], torch.device("cpu"))
-    drawn = draw_masks(joined, torch.tensor([0]), whole, side)[0]
+    drawn = rasterize_masks(joined, torch.tensor([0]), whole, side)[0]
     return drawn[: size.height, : size.width].numpy() > 0
 
 

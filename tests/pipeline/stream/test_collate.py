@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from model.structures import ImageSize, MixedMasks, PolygonMasks
-from model.structures.batch_masks import draw_masks
+from model.structures.batch_masks import rasterize_masks
 from pipeline.shards.decode import DecodeError
 from pipeline.shards.row import ShardRow
 from pipeline.stream.collate import blank_sample, collate, sample_from_row
@@ -71,7 +71,7 @@ def test_run_length_masks_stay_runs_beside_the_polygons_of_other_objects():
     assert masks.runs.heights.tolist() == [16, 16]
     assert masks.runs.to_canvas.tolist() == [[1, 1, 0, 0]] * 2
     whole = torch.tensor([[0.0, 0.0, 20, 20]]).repeat(2, 1)
-    drawn = draw_masks(masks, torch.arange(2), whole, 20)[:, :16].numpy()
+    drawn = rasterize_masks(masks, torch.arange(2), whole, 20)[:, :16].numpy()
     polygons = [FIRST.ravel().tolist(), SECOND.ravel().tolist()]
     expected = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(polygons, 16, 20)))
     assert np.array_equal(drawn[0], expected)

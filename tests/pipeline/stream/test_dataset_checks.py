@@ -1,4 +1,4 @@
-"""Data sets that do not fit the model are refused before anything is read."""
+"""Datasets that do not fit the model are refused before anything is read."""
 
 import dataclasses
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_keypoint_names_that_cannot_be_flipped_train_only_without_flips(
         assert next(stream).targets[0].keypoints.shape[1:] == (4, 3)
 
 
-def test_keypoint_names_without_sides_are_warned_of(
+def test_keypoint_names_without_sides_give_a_warning(
     keypoint_config, keypoint_shards, tmp_path, caplog
 ):
     names = ("N", "W", "E", "S")

@@ -1,14 +1,14 @@
-"""Laws of planned reads, for any data set, batch and number of workers."""
+"""Laws of planned reads, for any dataset, batch and number of workers."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.stream.read_plan import ReadPlan, plan_reads
 from pipeline.stream.shard_plan import images_of_step, plan_shards, slots_of_rank
-from tests.pipeline.stream.manifests import batches, data_sets, manifest_of, seeds
+from tests.pipeline.stream.manifests import batches, datasets, manifest_of, seeds
 
 
-@given(data_sets, st.integers(1, 3), seeds, st.sampled_from([1, 2, 4]), st.data())
+@given(datasets, st.integers(1, 3), seeds, st.sampled_from([1, 2, 4]), st.data())
 def test_reads_of_all_workers_fill_every_slot_of_the_run_once(data, share, seed, world, draw):
     """For any number of workers and any first and last step of the run."""
     plan = plan_shards(data, 4 * share, seed)
@@ -38,7 +38,7 @@ def test_reads_of_all_workers_fill_every_slot_of_the_run_once(data, share, seed,
     assert filled == expected
 
 
-@given(data_sets, batches, seeds)
+@given(datasets, batches, seeds)
 def test_rows_are_read_no_later_than_their_step(data, batch, seed):
     plan = plan_shards(data, batch, seed)
     steps = range(2 * plan.steps_per_epoch)

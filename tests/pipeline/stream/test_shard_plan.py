@@ -1,4 +1,4 @@
-"""Laws of the shard plan, for any data set, batch and number of workers."""
+"""Laws of the shard plan, for any dataset, batch and number of workers."""
 
 from collections import Counter
 
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from pipeline.stream.shard_plan import images_of_epoch, plan_shards, slots_of_rank
 from tests.pipeline.stream.manifests import (
     batches,
-    data_sets,
+    datasets,
     manifest_of,
     manifest_with_keypoints,
     seeds,
 )
 
 
-@given(data_sets, batches, seeds, st.integers(0, 3))
+@given(datasets, batches, seeds, st.integers(0, 3))
 def test_an_epoch_repeats_no_image_and_leaves_out_less_than_a_batch(data, batch, seed, epoch):
     plan = plan_shards(data, batch, seed)
     images = images_of_epoch(plan, epoch)
@@ -30,7 +30,7 @@ def test_an_epoch_repeats_no_image_and_leaves_out_less_than_a_batch(data, batch,
         assert data.rows - len(shown) < batch
 
 
-@given(data_sets, batches, seeds)
+@given(datasets, batches, seeds)
 def test_at_most_one_batch_of_an_epoch_mixes_orientations(data, batch, seed):
     plan = plan_shards(data, batch, seed)
     portrait = plan.sizes[images_of_epoch(plan, 0), 0] > plan.sizes[images_of_epoch(plan, 0), 1]

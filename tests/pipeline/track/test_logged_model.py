@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from mlflow import MlflowClient
 
+from model import Predictor
 from model.weights import load_network
 from pipeline.shards.decode import decode_image
 from pipeline.track.model_registry import register_model
@@ -56,7 +57,9 @@ def test_a_new_process_serves_the_champion_without_unpickling(
     )
     assert process.returncode == 0, process.stderr
     rows = json.loads(process.stdout)
-    [expected] = load_network(tiny_checkpoint).predict([decode_image(image.read_bytes())])
+    [expected] = Predictor(load_network(tiny_checkpoint)).predict(
+        [decode_image(image.read_bytes())]
+    )
     assert len(expected) > 0
     assert rows["labels"] == [expected.labels.tolist()] * 2
     assert rows["category_ids"][0] == [10 * label for label in expected.labels.tolist()]

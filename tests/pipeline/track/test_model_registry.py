@@ -1,4 +1,4 @@
-"""A registered version records its provenance and gives back the weights that were registered."""
+"""A registered version records its provenance and resolves to the registered weights."""
 
 from pathlib import Path
 

@@ -33,7 +33,7 @@ def test_a_better_version_becomes_champion_and_a_worse_or_equal_one_does_not(
     assert champion(run_config, run.uri) == better.version
 
 
-def test_a_version_measured_on_another_data_set_is_not_promoted(run_config, run, make_checkpoint):
+def test_a_version_measured_on_another_dataset_is_not_promoted(run_config, run, make_checkpoint):
     first = register_model(run_config, make_checkpoint(1), {"segm/AP": 0.3}, run.run_id, DATASET)
     other = register_model(run_config, make_checkpoint(2), {"segm/AP": 0.9}, run.run_id, "e" * 64)
     assert not other.promoted

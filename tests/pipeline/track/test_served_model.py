@@ -18,7 +18,7 @@ KEYPOINTS = torch.tensor([[[4.5, 2.0, 7.5], [1.0, 8.0, -3.0]], [[3.0, 3.0, 1.0],
 
 
 def served_detector(keypoints):
-    """Return a served stand-in for a detector, with the same two detections in every image."""
+    """Return a served stand-in for a predictor, with the same two detections in every image."""
     detections = Detections(
         boxes=torch.tensor([[0.0, 0.0, 9.0, 9.0], [1.0, 1.0, 5.0, 5.0]]),
         scores=torch.tensor([0.9, 0.4]),
@@ -29,7 +29,7 @@ def served_detector(keypoints):
     )
     head = None if keypoints is None else KeypointHeadConfig(names=("tip", "tail"))
     served = ServedDetector()
-    served.detector = SimpleNamespace(
+    served.predictor = SimpleNamespace(
         predict=lambda images: [detections for _ in images],
         categories=(Category(30, "fish"),),
         config=ModelConfig(num_classes=1, keypoint=head),

@@ -14,14 +14,13 @@ from mlflow import MlflowClient
 
 from model.weights import load_network
 from pipeline import storage
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig
 from pipeline.ingest.splits import prepare_split
-from pipeline.train.driver import check_frozen_parts, run_training
+from pipeline.train.driver import run_training
 from pipeline.train.failures import TrainingError
 
 pytestmark = pytest.mark.ray
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 STEPS = 6
 MODEL = {
     "num_classes": 5,
@@ -282,30 +281,3 @@ def test_frozen_norms_with_weights_train_and_resume_without_them(finished, shard
 def test_frozen_norms_without_weights_train_if_asked_to(shards, tmp_path):
     config = make_config(tmp_path, shards, workers=1, steps=1)
     assert run_training(frozen_norms(config, allow_frozen_random_norms=True)).steps == 1
-
-
-def test_frozen_stages_without_weights_are_a_warning(caplog, tmp_path):
-    config = RunConfig.model_validate(
-        {"output": str(tmp_path), "model": {"backbone": {"norm": "group_norm"}}}
-    )
-    check_frozen_parts(config)
-    [record] = caplog.records
-    assert "frozen_stages is 2 but train.weights is not set" in record.getMessage()
-
-
-def test_every_recipe_with_frozen_norms_needs_weights(tmp_path):
-    """Recipes leave train.weights empty: they load, but only some train as they are."""
-    from_scratch = set()
-    for path in sorted(CONFIGS.rglob("*.yaml")):
-        config = load_config(path, [f"output={tmp_path}"])
-        if "base" in path.parts:
-            continue
-        if config.model.backbone.norm == "frozen_bn":
-            with pytest.raises(TrainingError, match=r"train\.weights is not set"):
-                check_frozen_parts(config)
-            check_frozen_parts(load_config(path, [f"output={tmp_path}", "train.weights=r50.pth"]))
-        else:
-            check_frozen_parts(config)
-            from_scratch.add(path.stem)
-    assert {"quickstart", "sweep_lr_batch", "scratch_mask_rcnn_r50_fpn_gn_3x"} <= from_scratch
-    assert "mask_rcnn_r50_fpn_1x" not in from_scratch

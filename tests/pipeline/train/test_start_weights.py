@@ -6,8 +6,9 @@ import torchvision
 
 from model import build_detector, save_detector
 from model.config import Conventions
-from model.weights import load_network
-from pipeline.config import RunConfig
+from model.weights import load_network, load_weights
+from pipeline.config import RunConfig, load_config, to_yaml
+from pipeline.sweep.trial import best_config, trial_config
 from pipeline.train.start_weights import adopt_conventions
 
 THEIRS = Conventions(
@@ -43,6 +44,60 @@ def test_a_resumed_job_does_not_need_the_weights(tiny_model_config, weights, tmp
     again, same = adopt_conventions(job(tiny_model_config, str(tmp_path / "gone")), adopted)
     assert again.model == first.model
     assert same == adopted
+
+
+def test_a_resumed_job_keeps_what_its_config_states_by_now(tiny_model_config, weights):
+    _, adopted = adopt_conventions(job(tiny_model_config, weights))
+    assert adopted["roi_aligned"] is False
+    again, same = adopt_conventions(job(tiny_model_config, weights, roi_aligned=True), adopted)
+    assert again.model.conventions == THEIRS.model_copy(update={"roi_aligned": True})
+    # Recorded as before: the next submission may state nothing again.
+    assert same == adopted
+
+
+def test_one_warning_names_the_conventions_that_the_config_overrules(
+    tiny_model_config, weights, caplog
+):
+    config, _ = adopt_conventions(job(tiny_model_config, weights, roi_sampling_ratio=2))
+    load_weights(build_detector(config.model), weights)
+    [warning] = [m for m in caplog.messages if "conventions" in m]
+    assert "The settings of the detector are used:" in warning
+    lines = [line.strip() for line in warning.splitlines() if line.startswith("  model.")]
+    assert lines == ["model.conventions.roi_sampling_ratio = 2 (the weights: 0)"]
+    caplog.clear()
+    config, _ = adopt_conventions(job(tiny_model_config, weights))
+    load_weights(build_detector(config.model), weights)
+    assert not [m for m in caplog.messages if "conventions" in m]
+
+
+def read_back(config, tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    return load_config(tmp_path / "config.yaml")
+
+
+COPIES = {
+    "YAML": read_back,
+    "trial": lambda config, _: trial_config(config, {"train.optimizer.lr": 0.1}, "t1"),
+    "best trial": lambda config, tmp_path: read_back(
+        best_config(config, {"model.rpn.nms_iou": 0.6}), tmp_path
+    ),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copy_of_a_config_adopts_the_same_conventions(tiny_model_config, weights, tmp_path, copy):
+    config = job(tiny_model_config, weights, roi_sampling_ratio=2)
+    adopted_config, adopted = adopt_conventions(config)
+    assert len(adopted) == 3
+    copied = COPIES[copy](config, tmp_path)
+    assert copied.model.conventions.model_fields_set == {"roi_sampling_ratio"}
+    copied, same = adopt_conventions(copied)
+    assert same == adopted
+    assert copied.model.conventions == adopted_config.model.conventions
+    # What was adopted is written as well: MLflow's copy trains the same model without the weights.
+    again = read_back(adopted_config, tmp_path)
+    assert again.model == adopted_config.model
+    assert adopt_conventions(again)[0].model == adopted_config.model
 
 
 def test_weights_of_a_backbone_alone_are_converted_instead(tiny_model_config, tmp_path):

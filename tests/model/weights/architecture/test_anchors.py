@@ -1,0 +1,143 @@
+"""Anchors of weights: as stored by detectron2 and maskrcnn-benchmark, or as a config states them.
+
+The expected anchors are computed as these libraries do.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from model import ModelConfig
+from model.config import RpnConfig
+from model.weights import WeightsError
+from model.weights.architecture.anchors import (
+    AnchorCountError,
+    check_anchor_count,
+    read_stored_anchors,
+    take_stated_anchors,
+)
+
+PYRAMID = [(16,), (32,), (64,), (128,), (256,)]
+OCTAVES = [tuple(size * 2 ** (step / 3) for step in range(3)) for size in (20, 40, 80, 160, 320)]
+
+
+def detectron2_anchors(sizes, ratios):
+    anchors = []
+    for size in sizes:
+        for ratio in ratios:
+            width = math.sqrt(size**2 / ratio)
+            height = ratio * width
+            anchors.append([-width / 2, -height / 2, width / 2, height / 2])
+    return torch.tensor(anchors)
+
+
+def maskrcnn_benchmark_anchors(sizes, ratios, stride):
+    anchors = []
+    for ratio in ratios:
+        width = round(math.sqrt(stride**2 / ratio))
+        height = round(width * ratio)
+        for size in sizes:
+            scaled = np.array([width, height]) * size / stride
+            center = (stride - 1) / 2
+            anchors.append([*(center - (scaled - 1) / 2), *(center + (scaled - 1) / 2)])
+    return torch.tensor(np.array(anchors), dtype=torch.float32)
+
+
+def stored(prefix, levels):
+    return {
+        f"{prefix}anchor_generator.cell_anchors.{number}": anchors
+        for number, anchors in enumerate(levels)
+    }
+
+
+@pytest.mark.parametrize("sizes", [PYRAMID, [(64, 128, 512)]], ids=["pyramid", "one map"])
+def test_anchors_that_detectron2_stores_are_read(sizes):
+    ratios = (0.5, 1.0, 2.0, 3.0)
+    levels = [detectron2_anchors(level, ratios) for level in sizes]
+    tensors = stored("proposal_generator.", levels)
+    config = read_stored_anchors(tensors, ModelConfig(), one_stage=False, by_size=True)
+    assert config.rpn.anchor_sizes == tuple(size for level in sizes for size in level)
+    assert config.rpn.anchor_ratios == ratios
+
+
+def test_octaves_of_retinanet_that_detectron2_stores_are_read():
+    levels = [detectron2_anchors(level, (0.5, 1.0, 2.0)) for level in OCTAVES]
+    tensors = stored("", levels)
+    config = read_stored_anchors(tensors, ModelConfig(), one_stage=True, by_size=True)
+    assert config.retinanet.anchor_sizes == (20, 40, 80, 160, 320)
+    assert config.retinanet.anchor_ratios == (0.5, 1, 2)
+    assert config.rpn == RpnConfig()
+
+
+@pytest.mark.parametrize("sizes", [PYRAMID, [(128, 256, 512)]], ids=["pyramid", "one map"])
+def test_sizes_that_maskrcnn_benchmark_stores_are_read(sizes):
+    strides = (4, 8, 16, 32, 64) if len(sizes) == 5 else (16,)
+    levels = [
+        maskrcnn_benchmark_anchors(level, (0.5, 1.0, 2.0), stride)
+        for level, stride in zip(sizes, strides, strict=True)
+    ]
+    tensors = stored("rpn.", levels)
+    config = read_stored_anchors(tensors, ModelConfig(), one_stage=False, by_size=False)
+    assert config.rpn.anchor_sizes == tuple(size for level in sizes for size in level)
+    assert config.rpn.anchor_ratios == RpnConfig().anchor_ratios
+
+
+def test_octaves_that_maskrcnn_benchmark_stores_are_read():
+    levels = [
+        maskrcnn_benchmark_anchors(level, (0.5, 1.0, 2.0), stride)
+        for level, stride in zip(OCTAVES, (8, 16, 32, 64, 128), strict=True)
+    ]
+    config = read_stored_anchors(
+        stored("rpn.", levels), ModelConfig(), one_stage=True, by_size=False
+    )
+    assert config.retinanet.anchor_sizes == (20, 40, 80, 160, 320)
+
+
+def test_stated_anchors_replace_stored_ones():
+    levels = [detectron2_anchors(level, (1.0, 2.0)) for level in PYRAMID]
+    given = ModelConfig(rpn={"anchor_sizes": (1, 2, 3, 4, 5)})
+    config = read_stored_anchors(stored("", levels), given, one_stage=False, by_size=True)
+    assert config.rpn.anchor_sizes == (1, 2, 3, 4, 5)
+    assert config.rpn.anchor_ratios == (1, 2)
+
+
+def test_placeholders_are_no_anchors():
+    for tensors in ({}, stored("rpn.", [torch.zeros(3, 4)])):
+        for by_size in (True, False):
+            config = read_stored_anchors(tensors, ModelConfig(), False, by_size)
+            assert config == ModelConfig()
+
+
+@pytest.mark.parametrize(
+    ("levels", "one_stage", "message"),
+    [
+        ([detectron2_anchors((8, 16), (1.0, 2.0))[[0, 1, 3]]], False, "every size in every ratio"),
+        ([detectron2_anchors((8, 24), (1.0, 2.0))], True, r"an octave; got \[8.0, 24.0\]"),
+        (
+            [detectron2_anchors((8,), (1.0, number)) for number in (2.0, 2.0, 2.0, 3.0, 2.0)],
+            False,
+            "differ between levels",
+        ),
+    ],
+)
+def test_anchors_without_a_config_are_refused(levels, one_stage, message):
+    with pytest.raises(WeightsError, match=message):
+        read_stored_anchors(stored("", levels), ModelConfig(), one_stage, by_size=True)
+
+
+def test_the_number_of_anchors_must_be_that_of_the_config():
+    tensors = {"rpn.head.objectness.weight": torch.zeros(9, 4, 1, 1)}
+    check_anchor_count(tensors, RpnConfig(anchor_sizes=(128, 256, 512)), "c4")
+    for rpn, features in ((RpnConfig(), "c4"), (RpnConfig(), "fpn")):
+        with pytest.raises(AnchorCountError, match=r"9 anchors per cell .* set model\.rpn\.anchor"):
+            check_anchor_count(tensors, rpn, features)
+
+
+def test_stated_anchors_are_taken_from_another_config():
+    ours = ModelConfig(rpn={"anchor_sizes": (1, 2, 3, 4, 5)})
+    theirs = ModelConfig(rpn={"anchor_sizes": (6, 7, 8, 9, 10), "anchor_ratios": (1,)})
+    taken = take_stated_anchors(ours, theirs).rpn
+    assert (taken.anchor_sizes, taken.anchor_ratios) == ((1, 2, 3, 4, 5), (1,))
+    assert take_stated_anchors(ours, ModelConfig()) == ours

@@ -1,0 +1,28 @@
+import logging
+
+import pytest
+
+from pipeline.train.worker import _configure_logging
+
+
+@pytest.fixture
+def restored_loggers():
+    package, weights = logging.getLogger("pipeline"), logging.getLogger("model.weights")
+    levels, handlers, propagates = (
+        (package.level, weights.level),
+        package.handlers[:],
+        package.propagate,
+    )
+    yield
+    package.setLevel(levels[0])
+    weights.setLevel(levels[1])
+    package.handlers[:], package.propagate = handlers, propagates
+
+
+@pytest.mark.usefixtures("restored_loggers")
+def test_warnings_about_weights_are_rank_0_s_alone():
+    for rank, warns in ((0, True), (1, False)):
+        _configure_logging(rank)
+        assert logging.getLogger("model.weights.load").isEnabledFor(logging.WARNING) == warns
+        assert logging.getLogger("pipeline.train").isEnabledFor(logging.WARNING)
+        assert logging.getLogger("pipeline.train").isEnabledFor(logging.INFO) == warns
