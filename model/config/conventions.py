@@ -1,4 +1,8 @@
-"""Conventions that differ between ecosystems: what weights assume of the code around them."""
+"""Conventions that differ between ecosystems: what weights assume of the code around them.
+
+When weights are loaded for inference, they decide these settings and others that belong to them.
+``model/weights/setting_origins.py`` lists who decides each setting of a model.
+"""
 
 from typing import Literal
 
@@ -6,8 +10,15 @@ from pydantic import Field
 
 from model.config.settings import NonNegative, PositiveFloat, Settings
 
+ResizeRounding = Literal["nearest", "floor", "down"]
+"""How the sides of a resized image are rounded; see ``model.preprocess.resized_size``."""
+
 NORM_EPSILON = 1e-5
-"""Default of torch, Caffe2 and every library here, unless weights were made without an epsilon."""
+"""Epsilon of norms in torch, Caffe2 and every library here.
+
+In pyramid and heads it never differs. In the backbone it is a convention, because some weights were
+trained without an epsilon.
+"""
 
 
 class Conventions(Settings):
@@ -72,7 +83,7 @@ class Conventions(Settings):
         description="padded: pad masks with a border of zeros and resize them to whole pixels "
         "(torchvision, maskrcnn-benchmark); grid: sample masks at the pixel centers (detectron2).",
     )
-    resize_rounding: Literal["nearest", "floor", "down"] = Field(
+    resize_rounding: ResizeRounding = Field(
         "nearest",
         description="Rounding of a resized image's sides: nearest: both to the nearest pixel; "
         "floor: both down (torchvision); down: the short side is exact, the long side is rounded "

@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from model.config import ModelConfig
+from model.weights.architecture.anchors import (
+    AnchorCountError,
+    check_anchor_count,
+    take_stated_anchors,
+)
 from model.weights.conflicts import describe_overruled_config, find_conflicts, value_text
 from model.weights.conventions_argument import parse_conventions
 from model.weights.conversion import OUR_ECOSYSTEM, ConvertedWeights
@@ -47,7 +52,7 @@ def read_for_inference(
     """
     stated = parse_conventions(conventions or {})
     known = replace_settings(free_settings(config) if config else EVERY_SECTION, stated)
-    weights = read_weights(source, known, fallback=config)
+    weights = _read_with_anchors(source, known, config)
     settled = weights.config or config
     if settled is None:
         return weights, ()
@@ -61,6 +66,32 @@ def read_for_inference(
     if weights.config and config and (conflicts := find_conflicts(config, settled, stated)):
         warnings = (describe_overruled_config(conflicts),)
     return replace(weights, config=settled), warnings
+
+
+def _read_with_anchors(
+    source: str | Path, known: ModelConfig, config: ModelConfig | None
+) -> ConvertedWeights:
+    """Read weights, with the config's anchors if the library's have another number per cell.
+
+    Models for Pascal VOC, for example, have three anchor sizes instead of five on C4.
+
+    Raises:
+        AnchorCountError: the config's have too, or it states none.
+    """
+    try:
+        return _read_checked(source, known)
+    except AnchorCountError:
+        with_anchors = take_stated_anchors(known, config) if config else known
+        if with_anchors == known:
+            raise
+        return _read_checked(source, with_anchors)
+
+
+def _read_checked(source: str | Path, known: ModelConfig) -> ConvertedWeights:
+    weights = read_weights(source, known)
+    if weights.config is not None and weights.config.retinanet is None:
+        check_anchor_count(weights.tensors, weights.config)
+    return weights
 
 
 def _check_stated(config: ModelConfig, stated: Mapping[str, Any], source: str | Path) -> None:

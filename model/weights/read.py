@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.config import ModelConfig
-from model.weights.architecture.anchors import AnchorCountError, take_stated_anchors
 from model.weights.conversion import OUR_ECOSYSTEM, ConvertedWeights
 from model.weights.detectron.convert import convert_detectron, is_detectron
 from model.weights.detectron2.convert import convert_detectron2, is_detectron2
@@ -37,17 +36,13 @@ _CONVERTERS: tuple[tuple[_Recognize, _Convert], ...] = (
 )
 
 
-def read_weights(
-    source: str | Path, config: ModelConfig | None = None, fallback: ModelConfig | None = None
-) -> ConvertedWeights:
+def read_weights(source: str | Path, config: ModelConfig | None = None) -> ConvertedWeights:
     """Read weights under our names, with all that is known about their detector.
 
     Args:
         source: a folder that ``save_detector`` wrote, a weights file, or its ``https://`` address.
         config: settings that cannot be inferred from weights of other libraries; what it states
             replaces the library's conventions.
-        fallback: its anchors are used if the weights have another number of anchors than the
-            library's models.
 
     Raises:
         WeightsError: they cannot be read, or their model is not supported.
@@ -58,9 +53,9 @@ def read_weights(
     for recognizes, convert in _CONVERTERS:
         if recognizes(stored):
             try:
-                return _convert(convert, stored, config or ModelConfig(), fallback)
+                return convert(stored, config or ModelConfig())
             except WeightsError as error:
-                raise WeightsError(f"{path}: {error}") from error
+                raise type(error)(f"{path}: {error}") from error
     if path.is_dir() or (path.name == WEIGHTS_FILE and (folder / CONFIG_FILE).exists()):
         own_config, categories = read_saved_config(folder)
         return ConvertedWeights(
@@ -71,15 +66,3 @@ def read_weights(
             categories=categories,
         )
     return ConvertedWeights(OUR_ECOSYSTEM, stored.tensors)
-
-
-def _convert(
-    convert: _Convert, stored: StoredWeights, config: ModelConfig, fallback: ModelConfig | None
-) -> ConvertedWeights:
-    try:
-        return convert(stored, config)
-    except AnchorCountError:
-        with_anchors = take_stated_anchors(config, fallback) if fallback else config
-        if with_anchors == config:
-            raise
-        return convert(stored, with_anchors)

@@ -5,12 +5,11 @@ Shapes: L levels, S sizes, R ratios, A = S * R anchors per cell.
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig, RetinaNetConfig, RpnConfig
+from model.config import ModelConfig, RetinaNetConfig
 from model.weights.report import WeightsError
 from model.weights.stated_settings import replace_settings, stated_settings
 
@@ -24,19 +23,23 @@ class AnchorCountError(WeightsError):
     """The weights have another number of anchors per cell than the config."""
 
 
-def check_anchor_count(tensors: Mapping[str, Tensor], rpn: RpnConfig, features: str) -> None:
+class _UnsupportedAnchorsError(ValueError):
+    """No config describes these anchors."""
+
+
+def check_anchor_count(tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
     """Raise if the RPN has another number of anchors per cell than its config.
 
     Args:
         tensors: under our names.
-        rpn: states sizes and ratios.
-        features: the maps it reads: ``BackboneConfig.features``.
+        config: of the detector that they fill.
 
     Raises:
         AnchorCountError: the numbers differ.
     """
-    rows = tensors.get("rpn.head.objectness.weight")
-    sizes, ratios = 1 if features == "fpn" else len(rpn.anchor_sizes), len(rpn.anchor_ratios)
+    rows, rpn = tensors.get("rpn.head.objectness.weight"), config.rpn
+    sizes = 1 if config.backbone.features == "fpn" else len(rpn.anchor_sizes)
+    ratios = len(rpn.anchor_ratios)
     if rows is not None and len(rows) != sizes * ratios:
         raise AnchorCountError(
             f"{len(rows)} anchors per cell are not {sizes} sizes x {ratios} ratios: set "
@@ -57,8 +60,10 @@ def take_stated_anchors(config: ModelConfig, other: ModelConfig) -> ModelConfig:
 
 def read_stored_anchors(
     tensors: Mapping[str, Tensor], config: ModelConfig, one_stage: bool, by_size: bool
-) -> ModelConfig:
+) -> tuple[ModelConfig, tuple[str, ...]]:
     """Return the config with the anchors that the file stores, if any, unless it states others.
+
+    Anchors that no config can describe are left out, and a note says so.
 
     Args:
         tensors: under the file's names.
@@ -68,20 +73,41 @@ def read_stored_anchors(
             they are maskrcnn-benchmark's, which include their last pixel; their ratios are rounded
             and not read.
 
-    Raises:
-        WeightsError: there is no config for these anchors.
+    Returns:
+        The config, and notes.
     """
     matches = ((re.fullmatch(_STORED, name), tensor) for name, tensor in tensors.items())
     levels = sorted((int(match[1]), tensor) for match, tensor in matches if match)
     sides = [tensor[:, 2:] - tensor[:, :2] for _, tensor in levels if tensor.shape[1:] == (4,)]
     if len(sides) not in (1, _PYRAMID_LEVELS) or not all((wh > 0).all() for wh in sides):
-        return config
-    read = _read_sizes_and_ratios if by_size else _read_square_sizes
-    cells = [read(wh.float()) for wh in sides]
-    sizes = [sizes for sizes, _ in cells]
-    values: dict[str, Any] = {}
+        return config, ()
+    try:
+        values = _settings_of_anchors([wh.float() for wh in sides], one_stage, by_size)
+    except _UnsupportedAnchorsError as error:
+        return config, (f"the anchors in the file are not supported, others are used: {error}",)
     if one_stage and config.retinanet is None:
         config = config.model_copy(update={"retinanet": RetinaNetConfig()})
+    stated = stated_settings(config)
+    return replace_settings(config, {k: v for k, v in values.items() if k not in stated}), ()
+
+
+def _settings_of_anchors(
+    sides: list[Tensor], one_stage: bool, by_size: bool
+) -> dict[str, tuple[float, ...]]:
+    """Return sizes and ratios by dotted key.
+
+    Args:
+        sides: of each level (A, 2) width and height, pixels.
+        one_stage: as for `read_stored_anchors`.
+        by_size: as for `read_stored_anchors`.
+
+    Raises:
+        _UnsupportedAnchorsError: no config describes them.
+    """
+    read = _read_sizes_and_ratios if by_size else _read_square_sizes
+    cells = [read(wh) for wh in sides]
+    sizes = [sizes for sizes, _ in cells]
+    values = {}
     if one_stage:
         values["retinanet.anchor_sizes"] = _smallest_of_octaves(sizes)
     elif len(sizes) == 1:
@@ -90,11 +116,10 @@ def read_stored_anchors(
         values["rpn.anchor_sizes"] = tuple(size for [size] in sizes)
     ratios = {ratios for _, ratios in cells}
     if len(ratios) > 1:
-        raise WeightsError(f"anchor ratios that differ between levels are not supported: {ratios}")
+        raise _UnsupportedAnchorsError(f"their ratios differ between levels: {ratios}")
     if common := ratios.pop():
         values[f"{'retinanet' if one_stage else 'rpn'}.anchor_ratios"] = common
-    unstated = {key: value for key, value in values.items() if key not in stated_settings(config)}
-    return replace_settings(config, unstated)
+    return values
 
 
 def _read_sizes_and_ratios(sides: Tensor) -> tuple[list[float], tuple[float, ...]]:
@@ -104,7 +129,7 @@ def _read_sizes_and_ratios(sides: Tensor) -> tuple[list[float], tuple[float, ...
         sides: (A, 2) width and height, pixels.
 
     Raises:
-        WeightsError: the anchors are not every size in every ratio.
+        _UnsupportedAnchorsError: the anchors are not every size in every ratio.
     """
     size, ratio = sides.prod(dim=1).sqrt(), sides[:, 1] / sides[:, 0]
     count = int(size.isclose(size[0], rtol=_CLOSE).sum())
@@ -112,7 +137,7 @@ def _read_sizes_and_ratios(sides: Tensor) -> tuple[list[float], tuple[float, ...
     expected = torch.cartesian_prod(sizes, ratios).view(-1, 2)
     actual = torch.stack((size, ratio), dim=1)
     if expected.shape != actual.shape or not expected.allclose(actual, rtol=_CLOSE):
-        raise WeightsError("anchors that are not every size in every ratio are not supported")
+        raise _UnsupportedAnchorsError("they are not every size in every ratio")
     return _rounded(sizes), tuple(_rounded(ratios))
 
 
@@ -121,24 +146,30 @@ def _read_square_sizes(sides: Tensor) -> tuple[list[float], tuple[float, ...]]:
 
     Args:
         sides: (A, 2) width and height without the last pixel.
+
+    Raises:
+        _UnsupportedAnchorsError: no anchor is a square.
     """
     width, height = (sides + 1).unbind(1)
-    return _rounded(width[width.isclose(height, rtol=_CLOSE)]), ()
+    squares = width[width.isclose(height, rtol=_CLOSE)]
+    if not len(squares):
+        raise _UnsupportedAnchorsError("none of them is a square")
+    return _rounded(squares), ()
 
 
 def _smallest_of_octaves(sizes: list[list[float]]) -> tuple[float, ...]:
     """Return the smallest of the S sizes of each level, which must spread over an octave.
 
     Raises:
-        WeightsError: they do not.
+        _UnsupportedAnchorsError: they do not.
     """
     for level in sizes:
         octave = torch.tensor([level[0] * 2 ** (step / len(level)) for step in range(len(level))])
         if not torch.tensor(level).allclose(octave, rtol=_CLOSE):
-            raise WeightsError(f"RetinaNet's anchor sizes must spread over an octave; got {level}")
+            raise _UnsupportedAnchorsError(f"{level} are not spread over an octave")
     return tuple(level[0] for level in sizes)
 
 
 def _rounded(values: Tensor) -> list[float]:
-    # The files have float32.
-    return [round(value, 3) for value in values.tolist()]
+    # float32, of which no more than 6 digits are exact.
+    return [float(f"{value:.6g}") for value in values.tolist()]

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from model.config import BoxHeadConfig, Conventions, FpnConfig, ModelConfig
-from model.weights.architecture.anchors import check_anchor_count
 from model.weights.architecture.backbone import (
     count_layers,
     infer_backbone,
@@ -116,7 +115,6 @@ def _two_stage_heads(
             "region proposal network (Fast R-CNN, which reads proposals, is not supported)",
         ),
     )
-    check_anchor_count(tensors, config.rpn, features)
     layers = count_layers(tensors, "rpn.head.convs.{}.weight")
     rpn = config.rpn.model_copy(update={"layers": layers})
     if not has_roi_heads(tensors):

@@ -67,7 +67,9 @@ def convert_detectron2(stored: StoredWeights, config: ModelConfig) -> ConvertedW
     refuse_unsupported(stored.tensors, UNSUPPORTED)
     renamed = rename_tensors(stored.tensors, renames_from(stored.tensors), IGNORED)
     tensors = renamed.tensors
-    config = read_stored_anchors(stored.tensors, config, is_retinanet(tensors), by_size=True)
+    config, anchor_notes = read_stored_anchors(
+        stored.tensors, config, is_retinanet(tensors), by_size=True
+    )
     group_normed = _is_group_normed(tensors, config)
     conventions, assumptions = _infer_conventions(stored, tensors, group_normed)
     move_background_first(tensors)
@@ -79,7 +81,7 @@ def convert_detectron2(stored: StoredWeights, config: ModelConfig) -> ConvertedW
         # detectron2: keypoint AP degrades with plain L1.
         conventions = conventions.model_copy(update={"box_smooth_l1_beta": 0.5})
     converted = finish_conversion("detectron2", renamed, conventions, base)
-    return replace(converted, assumptions=(*assumptions, *notes))
+    return replace(converted, assumptions=(*assumptions, *anchor_notes, *notes))
 
 
 def _is_group_normed(tensors: Mapping[str, Tensor], config: ModelConfig) -> bool:

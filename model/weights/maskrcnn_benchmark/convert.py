@@ -5,6 +5,7 @@ and the anchors of a cell are ordered by ratio first.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -65,13 +66,14 @@ def convert_maskrcnn_benchmark(stored: StoredWeights, config: ModelConfig) -> Co
     renamed.ignored.update(copies)
     drop_background_box(renamed.tensors)
     one_stage = is_retinanet(renamed.tensors)
-    config = read_stored_anchors(stored.tensors, config, one_stage, by_size=False)
-    return finish_conversion(
+    config, notes = read_stored_anchors(stored.tensors, config, one_stage, by_size=False)
+    converted = finish_conversion(
         "maskrcnn-benchmark",
         renamed,
         infer_conventions(renamed.tensors, MASKRCNN_BENCHMARK),
         apply_default_settings(renamed.tensors, config, _RETINANET_SETTINGS),
     )
+    return replace(converted, assumptions=notes)
 
 
 def _copies_of_res5(tensors: Mapping[str, Tensor]) -> dict[str, str]:

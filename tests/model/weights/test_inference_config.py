@@ -25,7 +25,7 @@ from model.config import (
 )
 from model.config.settings import ConfigError, check_settings
 from model.config.yaml_files import compose_yaml
-from model.weights import WeightsError, load_network, resolve_config
+from model.weights import WeightsError, load_network, read_conventions, resolve_config
 from model.weights.inference_config import read_for_inference
 from model.weights.setting_origins import HEADS, ORIGINS, Origin
 from model.weights.stated_settings import has_section, replace_settings, setting_of
@@ -383,22 +383,44 @@ def test_a_head_that_a_config_lacks_or_adds_is_a_conflict(weights, caplog):
     assert resolve(path, ModelConfig(), caplog)[1] == set()
 
 
-def test_a_config_has_the_anchors_of_weights_with_another_number_of_them(tmp_path):
+@pytest.fixture
+def voc(tmp_path):
     """Pascal VOC's C4 models have three anchor sizes instead of five."""
     state = zoo.weights_of(zoo.ZOO["VOC"])
-    for name, rows in (("objectness_logits", 1), ("anchor_deltas", 4)):
+    for layer in ("objectness_logits", "anchor_deltas"):
         for kind in ("weight", "bias"):
-            full = f"proposal_generator.rpn_head.{name}.{kind}"
-            state[full] = state[full][: 9 * rows]
+            name = f"proposal_generator.rpn_head.{layer}.{kind}"
+            state[name] = state[name][: len(state[name]) // 15 * 9]
     torch.save(state, tmp_path / "voc.pth")
+    return tmp_path / "voc.pth"
+
+
+def test_a_config_has_the_anchors_of_weights_with_another_number_of_them(voc):
     with pytest.raises(WeightsError, match=r"9 anchors per cell .*set model\.rpn\.anchor_sizes"):
-        load_network(tmp_path / "voc.pth")
+        load_network(voc)
     recipe = CONFIGS / "pascal_voc" / "faster_rcnn_r50_c4_voc2007.yaml"
-    detector = load_network(tmp_path / "voc.pth", recipe)
-    assert detector.config.rpn.anchor_sizes == (128, 256, 512)
+    assert load_network(voc, recipe).config.rpn.anchor_sizes == (128, 256, 512)
     stated = {"rpn.anchor_sizes": (64, 128, 256)}
-    detector = load_network(tmp_path / "voc.pth", recipe, conventions=stated)
+    detector = load_network(voc, recipe, conventions=stated)
     assert detector.config.rpn.anchor_sizes == (64, 128, 256)
+
+
+def test_anchors_that_a_file_stores_overrule_a_config(tmp_path, caplog):
+    state = zoo.weights_of(zoo.ZOO["faster R101 FPN"])
+    for level, size in enumerate((20, 40, 80, 160, 320)):
+        halves = [(size / ratio**0.5 / 2, size * ratio**0.5 / 2) for ratio in (0.4, 1, 2)]
+        name = f"proposal_generator.anchor_generator.cell_anchors.{level}"
+        state[name] = torch.tensor([(-width, -height, width, height) for width, height in halves])
+    torch.save(state, tmp_path / "model.pth")
+    config = ModelConfig(rpn={"anchor_sizes": (16, 32, 64, 128, 256)})
+    resolved, warned, _ = resolve(tmp_path / "model.pth", config, caplog)
+    assert warned == {"rpn.anchor_sizes"}
+    assert resolved.rpn.anchor_sizes == (20, 40, 80, 160, 320)
+    assert resolved.rpn.anchor_ratios == (0.4, 1, 2)
+
+
+def test_training_may_start_from_weights_with_another_number_of_anchors(voc):
+    assert read_conventions(voc) == DETECTRON2
 
 
 def test_a_file_of_ours_without_its_folder_has_the_config_s_conventions(tmp_path, caplog):

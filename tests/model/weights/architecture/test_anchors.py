@@ -11,7 +11,6 @@ import torch
 
 from model import ModelConfig
 from model.config import RpnConfig
-from model.weights import WeightsError
 from model.weights.architecture.anchors import (
     AnchorCountError,
     check_anchor_count,
@@ -45,6 +44,12 @@ def maskrcnn_benchmark_anchors(sizes, ratios, stride):
     return torch.tensor(np.array(anchors), dtype=torch.float32)
 
 
+def read(tensors, config=None, one_stage=False, *, by_size):
+    config, notes = read_stored_anchors(tensors, config or ModelConfig(), one_stage, by_size)
+    assert notes == ()
+    return config
+
+
 def stored(prefix, levels):
     return {
         f"{prefix}anchor_generator.cell_anchors.{number}": anchors
@@ -54,10 +59,10 @@ def stored(prefix, levels):
 
 @pytest.mark.parametrize("sizes", [PYRAMID, [(64, 128, 512)]], ids=["pyramid", "one map"])
 def test_anchors_that_detectron2_stores_are_read(sizes):
-    ratios = (0.5, 1.0, 2.0, 3.0)
+    ratios = (0.333333, 0.5, 1.0, 2.0)
     levels = [detectron2_anchors(level, ratios) for level in sizes]
     tensors = stored("proposal_generator.", levels)
-    config = read_stored_anchors(tensors, ModelConfig(), one_stage=False, by_size=True)
+    config = read(tensors, by_size=True)
     assert config.rpn.anchor_sizes == tuple(size for level in sizes for size in level)
     assert config.rpn.anchor_ratios == ratios
 
@@ -65,7 +70,7 @@ def test_anchors_that_detectron2_stores_are_read(sizes):
 def test_octaves_of_retinanet_that_detectron2_stores_are_read():
     levels = [detectron2_anchors(level, (0.5, 1.0, 2.0)) for level in OCTAVES]
     tensors = stored("", levels)
-    config = read_stored_anchors(tensors, ModelConfig(), one_stage=True, by_size=True)
+    config = read(tensors, one_stage=True, by_size=True)
     assert config.retinanet.anchor_sizes == (20, 40, 80, 160, 320)
     assert config.retinanet.anchor_ratios == (0.5, 1, 2)
     assert config.rpn == RpnConfig()
@@ -79,7 +84,7 @@ def test_sizes_that_maskrcnn_benchmark_stores_are_read(sizes):
         for level, stride in zip(sizes, strides, strict=True)
     ]
     tensors = stored("rpn.", levels)
-    config = read_stored_anchors(tensors, ModelConfig(), one_stage=False, by_size=False)
+    config = read(tensors, by_size=False)
     assert config.rpn.anchor_sizes == tuple(size for level in sizes for size in level)
     assert config.rpn.anchor_ratios == RpnConfig().anchor_ratios
 
@@ -89,16 +94,14 @@ def test_octaves_that_maskrcnn_benchmark_stores_are_read():
         maskrcnn_benchmark_anchors(level, (0.5, 1.0, 2.0), stride)
         for level, stride in zip(OCTAVES, (8, 16, 32, 64, 128), strict=True)
     ]
-    config = read_stored_anchors(
-        stored("rpn.", levels), ModelConfig(), one_stage=True, by_size=False
-    )
+    config = read(stored("rpn.", levels), one_stage=True, by_size=False)
     assert config.retinanet.anchor_sizes == (20, 40, 80, 160, 320)
 
 
 def test_stated_anchors_replace_stored_ones():
     levels = [detectron2_anchors(level, (1.0, 2.0)) for level in PYRAMID]
     given = ModelConfig(rpn={"anchor_sizes": (1, 2, 3, 4, 5)})
-    config = read_stored_anchors(stored("", levels), given, one_stage=False, by_size=True)
+    config = read(stored("", levels), given, by_size=True)
     assert config.rpn.anchor_sizes == (1, 2, 3, 4, 5)
     assert config.rpn.anchor_ratios == (1, 2)
 
@@ -106,33 +109,48 @@ def test_stated_anchors_replace_stored_ones():
 def test_placeholders_are_no_anchors():
     for tensors in ({}, stored("rpn.", [torch.zeros(3, 4)])):
         for by_size in (True, False):
-            config = read_stored_anchors(tensors, ModelConfig(), False, by_size)
-            assert config == ModelConfig()
+            assert read(tensors, by_size=by_size) == ModelConfig()
 
 
 @pytest.mark.parametrize(
     ("levels", "one_stage", "message"),
     [
         ([detectron2_anchors((8, 16), (1.0, 2.0))[[0, 1, 3]]], False, "every size in every ratio"),
-        ([detectron2_anchors((8, 24), (1.0, 2.0))], True, r"an octave; got \[8.0, 24.0\]"),
+        (
+            [detectron2_anchors((8, 24), (1.0, 2.0))],
+            True,
+            "24.0] are not spread over an octave",
+        ),
         (
             [detectron2_anchors((8,), (1.0, number)) for number in (2.0, 2.0, 2.0, 3.0, 2.0)],
             False,
-            "differ between levels",
+            "ratios differ between levels",
         ),
     ],
 )
-def test_anchors_without_a_config_are_refused(levels, one_stage, message):
-    with pytest.raises(WeightsError, match=message):
-        read_stored_anchors(stored("", levels), ModelConfig(), one_stage, by_size=True)
+def test_anchors_that_no_config_describes_are_reported(levels, one_stage, message):
+    tensors = stored("", levels)
+    config, [note] = read_stored_anchors(tensors, ModelConfig(), one_stage, by_size=True)
+    assert config == ModelConfig()
+    assert message in note
+
+
+def test_without_square_anchors_maskrcnn_benchmark_s_sizes_are_unknown():
+    for one_stage in (True, False):
+        levels = [maskrcnn_benchmark_anchors((64, 128), (0.5, 2.0), 16)]
+        tensors = stored("rpn.", levels)
+        _, [note] = read_stored_anchors(tensors, ModelConfig(), one_stage, by_size=False)
+        assert "none of them is a square" in note
 
 
 def test_the_number_of_anchors_must_be_that_of_the_config():
     tensors = {"rpn.head.objectness.weight": torch.zeros(9, 4, 1, 1)}
-    check_anchor_count(tensors, RpnConfig(anchor_sizes=(128, 256, 512)), "c4")
-    for rpn, features in ((RpnConfig(), "c4"), (RpnConfig(), "fpn")):
+    c4 = {"backbone": {"features": "c4"}, "box": {"pool_side": 14}}
+    sizes = {"rpn": {"anchor_sizes": (128, 256, 512)}}
+    check_anchor_count(tensors, ModelConfig.model_validate(c4 | sizes))
+    for tree in (c4, {}):
         with pytest.raises(AnchorCountError, match=r"9 anchors per cell .* set model\.rpn\.anchor"):
-            check_anchor_count(tensors, rpn, features)
+            check_anchor_count(tensors, ModelConfig.model_validate(tree))
 
 
 def test_stated_anchors_are_taken_from_another_config():
