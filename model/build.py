@@ -1,4 +1,4 @@
-"""From a configuration to a detector."""
+"""Build the detector that a configuration describes."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The detections of one image. Shape letters: see ``model.structures``."""
+"""The detections of one image. Shapes as in ``model.structures``."""
 
 import itertools
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ class Detections:
         scores: (D,) float32 in [0, 1].
         labels: (D,) int64, 1..K.
         masks: (D, M, M) float32, probability inside the box; None without a mask head.
-        image_size: of the original image.
-        mask_threshold: probability from which a pixel belongs to the object.
+        image_size: height and width of the original image.
+        mask_threshold: probability above which a pixel belongs to the object.
         keypoints: (D, P, 3) float32: x, y, and a score (a logit, higher is more certain); None
             without a keypoint head. In continuous coordinates: the center of the upper left pixel
             is (0.5, 0.5), where torchvision returns (0, 0).
-        mask_paste: how masks are pasted into the image. "padded" resizes the mask with a border of
-            zeros to whole pixels, as torchvision; "inclusive" is the same for boxes that end on
-            their last pixel, as maskrcnn-benchmark; "grid" samples the mask at pixel centers, as
-            detectron2.
+        mask_paste: how masks are pasted into the image. "padded" adds a border of zeros to the mask
+            and resizes it to whole pixels, as in torchvision; "inclusive" does the same for boxes
+            that end on their last pixel, as in maskrcnn-benchmark; "grid" samples the mask at pixel
+            centers, as in detectron2.
     """
 
     boxes: Tensor
@@ -97,12 +97,12 @@ class Detections:
         ]
 
     def _paste_arguments(self) -> tuple[Tensor, Tensor, int, int, float, bool]:
-        """Return masks, boxes, height, width, threshold, and whether to sample by a grid."""
+        """Return masks, boxes, height, width, threshold, and whether to sample on a grid."""
         if self.masks is None:
             raise ValueError("these detections have no masks: the detector has no mask head")
         boxes = BoxConvention(self.mask_paste == "inclusive").source_boxes(self.boxes)
-        by_grid = self.mask_paste == "grid"
-        return self.masks, boxes, *self.image_size, self.mask_threshold, by_grid
+        grid = self.mask_paste == "grid"
+        return self.masks, boxes, *self.image_size, self.mask_threshold, grid
 
 
 def detections_per_image(
@@ -120,9 +120,9 @@ def detections_per_image(
         selected: D boxes in pixels of the padded batch.
         images: the batch.
         masks: (D, M, M) float32 in [0, 1], or None.
-        mask_threshold: probability from which a pixel belongs to the object.
+        mask_threshold: probability above which a pixel belongs to the object.
         keypoints: (D, P, 3) float32: x, y in pixels of the padded batch, score; or None.
-        convention: of the boxes.
+        convention: box convention of the detector.
         mask_paste: how masks are pasted into the image.
     """
     none: Sequence[Tensor | None] = [None] * len(images)

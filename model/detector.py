@@ -6,12 +6,11 @@ Source: He et al. 2017, figure 1; Lin et al. 2017.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from model.backbones.fpn import FeaturePyramid
+from model.backbones.fpn import FeaturePyramid, PyramidTop
 from model.backbones.resnet import ResNet, ResNetStages
 from model.boxes.anchors import AnchorGrid
 from model.boxes.convention import BoxConvention
@@ -35,9 +34,9 @@ from model.structures import (
 class Detector(nn.Module, ABC):
     """Base of ``TwoStageDetector``, ``OneStageDetector`` and ``ProposalNetwork``.
 
-    A subclass implements :meth:`losses` for training and :meth:`candidates` and :meth:`select` for
-    inference. With heads for them it overrides :meth:`masks` and :meth:`heatmaps`. Test-time
-    augmentation and export call only the methods defined here.
+    A subclass implements :meth:`losses` for training, and :meth:`candidates` and :meth:`select` for
+    inference. If it has a mask or keypoint head, it also overrides :meth:`masks` or
+    :meth:`heatmaps`. Test-time augmentation and export call only the methods defined here.
 
     Args:
         config: all settings.
@@ -52,7 +51,7 @@ class Detector(nn.Module, ABC):
         self,
         config: ModelConfig,
         categories: Sequence[Category],
-        pyramid_top: Literal["subsampled", "c5", "p5"] = "subsampled",
+        pyramid_top: PyramidTop = "subsampled",
     ) -> None:
         super().__init__()
         if len(categories) != config.num_classes:
@@ -92,10 +91,10 @@ class Detector(nn.Module, ABC):
             targets: ground truth of each image, on the same device.
 
         Returns:
-            With targets, the losses rpn_objectness, rpn_box, box_class, box_regression, mask and
-            keypoint, as far as the detector has the heads, or retinanet_class and retinanet_box.
-            Every trainable parameter is in their graph, whatever the targets contain. Without
-            targets, the detections of each image in its original pixels.
+            With targets, the losses by name: rpn_objectness, rpn_box, box_class, box_regression,
+            mask and keypoint, for the heads that the detector has; or retinanet_class and
+            retinanet_box. Every trainable parameter is in their graph, whatever the targets
+            contain. Without targets, the detections of each image in its original pixels.
 
         Raises:
             ValueError: the number of targets or seeds is not B, or targets lack masks or keypoints.
@@ -128,7 +127,7 @@ class Detector(nn.Module, ABC):
         """Return the losses by name.
 
         Args:
-            features: from :meth:`features`.
+            features: maps from :meth:`features`.
             images: the batch that the features were computed from.
             targets: ground truth of the batch.
         """
@@ -138,19 +137,19 @@ class Detector(nn.Module, ABC):
         """Return the boxes before NMS.
 
         Args:
-            features: from :meth:`features`.
+            features: maps from :meth:`features`.
             images: the batch that the features were computed from.
         """
 
     @abstractmethod
     def select(self, candidates: Candidates, images: ImageBatch) -> SelectedBoxes:
-        """Return the boxes that remain after NMS, up to the limit per image."""
+        """Return the boxes that NMS keeps, up to the maximum per image."""
 
     def detect(self, features: Sequence[Tensor], images: ImageBatch) -> SelectedBoxes:
         """Return the detected boxes of a batch.
 
         Args:
-            features: from :meth:`features`.
+            features: maps from :meth:`features`.
             images: the batch that the features were computed from.
         """
         return self.select(self.candidates(features, images), images)
@@ -205,7 +204,7 @@ class Detector(nn.Module, ABC):
         """Return the anchor grid on this detector's feature maps.
 
         Args:
-            sizes: of each map, square root of the anchor area, pixels.
+            sizes: anchor sizes of each map: square roots of the anchor area, pixels.
             ratios: height over width.
         """
         conventions = self.config.conventions

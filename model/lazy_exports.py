@@ -1,7 +1,7 @@
-"""Names that a package imports when they are first used.
+"""Import the names that a package exports when they are first used.
 
-Command lines and settings live in packages whose other names need torch or pyarrow, which take
-seconds to import; a help text or a refused setting should not wait for them.
+Some names need torch or pyarrow, which take seconds to import. Command lines and settings live in
+the same packages, and neither ``--help`` nor an invalid setting should wait for those imports.
 """
 
 import importlib
@@ -19,14 +19,14 @@ def lazy_exports(
         package: the package's ``__name__``.
         names_by_module: absolute module name -> names that the package exports from it.
     """
-    home = {name: module for module, names in names_by_module.items() for name in names}
+    modules = {name: module for module, names in names_by_module.items() for name in names}
 
     def get_attribute(name: str) -> Any:
-        if name not in home:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(home[name]), name)
+        return getattr(importlib.import_module(modules[name]), name)
 
     def list_names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *home})
+        return sorted({*vars(sys.modules[package]), *modules})
 
     return get_attribute, list_names

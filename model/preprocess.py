@@ -1,17 +1,14 @@
-"""From images of any size to one padded, normalized batch. Shape letters: ``model.structures``."""
+"""From images of any size to one padded, normalized batch. Shapes as in ``model.structures``."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 import ops_cuda
 from model.config import Conventions
+from model.config.conventions import ResizeRounding
 from model.structures import ImageBatch, ImageSize
-
-ResizeRounding = Literal["nearest", "floor", "down"]
-"""How sides are rounded to whole pixels; see :func:`resized_size`."""
 
 
 def resized_size(
@@ -20,14 +17,14 @@ def resized_size(
     long_side: int,
     rounding: ResizeRounding = "nearest",
 ) -> ImageSize:
-    """Return the size with the given short side, or less if the long side would exceed its limit.
+    """Return the size with the given short side, or less if the long side would exceed its maximum.
 
     Args:
-        size: of the image.
+        size: height and width of the image.
         short_side: target, pixels.
-        long_side: limit, pixels.
-        rounding: nearest rounds both sides; floor rounds both down; down rounds the short side, and
-            rounds down the long side computed from it.
+        long_side: maximum, pixels.
+        rounding: "nearest" rounds both sides to the nearest pixel; "floor" rounds both down; "down"
+            rounds the short side to the nearest pixel, and the long side computed from it down.
 
     Source: Detectron's rule, with the rounding of detectron2, torchvision or maskrcnn-benchmark.
     """
@@ -38,8 +35,8 @@ def resized_size(
         scaled = short_side * longer // shorter
         return ImageSize(*(short_side if side == shorter else scaled for side in size))
     scale = min(short_side / shorter, long_side / longer)
-    carry = 0.0 if rounding == "floor" else 0.5
-    return ImageSize(*(max(1, int(side * scale + carry)) for side in size))
+    offset = 0.0 if rounding == "floor" else 0.5
+    return ImageSize(*(max(1, int(side * scale + offset)) for side in size))
 
 
 def resize_image(pixels: Tensor, size: ImageSize) -> Tensor:
@@ -121,8 +118,8 @@ def normalize_images(
         (B, 3, H, W), zero in the padding: float32, or autocast's dtype if autocast is on, to which
         the first convolution would convert anyway.
     """
-    kind = images[0].device.type
-    autocast = torch.is_autocast_enabled(kind)
+    device_type = images[0].device.type
+    autocast = torch.is_autocast_enabled(device_type)
     return ops_cuda.preprocess(
         images,
         sizes,
@@ -131,5 +128,5 @@ def normalize_images(
         conventions.pixel_std,
         reverse_channels=conventions.pixel_order == "bgr",
         antialias=conventions.resize_filter == "antialias",
-        dtype=torch.get_autocast_dtype(kind) if autocast else torch.float32,
+        dtype=torch.get_autocast_dtype(device_type) if autocast else torch.float32,
     )

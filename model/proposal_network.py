@@ -46,7 +46,7 @@ class ProposalNetwork(Detector):
         return select_proposals_as_boxes(self.rpn(features, images))
 
     def candidates(self, features: Sequence[Tensor], images: ImageBatch) -> Candidates:
-        """Return the proposals as candidates, for joining those of several views."""
+        """Return the proposals as candidates, so that those of several views can be merged."""
         detected = self.detect(features, images)
         return Candidates(
             detected.boxes, detected.scores, detected.rois[:, 0].long(), detected.labels

@@ -1,1 +1,1 @@
-"""What turns pixels into feature maps."""
+"""Backbones and the feature pyramid: from pixels to feature maps."""

@@ -32,16 +32,16 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut: (B, C, H, W) to (B, out, H/stride, W/stride).
 
     Args:
-        channels: of the input.
+        channels: input channels.
         width: channels of the 3x3 convolution.
-        out: channels of the output.
-        stride: of the first 1x1 or of the 3x3 convolution.
+        out: output channels.
+        stride: stride of the first 1x1 or of the 3x3 convolution.
         norm: frozen_bn, batch_norm or group_norm.
         eps: epsilon of the norms.
         stride_in_1x1: whether the first 1x1 convolution has the stride.
-        groups: of the 3x3 convolution.
-        dilation: of the 3x3 convolution.
-        deformable: none, v1 or v2, for the 3x3 convolution.
+        groups: groups of the 3x3 convolution.
+        dilation: dilation of the 3x3 convolution.
+        deformable: none, v1 or v2: whether and how the 3x3 convolution is deformable.
     """
 
     expansion = 4

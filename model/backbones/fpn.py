@@ -13,16 +13,20 @@ from torch import Tensor, nn
 from model.layers.convolution import convolve, infers_on_cpu
 from model.layers.norm import make_norms
 
+PyramidTop = Literal["subsampled", "c5", "p5"]
+"""How the levels above P5 are made; see ``FeaturePyramid``."""
+
 
 class FeaturePyramid(nn.Module):
     """C2..C5 to P2..P6, or C3..C5 to P3..P7, all with the same number of channels.
 
     Args:
-        in_channels: of C2..C5.
-        channels: of every pyramid level.
-        top: the levels above P5: "subsampled" makes P6 from P5; "c5" or "p5" names the map that a
-            convolution makes P6 from, and P7 from P6, and there is no P2.
-        norm: after each convolution except those of P6 and P7: none, frozen_bn, batch_norm or
+        in_channels: channels of C2..C5.
+        channels: channels of every pyramid level.
+        top: how the levels above P5 are made. "subsampled": P6 is every second cell of P5. "c5" or
+            "p5": a convolution computes P6 from that map, another computes P7 from P6, and there is
+            no P2.
+        norm: norm after each convolution except those of P6 and P7: none, frozen_bn, batch_norm or
             group_norm.
     """
 
@@ -30,7 +34,7 @@ class FeaturePyramid(nn.Module):
         self,
         in_channels: Sequence[int],
         channels: int = 256,
-        top: Literal["subsampled", "c5", "p5"] = "subsampled",
+        top: PyramidTop = "subsampled",
         norm: str = "none",
     ) -> None:
         super().__init__()
@@ -86,7 +90,7 @@ def _convolve_nth(x: Tensor, convs: nn.ModuleList, norms: nn.ModuleList, index: 
 
 
 def _add_upsampled(level: Tensor, coarse: Tensor) -> Tensor:
-    """Add the coarser map, upsampled to nearest, to ``level`` in place."""
+    """Add the coarser map, upsampled by nearest neighbor, to ``level`` in place."""
     size, (height, width) = level.shape[-2:], coarse.shape[-2:]
     if infers_on_cpu(level) and tuple(size) == (2 * height, 2 * width):
         # The same sums without materializing the upsampled map, in a third of the time.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.backbones.blocks import BasicBlock, Bottleneck
 from model.config import BackboneConfig, Conventions
+from model.config.conventions import NORM_EPSILON
 from model.layers.convolution import convolve
 from model.layers.deformable import init_offset_conv
 from model.layers.norm import make_norm
@@ -34,18 +35,18 @@ class ResNetStages:
         width: channels of the stem; 64 in the paper.
         stride_in_1x1: bottlenecks have their stride in the first 1x1 convolution, as in the paper
             and Detectron; otherwise in the 3x3, as in torchvision.
-        groups: of the 3x3 convolutions; more than one makes a ResNeXt.
+        groups: groups of the 3x3 convolutions; more than one makes a ResNeXt.
         group_width: channels of a group in res2, doubled with every stage.
         deformable: none, v1 or v2, for the 3x3 convolutions of ``deformable_stages``.
         deformable_stages: 2 to 5.
         dilated: res5 has dilated 3x3 convolutions instead of a stride.
         dilate_first_block: dilate the first block of res5 too (detectron2); otherwise all but the
-            first, whose taps then are those of the strided convolution (torchvision).
+            first, which keeps the taps of the strided convolution (torchvision).
     """
 
     depth: int = 50
     norm: str = "frozen_bn"
-    eps: float = Conventions().norm_epsilon
+    eps: float = NORM_EPSILON
     width: int = 64
     stride_in_1x1: bool = False
     groups: int = 1
@@ -57,7 +58,7 @@ class ResNetStages:
 
     @classmethod
     def from_config(cls, backbone: BackboneConfig, conventions: Conventions) -> "ResNetStages":
-        """Read the stages from settings."""
+        """Return the stages that these settings describe."""
         return cls(
             depth=backbone.depth,
             norm=backbone.norm,
@@ -110,7 +111,7 @@ class ResNet(nn.Module):
 
     Args:
         stages: how to build the stages.
-        frozen_stages: stages that are not trained, counted from the stem: 2 is stem and layer1.
+        frozen_stages: number of stages that are not trained, from the stem: 2 is stem and layer1.
         last_stage: 5, or 4 if res5 is the box head.
     """
 
@@ -155,7 +156,7 @@ class ResNet(nn.Module):
 
 
 def init_convolutions(module: nn.Module) -> None:
-    """Initialize all convolutions as He et al. 2015, those that predict offsets to zero."""
+    """Initialize convolutions as in He et al. 2015, and those that predict offsets to zero."""
     for name, layer in module.named_modules():
         if name.endswith("conv2_offset"):
             init_offset_conv(layer)

@@ -24,12 +24,12 @@ class AnchorGrid(nn.Module):
     first.
 
     Args:
-        sizes: of each level, square root of the anchor area, pixels.
+        sizes: anchor sizes of each level: square roots of the anchor area, pixels.
         ratios: height over width.
         strides: pixels between neighboring cells of each level.
         rounded: round the anchors of cell (0, 0) to whole pixels (torchvision).
         stride_from_canvas: use canvas // cells as the stride instead (torchvision).
-        detectron: anchors of :func:`detectron_anchors`, centered on half a stride.
+        detectron: use :func:`detectron_anchors`, centered on half a stride.
 
     Source: Ren et al. 2015, section 3.1.1; Lin et al. 2017, section 4.1.
     """
@@ -92,7 +92,7 @@ class AnchorGrid(nn.Module):
         return grid
 
     def tile(self, cells: Sequence[ImageSize], canvas: ImageSize) -> tuple[Tensor, ...]:
-        """Return what :meth:`forward` does for feature maps of these sizes, without the cache."""
+        """Return what :meth:`forward` returns for maps of these sizes, without using the cache."""
         return tuple(
             self._tile_level(level, size, self._stride(level, size, canvas))
             for level, size in enumerate(cells)

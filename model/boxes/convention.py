@@ -1,4 +1,4 @@
-"""Whether x2 and y2 lie behind the last pixel of a box or on it.
+"""The box convention: x2 and y2 are one past the last pixel of a box, or on it.
 
 Internally a box is x2 - x1 wide. In Detectron and maskrcnn-benchmark x2 is the index of the last
 pixel, so a box is x2 - x1 + 1 wide. Such boxes are stored here with 1 added to x2 and y2: coding,
@@ -25,7 +25,8 @@ class BoxConvention:
     """Where boxes end, and everything that depends on it.
 
     Args:
-        inclusive: boxes come from a system in which x2 and y2 are the last pixel of the box.
+        inclusive: in the source convention of the boxes, that of Detectron, x2 and y2 are the last
+            pixel.
     """
 
     inclusive: bool = False
@@ -52,7 +53,7 @@ class BoxConvention:
     def source_boxes(self, boxes: Tensor) -> Tensor:
         """Return boxes or ROIs (..., 4 or 5) with x2 and y2 as in the source convention.
 
-        ROI align samples features in them; masks and keypoints are placed in them.
+        ROI align samples features inside these; mask and keypoint coordinates are relative to them.
         """
         return _shift_far_corner(boxes, -self.offset)
 
@@ -73,8 +74,8 @@ class BoxConvention:
         starts_inside = (anchors[:, :2] >= 0).all(dim=1)
         return starts_inside & (self.source_boxes(anchors)[:, 2:] < limits[:, None, 2:]).all(dim=2)
 
-    def limit_training_proposals(self, proposals: Proposals, limit: int) -> Proposals:
-        """Keep the ``limit`` best proposals of the whole batch if boxes are inclusive.
+    def limit_training_proposals(self, proposals: Proposals, max_proposals: int) -> Proposals:
+        """Keep the ``max_proposals`` best of the whole batch if boxes are inclusive.
 
         Proposals of an image are sorted by score, so each image keeps its first ones.
 
@@ -84,7 +85,7 @@ class BoxConvention:
             return proposals
         valid = proposals.valid()
         scores = torch.where(valid, proposals.logits, -torch.inf).flatten()
-        _, best = stable_topk(scores[None], limit)
+        _, best = stable_topk(scores[None], max_proposals)
         kept = torch.zeros_like(scores, dtype=torch.bool).scatter(0, best[0], True)
         kept = kept.view_as(valid) & valid
         return Proposals(
@@ -99,7 +100,7 @@ class BoxConvention:
 
 
 CONTINUOUS = BoxConvention()
-"""x2 and y2 lie behind the last pixel, as in torchvision and detectron2."""
+"""x2 and y2 are one past the last pixel, as in torchvision and detectron2."""
 
 
 def _shift_far_corner(boxes: Tensor, pixels: float) -> Tensor:

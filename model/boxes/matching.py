@@ -27,7 +27,7 @@ def match_to_targets(
     targets: BatchTargets,
     positive_iou: float,
     negative_iou: float,
-    keep_best: bool = False,
+    allow_low_quality: bool = False,
 ) -> Matches:
     """Match each candidate box to the object of its image with the highest IoU.
 
@@ -36,12 +36,12 @@ def match_to_targets(
         targets: ground truth of the batch.
         positive_iou: candidates with at least this IoU are positive.
         negative_iou: candidates below this IoU are negative; those in between are ignored.
-        keep_best: also make the candidates with the highest IoU of each object positive, so that
-            every object has at least one.
+        allow_low_quality: also make the candidates with the highest IoU of each object positive, so
+            that every object has at least one.
 
     Source: Ren et al. 2015, section 3.1.2.
     """
     in_image, labels = match_boxes(
-        candidates, targets.boxes, targets.offsets, positive_iou, negative_iou, keep_best
+        candidates, targets.boxes, targets.offsets, positive_iou, negative_iou, allow_low_quality
     )
     return Matches(in_image + targets.offsets[:-1, None], labels)

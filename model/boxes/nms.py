@@ -13,7 +13,7 @@ def nms_per_image(
     groups: Tensor,
     num_images: int,
     iou_threshold: float,
-    max_per_image: int,
+    max_detections: int,
 ) -> tuple[Tensor, list[int]]:
     """Run NMS within each group of each image, then keep the best boxes per image.
 
@@ -26,18 +26,18 @@ def nms_per_image(
         groups: (N,) int64, class or level; boxes of different groups never suppress each other.
         num_images: B.
         iou_threshold: IoU above which the higher score suppresses the other.
-        max_per_image: boxes kept per image.
+        max_detections: boxes kept per image.
 
     Returns:
         (D,) int64 indices of the kept boxes, image by image, highest score first; and the number
         kept in each of the B images.
     """
     survives = batched_nms_mask(boxes, scores, groups * num_images + images, iou_threshold)
-    # Dropped boxes go to a bin behind the last image. Stable sorts keep the order by score.
+    # Dropped boxes go to a bin after the last image. Stable sorts keep the order by score.
     bins = torch.where(survives & (scores > -torch.inf), images, num_images)
     order = scores.argsort(descending=True, stable=True)
     order = order[bins[order].argsort(stable=True)]
     sizes = bins.new_zeros(num_images + 1).scatter_add_(0, bins, torch.ones_like(bins))
     parts = torch.split(order, sizes.tolist())  # the one device sync
-    best = [part[:max_per_image] for part in parts[:num_images]]
+    best = [part[:max_detections] for part in parts[:num_images]]
     return torch.cat(best), [part.shape[0] for part in best]

@@ -1,4 +1,4 @@
-"""Clip, scale and mirror boxes and points. Shape letters: see ``model.structures``."""
+"""Clip, scale and flip boxes and points. Shapes as in ``model.structures``."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def clip_boxes(boxes: Tensor, limits: Tensor, min_side: float = 0.0) -> Tensor:
     Args:
         boxes: (..., 4), pixels.
         limits: (..., 4), broadcastable to boxes, from :func:`image_limits`.
-        min_side: sides of a box that lies outside the image after clipping, pixels.
+        min_side: side length that a box outside the image keeps, pixels.
     """
     near = torch.minimum(boxes[..., :2].clamp(min=0), limits[..., :2] - min_side)
     far = torch.minimum(boxes[..., 2:].clamp(min=min_side), limits[..., 2:])
@@ -45,7 +45,7 @@ def scale_points(points: Tensor, old: ImageSize, new: ImageSize) -> Tensor:
     return torch.stack((x * (new.width / old.width), y * (new.height / old.height)), dim=-1)
 
 
-def mirror_boxes(boxes: Tensor, size: ImageSize) -> Tensor:
-    """Mirror boxes (..., 4) of an image of this size left to right."""
+def flip_boxes(boxes: Tensor, size: ImageSize) -> Tensor:
+    """Flip boxes (..., 4) of an image of this size horizontally."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((size.width - x2, y1, size.width - x1, y2), dim=-1)

@@ -78,12 +78,12 @@ def sample_candidates(
     return Samples(indices, is_positive, is_negative, max_positives)
 
 
-def _top(eligible: Tensor, priority: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Return the eligible candidates of highest priority, (B, limit), and which of them exist.
+def _top(eligible: Tensor, priority: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the eligible candidates of highest priority, (B, count), and which of them exist.
 
     Priorities are unique, so ties cannot make devices disagree.
     """
-    best, index = torch.where(eligible, priority, -1).topk(limit, dim=1)
+    best, index = torch.where(eligible, priority, -1).topk(count, dim=1)
     return index, best >= 0
 
 

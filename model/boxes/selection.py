@@ -39,7 +39,7 @@ class Candidates(NamedTuple):
 
 @dataclass(frozen=True)
 class SelectedBoxes:
-    """The D detected boxes of a batch, image after image, highest score first in each.
+    """The D detected boxes of a batch, image by image, highest score first in each.
 
     Args:
         rois: (D, 5) float32: image index and box, pixels of the padded batch.
@@ -72,12 +72,12 @@ def candidates_above(
     Syncs with the device.
 
     Args:
-        score_threshold: lowest softmax probability, exclusive.
+        score_threshold: softmax probability that a candidate must exceed.
         logits: (R, K + 1) float32.
         deltas: (R, K + 1, 4) float32, or (R, 1, 4) shared by all classes.
         rois: (R, 5) float32: image index and proposal.
         valid: (R,) bool, which rows are proposals, not padding.
-        coder: of the deltas.
+        coder: box coder of the deltas.
 
     Source: Girshick 2015, section 4.
     """
@@ -100,11 +100,11 @@ def select_boxes(
     """Clip candidates to their images and run NMS within each class.
 
     Args:
-        candidates: of all images.
+        candidates: boxes of all images.
         sizes: size of each image inside the batch.
         nms_iou: IoU above which the higher score suppresses the other.
         max_detections: boxes kept per image.
-        convention: of the boxes.
+        convention: box convention of the detector.
     """
     images = candidates.images
     limits = image_limits(sizes, candidates.boxes.device)

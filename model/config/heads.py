@@ -58,7 +58,7 @@ class MaskHeadConfig(Settings):
         "res5 halves the box head's pool_side.",
     )
     threshold: Fraction = Field(
-        0.5, description="Probability at which a pixel counts as part of the object."
+        0.5, description="Probability above which a pixel belongs to the object."
     )
 
 
@@ -78,5 +78,5 @@ class KeypointHeadConfig(Settings):
     @model_validator(mode="after")
     def _names_are_unique(self) -> "KeypointHeadConfig":
         if not self.names or len(set(self.names)) != len(self.names):
-            raise ValueError("names needs at least one keypoint, and no name twice")
+            raise ValueError("names needs at least one keypoint, and every name only once")
         return self

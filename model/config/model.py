@@ -48,15 +48,15 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _heads_are_compatible(self) -> "ModelConfig":
-        branches = [name for name in ("mask", "keypoint") if getattr(self, name) is not None]
+        roi_heads = [name for name in ("mask", "keypoint") if getattr(self, name) is not None]
         if self.retinanet is not None:
-            heads = [*(["box"] if self.box is not None else []), *branches]
+            heads = [*(["box"] if self.box is not None else []), *roi_heads]
             if heads:
                 raise ValueError(f"RetinaNet has no ROI heads: set {' and '.join(heads)} to null")
             if self.backbone.features != "fpn":
                 raise ValueError("RetinaNet needs backbone.features = fpn")
-        elif self.box is None and branches:
-            raise ValueError(f"{' and '.join(branches)} need the box head, but box is null")
+        elif self.box is None and roi_heads:
+            raise ValueError(f"{' and '.join(roi_heads)} need the box head, but box is null")
         if self.keypoint is not None and self.backbone.features == "c4":
             raise ValueError("a keypoint head needs backbone.features = fpn, c5 or dc5; got c4")
         return self

@@ -1,4 +1,4 @@
-"""Reference of a settings tree: every key with its type, default and description."""
+"""Reference table of a settings tree: every key with its type, default and description."""
 
 import json
 import re

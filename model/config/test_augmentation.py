@@ -19,7 +19,7 @@ class TestAugmentationConfig(Settings):
     def _sizes_are_valid(self) -> "TestAugmentationConfig":
         sides = self.short_sides
         if not sides or len(set(sides)) != len(sides):
-            raise ValueError("short_sides needs at least one size, and none twice")
+            raise ValueError("short_sides needs at least one size, and every size only once")
         if self.long_side < max(sides):
             raise ValueError(f"long_side {self.long_side} is below the short side {max(sides)}")
         return self

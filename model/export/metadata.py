@@ -1,4 +1,4 @@
-"""What a caller of an exported detector needs to know besides its inputs and outputs."""
+"""What users of an exported detector need to know besides its inputs and outputs."""
 
 import json
 
@@ -15,12 +15,12 @@ def export_metadata(detector: Detector) -> str:
         An object with the keys
 
         - categories: ids and names of the K classes in label order, label 1 first; null for a
-          proposal network, whose label 1 stands for objects of any class.
+          proposal network, whose label 1 means an object of any class.
         - short_side, long_side, resize_rounding, resize_filter: how to resize an image before
           inference; sides in pixels.
         - box_end: pixels that were added to x2 and y2 of the detector's box convention; 1 if its
           boxes end on their last pixel.
-        - mask_threshold: probability from which a pixel belongs to the object; null without masks.
+        - mask_threshold: probability above which a pixel belongs to the object; null without masks.
         - mask_paste: how to paste masks into the image, see
           :class:`model.detections.Detections`; null without masks.
         - keypoint_origin: pixels that were added to x and y of the detector's keypoint convention;

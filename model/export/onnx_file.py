@@ -17,9 +17,10 @@ INSTALL_COMMAND = "pip install onnx onnxruntime onnxscript"
 def export_onnx(detector: Detector, path: str | Path, size: ImageSize | None = None) -> None:
     """Write a detector's inference on one image as a single ONNX file, weights included.
 
-    The input ``pixels`` and the outputs ``boxes``, ``scores``, ``labels`` and, with heads for them,
-    ``masks`` and ``keypoints`` are those of :meth:`model.export.graph.InferenceGraph.forward`. The
-    file's metadata has the JSON of :func:`model.export.metadata.export_metadata`.
+    The input ``pixels`` and the outputs ``boxes``, ``scores``, ``labels`` and, if there are heads
+    for them, ``masks`` and ``keypoints`` are those of
+    :meth:`model.export.graph.InferenceGraph.forward`. The file's metadata has the JSON of
+    :func:`model.export.metadata.export_metadata`.
 
     Args:
         detector: any detector.

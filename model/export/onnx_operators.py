@@ -1,6 +1,6 @@
 """Our operators for the ONNX exporter: decomposed into torch operators, or translated to ONNX.
 
-Shapes as in ``model.structures``; G groups, N boxes of a group.
+Shapes as in ``model.structures``.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ def _pool_by_level(
     canonical_level: int,
     far_corner_inset: float = 0.0,
 ) -> Tensor:
-    """Pool the ROIs of each level by the same operator on that level alone, and reorder."""
+    """Pool the ROIs of each level with the same operator on that level alone, and reorder."""
     if len(scales) == 1 and far_corner_inset == 0:
         # Leaves the operator in the program, for `_roi_align` to translate.
         return NotImplemented  # type: ignore[no-any-return]

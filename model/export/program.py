@@ -24,9 +24,9 @@ def export_program(detector: Detector, size: ImageSize | None = None) -> Exporte
 
     Args:
         detector: any detector; the program shares its weights.
-        size: of every image at network resolution; None for any size. Both sides of an image must
-            then be longer than the coarsest level's stride: 64 pixels with a feature pyramid, 128
-            for RetinaNet, 16 or 32 without a pyramid.
+        size: size of every image at network resolution; None for any size. Both sides of an image
+            must then be longer than the coarsest level's stride: 64 pixels with a feature pyramid,
+            128 for RetinaNet, 16 or 32 without a pyramid.
 
     Raises:
         ExportError: the operators are not compiled; their PyTorch reference cannot be traced.

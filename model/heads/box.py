@@ -76,9 +76,9 @@ class ConvFcBoxHead(BoxHead):
         hidden: width of the fully connected layers.
         fc_layers: number of fully connected layers.
         conv_layers: number of convolutions before them.
-        conv_channels: of the convolutions.
-        norm: after each convolution: none, frozen_bn, batch_norm or group_norm.
-        fc_norm: after each fully connected layer: none or group_norm.
+        conv_channels: channels of the convolutions.
+        norm: norm after each convolution: none, frozen_bn, batch_norm or group_norm.
+        fc_norm: norm after each fully connected layer: none or group_norm.
         class_agnostic: predict one box for all classes.
     """
 
@@ -173,11 +173,11 @@ def box_losses(
         logits: (R, K + 1) float32.
         deltas: (R, K + 1, 4) float32, or (R, 1, 4) shared by all classes.
         rois: the R sampled ROIs.
-        coder: of the box deltas.
+        coder: box coder of the deltas.
         smooth_l1_beta: where the box loss turns from quadratic to linear; 0 is plain L1.
 
     Returns:
-        box_class and box_regression, both counted over all valid ROIs.
+        box_class and box_regression; the count of both is the number of valid ROIs.
     """
     class_loss = F.cross_entropy(logits, rois.labels, reduction="none")
     positive = rois.positive()

@@ -20,17 +20,17 @@ class KeypointHead(nn.Module):
     """Convolutions, a learned upsampling by two to P heatmaps, and a bilinear one by two.
 
     Args:
-        in_channels: of the pooled features.
-        channels: of the convolutions.
+        in_channels: channels of the pooled features.
+        channels: channels of the convolutions.
         layers: number of 3x3 convolutions.
-        keypoints: P.
+        num_keypoints: P.
     """
 
-    def __init__(self, in_channels: int, channels: int, layers: int, keypoints: int) -> None:
+    def __init__(self, in_channels: int, channels: int, layers: int, num_keypoints: int) -> None:
         super().__init__()
-        self.num_keypoints = keypoints
+        self.num_keypoints = num_keypoints
         self.convs = make_conv_stack(in_channels, channels, layers)
-        self.upsample = nn.ConvTranspose2d(channels, keypoints, 4, stride=2, padding=1)
+        self.upsample = nn.ConvTranspose2d(channels, num_keypoints, 4, stride=2, padding=1)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -94,22 +94,22 @@ def keypoint_targets(
     """Return the heatmap cell of each labeled keypoint inside its ROI, hidden ones included.
 
     Args:
-        keypoints: (G + 1, P, 3) float32, of the objects of ``BatchTargets``.
+        keypoints: (G + 1, P, 3) float32, from ``BatchTargets``.
         positive: R positive ROIs. All are used, as in torchvision: one without a labeled keypoint
             inside has no valid keypoint and no loss.
         side: M.
         origins: (B, 2) float32, from :func:`keypoint_origins`.
     """
-    own = keypoints[positive.matched_gt_indices]
+    matched = keypoints[positive.matched_gt_indices]
     images = positive.rois[:, 0].long()
     near, far = positive.rois[:, None, 1:3], positive.rois[:, None, 3:]
-    xy = own[..., :2] - origins[images, None]
+    xy = matched[..., :2] - origins[images, None]
     # Boxes in padding have no extent; the resulting NaN lies inside nothing.
     cells = ((xy - near) * (side / (far - near))).floor()
     # A keypoint on the right or lower border belongs to the last cell.
     cells = torch.where(xy == far, side - 1, cells)
     inside = ((cells >= 0) & (cells < side)).all(dim=2)
-    valid = inside & (own[..., 2] > 0) & positive.valid[:, None]
+    valid = inside & (matched[..., 2] > 0) & positive.valid[:, None]
     flat = cells[..., 1] * side + cells[..., 0]
     return KeypointTargets(torch.where(valid, flat, 0).long(), valid)
 
@@ -119,7 +119,7 @@ def keypoint_loss(heatmaps: Tensor, targets: KeypointTargets) -> LossTerm:
 
     Args:
         heatmaps: (R, P, M, M) float32.
-        targets: of the R ROIs.
+        targets: target cells of the R ROIs.
     """
     loss = F.cross_entropy(
         heatmaps.flatten(0, 1).flatten(1), targets.cells.flatten(), reduction="none"

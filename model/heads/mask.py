@@ -20,16 +20,16 @@ from ops_cuda import multiscale_roi_align
 
 
 class MaskHead(nn.Module):
-    """Convolutions, an upsampling by two, and a mask per class of which one is computed.
+    """Convolutions, an upsampling by two, and one mask, that of the ROI's class.
 
     With a C4 backbone there are no convolutions: the input is the output of res5.
 
     Args:
-        in_channels: of the pooled features.
-        channels: of the convolutions.
+        in_channels: channels of the pooled features.
+        channels: channels of the convolutions.
         layers: number of 3x3 convolutions.
         num_classes: K, without the background.
-        norm: after each 3x3 convolution: none, frozen_bn, batch_norm or group_norm.
+        norm: norm after each 3x3 convolution: none, frozen_bn, batch_norm or group_norm.
         class_agnostic: predict one mask for all classes.
     """
 
@@ -97,9 +97,9 @@ def mask_targets(
     """Return the target mask of each positive ROI.
 
     Args:
-        masks: of the G + 1 objects of ``BatchTargets``.
+        masks: G + 1 masks, from ``BatchTargets``.
         counts: objects of each image.
-        positive: R positive ROIs, image after image.
+        positive: R positive ROIs, image by image.
         side: M.
         convention: "polygon" rasterizes the mask inside the ROI to 0 or 1; "roi_align" averages a
             bitmap of the whole image over each cell, as torchvision does.
@@ -114,7 +114,7 @@ def mask_targets(
     images = positive.rois[:, 0].long()
     rois_per_image = torch.bincount(images, minlength=len(counts)).tolist()
     parts, first = [], 0
-    for count, size, own_objects, own_boxes in zip(
+    for count, size, image_objects, image_boxes in zip(
         counts,
         sizes,
         torch.split(objects, rois_per_image),
@@ -122,7 +122,8 @@ def mask_targets(
         strict=True,
     ):
         bitmaps = _rasterize_image(masks, first, count, size)
-        rois = torch.cat(((own_objects - first)[:, None].to(own_boxes.dtype), own_boxes), dim=1)
+        bitmap_indices = (image_objects - first)[:, None].to(image_boxes.dtype)
+        rois = torch.cat((bitmap_indices, image_boxes), dim=1)
         averages = multiscale_roi_align([bitmaps], rois, [1.0], side, 0, aligned=False)
         parts.append(averages.squeeze(1))
         first += count

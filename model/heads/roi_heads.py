@@ -26,13 +26,13 @@ ROIS_PER_CHUNK = 512
 
 
 class RoiHeads(nn.Module):
-    """Box head, and mask and keypoint heads where there are any.
+    """The box head, and optionally a mask head and a keypoint head.
 
     Args:
         box: the box head.
         box_pooler: pools its features.
-        settings: of the box head: sampling, coding and thresholds.
-        conventions: of losses and keypoint coordinates.
+        settings: settings of the box head: sampling, coding and thresholds.
+        conventions: define the losses and the keypoint coordinates.
         mask: the mask head and its pooler. With a ``Res5BoxHead`` the pooler is not used, because
             the mask head reads the maps of res5.
         keypoint: the keypoint head and its pooler.
@@ -73,13 +73,13 @@ class RoiHeads(nn.Module):
         """Return the losses of all heads on ROIs sampled from proposals and ground truth.
 
         Args:
-            features: of the backbone, finest first, (B, C, H_l, W_l).
-            proposals: of the B images.
+            features: maps of the backbone, finest first, (B, C, H_l, W_l).
+            proposals: proposals for the B images.
             images: with sampling seeds.
             targets: ground truth, with masks and keypoints for the heads that need them.
 
         Returns:
-            box_class and box_regression, and mask and keypoint with the heads for them.
+            box_class and box_regression, and mask and keypoint if there are heads for them.
         """
         rois = sample_training_rois(proposals, targets, images.sampling_seeds, self.settings)
         if _syncs_are_free(images.device) or self.has_batch_norm:
@@ -89,7 +89,7 @@ class RoiHeads(nn.Module):
         beta = self.conventions.box_smooth_l1_beta
         losses = box_losses(logits, deltas, rois, self.box_coder, beta)
         positive = rois.positive()
-        # Features are pooled, and targets placed, in the boxes of the source convention.
+        # Like pooled features, targets are relative to the boxes of the source convention.
         in_source_boxes = replace(positive, rois=self.box_convention.source_boxes(positive.rois))
         if self.mask is not None:
             pooled = (

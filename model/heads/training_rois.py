@@ -20,7 +20,7 @@ from ops_cuda import IGNORED
 
 @dataclass(frozen=True)
 class TrainingRois:
-    """ROIs sampled for training, image after image.
+    """ROIs sampled for training, image by image.
 
     Padded to a fixed count per image, so no device sync is needed; ``valid`` marks real samples.
 
@@ -71,7 +71,7 @@ def sample_training_rois(
     """Append the ground-truth boxes to the proposals and sample ROIs from both.
 
     Args:
-        proposals: of B images.
+        proposals: proposals for B images.
         targets: their ground truth.
         seeds: one per image, for sampling.
         settings: IoU threshold and number of samples.
@@ -107,7 +107,7 @@ def sample_training_rois(
 
 
 def append_ground_truth(proposals: Proposals, targets: BatchTargets) -> Proposals:
-    """Append the ground-truth boxes of each image directly behind its proposals.
+    """Append the ground-truth boxes of each image right after its proposals.
 
     Sampling hashes the row of a candidate, so rows must depend on the image alone and not on the
     padding of the batch.

@@ -58,7 +58,7 @@ class Predictor:
         Args:
             images: (h, w, 3) uint8 RGB arrays of any sizes.
             batch_size: images per forward pass. With test-time augmentation a pass contains one
-                image in one size, and its mirror image, whatever the batch size.
+                image in one size, plain and flipped, whatever the batch size.
 
         Returns:
             Detections of each image in its original pixels, on the CPU.
@@ -146,7 +146,7 @@ def load_detector(
 
 
 def check_image(index: int, image: object) -> None:
-    """Raise unless ``image`` is an RGB image.
+    """Raise unless ``image`` is an RGB image as an array.
 
     Raises:
         TypeError: it is not a uint8 array.

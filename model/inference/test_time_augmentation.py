@@ -1,4 +1,4 @@
-"""Test-time augmentation: detect in several sizes of an image and their mirror images, and merge.
+"""Test-time augmentation: detect in several sizes of an image, plain and flipped, and merge.
 
 Shapes as in ``model.structures``; N candidate boxes of the image; V images of a view, 1 or 2.
 Source: Detectron's test-time augmentation: boxes are merged before NMS, masks and keypoint heatmaps
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.boxes.convention import BoxConvention
-from model.boxes.operations import mirror_boxes
+from model.boxes.operations import flip_boxes
 from model.boxes.selection import Candidates, SelectedBoxes
 from model.config import TestAugmentationConfig
 from model.config.keypoint_names import flip_order
@@ -24,13 +24,13 @@ from model.structures import ImageBatch, ImageSize
 
 @dataclass(frozen=True)
 class View:
-    """An image in one size, alone or with its mirror image as a batch of two.
+    """An image in one size, alone or with its flipped copy as a batch of two.
 
     Args:
         original: size of the image.
-        size: of the view.
-        flip: whether the batch has the mirror image.
-        convention: of the boxes.
+        size: size of the view.
+        flip: whether the batch has the flipped copy.
+        convention: box convention of the detector.
     """
 
     original: ImageSize
@@ -53,17 +53,17 @@ class View:
 
     def to_image(self, candidates: Candidates) -> Candidates:
         """Return candidates of both images of the view in pixels of the original image."""
-        # Boxes that end on their last pixel do not scale symmetrically, so mirroring comes last.
+        # Boxes that end on their last pixel do not scale symmetrically, so the flip comes last.
         boxes = self.convention.scale(candidates.boxes, self.size, self.original)
         if self.flip:
-            is_mirrored = candidates.images[:, None] == 1
-            boxes = torch.where(is_mirrored, mirror_boxes(boxes, self.original), boxes)
+            is_flipped = candidates.images[:, None] == 1
+            boxes = torch.where(is_flipped, flip_boxes(boxes, self.original), boxes)
         return candidates._replace(boxes=boxes, images=torch.zeros_like(candidates.images))
 
     def from_image(self, selected: SelectedBoxes) -> SelectedBoxes:
         """Return D boxes of the original image as D boxes of each image of the view."""
         boxes = selected.boxes
-        per_image = [boxes, mirror_boxes(boxes, self.original)] if self.flip else [boxes]
+        per_image = [boxes, flip_boxes(boxes, self.original)] if self.flip else [boxes]
         scaled = [self.convention.scale(each, self.original, self.size) for each in per_image]
         rois = [torch.cat((torch.full_like(b[:, :1], i), b), 1) for i, b in enumerate(scaled)]
         return replace(
@@ -78,30 +78,30 @@ class View:
         """Average masks (V * D, M, M) over the images of the view to (D, M, M)."""
         if masks is None or not self.flip:
             return masks
-        plain, mirrored = masks.chunk(2)
-        return (plain + mirrored.flip(-1)) / 2
+        plain, flipped = masks.chunk(2)
+        return (plain + flipped.flip(-1)) / 2
 
     def average_heatmaps(self, heatmaps: Tensor | None, names: Sequence[str]) -> Tensor | None:
         """Average heatmaps (V * D, P, M, M) over the images of the view to (D, P, M, M).
 
         Args:
             heatmaps: in the order of ``names``.
-            names: of the P keypoints; left and right are swapped in the mirror image.
+            names: names of the P keypoints; a flip swaps left and right.
         """
         if heatmaps is None or not self.flip:
             return heatmaps
-        plain, mirrored = heatmaps.chunk(2)
-        return (plain + mirrored[:, list(flip_order(names))].flip(-1)) / 2
+        plain, flipped = heatmaps.chunk(2)
+        return (plain + flipped[:, list(flip_order(names))].flip(-1)) / 2
 
 
 def detect_in_views(
     detector: Detector, image: Tensor, settings: TestAugmentationConfig
 ) -> Detections:
-    """Detect the objects of an image in several sizes, and mirrored.
+    """Detect the objects of an image in several sizes, plain and flipped.
 
     Candidates of all views go through NMS together. Every view then predicts masks and keypoint
-    heatmaps for the selected boxes, and these are averaged. Sizes that the limit on the long side
-    makes equal are computed once.
+    heatmaps for the selected boxes, and these are averaged. Sizes that the maximum long side makes
+    equal are computed once.
 
     Args:
         detector: in eval mode.

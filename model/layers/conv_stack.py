@@ -1,4 +1,4 @@
-"""Stacks of 3x3 convolutions, as pyramid heads and ROI heads begin with."""
+"""Stacks of 3x3 convolutions, with which RPN, RetinaNet and the ROI heads begin."""
 
 from itertools import repeat
 
@@ -22,7 +22,7 @@ def run_conv_stack(x: Tensor, convs: nn.ModuleList, norms: nn.ModuleList | None 
 
     Args:
         x: (N, C, H, W).
-        convs: from :func:`make_conv_stack`.
+        convs: convolutions from :func:`make_conv_stack`.
         norms: one per convolution, or none.
 
     Returns:
@@ -34,7 +34,7 @@ def run_conv_stack(x: Tensor, convs: nn.ModuleList, norms: nn.ModuleList | None 
 
 
 def init_kaiming_normal(convs: nn.ModuleList) -> None:
-    """Initialize as He et al. 2015 for ReLU networks, by fan-out; biases are zero."""
+    """Initialize as in He et al. 2015 for ReLU networks, by fan-out; biases are zero."""
     for conv in convs:
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
         if conv.bias is not None:

@@ -1,8 +1,9 @@
 """Convolution with norm, shortcut and ReLU, and its fast path for inference on the CPU.
 
-With gradients, another device or dtype, autocast or a tracer, layers run as torch defines them.
-Otherwise a batch norm is folded once instead of in every forward pass; bias, shortcut and ReLU are
-applied while the convolution writes its output; and large 3x3 convolutions use Winograd's method.
+The fast path is for fp32 without gradients, autocast or a tracer; otherwise layers run as torch
+defines them. On the fast path a batch norm is folded once instead of in every forward pass; bias,
+shortcut and ReLU are applied while the convolution writes its output; and large 3x3 convolutions
+use Winograd's method.
 """
 
 import math
@@ -16,8 +17,9 @@ from model.layers.norm import convolve_and_normalize, fold_norm, is_fixed
 from model.layers.weight_cache import cached_from_weights
 from ops_cuda import conv3x3_relu, pack_conv3x3
 
-# Below this many 4x4 tiles, Winograd's fourfold weights cost more to read than its fewer products
-# save. Measured with 256 and 512 channels: 0.7 to 0.9x oneDNN's speed at 6 tiles, 1.15x at 16.
+# Below this many 4x4 tiles, reading Winograd's weights, four times as large, costs more than its
+# fewer products save. Measured with 256 and 512 channels: 0.7 to 0.9x oneDNN's speed at 6 tiles,
+# 1.15x at 16.
 MIN_WINOGRAD_TILES = 12
 
 

@@ -16,7 +16,7 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Te
     """Return the sum of the focal losses of all pairs of anchor and class.
 
     With p the probability of a class, the positive class of an anchor has the loss
-    -alpha (1 - p)**gamma log(p), every other class -(1 - alpha) p**gamma log(1 - p). Beside the
+    -alpha (1 - p)**gamma log(p), every other class -(1 - alpha) p**gamma log(1 - p). Besides the
     logits and their gradient, memory is a few times the logits of one image: no one-hot targets are
     made, and only the logits are saved for the backward pass.
 
@@ -46,10 +46,9 @@ class _FocalLoss(torch.autograd.Function):
         losses = []
         for image, label in zip(logits, labels, strict=True):
             x = _upcast(image)
-            own = x.gather(1, _positive_column(label)).squeeze(1)
-            correction = alpha * _negative_loss(-own, gamma) - (1 - alpha) * _negative_loss(
-                own, gamma
-            )
+            positive = x.gather(1, _positive_column(label)).squeeze(1)
+            correction = alpha * _negative_loss(-positive, gamma)
+            correction = correction - (1 - alpha) * _negative_loss(positive, gamma)
             loss = (1 - alpha) * _negative_loss(x, gamma).sum(1)
             loss = loss + torch.where(label > 0, correction, 0.0)
             losses.append(torch.where(label >= 0, loss, 0.0).sum())
@@ -63,9 +62,9 @@ class _FocalLoss(torch.autograd.Function):
         gradient = torch.empty_like(logits)
         for image, label, output in zip(logits, labels, gradient, strict=True):
             x = _upcast(image)
-            own = x.gather(1, _positive_column(label))
-            correction = -alpha * _negative_slope(-own, gamma)
-            correction = correction - (1 - alpha) * _negative_slope(own, gamma)
+            positive = x.gather(1, _positive_column(label))
+            correction = -alpha * _negative_slope(-positive, gamma)
+            correction = correction - (1 - alpha) * _negative_slope(positive, gamma)
             weight = torch.where(label >= 0, (1 - alpha) * upstream, 0.0)
             slope = _negative_slope(x, gamma).mul_(weight[:, None])
             correction = torch.where(label[:, None] > 0, correction * upstream, 0.0)

@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Epsilon of the norms in pyramid and heads, the same in every ecosystem. That of the backbone is
-# a convention of the weights.
-HEAD_NORM_EPSILON = 1e-5
+from model.config.conventions import NORM_EPSILON
 
 
 class FrozenBatchNorm(nn.Module):
@@ -44,8 +42,8 @@ class GroupNorm(nn.GroupNorm):
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
-def make_norm(kind: str, channels: int, eps: float = HEAD_NORM_EPSILON) -> nn.Module:
-    """Return the layer that a ``norm`` setting other than "none" names."""
+def make_norm(kind: str, channels: int, eps: float = NORM_EPSILON) -> nn.Module:
+    """Return the norm layer of a ``norm`` setting other than "none"."""
     match kind:
         case "frozen_bn":
             return FrozenBatchNorm(channels, eps)
@@ -83,7 +81,7 @@ def scale_and_shift(norm: FrozenBatchNorm | nn.BatchNorm2d) -> tuple[Tensor, Ten
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the one convolution that equals ``norm(conv(x))``, norm fixed."""
+    """Return weight and bias of the convolution that equals ``norm(conv(x))`` for a fixed norm."""
     scale, shift = scale_and_shift(norm)  # type: ignore[arg-type]
     if conv.bias is not None:
         shift = shift + conv.bias * scale

@@ -22,8 +22,8 @@ class RoiPooler:
         side: output cells per axis.
         sampling_ratio: samples per cell and axis; 0 adapts to the ROI.
         aligned: shift by half a pixel, so that samples lie on cell centers.
-        strides: of the maps that are pooled, pixels.
-        far_corner_inset: pixels by which x2 and y2 move inward after the level is selected.
+        strides: strides of the pooled maps, pixels.
+        far_corner_inset: pixels by which x2 and y2 move inward after the level is assigned.
     """
 
     side: int

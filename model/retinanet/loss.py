@@ -1,4 +1,4 @@
-"""The losses of RetinaNet. Shape letters: see ``model.structures``.
+"""The losses of RetinaNet. Shapes as in ``model.structures``.
 
 Anchors between the two IoU thresholds are ignored; all others have a loss.
 Source: Lin et al. 2017, "Focal loss for dense object detection", section 4.
@@ -37,15 +37,14 @@ def retinanet_losses(
         anchors: per level (A_l, 4) float32, pixels.
         targets: ground truth of the batch.
         settings: IoU thresholds and loss weights.
-        coder: of the deltas.
+        coder: box coder of the deltas.
 
     Returns:
-        retinanet_class and retinanet_box, both counted over the positive anchors.
+        retinanet_class and retinanet_box; the count of both is the number of positive anchors.
     """
     all_anchors = torch.cat(list(anchors))
-    matches = match_to_targets(
-        all_anchors[None], targets, settings.positive_iou, settings.negative_iou, keep_best=True
-    )
+    thresholds = settings.positive_iou, settings.negative_iou
+    matches = match_to_targets(all_anchors[None], targets, *thresholds, allow_low_quality=True)
     is_positive = matches.labels == POSITIVE
     # The match labels of other anchors are also labels of the focal loss: 0 background, -1 ignored.
     labels = torch.where(is_positive, targets.labels[matches.gt_indices], matches.labels)
@@ -96,5 +95,5 @@ def generalized_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def _area(start: Tensor, end: Tensor) -> Tensor:
-    """Return the area between corners (..., 2); 0 if ``end`` is not behind ``start``."""
+    """Return the area between corners (..., 2); 0 unless ``end`` exceeds ``start`` on both axes."""
     return (end - start).clamp(min=0).prod(dim=-1)

@@ -26,7 +26,7 @@ class RetinaNetHead(nn.Module):
     """Two towers of 3x3 convolutions shared by all levels, one for classes and one for boxes.
 
     Args:
-        channels: of every pyramid level, and of the towers.
+        channels: channels of every pyramid level and of the towers.
         num_classes: K.
         anchors: the anchor grid.
         settings: layers, thresholds and loss weights.
@@ -125,17 +125,17 @@ class RetinaNetHead(nn.Module):
         Returns:
             Boxes (B, N, 4), scores (B, N) and labels (B, N), 1..K.
         """
-        limit, classes = self.settings.pre_nms, self.num_classes
+        count, num_classes = self.settings.pre_nms, self.num_classes
         logits, deltas = self(feature)
-        (logits,), (deltas,), (anchors,) = pad_for_export([logits], [deltas], [anchors], limit)
+        (logits,), (deltas,), (anchors,) = pad_for_export([logits], [deltas], [anchors], count)
         # The best pairs belong to the best anchors, so A_l numbers are ranked instead of A_l * K.
-        best_anchors = stable_topk(logits.amax(dim=2), limit)[1].sort(dim=1).values
-        best_logits = logits.gather(1, best_anchors[..., None].expand(-1, -1, classes))
-        scores, pair = stable_topk(best_logits.flatten(1), limit)
-        selected = best_anchors.gather(1, pair // classes)
+        best_anchors = stable_topk(logits.amax(dim=2), count)[1].sort(dim=1).values
+        best_logits = logits.gather(1, best_anchors[..., None].expand(-1, -1, num_classes))
+        scores, pair = stable_topk(best_logits.flatten(1), count)
+        selected = best_anchors.gather(1, pair // num_classes)
         selected_deltas = deltas.gather(1, selected[..., None].expand(-1, -1, 4))
         boxes = self.coder.decode(selected_deltas, anchors[selected])
-        return boxes, scores.sigmoid(), pair % classes + 1
+        return boxes, scores.sigmoid(), pair % num_classes + 1
 
 
 def octave_sizes(settings: RetinaNetConfig, whole_pixels: bool) -> list[list[float]]:

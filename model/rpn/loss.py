@@ -1,4 +1,4 @@
-"""The losses of the region proposal network. Shape letters: see ``model.structures``.
+"""The losses of the region proposal network. Shapes as in ``model.structures``.
 
 Source: Ren et al. 2015, section 3.1.2.
 """
@@ -30,22 +30,21 @@ def rpn_losses(
     """Return the cross-entropy of sampled anchors and the smooth L1 loss of positive boxes.
 
     Args:
-        predict: returns logits (B, S) and deltas (B, S, 4), float32, of anchor indices (B, S).
+        predict: function from anchor indices (B, S) to logits (B, S) and deltas (B, S, 4), float32.
         anchors: (A, 4) float32 of all levels, pixels.
         targets: ground truth of the batch.
         seeds: one per image, for sampling.
         settings: IoU thresholds and number of samples.
-        coder: of the deltas.
+        coder: box coder of the deltas.
         smooth_l1_beta: where the box loss turns from quadratic to linear; 0 is plain L1.
         eligible: (B, A) bool, anchors that may be sampled; None for all.
 
     Returns:
-        rpn_objectness and rpn_box, both counted over all sampled anchors.
+        rpn_objectness and rpn_box; the count of both is the number of sampled anchors.
     """
     with torch.no_grad():
-        matches = match_to_targets(
-            anchors[None], targets, settings.positive_iou, settings.negative_iou, keep_best=True
-        )
+        thresholds = settings.positive_iou, settings.negative_iou
+        matches = match_to_targets(anchors[None], targets, *thresholds, allow_low_quality=True)
         match_labels = matches.labels
         if eligible is not None:
             match_labels = torch.where(eligible, match_labels, IGNORED)

@@ -31,8 +31,8 @@ class RpnHead(nn.Module):
     """3x3 convolutions and two sibling 1x1 convolutions, shared by all levels.
 
     Args:
-        channels: of every level.
-        anchors_per_cell: of the anchor grid.
+        channels: channels of every level.
+        anchors_per_cell: anchors per cell of the anchor grid.
         layers: number of 3x3 convolutions.
     """
 
@@ -63,7 +63,7 @@ class RpnHead(nn.Module):
         return logits.float(), deltas.float()
 
     def predict_sampled(self, features: Sequence[Tensor], anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what :meth:`forward` does for a few anchors, with gradients for those only.
+        """Score a few anchors and predict their deltas, with gradients for those only.
 
         Needs a head with a single 3x3 convolution: a second one would read neighboring outputs.
 
@@ -92,11 +92,11 @@ class RegionProposalNetwork(nn.Module):
     """Head, proposal selection and losses.
 
     Args:
-        channels: of every level.
+        channels: channels of every level.
         anchors: the anchor grid.
         settings: thresholds and numbers of samples and proposals.
-        smooth_l1_beta: of the box loss.
-        convention: of the boxes.
+        smooth_l1_beta: beta of the box loss.
+        convention: box convention of the detector.
     """
 
     def __init__(

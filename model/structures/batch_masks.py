@@ -20,17 +20,17 @@ from ops_cuda import rasterize_polygons, rasterize_rle
 def join_masks(masks: Sequence[InstanceMasks], device: torch.device) -> MixedMasks:
     """Concatenate the masks of a batch and append an object without a mask.
 
-    The last object is that of the zero row of :class:`model.structures.BatchTargets`.
+    The appended object belongs to the zero row of :class:`model.structures.BatchTargets`.
 
     Args:
-        masks: of each image. Bitmaps are run-length encoded, which syncs with the device.
+        masks: the masks of each image. Bitmaps are run-length encoded, which syncs with the device.
         device: device of the masks.
 
     Returns:
-        G + 1 objects, image after image.
+        G + 1 objects, image by image.
     """
-    polygons = [_polygons_of(mask, device) for mask in masks] + [_no_polygons(1, device)]
-    runs = [_runs_of(mask, device) for mask in masks] + [_no_runs(1, device)]
+    polygons = [_to_polygons(mask, device) for mask in masks] + [_empty_polygons(1, device)]
+    runs = [_to_runs(mask, device) for mask in masks] + [_empty_runs(1, device)]
     joined_polygons = PolygonMasks(
         torch.cat([each.vertices for each in polygons]),
         _join_offsets(
@@ -54,7 +54,7 @@ def rasterize_masks(masks: MixedMasks, objects: Tensor, boxes: Tensor, side: int
     """Rasterize the mask of one object inside each box.
 
     Args:
-        masks: of all objects.
+        masks: the masks of all objects.
         objects: (R,) int64, index of the object to rasterize in each box.
         boxes: (R, 4) float, pixels of the images.
         side: M.
@@ -97,17 +97,17 @@ def identity_to_canvas(count: int, device: torch.device) -> Tensor:
     return torch.cat((torch.ones(count, 2, device=device), torch.zeros(count, 2, device=device)), 1)
 
 
-def _polygons_of(masks: InstanceMasks, device: torch.device) -> PolygonMasks:
+def _to_polygons(masks: InstanceMasks, device: torch.device) -> PolygonMasks:
     match masks:
         case PolygonMasks():
             return masks
         case MixedMasks():
             return masks.polygons
         case _:
-            return _no_polygons(len(masks), device)
+            return _empty_polygons(len(masks), device)
 
 
-def _runs_of(masks: InstanceMasks, device: torch.device) -> RunLengthMasks:
+def _to_runs(masks: InstanceMasks, device: torch.device) -> RunLengthMasks:
     match masks:
         case RunLengthMasks():
             return masks
@@ -116,16 +116,16 @@ def _runs_of(masks: InstanceMasks, device: torch.device) -> RunLengthMasks:
         case BitmapMasks():
             return encode_bitmaps(masks)
         case _:
-            return _no_runs(len(masks), device)
+            return _empty_runs(len(masks), device)
 
 
-def _no_polygons(count: int, device: torch.device) -> PolygonMasks:
+def _empty_polygons(count: int, device: torch.device) -> PolygonMasks:
     return PolygonMasks(
         torch.zeros(0, 2, device=device), _zeros(1, device), _zeros(count + 1, device)
     )
 
 
-def _no_runs(count: int, device: torch.device) -> RunLengthMasks:
+def _empty_runs(count: int, device: torch.device) -> RunLengthMasks:
     return RunLengthMasks(
         _zeros(0, device),
         _zeros(count + 1, device),

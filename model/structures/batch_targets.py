@@ -15,7 +15,7 @@ from model.structures.transfer import tensor_on
 
 @dataclass(frozen=True)
 class BatchTargets:
-    """The G objects of a batch, image after image, and a last row of zeros.
+    """The G objects of a batch, image by image, and a last row of zeros.
 
     Image b owns rows ``offsets[b]:offsets[b + 1]``. The zero row keeps ``offsets[b]`` a valid index
     when the last images have no objects; it never counts in a loss.
@@ -38,7 +38,7 @@ class BatchTargets:
 
     @property
     def max_objects(self) -> int:
-        """Objects of the image that has the most."""
+        """Largest number of objects in an image."""
         return max(self.counts, default=0)
 
 
@@ -51,7 +51,7 @@ def join_targets(
     """Concatenate the ground truth of a batch.
 
     Args:
-        targets: of each image, on ``device``.
+        targets: ground truth of each image, on ``device``.
         device: device of the batch.
         with_masks: whether the detector learns masks.
         num_keypoints: P of the keypoint head; 0 if there is none.
@@ -60,7 +60,7 @@ def join_targets(
         ValueError: masks or keypoints are needed but missing, or there are not P keypoints.
     """
     counts = tuple(len(target) for target in targets)
-    keypoints = [_keypoints_of(target, num_keypoints) for target in targets if num_keypoints]
+    keypoints = [_require_keypoints(target, num_keypoints) for target in targets if num_keypoints]
     return BatchTargets(
         boxes=torch.cat(
             [*(target.boxes.float() for target in targets), torch.zeros(1, 4, device=device)]
@@ -73,14 +73,16 @@ def join_targets(
         ),
         offsets=tensor_on(device, list(accumulate(counts, initial=0)), torch.int64),
         counts=counts,
-        masks=join_masks([_masks_of(target) for target in targets], device) if with_masks else None,
+        masks=join_masks([_require_masks(target) for target in targets], device)
+        if with_masks
+        else None,
         keypoints=torch.cat([*keypoints, torch.zeros(1, num_keypoints, 3, device=device)])
         if num_keypoints
         else None,
     )
 
 
-def _masks_of(target: Targets) -> InstanceMasks:
+def _require_masks(target: Targets) -> InstanceMasks:
     if target.masks is None:
         raise ValueError(
             "the mask head needs masks in every target; got None. If the dataset has no masks, "
@@ -89,7 +91,7 @@ def _masks_of(target: Targets) -> InstanceMasks:
     return target.masks
 
 
-def _keypoints_of(target: Targets, count: int) -> Tensor:
+def _require_keypoints(target: Targets, count: int) -> Tensor:
     if target.keypoints is None:
         raise ValueError(
             "the keypoint head needs keypoints in every target; got None. If the dataset has no "
@@ -98,6 +100,6 @@ def _keypoints_of(target: Targets, count: int) -> Tensor:
     if target.keypoints.shape[1] != count:
         raise ValueError(
             f"targets have {target.keypoints.shape[1]} keypoints per object, the keypoint head "
-            f"{count}: model.keypoint.names must name those of the dataset, in its order"
+            f"{count}: model.keypoint.names must list those of the dataset, in its order"
         )
     return target.keypoints.float()

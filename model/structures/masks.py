@@ -36,7 +36,7 @@ class PolygonMasks:
 class RunLengthMasks:
     """Masks as alternating runs of zeros and ones, zeros first, in column-major order.
 
-    The runs cover the image as it was annotated. Resizing or flipping the image changes only
+    The runs cover the image as annotated. Resizing or flipping the image changes only
     ``to_canvas``, the map from the image to that original canvas. An object without runs has no
     mask.
 
@@ -45,7 +45,7 @@ class RunLengthMasks:
         run_offsets: (N + 1,) int64, first run of each object.
         heights: (N,) int64, rows of each canvas.
         to_canvas: (N, 4) float32, scale x, scale y, shift x, shift y: canvas = scale * image +
-            shift, pixels. The scale is negative if the image is mirrored.
+            shift, pixels. The scale is negative if the image is flipped.
     """
 
     run_ends: Tensor

@@ -1,4 +1,4 @@
-"""Copies of small host values to the device."""
+"""Copy small host values to the device without a sync."""
 
 from collections.abc import Sequence
 

@@ -32,12 +32,12 @@ def test_candidates_between_the_thresholds_are_ignored_unless_the_best_of_an_obj
     anchors = torch.tensor([[[0.0, 0, 10, 5], [0, 0, 10, 4], [0, 0, 10, 2]]])  # IoU 0.5, 0.4, 0.2
     matches = match_to_targets(anchors, targets, 0.7, 0.3)
     assert matches.labels.tolist() == [[IGNORED, IGNORED, NEGATIVE]]
-    matches = match_to_targets(anchors, targets, 0.7, 0.3, keep_best=True)
+    matches = match_to_targets(anchors, targets, 0.7, 0.3, allow_low_quality=True)
     assert matches.labels.tolist() == [[POSITIVE, IGNORED, NEGATIVE]]
 
 
 def test_a_batch_without_objects_is_all_negative_and_matched_to_the_zero_row():
     targets = join_targets([objects(), objects()], CPU)
-    matches = match_to_targets(torch.rand(2, 7, 4), targets, 0.7, 0.3, keep_best=True)
+    matches = match_to_targets(torch.rand(2, 7, 4), targets, 0.7, 0.3, allow_low_quality=True)
     assert matches.labels.tolist() == [[NEGATIVE] * 7] * 2
     assert matches.gt_indices.tolist() == [[0] * 7] * 2

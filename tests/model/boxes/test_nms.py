@@ -12,7 +12,7 @@ def test_nms_of_a_batch_equals_nms_of_each_image_and_group():
     images = torch.randint(0, 3, (400,), generator=generator)
     groups = torch.randint(0, 4, (400,), generator=generator)
     scores[:20] = -torch.inf
-    kept, counts = nms_per_image(boxes, scores, images, groups, 4, 0.5, max_per_image=25)
+    kept, counts = nms_per_image(boxes, scores, images, groups, 4, 0.5, max_detections=25)
     assert counts[3] == 0  # an image without boxes
     for image, result in enumerate(torch.split(kept, counts)):
         expected = []

@@ -3,8 +3,8 @@ from torchvision.ops import clip_boxes_to_image
 
 from model.boxes.operations import (
     clip_boxes,
+    flip_boxes,
     image_limits,
-    mirror_boxes,
     scale_boxes,
     sides_at_least,
 )
@@ -30,8 +30,8 @@ def test_scaling_maps_the_image_border_onto_the_new_border():
     assert scaled.tolist() == [[0, 0, 25, 90]]
 
 
-def test_mirroring_swaps_the_distances_to_the_left_and_right_border():
+def test_a_flip_swaps_the_distances_to_the_left_and_right_border():
     box = torch.tensor([[10.0, 5.0, 20.0, 25.0]])
-    mirrored = mirror_boxes(box, ImageSize(30, 50))
-    assert mirrored.tolist() == [[30, 5, 40, 25]]
-    assert mirror_boxes(mirrored, ImageSize(30, 50)).equal(box)
+    flipped = flip_boxes(box, ImageSize(30, 50))
+    assert flipped.tolist() == [[30, 5, 40, 25]]
+    assert flip_boxes(flipped, ImageSize(30, 50)).equal(box)

@@ -23,7 +23,7 @@ def test_c4_needs_a_pool_side_that_res5_can_halve():
     ("settings", "message"),
     [
         ({"short_sides": []}, "at least one size"),
-        ({"short_sides": [64, 64]}, "none twice"),
+        ({"short_sides": [64, 64]}, "every size only once"),
         ({"short_sides": [64, 0]}, "greater than 0"),
         ({"short_sides": [64, 100], "long_side": 80}, "long_side 80 is below the short side 100"),
     ],
@@ -35,7 +35,7 @@ def test_sizes_of_test_time_augmentation_are_positive_unique_and_within_the_limi
         check_settings(ModelConfig, {"test_augmentation": settings})
 
 
-def test_mirror_images_need_a_right_keypoint_for_every_left_one():
+def test_flips_need_a_right_keypoint_for_every_left_one():
     tree = {"keypoint": {"names": ["left_ear", "nose"]}, "test_augmentation": {"flip": True}}
     with pytest.raises(ConfigError, match="left_ear has no counterpart right_ear"):
         check_settings(ModelConfig, tree)

@@ -41,7 +41,7 @@ def random_boxes(count, largest):
 
 def test_layers_and_initialization_match_torchvision():
     torch.manual_seed(0)
-    head = KeypointHead(8, 32, 3, keypoints=5)
+    head = KeypointHead(8, 32, 3, num_keypoints=5)
     body, predictor = KeypointRCNNHeads(8, (32,) * 3), KeypointRCNNPredictor(32, 5)
     for parameter, reference in zip(
         head.parameters(), [*body.parameters(), *predictor.parameters()], strict=True
@@ -137,7 +137,7 @@ def test_the_loss_is_the_cross_entropy_at_the_cell_of_each_valid_keypoint():
 
 
 def test_without_positives_the_loss_and_all_gradients_are_zero():
-    head = KeypointHead(8, 16, 2, keypoints=5)
+    head = KeypointHead(8, 16, 2, num_keypoints=5)
     heatmaps = head(torch.zeros(0, 8, 14, 14))
     assert heatmaps.shape == (0, 5, SIDE, SIDE)
     none = positive_rois([], torch.zeros(0, 4), [])

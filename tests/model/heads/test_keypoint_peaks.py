@@ -19,7 +19,7 @@ def skewed_boxes(count, largest):
 
 @pytest.mark.parametrize("largest", [3, 300], ids=["thin", "large"])
 def test_peaks_match_the_keypoints_of_torchvision(largest):
-    head = KeypointHead(8, 16, 1, keypoints=5)
+    head = KeypointHead(8, 16, 1, num_keypoints=5)
     boxes = skewed_boxes(12, largest)
     with torch.inference_mode():
         heatmaps = 10 * head(torch.randn(12, 8, 14, 14))
