@@ -20,7 +20,8 @@ from pipeline.config import RunConfig, digest_of
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.registration import register_evaluated
 from pipeline.infer.inference import run_inference
-from pipeline.ingest.splits import Split, prepare_split, split_shards_url
+from pipeline.ingest.splits import prepare_split
+from pipeline.output_layout import Split, split_shards_url
 from pipeline.train.driver import run_training
 
 Outcome = dict[str, Any]

@@ -8,7 +8,8 @@ from workflows.command_line import main
 
 def job(config: RunConfig) -> str:
     """Write the shards of both splits."""
-    from pipeline.ingest.splits import SPLITS, prepare_split
+    from pipeline.ingest.splits import prepare_split
+    from pipeline.output_layout import SPLITS
 
     return "\n".join(prepare_split(config, split).summary() for split in SPLITS)
 

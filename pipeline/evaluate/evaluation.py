@@ -21,7 +21,7 @@ from pipeline.infer.inputs import plan_inputs
 from pipeline.infer.ledger import output_url
 from pipeline.infer.model_files import ModelFiles
 from pipeline.infer.worker_pool import ChunkOutcome, predict_chunks
-from pipeline.ingest.splits import split_shards_url
+from pipeline.output_layout import EVALUATION_FOLDER, split_shards_url
 from pipeline.shards.manifest import read_manifest
 from pipeline.track.mlflow_run import (
     MLFLOW_DIGEST_LENGTH,
@@ -33,8 +33,6 @@ from pipeline.track.weights_source import newest_checkpoint, pin_version, resolv
 from pipeline.train.run_record import read_run_record
 
 logger = logging.getLogger(__name__)
-
-EVALUATION_FOLDER = "evaluation"
 
 TEST_AUGMENTATION_NOTE = (
     "Measured with model.test_augmentation. A version registered from these weights predicts with "

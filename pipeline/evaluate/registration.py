@@ -2,8 +2,8 @@
 
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.evaluate.evaluation import EVALUATION_FOLDER
 from pipeline.evaluate.report import REPORT_JSON
+from pipeline.output_layout import EVALUATION_FOLDER
 from pipeline.track.model_registry import register_model
 from pipeline.track.promotion import RegisteredVersion
 

@@ -15,7 +15,7 @@ from pipeline.infer.ledger import output_url
 from pipeline.infer.model_files import ModelFiles
 from pipeline.infer.visualizations import draw_predictions
 from pipeline.infer.worker_pool import ChunkOutcome, predict_chunks
-from pipeline.ingest.splits import split_shards_url
+from pipeline.output_layout import split_shards_url
 from pipeline.track.promotion import CHAMPION
 from pipeline.track.weights_source import pin_version, resolve_weights
 

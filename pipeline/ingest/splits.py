@@ -16,17 +16,8 @@ from pipeline.ingest.shapes_dataset import (
 )
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.voc import read_voc
+from pipeline.output_layout import Split, split_shards_url
 from pipeline.shards.manifest import Manifest, read_manifest
-
-Split = Literal["train", "val"]
-
-SPLITS: tuple[Split, ...] = ("train", "val")
-
-
-def split_shards_url(config: RunConfig, split: Split) -> str:
-    """Return the folder of a split's shards, whether or not they have been written."""
-    given = config.data.train_shards if split == "train" else config.data.val_shards
-    return given or storage.join(config.output, "shards", split)
 
 
 def prepare_split(config: RunConfig, split: Split) -> Manifest:

@@ -21,7 +21,13 @@ from pipeline.config import RunConfig, config_digest, to_yaml
 from pipeline.sweep.results import TrialSummary, best_trial, summarize_trial
 from pipeline.sweep.search_space import check_space, distributions
 from pipeline.sweep.stopped_trials import StoppedTrials, wait_and_remove_groups
-from pipeline.sweep.trial import best_config, reported_name, run_trial, trial_folder
+from pipeline.sweep.trial import (
+    best_config,
+    reported_name,
+    run_trial,
+    sweep_folder,
+    trial_folder,
+)
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.train.placement_group import PLACEMENT_GROUP
@@ -60,7 +66,7 @@ class SweepResult:
 
 
 def run_sweep(config: RunConfig) -> SweepResult:
-    """Run the search of ``config.sweep``, or continue or return the one its output already holds.
+    """Run the search of ``config.sweep``; continue an interrupted one, or return a finished one.
 
     Raises:
         ConfigError: the search space has keys or values that are not valid in a config.
@@ -68,7 +74,7 @@ def run_sweep(config: RunConfig) -> SweepResult:
         TrainingError: the cluster cannot hold one trial.
     """
     check_space(config)
-    record_url = storage.join(config.output, "sweep", "sweep.json")
+    record_url = storage.join(sweep_folder(config), "sweep.json")
     record = storage.read_json(record_url) if storage.exists(record_url) else {}
     digest = config_digest(config)
     if record and record["config_digest"] != digest:
@@ -112,7 +118,7 @@ def _tuner(config: RunConfig, run: TrackedRun, concurrent: int) -> tune.Tuner:
     trainable = tune.with_resources(
         functools.partial(run_trial, config=config, parent_run_id=run.run_id), TRIAL_RESOURCES
     )
-    store, path = storage.filesystem(storage.join(config.output, "sweep"))
+    store, path = storage.filesystem(sweep_folder(config))
     space = distributions(config.sweep.space)
     if tune.Tuner.can_restore(f"{path}/tune", storage_filesystem=store):
         return tune.Tuner.restore(
@@ -184,7 +190,7 @@ def _conclude(config: RunConfig, run: TrackedRun, trials: tuple[TrialSummary, ..
         errors = {trial.error for trial in trials if trial.error}
         reason = min(errors, default=f"no trial reported {metric}")
         raise SweepError(f"none of {len(trials)} trials succeeded; the first error: {reason}")
-    url = storage.join(config.output, "sweep", "best.yaml")
+    url = storage.join(sweep_folder(config), "best.yaml")
     storage.write_bytes(url, to_yaml(best_config(config, best.values)).encode())
     sink = MetricSink(run.uri, run.run_id)
     sink.log(best.metrics, best.steps)

@@ -8,7 +8,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from pipeline import storage
 from pipeline.config import RunConfig, SweepConfig
-from pipeline.ingest.splits import split_shards_url
+from pipeline.output_layout import split_shards_url
 from pipeline.sweep.search_space import with_values
 from pipeline.track.mlflow_run import tracking_uri
 from pipeline.train.driver import run_training
@@ -33,9 +33,14 @@ def run_trial(values: Mapping[str, Any], config: RunConfig, parent_run_id: str) 
     )
 
 
+def sweep_folder(config: RunConfig) -> str:
+    """Return the folder that holds all files of a sweep."""
+    return storage.join(config.output, "sweep")
+
+
 def trial_folder(config: RunConfig, trial_id: str) -> str:
     """Return the output folder of a trial."""
-    return storage.join(config.output, "sweep", "trials", trial_id)
+    return storage.join(sweep_folder(config), "trials", trial_id)
 
 
 def trial_config(config: RunConfig, values: Mapping[str, Any], trial_id: str) -> RunConfig:
@@ -53,8 +58,8 @@ def trial_config(config: RunConfig, values: Mapping[str, Any], trial_id: str) ->
 
 def best_config(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """Return the config that trains with the best trial's values, for ``train.py``."""
-    folder = storage.join(config.output, "sweep", "best")
-    return with_values(_relocated(config, f"{config.name}-best", folder), values)
+    output = storage.join(sweep_folder(config), "best")
+    return with_values(_relocated(config, f"{config.name}-best", output), values)
 
 
 def _relocated(config: RunConfig, name: str, output: str) -> RunConfig:

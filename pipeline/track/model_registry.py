@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 from pipeline.config import RunConfig, config_digest
-from pipeline.ingest.splits import split_shards_url
+from pipeline.output_layout import split_shards_url
 from pipeline.shards.manifest import read_manifest
 from pipeline.track.logged_model import log_model
 from pipeline.track.mlflow_run import MLFLOW_DIGEST_LENGTH, code_commit, tracking_uri

@@ -13,6 +13,7 @@ from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.download import fetch_weights
 from pipeline import storage
 from pipeline.config import RunConfig
+from pipeline.output_layout import TRAINING_FOLDER
 from pipeline.track.mlflow_run import TrackingError, hide_password, tracking_uri
 
 
@@ -22,7 +23,7 @@ def newest_checkpoint(config: RunConfig) -> str:
     Raises:
         FileNotFoundError: there is no complete checkpoint.
     """
-    training = storage.join(config.output, "train")
+    training = storage.join(config.output, TRAINING_FOLDER)
     files = set(storage.list_files(training, (WEIGHTS_FILE, CONFIG_FILE)))
     folders = {file.rpartition("/")[0] for file in files if file.endswith(WEIGHTS_FILE)}
     complete = [folder for folder in folders if storage.join(folder, CONFIG_FILE) in files]

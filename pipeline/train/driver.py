@@ -19,14 +19,13 @@ from ray.train.torch import TorchTrainer
 from pipeline import storage
 from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig
-from pipeline.ingest.splits import split_shards_url
+from pipeline.output_layout import TRAINING_FOLDER, split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from pipeline.stream.dataset_checks import check_training_data, check_validation_data
 from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run, tracking_uri
 from pipeline.track.weights_source import newest_checkpoint
 from pipeline.train.failures import StopOnLastingError, TrainingError, to_training_error
 from pipeline.train.run_record import (
-    TRAINING_FOLDER,
     RunRecord,
     check_resumable,
     is_finished,

@@ -6,12 +6,10 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config import RunConfig
+from pipeline.output_layout import TRAINING_FOLDER
 from pipeline.track.mlflow_run import flatten_settings
 
 logger = logging.getLogger(__name__)
-
-TRAINING_FOLDER = "train"
-"""Folder of a training below its output."""
 
 # Settings that change where and how fast a run trains, or whether it may, but not its result.
 OPERATIONAL = {

@@ -6,7 +6,8 @@ import pytest
 
 from pipeline import storage
 from pipeline.config import DataConfig, RunConfig, ShapesConfig
-from pipeline.ingest.splits import prepare_split, split_shards_url
+from pipeline.ingest.splits import prepare_split
+from pipeline.output_layout import split_shards_url
 from tests.annotated_datasets import all_rows
 
 SHAPES = DataConfig(shapes=ShapesConfig(images=6, val_images=4, side=32), rows_per_shard=4)
