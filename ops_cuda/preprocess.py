@@ -13,8 +13,8 @@ from ops_cuda.checks import require_one_device, require_positive
 from ops_cuda.library import compiled_for
 from ops_cuda.registration import register_fake
 
-# Fractional bits of Pillow's weights.
-PILLOW_BITS = 22
+# 1 in the fixed-point numbers of Pillow's weights.
+PILLOW_ONE = 1 << 22
 BATCH_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -161,7 +161,7 @@ def resize_image_reference(pixels: Tensor, height: int, width: int) -> Tensor:
         weights = _pillow_weights((height, width)[axis], pixels.shape[axis]).to(pixels.device)
         # float64 holds every sum of products exactly
         sums = torch.tensordot(weights, levels.double(), dims=([1], [axis])).movedim(0, axis)
-        levels = ((sums + 2 ** (PILLOW_BITS - 1)) / 2**PILLOW_BITS).floor()
+        levels = ((sums + PILLOW_ONE / 2) / PILLOW_ONE).floor()
     return levels.to(torch.uint8).contiguous()
 
 
@@ -176,7 +176,7 @@ def resize_bilinear_reference(pixels: Tensor, height: int, width: int) -> Tensor
 def _pillow_weights(length: int, source: int) -> Tensor:
     """Return Pillow's fixed-point weights (length, source) as whole numbers in float64."""
     weights = _triangle_weights(length, source, antialias=True)
-    return (0.5 + weights * 2**PILLOW_BITS).floor() * (weights > 0)
+    return (0.5 + weights * PILLOW_ONE).floor() * (weights > 0)
 
 
 def _triangle_weights(length: int, source: int, antialias: bool) -> Tensor:
