@@ -2,10 +2,10 @@
 
 A file holds one operator, or a few that belong together: the public wrapper, which checks the
 arguments; the registration of the compiled kernels with torch; and last the reference
-implementation in pure torch, named ``<operator>_reference``. A reference says what its operator
-computes in the fewest operations and takes valid arguments. It is the oracle of the tests, and runs
-where the operator has no compiled kernel. Where the file would exceed 250 lines, the reference is
-beside it in ``<file>_reference.py``.
+implementation in pure torch, named ``<operator>_reference``. A reference defines what its operator
+computes, in as few torch operations as possible, and expects valid arguments. Tests compare the
+kernels with it, and it runs where the operator has no compiled kernel. If the file would exceed 250
+lines, the reference has its own file, ``<file>_reference.py``.
 
 docs/ADDING_AN_OPERATOR.md lists the files of an operator.
 """

@@ -1,4 +1,4 @@
-"""3x3 convolution with bias and ReLU for inference, with Winograd's fewer products on the CPU.
+"""3x3 convolution with bias and ReLU for inference; on the CPU, by Winograd's algorithm.
 
 Shapes: B images, C input channels, O output channels.
 """
@@ -129,7 +129,7 @@ def _conv3x3_relu_fake(
 # Winograd's convolution has no half-precision form.
 register_autocast_to_float32("pack_conv3x3", "conv3x3_relu")
 
-_HALF = ((1, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 1))
+_POWERS_OF_POINTS = ((1, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 1))
 _SCALE = (1 / 4, -1 / 6, -1 / 6, 1 / 24, 1 / 24, 1)
 
 
@@ -162,5 +162,5 @@ def conv3x3_relu_reference(
 
 def _filter_transform(device: torch.device) -> Tensor:
     """Return G, (6, 3) float64: the filter's polynomial at 0, 1, -1, 2, -2 and infinity, scaled."""
-    points = torch.tensor(_HALF, dtype=torch.float64, device=device)
-    return points * torch.tensor(_SCALE, dtype=torch.float64, device=device)[:, None]
+    powers = torch.tensor(_POWERS_OF_POINTS, dtype=torch.float64, device=device)
+    return powers * torch.tensor(_SCALE, dtype=torch.float64, device=device)[:, None]

@@ -79,7 +79,7 @@ def decode_proposals(
 def require_levels(
     scores: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], limits: Tensor
 ) -> None:
-    """Raise ValueError unless deltas cover all anchors and scores all or some, level by level."""
+    """Raise ValueError unless each level has deltas of all anchors, and scores of all or some."""
     require_rows("limits", limits, 4)
     if not scores or not len(scores) == len(deltas) == len(anchors):
         raise ValueError(

@@ -68,7 +68,7 @@ def sample_taps(
     # grid_sample takes columns before rows, and the map from edge to edge is -1 to 1.
     sides = torch.cat([positions.new_full((1,), side) for side in (x.shape[3], x.shape[2])])
     points = positions.permute(0, 1, 3, 4, 2).flip(-1)
-    # NaN, or a pixel or more outside the map: nothing is read, wherever grid_sample would look.
+    # NaN, or a pixel or more outside the map: moved to where grid_sample surely reads nothing.
     points = torch.where((points > -1) & (points < sides), points, -2.0)
     grid = (2 * points + 1) / sides - 1
     maps = x.reshape(len(shifts), -1, *x.shape[2:]).to(grid.dtype)

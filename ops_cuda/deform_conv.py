@@ -119,7 +119,7 @@ class _SampledProduct(torch.autograd.Function):
         ctx.geometry = geometry
         columns = torch.ops.ops_cuda.deform_columns(x, offsets, modulation, geometry)
         rows = _rows(columns, filters)
-        with torch.autocast(x.device.type, enabled=False):  # the types are already chosen
+        with torch.autocast(x.device.type, enabled=False):  # the caller has set the types
             y = torch.bmm(rows, filters).transpose(0, 1).flatten(1)
         return y.view(len(x), *offsets.shape[2:], -1).permute(0, 3, 1, 2)
 
@@ -165,8 +165,8 @@ def _convolve_reference(
 ) -> Tensor:
     """Run the reference; with gradients, under activation checkpointing."""
     tensors = (x, offsets, weight, bias, modulation)
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if not learns or torch.compiler.is_compiling():
+    with_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if not with_grad or torch.compiler.is_compiling():
         return deform_conv2d_reference(*tensors, *geometry)
     y: Tensor = checkpoint(
         deform_conv2d_reference,
@@ -190,7 +190,7 @@ def _check(
     if rest or outputs % max(groups, 1):
         raise ValueError(
             f"weight {tuple(weight.shape)} does not fit the {x.shape[1]} channels of x: its "
-            "second dimension must be theirs divided by the groups, which must divide its first"
+            f"second dimension must be {x.shape[1]} / G, and G must divide its first dimension"
         )
     deformable_groups, rest = divmod(offsets.shape[1], 2 * rows * columns)
     fits = deformable_groups and x.shape[1] % deformable_groups == 0

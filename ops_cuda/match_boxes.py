@@ -34,7 +34,7 @@ def match_boxes(
 
     Args:
         candidates: (B, N, 4) float, x1 y1 x2 y2; (1, N, 4) if all images share them.
-        gt_boxes: (G, 4) float, the ground-truth boxes of all images, image after image.
+        gt_boxes: (G, 4) float, the ground-truth boxes of all images, image by image.
         gt_offsets: (B + 1,) int64, ascending from 0: image b has gt_boxes[gt_offsets[b]:
             gt_offsets[b + 1]]. Not verified on CUDA, where they are clamped to G.
         positive_iou: a candidate with at least this IoU is POSITIVE (1).

@@ -30,8 +30,8 @@ def paste_masks(
         masks: (R, M, M) float, probability in [0, 1].
         boxes: (R, 4) float, x1 y1 x2 y2, pixels; parts outside the image are cut off, a box that
             is not finite gives an empty bitmap.
-        height: of the image, pixels.
-        width: of the image, pixels.
+        height: image height, pixels.
+        width: image width, pixels.
         threshold: a pixel is set where its probability is above this.
         grid: sample the mask at pixel centers instead of resizing it to whole pixels.
 
@@ -81,7 +81,7 @@ register_autocast_to_float32("paste_masks")
 def paste_masks_reference(
     masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, grid: bool = False
 ) -> Tensor:
-    """Resize each padded mask to its box of whole pixels, or sample it on a grid."""
+    """Resize each padded mask to its box in whole pixels, or sample it on a grid."""
     if grid:
         return _sample_at_pixel_centers(masks, boxes, height, width, threshold)
     bitmaps = torch.zeros(len(masks), height, width, dtype=torch.uint8, device=masks.device)

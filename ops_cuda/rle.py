@@ -21,8 +21,8 @@ def encode_roi_masks_rle(
     Args:
         masks: (R, M, M) float, probability in [0, 1].
         boxes: (R, 4) float, x1 y1 x2 y2, pixels, as `paste_masks` takes them.
-        height: of the image, pixels.
-        width: of the image, pixels.
+        height: image height, pixels.
+        width: image width, pixels.
         threshold: a pixel is set where its probability is above this.
         grid: as `paste_masks` takes it.
 
@@ -100,16 +100,18 @@ register_autocast_to_float32("encode_roi_masks_rle")
 def encode_roi_masks_rle_reference(
     masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, grid: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Paste one mask after the other and find the runs of its bitmap."""
+    """Paste the masks one by one and find the runs of each bitmap."""
     runs = [
-        _runs_of(paste_masks_reference(mask[None], box[None], height, width, threshold, grid)[0])
+        _run_lengths(
+            paste_masks_reference(mask[None], box[None], height, width, threshold, grid)[0]
+        )
         for mask, box in zip(masks, boxes, strict=True)
     ]
     lengths = torch.tensor([0, *map(len, runs)], device=masks.device)
     return torch.cat([lengths[:0], *runs]), lengths.cumsum(0)
 
 
-def _runs_of(bitmap: Tensor) -> Tensor:
+def _run_lengths(bitmap: Tensor) -> Tensor:
     """Return the run lengths of a bitmap (H, W) of 0 and 1 down its columns, 0 first."""
     pixels = bitmap.T.flatten()
     edges = (pixels != F.pad(pixels[:-1], (1, 0))).nonzero()[:, 0]

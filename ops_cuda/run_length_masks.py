@@ -43,7 +43,7 @@ def rasterize_rle(
         heights: (G,) int64, 1 to 131,072, rows of each object's canvas.
         object_indices: (R,) int64, the object of each box.
         boxes: (R, 4) float, x1 y1 x2 y2, in pixels of the canvas. Where x2 < x1 the mask is
-            mirrored, so a flipped image needs only flipped boxes; likewise for y. A side shorter
+            flipped, so a flipped image needs only flipped boxes; likewise for y. A side shorter
             than 0.1 pixel counts as 0.1. A box with NaN or infinity gives an empty mask.
         side: M, cells per axis.
 
@@ -123,8 +123,8 @@ def rasterize_rle_reference(
         # exact: integers below 2**53
         area = _overlaps(x_edges, x_pixels) @ bitmap.double() @ _overlaps(y_edges, y_pixels).T
         cell_area = x_edges.diff()[:, None] * y_edges.diff()
-        mirrored = [axis for axis in (0, 1) if box[axis + 2] < box[axis]]
-        mask[:] = ((area > 0) & (2 * area >= cell_area)).flip(mirrored).T
+        flipped = [axis for axis in (0, 1) if box[axis + 2] < box[axis]]
+        mask[:] = ((area > 0) & (2 * area >= cell_area)).flip(flipped).T
     return masks
 
 

@@ -1,7 +1,7 @@
 """Proposals of each image from the logits and deltas of a feature pyramid's anchors.
 
-Shapes: B images, A_l anchors of level l, N candidates of a level, P proposals of an image. All of
-them follow from the shapes of the arguments, so nothing needs a device sync, and a CUDA graph can
+Shapes: B images, A_l anchors of level l, N candidates of a level, P proposals of an image. The
+shapes of the arguments determine them all, so nothing needs a device sync, and a CUDA graph can
 capture it.
 """
 

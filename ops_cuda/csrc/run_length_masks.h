@@ -54,16 +54,16 @@ struct RunMask {
   }
 };
 
-// One axis of a box, cut into `side` cells. Mirrored axes are cut from the other end, so that a
-// mirrored box gives exactly the mirrored mask. Less than a tenth of a pixel counts as a tenth.
+// One axis of a box, cut into `side` cells. Flipped axes are cut from the other end, so that a
+// flipped box gives exactly the flipped mask. Less than a tenth of a pixel counts as a tenth.
 struct CellAxis {
   double low, extent;
   int64_t side;
-  bool mirrored;
+  bool flipped;
 
   SHARED_INLINE CellAxis(double begin, double end, int64_t side)
       : low(begin < end ? begin : end), extent(begin < end ? end - begin : begin - end),
-        side(side), mirrored(end < begin) {
+        side(side), flipped(end < begin) {
     if (!(extent >= 0.1)) extent = 0.1;
   }
 
@@ -76,7 +76,7 @@ struct CellAxis {
   }
 
   // Index in the mask of the i-th cell in ascending order.
-  SHARED_INLINE int64_t mask_index(int64_t i) const { return mirrored ? side - 1 - i : i; }
+  SHARED_INLINE int64_t mask_index(int64_t i) const { return flipped ? side - 1 - i : i; }
 };
 
 SHARED_INLINE int64_t larger(int64_t one, int64_t other) { return one > other ? one : other; }

@@ -1,5 +1,5 @@
 // Signatures of all operators. Kernels register themselves in cpu/*.cpp and cuda/*.cu; fake
-// kernels, autocast rules and gradients are registered in Python, beside the wrapper of the
+// kernels, autocast rules and gradients are registered in Python, next to the wrapper of the
 // operator, which also documents the shapes.
 
 #include <torch/csrc/stable/library.h>

@@ -50,7 +50,7 @@ struct DeformInput {
         "x, offsets and modulation differ in type");
   }
 
-  T strength(int64_t image, int64_t group, int64_t tap, int64_t cell) const {
+  T modulation_at(int64_t image, int64_t group, int64_t tap, int64_t cell) const {
     return modulation ? modulation[modulation_index(shape, image, group, tap, cell)] : T(1);
   }
 };
@@ -62,11 +62,11 @@ struct Corners {
   T weights[4];
   int64_t count = 0;
 
-  Corners(const TapPoint<T>& point, int64_t first, int64_t channels, T strength) {
+  Corners(const TapPoint<T>& point, int64_t first, int64_t channels, T factor) {
     for (int corner = 0; corner < 4; ++corner) {
       if (!point.inside[corner]) continue;
       offsets[count] = first + point.pixel[corner] * channels;
-      weights[count++] = point.weight(corner) * strength;
+      weights[count++] = point.weight(corner) * factor;
     }
   }
 };
@@ -91,7 +91,7 @@ Tensor forward_typed(const DeformInput<T>& input) {
               const auto point = locate_tap(shape, input.offsets, image, group, tap, cell);
               const Corners<T> corners(
                   point, image * image_size * shape.channels + group * width, shape.channels,
-                  input.strength(image, group, tap, cell));
+                  input.modulation_at(image, group, tap, cell));
               sum_pixels(
                   input.map, corners.offsets, corners.weights, corners.count, width,
                   output + (item * shape.taps() + tap) * shape.channels + group * width);
@@ -121,7 +121,7 @@ void add_map_gradient(const DeformInput<T>& input, const T* gradient, T* map) {
           const auto point = locate_tap(shape, input.offsets, image, group, tap, cell);
           const Corners<T> corners(
               point, image * image_size * shape.channels + first, shape.channels,
-              input.strength(image, group, tap, cell));
+              input.modulation_at(image, group, tap, cell));
           const int64_t row = (image * shape.cells() + cell) * shape.taps() + tap;
           add_to_pixels(
               gradient + row * shape.channels + first, corners.offsets, corners.weights,
@@ -156,10 +156,10 @@ void write_offset_gradients(
                 dot_pixels(incoming, input.map, &pixel, 1, width, products + corner);
               }
               const TapGradient<T> derivative(point, products);
-              const T strength = input.strength(image, group, tap, cell);
+              const T factor = input.modulation_at(image, group, tap, cell);
               const int64_t first = modulation_index(shape, image, group, tap, 0);
-              offsets[2 * first + cell] = derivative.down * strength;
-              offsets[2 * first + shape.cells() + cell] = derivative.right * strength;
+              offsets[2 * first + cell] = derivative.down * factor;
+              offsets[2 * first + shape.cells() + cell] = derivative.right * factor;
               if (modulation) modulation[first + cell] = derivative.value;
             }
           }

@@ -22,7 +22,7 @@ using torch::stable::Tensor;
 
 // Indices of the boxes of one group that may be kept, highest score first.
 template <typename T>
-std::vector<int64_t> candidates_of(const T* scores, int64_t count, bool presorted) {
+std::vector<int64_t> list_candidates(const T* scores, int64_t count, bool presorted) {
   std::vector<int64_t> order;
   if (presorted) {
     order.resize(count);
@@ -51,7 +51,7 @@ void grouped_nms_typed(
   torch::stable::parallel_for(0, groups, grain, [&](int64_t first, int64_t last) {
     BoxColumns<T> scratch;
     for (int64_t g = first; g < last; ++g) {
-      std::vector<int64_t> order = candidates_of(score_data + g * size, size, presorted);
+      std::vector<int64_t> order = list_candidates(score_data + g * size, size, presorted);
       count_data[g] = suppress(
           box_data + 4 * g * size, order.data(), static_cast<int64_t>(order.size()), threshold,
           limit, scratch);

@@ -147,7 +147,7 @@ struct MatchTask {
   int64_t *matched_gt, *labels;  // (images, count)
 };
 
-// Reads blocks of candidates, image after image, into its own buffers.
+// Reads blocks of candidates, image by image, into its own buffers.
 class BlockReader {
  public:
   explicit BlockReader(const MatchTask& task)

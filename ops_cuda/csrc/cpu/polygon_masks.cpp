@@ -1,4 +1,4 @@
-// Rasterization of polygons inside boxes: one bit per cell, columns in words of 32 rows.
+// Rasterization of polygons inside boxes: one bit per cell, 32 rows of a column in each word.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

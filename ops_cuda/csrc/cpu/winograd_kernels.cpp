@@ -1,4 +1,4 @@
-// Winograd's inner loops for each instruction set, and the choice among them.
+// Winograd's inner loops for each instruction set, and the selection of one for this machine.
 //
 // Not MULTIVERSION, because the vector width and the tiles per call differ, not only the encoding.
 // Unlike elsewhere in the library, products are fused with their sums: half the instructions. A
@@ -36,7 +36,7 @@
 namespace ops_cuda::cpu {
 namespace {
 
-// ROWS is chosen so that two vectors of sums per row, two of weights and a broadcast fill the
+// With this many ROWS, two vectors of sums per row, two of weights and a broadcast fill the
 // registers.
 #if defined(__x86_64__)
 WINOGRAD_KERNELS(

@@ -60,16 +60,16 @@ __global__ void __launch_bounds__(kWarpLanes* kWarps) read_taps(
        i += warps) {
     const TapItem item(shape, i);
     const auto point = locate_tap(shape, offsets, item.image, item.group, item.tap, item.cell);
-    const S strength = modulation ? modulation[modulation_index(
-                                        shape, item.image, item.group, item.tap, item.cell)]
-                                  : S(1);
+    const S factor = modulation ? modulation[modulation_index(
+                                      shape, item.image, item.group, item.tap, item.cell)]
+                                : S(1);
     const T* pixels = map + item.map_offset(shape);
     T* column = columns + item.column_offset(shape);
     for (int64_t c = threadIdx.x; c < shape.group_channels(); c += kWarpLanes) {
       S sum = 0;
       for (int corner = 0; corner < 4; ++corner) {
         if (!point.inside[corner]) continue;
-        sum += point.weight(corner) * strength *
+        sum += point.weight(corner) * factor *
                static_cast<S>(pixels[point.pixel[corner] * shape.channels + c]);
       }
       column[c] = static_cast<T>(sum);
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kWarpLanes* kWarps) accumulate_gradients(
     const int64_t index =
         modulation_index(shape, item.image, item.group, item.tap, item.cell);
     const auto point = locate_tap(shape, offsets, item.image, item.group, item.tap, item.cell);
-    const S strength = modulation ? modulation[index] : S(1);
+    const S factor = modulation ? modulation[index] : S(1);
     const int64_t start = item.map_offset(shape);
     S products[4] = {};
     for (int64_t c = threadIdx.x; active && c < shape.group_channels(); c += kWarpLanes) {
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kWarpLanes* kWarps) accumulate_gradients(
         if (!point.inside[corner]) continue;
         const int64_t pixel = start + point.pixel[corner] * shape.channels + c;
         products[corner] += incoming * static_cast<S>(map[pixel]);
-        atomicAdd(map_gradient + pixel, incoming * point.weight(corner) * strength);
+        atomicAdd(map_gradient + pixel, incoming * point.weight(corner) * factor);
       }
     }
     for (int corner = 0; corner < 4; ++corner) products[corner] = warp_sum(products[corner]);
@@ -111,8 +111,8 @@ __global__ void __launch_bounds__(kWarpLanes* kWarps) accumulate_gradients(
     const TapGradient<S> derivative(point, products);
     const int64_t tap_start =
         2 * modulation_index(shape, item.image, item.group, item.tap, 0) + item.cell;
-    offset_gradient[tap_start] = derivative.down * strength;
-    offset_gradient[tap_start + shape.cells()] = derivative.right * strength;
+    offset_gradient[tap_start] = derivative.down * factor;
+    offset_gradient[tap_start + shape.cells()] = derivative.right * factor;
     if (modulation_gradient) modulation_gradient[index] = derivative.value;
   }
 }

@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock) accumulate_gradient(
 }
 
 template <typename T>
-T* data_of(const Tensor& tensor) {
+T* data_pointer(const Tensor& tensor) {
   return static_cast<T*>(const_cast<void*>(tensor.const_data_ptr()));
 }
 
@@ -91,14 +91,14 @@ bool is_aligned(const void* pointer, size_t bytes) {
 }
 
 template <typename Map, typename S>
-Pyramid<Map, S> pyramid_of(const std::vector<Tensor>& maps, const std::vector<double>& scales) {
+Pyramid<Map, S> make_pyramid(const std::vector<Tensor>& maps, const std::vector<double>& scales) {
   Pyramid<Map, S> pyramid{};
   pyramid.levels = static_cast<int64_t>(maps.size());
   pyramid.finest = std::llround(-std::log2(scales[0]));
   pyramid.images = maps[0].size(0);
   pyramid.channels = maps[0].size(1);
   for (size_t i = 0; i < maps.size(); ++i) {
-    pyramid.maps[i] = data_of<std::remove_const_t<Map>>(maps[i]);
+    pyramid.maps[i] = data_pointer<std::remove_const_t<Map>>(maps[i]);
     pyramid.heights[i] = maps[i].size(2);
     pyramid.widths[i] = maps[i].size(3);
     pyramid.scales[i] = static_cast<S>(scales[i]);
@@ -121,14 +121,14 @@ Tensor forward_typed(
       features[0].device(), std::nullopt, MemoryFormat::ChannelsLast);
   if (pooled.numel() > 0) {
     constexpr int wide = 16 / sizeof(T);
-    const auto pyramid = pyramid_of<const T, S>(maps, scales);
-    bool packed = channels % wide == 0 && is_aligned(data_of<T>(pooled), 16);
-    for (const Tensor& map : maps) packed = packed && is_aligned(data_of<T>(map), 16);
+    const auto pyramid = make_pyramid<const T, S>(maps, scales);
+    bool packed = channels % wide == 0 && is_aligned(data_pointer<T>(pooled), 16);
+    for (const Tensor& map : maps) packed = packed && is_aligned(data_pointer<T>(map), 16);
     const dim3 block(kWarp, kWarpsPerBlock);
     const unsigned int grid = blocks_for(rois.size(0) * side * side, kWarpsPerBlock);
     const auto kernel = packed ? pool<T, wide> : pool<T, 1>;
     kernel<<<grid, block, 0, current_stream(rois)>>>(
-        pyramid, data_of<S>(rois), rois.size(0), options, data_of<T>(pooled));
+        pyramid, data_pointer<S>(rois), rois.size(0), options, data_pointer<T>(pooled));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
   return is_channels_last(features[0]) ? pooled : torch::stable::contiguous(pooled);
@@ -152,8 +152,8 @@ std::vector<Tensor> backward_typed(
     accumulate_gradient<T><<<
         blocks_for(rois.size(0) * bins, kWarpsPerBlock), dim3(kWarp, kWarpsPerBlock), 0,
         current_stream(rois)>>>(
-        pyramid_of<S, S>(sums, scales), data_of<S>(rois), rois.size(0), options,
-        data_of<T>(gradient));
+        make_pyramid<S, S>(sums, scales), data_pointer<S>(rois), rois.size(0), options,
+        data_pointer<T>(gradient));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
   for (size_t i = 0; i < features.size(); ++i) {
