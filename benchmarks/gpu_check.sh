@@ -32,7 +32,7 @@ export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$this_gpu} OPS_CUDA=1
 
 step build "$python" setup.py build_ext --inplace
 step backend "$python" -c 'import ops_cuda; print(ops_cuda.backend())'
-# confcutdir: the suite's conftest starts clusters and stores, which are missing here
+# confcutdir: the suite's conftest starts a cluster and an object store, which are missing here
 mapfile -t tests < <(grep -rl 'mark\.gpu' tests/ops_cuda tests/model)
 for file in "${tests[@]}"; do
   step "$file" "$python" -m pytest -q -m gpu --confcutdir="$(dirname "$file")" "$file"

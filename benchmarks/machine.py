@@ -1,4 +1,4 @@
-"""Description of the machine that a benchmark ran on; printing and saving of its rows.
+"""Describe the machine that a benchmark runs on, and print and save the benchmark's rows.
 
 Needs only torch, so that every benchmark also runs on a bare GPU machine.
 """

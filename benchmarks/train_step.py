@@ -89,7 +89,7 @@ def _measure(model: str, options: argparse.Namespace, device: torch.device) -> d
 
 def _step(
     model: nn.Module,
-    loss_of: Callable[[], Tensor],
+    compute_loss: Callable[[], Tensor],
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> Callable[[], None]:
     # A learning rate of zero, so that the weights and the amount of work stay the same.
@@ -98,7 +98,7 @@ def _step(
 
     def step() -> None:
         with autocast():
-            loss = loss_of()
+            loss = compute_loss()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -107,7 +107,7 @@ def _step(
 
 
 def _as_peer_target(target: Targets, size: ImageSize, device: torch.device) -> dict[str, Tensor]:
-    """Return the objects in torchvision's form; its models ignore the keys that they do not use."""
+    """Return the objects in torchvision's form; its models ignore keys that they do not need."""
     if not isinstance(target.masks, PolygonMasks):
         raise TypeError(f"masks must be polygons; got {type(target.masks).__name__}")
     side = max(size)

@@ -1,1 +1,1 @@
-"""Benchmarks of our operators against the code that is used instead: `python -m benchmarks.ops`."""
+"""Benchmarks of our operators against the usual implementations: `python -m benchmarks.ops`."""

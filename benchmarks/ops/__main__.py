@@ -1,4 +1,4 @@
-"""Time every operator against the code that is used instead of it.
+"""Time every operator against the implementation that users would otherwise call, its peer.
 
     python -m benchmarks.ops                      CPU, 1 thread and all threads
     python -m benchmarks.ops --device cuda

@@ -31,27 +31,27 @@ def _layer(
     def ours() -> Tensor:
         return ops_cuda.deform_conv2d(x, offsets, weight, None, modulation, padding=(1, 1))
 
-    def theirs() -> Tensor:
+    def peer() -> Tensor:
         return torchvision.ops.deform_conv2d(
             contiguous, offsets, weight, padding=(1, 1), mask=modulation
         )
 
     size = f"{channels} channels, {height} x {width}, modulated"
     name = "torchvision.ops.deform_conv2d"
-    yield Comparison("deform_conv2d forward", size, ours, name, theirs)
+    yield Comparison("deform_conv2d forward", size, ours, name, peer)
     if not gradients:
         return
-    output, peer_output = ours(), theirs()
+    output, peer_output = ours(), peer()
     grad_output = torch.rand_like(output)
 
-    def gradient_of(output: Tensor, source: Tensor) -> list[Tensor]:
+    def gradients(output: Tensor, source: Tensor) -> list[Tensor]:
         leaves = [source, offsets, weight, modulation]
         return list(torch.autograd.grad(output, leaves, grad_output, retain_graph=True))
 
     yield Comparison(
         "deform_conv2d backward",
         size,
-        lambda: gradient_of(output, x),
+        lambda: gradients(output, x),
         name,
-        lambda: gradient_of(peer_output, contiguous),
+        lambda: gradients(peer_output, contiguous),
     )

@@ -45,7 +45,7 @@ def comparisons(device: torch.device) -> Iterator[Comparison]:
         lambda: project_masks_on_boxes(bitmaps, rois, objects, SIDE),
         same_result=False,  # averages of a bitmap, not the rasterized outline
     )
-    runs = [each.to(device) for each in _runs_of(bitmaps.cpu())]
+    runs = [each.to(device) for each in _encode_runs(bitmaps.cpu())]
 
     def from_runs() -> Tensor:
         return ops_cuda.rasterize_rle(*runs, objects, rois, SIDE)
@@ -94,8 +94,8 @@ def _objects() -> tuple[Tensor, Tensor]:
     return centers[:, None] + star * extent[:, None], boxes
 
 
-def _runs_of(bitmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return run_ends, run_offsets and heights of bitmaps (objects, H, W)."""
+def _encode_runs(bitmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Encode bitmaps (objects, H, W). Return run_ends, run_offsets and heights."""
     pixels = bitmaps.transpose(1, 2).flatten(1)
     changes = pixels.diff(dim=1, prepend=torch.zeros(len(pixels), 1, dtype=pixels.dtype)) != 0
     ends = torch.cat((changes, torch.ones(len(pixels), 1, dtype=torch.bool)), 1)

@@ -48,7 +48,7 @@ def _comparison(
         # torchvision's values for negative and ignored; int32, so that the order is compared too
         return torch.where(labels == ops_cuda.POSITIVE, matched_gt, -1 + labels)[0].int()
 
-    def theirs() -> Tensor:
+    def peer() -> Tensor:
         chunks = candidates.split(peer_chunk or len(candidates))
         return torch.cat([matcher(box_iou(gt_boxes, chunk)) for chunk in chunks]).int()
 
@@ -57,5 +57,5 @@ def _comparison(
         f"{size}, {matrix}",
         ours,
         "torchvision box_iou + Matcher" + (f", {peer_chunk} at a time" if peer_chunk else ""),
-        theirs,
+        peer,
     )

@@ -41,7 +41,7 @@ def _grouped(device: torch.device, groups: int, size: int = 2000) -> Comparison:
     def ours() -> list[Tensor]:
         return list(ops_cuda.grouped_nms(boxes, scores, 0.7, size, presorted=True))
 
-    def theirs() -> list[Tensor]:
+    def peer() -> list[Tensor]:
         kept, counts = boxes.new_zeros(groups, size, dtype=torch.int64), []
         for group in range(groups):
             alone = torchvision.ops.nms(boxes[group], scores[group], 0.7)
@@ -50,4 +50,4 @@ def _grouped(device: torch.device, groups: int, size: int = 2000) -> Comparison:
         return [kept, torch.tensor(counts, device=device)]
 
     size_text = f"{groups} groups of {size}"
-    return Comparison("grouped_nms", size_text, ours, "loop of torchvision.ops.nms", theirs)
+    return Comparison("grouped_nms", size_text, ours, "loop of torchvision.ops.nms", peer)

@@ -33,16 +33,16 @@ def comparisons(device: torch.device) -> Iterator[Comparison]:
 
 def _whole_batch(size: str, images: list[Tensor]) -> Comparison:
     """Compare with torchvision's transform, on the float images that its detectors take."""
-    theirs = GeneralizedRCNNTransform(800, 1333, list(MEAN), list(STD))
+    transform = GeneralizedRCNNTransform(800, 1333, list(MEAN), list(STD))
     floats = [image.permute(2, 0, 1).float() / 255 for image in images]
-    batch, _ = theirs(floats)
+    batch, _ = transform(floats)
     sizes, canvas = batch.image_sizes, tuple(batch.tensors.shape[2:])
     return Comparison(
         "preprocess",
         size,
         lambda: ops_cuda.preprocess(images, sizes, canvas, *LEVELS),
         "GeneralizedRCNNTransform",
-        lambda: theirs(floats)[0].tensors,
+        lambda: transform(floats)[0].tensors,
         same_result=False,  # torchvision's does not antialias, and does not round levels
     )
 

@@ -32,7 +32,7 @@ def _selection(device: torch.device, images: int, mode: str, number: int) -> Com
     deltas = [0.3 * torch.randn(images, len(a), 4, generator=generator).to(device) for a in anchors]
     limits = torch.tensor([[WIDTH, HEIGHT, WIDTH, HEIGHT]] * images, device=device).float()
     numbers = {"training": number, "testing": number}
-    peer = RegionProposalNetwork(None, None, 0.7, 0.3, 256, 0.5, numbers, numbers, 0.7).eval()
+    rpn = RegionProposalNetwork(None, None, 0.7, 0.3, 256, 0.5, numbers, numbers, 0.7).eval()
 
     def ours() -> list[Tensor]:
         boxes, _, counts = ops_cuda.select_proposals(
@@ -44,16 +44,14 @@ def _selection(device: torch.device, images: int, mode: str, number: int) -> Com
     flat_logits, all_anchors = torch.cat(logits, 1).view(-1, 1), [torch.cat(anchors)] * images
     flat_deltas = torch.cat(deltas, 1).view(-1, 4)
 
-    def theirs() -> list[Tensor]:
-        boxes = peer.box_coder.decode(flat_deltas, all_anchors).view(images, -1, 4)
-        proposals, _ = peer.filter_proposals(
-            boxes, flat_logits, [(HEIGHT, WIDTH)] * images, lengths
-        )
+    def peer() -> list[Tensor]:
+        boxes = rpn.box_coder.decode(flat_deltas, all_anchors).view(images, -1, 4)
+        proposals, _ = rpn.filter_proposals(boxes, flat_logits, [(HEIGHT, WIDTH)] * images, lengths)
         counts = torch.tensor([len(each) for each in proposals], device=device)
         return [torch.nn.utils.rnn.pad_sequence(proposals, batch_first=True), counts]
 
     size = f"{images} of {HEIGHT}x{WIDTH}, {number} ({mode})"
-    return Comparison("select_proposals", size, ours, "decode + filter_proposals", theirs)
+    return Comparison("select_proposals", size, ours, "decode + filter_proposals", peer)
 
 
 def _anchors(stride: int, side: int) -> Tensor:

@@ -40,21 +40,21 @@ def _box_pooling(
     def ours() -> Tensor:
         return ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7, 2, aligned=False)
 
-    def theirs() -> Tensor:
+    def peer() -> Tensor:
         return pooler(named, [boxes.to(dtype)], [(HEIGHT, WIDTH)])
 
     size = f"1000 rois, {'nhwc' if channels_last else 'nchw'} {str(dtype)[6:]}"
-    yield Comparison("roi_align forward", size, ours, "MultiScaleRoIAlign", theirs)
-    pooled, expected = ours(), theirs()
+    yield Comparison("roi_align forward", size, ours, "MultiScaleRoIAlign", peer)
+    pooled, expected = ours(), peer()
     weights = torch.rand_like(pooled)
 
-    def gradient_of(output: Tensor) -> list[Tensor]:
+    def gradients(output: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(output, maps, weights, retain_graph=True))
 
     yield Comparison(
         "roi_align backward",
         size,
-        lambda: gradient_of(pooled),
+        lambda: gradients(pooled),
         "MultiScaleRoIAlign",
-        lambda: gradient_of(expected),
+        lambda: gradients(expected),
     )

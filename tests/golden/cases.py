@@ -1,4 +1,4 @@
-"""Detectors of every kind on one fixed batch, reduced to numbers that a refactor must not change.
+"""Detectors of every kind on one fixed batch, as numbers that a refactoring must not change.
 
 ``python -m tests.golden.cases FILE`` writes them all as JSON, digests of every tensor included: two
 files written on one machine are equal byte for byte unless the detector computes something else.
@@ -90,7 +90,7 @@ SIZES = (ImageSize(64, 64), ImageSize(60, 72), ImageSize(64, 64), ImageSize(64, 
 
 
 def build_case(name):
-    """The detector of a case, with weights that spread its scores."""
+    """Build the detector of a case, with weights that spread its scores."""
     settings = TINY | CASES[name]
     settings["backbone"] = TINY["backbone"] | settings["backbone"]
     torch.manual_seed(0)
@@ -105,7 +105,7 @@ def build_case(name):
 
 
 def golden_images():
-    """(H, W, 3) uint8 each: rectangles on noise."""
+    """Yield images (H, W, 3) uint8: rectangles on noise."""
     rng = np.random.default_rng(5)
     for (boxes, labels), size in zip(OBJECTS, SIZES, strict=True):
         image = rng.integers(60, 120, (*size, 3), dtype=np.uint8)
@@ -115,7 +115,7 @@ def golden_images():
 
 
 def golden_targets():
-    """Per image, masks as polygons, run lengths, none at all, and bitmaps."""
+    """Yield the targets of each image; masks are polygons, runs, none (no objects), and bitmaps."""
     for index, ((boxes, labels), size) in enumerate(zip(OBJECTS, SIZES, strict=True)):
         boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
@@ -135,14 +135,14 @@ def golden_targets():
 
 
 def golden_batch():
-    """The images as one padded batch, with a sampling seed each."""
+    """Return the images as one padded batch, with a sampling seed each."""
     images = [torch.from_numpy(image) for image in golden_images()]
     originals = [ImageSize(2 * size.height, 2 * size.width) for size in SIZES]
     return pad_batch(images, originals, range(len(images)))
 
 
 def measure_case(name):
-    """Losses, gradients, detections and weight names of a case."""
+    """Measure the losses, gradients, detections and weight names of a case."""
     torch.set_num_threads(1)
     detector, targets = build_case(name), list(golden_targets())
     names = "\n".join(f"{key} {tuple(value.shape)}" for key, value in detector.state_dict().items())
@@ -156,18 +156,14 @@ def measure_case(name):
     detector.eval()
     with torch.inference_mode():
         batch = golden_batch()
-        result["forward"] = list(map(summary, detector(replace(batch, sampling_seeds=()))))
-    result["predict"] = list(map(summary, predict(detector, list(golden_images()))))
+        result["forward"] = list(map(summarize, detector(replace(batch, sampling_seeds=()))))
+    detections = Predictor(detector).predict(list(golden_images()))
+    result["predict"] = list(map(summarize, detections))
     return result
 
 
-def predict(detector, images):
-    """Detections of images of any sizes."""
-    return Predictor(detector).predict(images)
-
-
-def summary(detections):
-    """Detections of one image as a few numbers and a digest of all."""
+def summarize(detections):
+    """Return the detections of one image as a few numbers and a digest of all."""
     masks, keypoints = detections.masks, detections.keypoints
     parts = [detections.boxes, detections.scores, detections.labels, masks, keypoints]
     return {
@@ -184,7 +180,7 @@ def summary(detections):
 
 
 def measure_training():
-    """Losses and gradient norms of the first steps of the training loop."""
+    """Measure the losses and gradient norms of the first steps of the training loop."""
     torch.set_num_threads(1)
     detector, lines = build_case("mask_fpn"), []
     config = OptimizerConfig(lr=0.01, clip_norm=5.0)
@@ -212,7 +208,7 @@ class _MicroBatch:
 
 
 def digest(*tensors):
-    """SHA-256 of the values of tensors."""
+    """Return the SHA-256 of the values of tensors."""
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(str((tensor.dtype, tuple(tensor.shape))).encode())
@@ -221,7 +217,7 @@ def digest(*tensors):
 
 
 def portable(value):
-    """The measurements without digests, whose last bits differ between processors."""
+    """Return the measurements, rounded and without digests: last bits differ between processors."""
     if isinstance(value, dict):
         return {key: portable(each) for key, each in value.items() if "digest" not in key}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Losses, gradients and detections recorded before the code was rearranged still hold."""
+"""Losses, gradients and detections equal those recorded before the code was reorganized."""
 
 import json
 from pathlib import Path
@@ -36,12 +36,12 @@ def test_the_training_loop_takes_the_recorded_steps():
         assert step == pytest.approx(expected, rel=10 * TOLERANCE)
 
 
-def assert_same_detections(image, expected):
+def assert_same_detections(measured, expected):
     # A score at a threshold may fall on either side of it on another processor.
-    assert abs(image["count"] - expected["count"]) <= 1
-    assert image["labels"] == expected["labels"]
-    assert image["scores"] == pytest.approx(expected["scores"], rel=TOLERANCE, abs=TOLERANCE)
-    for box, wanted in zip(image["boxes"], expected["boxes"], strict=True):
-        assert box == pytest.approx(wanted, abs=0.05)
+    assert abs(measured["count"] - expected["count"]) <= 1
+    assert measured["labels"] == expected["labels"]
+    assert measured["scores"] == pytest.approx(expected["scores"], rel=TOLERANCE, abs=TOLERANCE)
+    for box, expected_box in zip(measured["boxes"], expected["boxes"], strict=True):
+        assert box == pytest.approx(expected_box, abs=0.05)
     if expected["mask_mean"] is not None:
-        assert image["mask_mean"] == pytest.approx(expected["mask_mean"], abs=TOLERANCE)
+        assert measured["mask_mean"] == pytest.approx(expected["mask_mean"], abs=TOLERANCE)
