@@ -42,8 +42,8 @@ def ground_truth_objects(row: ShardRow, manifest: Manifest) -> list[DrawnObject]
 def draw_comparisons(
     chunks: Sequence[InputChunk],
     manifest: Manifest,
-    predictions: str,
-    folder: str,
+    predictions_url: str,
+    images_url: str,
     count: int,
 ) -> list[str]:
     """Draw ground truth and predictions of the first ``count`` readable images of a dataset.
@@ -51,8 +51,8 @@ def draw_comparisons(
     Args:
         chunks: the shards of the dataset.
         manifest: the manifest of the dataset.
-        predictions: URL of the folder of prediction files.
-        folder: URL of the folder to write ``NN_name.png`` to.
+        predictions_url: folder of the prediction files.
+        images_url: folder to write ``NN_name.png`` to.
         count: maximum number of images.
 
     Returns:
@@ -64,8 +64,8 @@ def draw_comparisons(
         pair
         for chunk in chunks
         for pair in zip(
-            read_rows(chunk.folder, chunk.files[0]),
-            read_detection_rows(output_url(predictions, chunk.name)),
+            read_rows(chunk.folder_url, chunk.files[0]),
+            read_detection_rows(output_url(predictions_url, chunk.name)),
             strict=True,
         )
     )
@@ -79,7 +79,7 @@ def draw_comparisons(
             ],
             ["ground truth", f"predictions with score >= {MIN_DRAWN_SCORE}"],
         )
-        urls.append(storage.join(folder, visualization_name(len(urls), annotated.file_name)))
+        urls.append(storage.join(images_url, visualization_name(len(urls), annotated.file_name)))
         storage.write_bytes(urls[-1], encode_png(comparison))
     return urls
 

@@ -100,18 +100,18 @@ def run_evaluation(
     with resolve_weights(source, config) as path:
         model = ModelFiles.read(path, config.model)
     folder = storage.join(config.output, EVALUATION_FOLDER)
-    predictions = storage.join(folder, "predictions")
+    predictions_url = storage.join(folder, "predictions")
     with open_run(config, "evaluate", run_id=run_id) as run:
         chunks = plan_inputs(shards_url, images_per_chunk=1)
-        job = InferenceJob(predictions, config.evaluate.batch, 0.0, source)
+        job = InferenceJob(predictions_url, config.evaluate.batch, 0.0, source)
         outcomes = predict_chunks(chunks, model, job, config.evaluate.workers)
-        metrics, failures = _measure(shards_url, predictions, outcomes)
+        metrics, failures = _measure(shards_url, predictions_url, outcomes)
         if config.model.test_augmentation is not None:
             metrics = replace(metrics, notes=(*metrics.notes, TEST_AUGMENTATION_NOTE))
         images = draw_comparisons(
             chunks,
             manifest,
-            predictions,
+            predictions_url,
             storage.join(folder, "pictures"),
             config.evaluate.pictures,
         )
@@ -150,13 +150,13 @@ def _training_run_id(config: RunConfig) -> str | None:
 
 
 def _measure(
-    shards_url: str, predictions: str, outcomes: Sequence[ChunkOutcome]
+    shards_url: str, predictions_url: str, outcomes: Sequence[ChunkOutcome]
 ) -> tuple[Metrics, list[str]]:
     """Return the metrics of the written predictions, and ``file name: reason`` of failures."""
     rows: list[DetectionRow] = [
         row
         for outcome in outcomes
-        for row in read_detection_rows(output_url(predictions, outcome.entry.name))
+        for row in read_detection_rows(output_url(predictions_url, outcome.entry.name))
     ]
     failures = [f"{row.file_name}: {row.error}" for row in rows if row.error is not None]
     metrics = dataset_metrics(

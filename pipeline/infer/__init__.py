@@ -1,1 +1,1 @@
-"""Batch inference: images or shards in, one Parquet file of detections per input shard out."""
+"""Batch inference on images or shards, with one Parquet file of detections per input shard."""

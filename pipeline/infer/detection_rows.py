@@ -1,4 +1,4 @@
-"""Detections as rows of a Parquet file, one row per image, and back.
+"""Write and read detections as rows of a Parquet file, one row per image.
 
 Shapes: P keypoints.
 """
@@ -69,7 +69,7 @@ def detection_row(
     """Convert one image's prediction to a row.
 
     Args:
-        prediction: the detections of the image, or the reason why there are none.
+        prediction: the image's detections, or the error.
         predictor: provides the names of categories and keypoints.
         score_threshold: in [0, 1]; detections with a lower score are left out.
     """
@@ -136,7 +136,7 @@ def coco_results(row: DetectionRow) -> list[dict[str, Any]]:
         if row.masks_rle is not None:
             result["segmentation"] = row.masks_rle[n]
         if row.keypoints is not None:
-            # Every keypoint is marked visible, as in the results that COCO's server accepts.
+            # Every keypoint is marked visible, as in COCO's results format.
             result["keypoints"] = coco_keypoints([x, y, 1] for x, y, _ in row.keypoints[n])
         results.append(result)
     return results

@@ -1,4 +1,4 @@
-"""Detections for a stream of encoded images: decoded ahead, batched; a bad image stops nothing."""
+"""Predict on a stream of encoded images: decode ahead, batch, and report unreadable images."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ class ImagePrediction:
     """The detections of one image, or the reason why there are none.
 
     Args:
-        image: as it was read; its ``encoded`` is kept only until the prediction is consumed.
+        image: the image as it was read, with its encoded bytes.
         detections: in the image's own pixels; None if there is an ``error``.
         error: why the image could not be read or decoded.
     """
@@ -39,7 +39,7 @@ def predict_images(
 
     Args:
         predictor: on any device.
-        images: encoded images; those with ``error`` pass through.
+        images: encoded images; an image with ``error`` is not predicted on.
         batch: images per forward pass.
 
     Yields:

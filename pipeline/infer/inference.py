@@ -1,4 +1,4 @@
-"""The batch inference job: one Parquet file of detections per input shard; none is made twice."""
+"""The batch inference job: one Parquet file of detections per input shard; finished ones stay."""
 
 import json
 import logging

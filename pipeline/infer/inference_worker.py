@@ -1,4 +1,4 @@
-"""Inference on one chunk with one model replica: an output file and a ledger entry."""
+"""Predict on one chunk with one model replica; write its output file and ledger entry."""
 
 import os
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ class InferenceJob:
     """The settings that all chunks share.
 
     Args:
-        folder: URL of the output files.
+        predictions_url: folder of the output files.
         batch: images per forward pass.
         score_threshold: detections with a lower score are left out.
         model_source: source of the weights, for the ledger.
     """
 
-    folder: str
+    predictions_url: str
     batch: int
     score_threshold: float
     model_source: str
 
 
 class InferenceWorker:
-    """A process with one replica of the model.
+    """A Ray actor with one replica of the model.
 
     Args:
         model: the detector's files.
@@ -74,7 +74,7 @@ def predict_chunk(
     ]
     if len(rows) != chunk.images:
         raise CountMismatchError(
-            f"{chunk.folder} {chunk.name}: {len(rows)} images read, {chunk.images} expected. "
+            f"{chunk.folder_url} {chunk.name}: {len(rows)} images read, {chunk.images} expected. "
             "Did the input change? Start the job again."
         )
     entry = LedgerEntry(
@@ -83,8 +83,8 @@ def predict_chunk(
         images=len(rows),
         failed=sum(row.error is not None for row in rows),
         objects=sum(len(row.scores) for row in rows),
-        size=write_detection_rows(output_url(job.folder, chunk.name), rows),
+        size=write_detection_rows(output_url(job.predictions_url, chunk.name), rows),
         model=job.model_source,
     )
-    write_entry(job.folder, entry)
+    write_entry(job.predictions_url, entry)
     return entry

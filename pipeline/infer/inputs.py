@@ -1,4 +1,4 @@
-"""The input of batch inference: a folder of images or of shards, split into repeatable chunks."""
+"""The input of batch inference: a folder of images or shards, split into chunks."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class InputImage:
-    """One encoded image, or the reason why it could not be read.
+    """One encoded image, or the error that prevented reading it.
 
     Args:
         image_id: the dataset's id; for a folder of images the index in its sorted listing.
@@ -40,7 +40,7 @@ class InputChunk:
         images: number of images.
         identity: changes with the content: the shard's SHA-256, or a digest of the images' names
             and sizes.
-        folder: URL of the folder that holds the files.
+        folder_url: folder that holds the files.
         files: names relative to the folder: one shard, or the images.
         first_id: image_id of the first image, for a folder of images.
         is_shard: whether the only file is a shard.
@@ -49,7 +49,7 @@ class InputChunk:
     name: str
     images: int
     identity: str
-    folder: str
+    folder_url: str
     files: tuple[str, ...] = field(repr=False)
     first_id: int = 0
     is_shard: bool = False
@@ -71,7 +71,7 @@ def plan_inputs(url: str, images_per_chunk: int) -> tuple[InputChunk, ...]:
                 name=file.name.removesuffix(".parquet").replace("/", "-"),
                 images=file.rows,
                 identity=file.sha256,
-                folder=url,
+                folder_url=url,
                 files=(file.name,),
                 is_shard=True,
             )
@@ -103,8 +103,8 @@ def read_images(chunk: InputChunk) -> Iterator[InputImage]:
     for image_id, name in enumerate(chunk.files, start=chunk.first_id):
         try:
             # If the input is a single image, its URL is the folder and its name is empty.
-            url = storage.join(chunk.folder, name) if name else chunk.folder
-            yield InputImage(image_id, name or chunk.folder, storage.read_bytes(url))
+            url = storage.join(chunk.folder_url, name) if name else chunk.folder_url
+            yield InputImage(image_id, name or chunk.folder_url, storage.read_bytes(url))
         except storage.MissingFileError as error:
             yield InputImage(image_id, name, b"", str(error))
 
@@ -116,7 +116,7 @@ def _chunk_of_images(
         name=f"part-{first // images_per_chunk:05d}",
         images=len(listing),
         identity=hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
-        folder=url,
+        folder_url=url,
         files=tuple(name for name, _ in listing),
         first_id=first,
     )
@@ -124,11 +124,11 @@ def _chunk_of_images(
 
 def _read_shard(chunk: InputChunk) -> Iterator[InputImage]:
     [file] = chunk.files
-    url = storage.join(chunk.folder, file)
+    url = storage.join(chunk.folder_url, file)
     read = 0
     reason = "the shard ended early"
     try:
-        for row in read_rows(chunk.folder, file):
+        for row in read_rows(chunk.folder_url, file):
             yield InputImage(row.image_id, row.file_name, row.image_bytes)
             read += 1
     except (OSError, pa.ArrowException) as error:

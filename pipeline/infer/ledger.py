@@ -27,7 +27,7 @@ class LedgerEntry:
         failed: number of rows with ``error``.
         objects: number of detections written.
         size: size of the output file, bytes.
-        model: source of the weights, for people.
+        model: source of the weights, for information.
     """
 
     name: str
@@ -40,7 +40,7 @@ class LedgerEntry:
 
 
 def chunk_key(chunk: InputChunk, model_digest: str, score_threshold: float) -> str:
-    """Return a digest of all that determines the output: equal keys mean equal outputs."""
+    """Return a digest of everything that the output depends on: equal keys mean equal outputs."""
     return digest_of(
         {
             "schema": SCHEMA_VERSION,
@@ -53,54 +53,54 @@ def chunk_key(chunk: InputChunk, model_digest: str, score_threshold: float) -> s
     )
 
 
-def output_url(folder: str, name: str) -> str:
+def output_url(predictions_url: str, name: str) -> str:
     """Return the URL of a chunk's output file."""
-    return storage.join(folder, name + OUTPUT_SUFFIX)
+    return storage.join(predictions_url, name + OUTPUT_SUFFIX)
 
 
-def write_entry(folder: str, entry: LedgerEntry) -> None:
+def write_entry(predictions_url: str, entry: LedgerEntry) -> None:
     """Record a finished chunk; call this after its output is written."""
-    storage.write_json(_entry_url(folder, entry.name), asdict(entry))
+    storage.write_json(_entry_url(predictions_url, entry.name), asdict(entry))
 
 
-def finished_entries(folder: str, keys: dict[str, str]) -> dict[str, LedgerEntry]:
+def finished_entries(predictions_url: str, keys: dict[str, str]) -> dict[str, LedgerEntry]:
     """Return the entries of the chunks that are already finished, by chunk name.
 
     Args:
-        folder: URL of the outputs.
+        predictions_url: folder of the output files.
         keys: chunk name -> the key that its output would have now.
     """
-    sizes = storage.file_sizes(folder)
+    sizes = storage.file_sizes(predictions_url)
     finished = {}
     for name, key in keys.items():
-        if _entry_url(folder, name) not in sizes:
+        if _entry_url(predictions_url, name) not in sizes:
             continue
-        entry = _read_entry(folder, name)
+        entry = _read_entry(predictions_url, name)
         if entry is None or entry.key != key:
             continue
-        if sizes.get(output_url(folder, name)) == entry.size:
+        if sizes.get(output_url(predictions_url, name)) == entry.size:
             finished[name] = entry
     return finished
 
 
-def remove_stale(folder: str, names: Sequence[str]) -> list[str]:
+def remove_stale(predictions_url: str, names: Sequence[str]) -> list[str]:
     """Delete recorded outputs of chunks that are not in ``names``; return the deleted names."""
-    entries = storage.list_files(storage.join(folder, LEDGER_FOLDER), (".json",))
+    entries = storage.list_files(storage.join(predictions_url, LEDGER_FOLDER), (".json",))
     recorded = [url.rpartition("/")[2].removesuffix(".json") for url in entries]
     stale = sorted(set(recorded) - set(names))
     for name in stale:
-        storage.delete(output_url(folder, name))
-        storage.delete(_entry_url(folder, name))
+        storage.delete(output_url(predictions_url, name))
+        storage.delete(_entry_url(predictions_url, name))
     return stale
 
 
-def _entry_url(folder: str, name: str) -> str:
-    return storage.join(folder, LEDGER_FOLDER, f"{name}.json")
+def _entry_url(predictions_url: str, name: str) -> str:
+    return storage.join(predictions_url, LEDGER_FOLDER, f"{name}.json")
 
 
-def _read_entry(folder: str, name: str) -> LedgerEntry | None:
-    """Return None for an entry that is damaged or of another version; its chunk is redone."""
+def _read_entry(predictions_url: str, name: str) -> LedgerEntry | None:
+    """Read an entry; None if it is damaged or of another version, so that its chunk is redone."""
     try:
-        return LedgerEntry(**storage.read_json(_entry_url(folder, name)))
+        return LedgerEntry(**storage.read_json(_entry_url(predictions_url, name)))
     except (storage.StorageError, TypeError):
         return None

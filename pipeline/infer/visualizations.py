@@ -1,4 +1,4 @@
-"""Images with the predicted objects drawn on them, made from the prediction files."""
+"""Draw predicted objects on images, from the prediction files."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -25,7 +25,7 @@ def predicted_objects(
     Args:
         row: one image's detections.
         score_threshold: detections with a lower score are left out.
-        skeleton: links between the keypoints; default those known for the keypoints' names.
+        skeleton: links between the keypoints; default: that of the keypoint names, if it is known.
     """
     links = skeleton_of(row.keypoint_names or ()) if skeleton is None else skeleton
     names = row.category_names or ["object"] * len(row.scores)
@@ -44,14 +44,14 @@ def predicted_objects(
 
 
 def draw_predictions(
-    chunks: Iterable[InputChunk], predictions: str, folder: str, count: int
+    chunks: Iterable[InputChunk], predictions_url: str, images_url: str, count: int
 ) -> list[str]:
     """Draw the first ``count`` readable images.
 
     Args:
         chunks: the input.
-        predictions: URL of the folder of prediction files.
-        folder: URL of the folder to write ``NN_name.png`` to.
+        predictions_url: folder of the prediction files.
+        images_url: folder to write ``NN_name.png`` to.
         count: maximum number of images.
 
     Returns:
@@ -62,18 +62,18 @@ def draw_predictions(
         for chunk in chunks
         for pair in zip(
             read_images(chunk),
-            read_detection_rows(output_url(predictions, chunk.name)),
+            read_detection_rows(output_url(predictions_url, chunk.name)),
             strict=True,
         )
     )
     urls: list[str] = []
     for image, row in islice((pair for pair in pairs if pair[1].error is None), count):
         drawn = draw_objects(decode_image(image.encoded), predicted_objects(row, MIN_DRAWN_SCORE))
-        urls.append(storage.join(folder, visualization_name(len(urls), row.file_name)))
+        urls.append(storage.join(images_url, visualization_name(len(urls), row.file_name)))
         storage.write_bytes(urls[-1], encode_png(drawn))
     return urls
 
 
 def visualization_name(index: int, file_name: str) -> str:
-    """Return ``03_000000397133.png``; the index separates equal names in different folders."""
+    """Return a name like ``03_000000397133.png``; the index separates equal names."""
     return f"{index:02d}_{Path(PurePosixPath(file_name).name).stem}.png"

@@ -1,4 +1,4 @@
-"""Inference on many chunks: workers pull them one by one, and a worker that dies is replaced."""
+"""Predict on many chunks: workers pull them one by one, and a worker that dies is replaced."""
 
 import logging
 import time
@@ -24,7 +24,7 @@ from pipeline.operator_backend import warn_if_not_compiled
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3  # deaths of workers on one chunk; more are no accident
+MAX_ATTEMPTS = 3  # so many deaths on one chunk, or while loading the model, end the job
 PROGRESS_INTERVAL_S = 60.0
 
 
@@ -56,9 +56,9 @@ def predict_chunks(
     """
     digest = model.digest
     keys = {chunk.name: chunk_key(chunk, digest, job.score_threshold) for chunk in chunks}
-    if stale := remove_stale(job.folder, list(keys)):
+    if stale := remove_stale(job.predictions_url, list(keys)):
         logger.warning("removed %d outputs whose input no longer exists: %s", len(stale), stale[:5])
-    entries = finished_entries(job.folder, keys)
+    entries = finished_entries(job.predictions_url, keys)
     skipped = set(entries)
     unfinished = [chunk for chunk in chunks if chunk.name not in entries]
     if skipped:
@@ -144,11 +144,9 @@ def _predict_on_cluster(
                 running[worker.ready.remote()] = (worker, None)
                 continue
             if waiting:
-                following = waiting.popleft()
-                running[worker.predict.remote(following, keys[following.name])] = (
-                    worker,
-                    following,
-                )
+                next_chunk = waiting.popleft()
+                call = worker.predict.remote(next_chunk, keys[next_chunk.name])
+                running[call] = (worker, next_chunk)
             else:
                 ray.kill(worker)
             if chunk is not None:
@@ -181,7 +179,7 @@ def _worker_factory(
 def _warn_or_give_up(
     chunk: InputChunk | None, deaths: Counter[str], failed_starts: int, error: RayActorError
 ) -> None:
-    """Log the death of a worker; raise RuntimeError if it was one too many."""
+    """Log that a worker died; raise RuntimeError after ``MAX_ATTEMPTS``."""
     if chunk is None:
         if failed_starts >= MAX_ATTEMPTS:
             raise RuntimeError(f"no worker could load the model: {error}") from error

@@ -1,4 +1,4 @@
-"""The sweep job: trials through Ray Tune, weak ones stopped early, and the best trial's config.
+"""The sweep job: run trials in Ray Tune, stop weak ones early, write the best trial's config.
 
 Everything is written to ``{output}/sweep``: Tune's state, ``trials/<id>`` with each trial's
 training, ``sweep.json`` and, at the end, ``best.yaml`` for ``train.py``. Submitting the same job
@@ -36,8 +36,8 @@ from pipeline.train.worker_resources import scaling_config
 
 logger = logging.getLogger(__name__)
 
-# A trial's own process only starts and watches workers. If it requested nothing, Tune would reserve
-# a CPU for it, for which the workers on a small machine would wait forever.
+# The process of a trial only starts and watches workers. If it requested nothing, Tune would
+# reserve a CPU for it, and the workers on a small machine would wait for that CPU forever.
 TRIAL_RESOURCES = {"memory": 2**20}
 REMOVE_GROUPS_TIMEOUT_S = 60.0
 

@@ -59,8 +59,8 @@ def summarize_trial(result: Result, config: RunConfig) -> TrialSummary:
 def best_trial(trials: Sequence[TrialSummary], metric: str, mode: str) -> TrialSummary | None:
     """Return the trial with the best last value of ``metric`` among those that ran to their end.
 
-    Trials that were stopped early compete only if none ran to its end. Trials that failed, or whose
-    metric is missing or NaN, never do.
+    Trials that were stopped early count only if none ran to its end. Trials that failed, or whose
+    metric is missing or NaN, never count.
     """
     eligible = [
         trial

@@ -1,4 +1,4 @@
-"""Removal of the placement groups of stopped trials.
+"""Remove the placement groups of stopped trials.
 
 When Tune stops a trial it ends the trial's process, and with it Ray Train's controller and workers,
 but the controller's placement group stays reserved until the whole job ends. Ray Train has a

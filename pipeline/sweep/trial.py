@@ -1,4 +1,4 @@
-"""One trial of a sweep: its config, and the training whose reports reach Ray Tune."""
+"""One trial of a sweep: its config, and its training, which reports to Ray Tune."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,1 +1,1 @@
-"""MLflow: runs, metrics that never stop training, and the model registry."""
+"""MLflow: runs, metrics, the model registry; and weights from any source."""

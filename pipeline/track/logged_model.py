@@ -1,4 +1,4 @@
-"""The MLflow model of a registered version: what it contains and what serving it takes."""
+"""The MLflow model of a registered version: its files, requirements and signature."""
 
 import shutil
 import tempfile
@@ -49,7 +49,7 @@ SIGNATURE = ModelSignature(
 
 
 def log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> LoggedModel:
-    """Log a detector as an MLflow model of a run, after a test that it can be loaded.
+    """Log a detector as an MLflow model of a run, once it has been loaded as a test.
 
     Args:
         client: client of the tracking store.
@@ -79,7 +79,7 @@ def log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> Log
                     pip_requirements=[_pinned(name) for name in REQUIREMENTS],
                     mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
                 )
-            # As a new process will do: a model that does not load is not registered.
+            # Load it as a server will: a model that does not load is not registered.
             mlflow.pyfunc.load_model(str(path))
             client.log_model_artifacts(logged.model_id, str(path))
     except BaseException:

@@ -1,24 +1,19 @@
-"""A queue of metrics on their way to MLflow, which never blocks or stops training.
+"""Deliver metrics to MLflow from a queue that never blocks or stops training.
 
-A background thread delivers in batches. While the tracker is unavailable, items wait in memory, and
-a single log line reports it. Delivering a metric twice is harmless: MLflow keeps one row per key,
-step, value and time.
+A background thread delivers in batches. While the tracker is unavailable, metrics wait in memory,
+and a single log line reports it. Delivering a metric twice is harmless, because MLflow keeps one
+row per key, step, value and time.
 """
 
 import logging
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from PIL import Image
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +21,14 @@ METRICS_PER_REQUEST = 1000  # MLflow's limit for log_batch
 PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"})
 
 
-@dataclass(frozen=True)
-class _Image:
-    name: str
-    pixels: np.ndarray
-    step: int
-
-
 class MetricSink:
-    """Buffers metrics and images of one run and delivers them from a background thread.
+    """Buffers the metrics of one run and delivers them from a background thread.
 
     Args:
         uri: MLflow tracking URI.
         run_id: the run they belong to.
         retry_s: pause between attempts while the tracker is unavailable, seconds.
-        capacity: maximum number of waiting items; beyond it the oldest are dropped and counted.
+        capacity: maximum number of waiting metrics; beyond it the oldest are dropped and counted.
         clock: returns seconds since the epoch.
     """
 
@@ -61,7 +49,7 @@ class MetricSink:
         self._retry_s = retry_s
         self._capacity = capacity
         self._clock = clock
-        self._waiting: deque[Metric | _Image] = deque()
+        self._waiting: deque[Metric] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._retry_now = False
@@ -71,14 +59,17 @@ class MetricSink:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Queue ``metrics`` of ``step`` and return at once, whatever the tracker does."""
         now_ms = int(self._clock() * 1000)
-        self._queue([Metric(key, float(value), now_ms, step) for key, value in metrics.items()])
-
-    def log_image(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Queue an image, (H, W, 3) uint8 RGB, as artifact ``pictures/{name}-{step}.png``."""
-        self._queue([_Image(name, np.ascontiguousarray(pixels), step)])
+        with self._changed:
+            self._waiting.extend(
+                Metric(key, float(value), now_ms, step) for key, value in metrics.items()
+            )
+            while len(self._waiting) > self._capacity:
+                self._waiting.popleft()
+                self.dropped += 1
+            self._changed.notify_all()
 
     def flush(self, timeout_s: float = 60.0) -> int:
-        """Wait until everything is delivered; return the number of items that are not."""
+        """Wait until everything is delivered; return the number of metrics that are not."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             self._retry_now = True
@@ -88,7 +79,7 @@ class MetricSink:
             return len(self._waiting)
 
     def close(self, timeout_s: float = 60.0) -> None:
-        """Flush, end the thread, and log how many items were lost, if any."""
+        """Flush, end the thread, and log how many metrics were lost, if any."""
         undelivered = self.flush(timeout_s)
         with self._changed:
             self._closed = True
@@ -96,19 +87,11 @@ class MetricSink:
         lost = undelivered + self.dropped
         if lost:
             logger.error(
-                "MLflow run %s: %d items were never delivered (%d delivered)",
+                "MLflow run %s: %d metrics were never delivered (%d delivered)",
                 self.run_id,
                 lost,
                 self.delivered,
             )
-
-    def _queue(self, items: list[Metric] | list[_Image]) -> None:
-        with self._changed:
-            self._waiting.extend(items)
-            while len(self._waiting) > self._capacity:
-                self._waiting.popleft()
-                self.dropped += 1
-            self._changed.notify_all()
 
     def _run(self) -> None:
         client: MlflowClient | None = None
@@ -116,7 +99,7 @@ class MetricSink:
             try:
                 # Created here because a client of a new or missing store may block or raise.
                 client = client or MlflowClient(tracking_uri=self.uri)
-                _deliver(client, self.run_id, batch)
+                client.log_batch(self.run_id, metrics=batch, synchronous=True)
             except MlflowException as error:
                 if error.error_code in PERMANENT_ERRORS:
                     self._drop_refused(batch, error)
@@ -127,7 +110,7 @@ class MetricSink:
             else:
                 self._count_delivered(batch)
 
-    def _next_batch(self) -> list[Metric | _Image] | None:
+    def _next_batch(self) -> list[Metric] | None:
         with self._changed:
             while not self._waiting:
                 if self._closed:
@@ -137,25 +120,25 @@ class MetricSink:
                 return None  # the last flush has already given up
             return [self._waiting[n] for n in range(min(len(self._waiting), METRICS_PER_REQUEST))]
 
-    def _count_delivered(self, batch: list[Metric | _Image]) -> None:
+    def _count_delivered(self, batch: list[Metric]) -> None:
         self._remove(batch)
         self.delivered += len(batch)
         if self.failed_attempts:
             logger.warning(
-                "MLflow is available again after %d failed attempts; %d items are waiting",
+                "MLflow is available again after %d failed attempts; %d metrics are waiting",
                 self.failed_attempts,
                 len(self._waiting),
             )
             self.failed_attempts = 0
 
-    def _drop_refused(self, batch: list[Metric | _Image], error: MlflowException) -> None:
+    def _drop_refused(self, batch: list[Metric], error: MlflowException) -> None:
         self._remove(batch)
         self.dropped += len(batch)
-        logger.error("MLflow refused %d items of run %s: %s", len(batch), self.run_id, error)
+        logger.error("MLflow refused %d metrics of run %s: %s", len(batch), self.run_id, error)
 
-    def _remove(self, batch: list[Metric | _Image]) -> None:
+    def _remove(self, batch: list[Metric]) -> None:
         with self._changed:
-            handled = {id(item) for item in batch}
+            handled = {id(metric) for metric in batch}
             # The first ones may have been dropped in the meantime, when the queue was full.
             while self._waiting and id(self._waiting[0]) in handled:
                 self._waiting.popleft()
@@ -173,15 +156,3 @@ class MetricSink:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._retry_now, self._retry_s)
             self._retry_now = False
-
-
-def _deliver(client: MlflowClient, run_id: str, batch: list[Metric | _Image]) -> None:
-    metrics = [item for item in batch if isinstance(item, Metric)]
-    if metrics:
-        client.log_batch(run_id, metrics=metrics, synchronous=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for item in batch:
-            if isinstance(item, _Image):
-                path = Path(folder) / f"{item.name.replace('/', '-')}-{item.step:06d}.png"
-                Image.fromarray(item.pixels).save(path)
-                client.log_artifact(run_id, str(path), "pictures")

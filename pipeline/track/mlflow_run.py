@@ -1,4 +1,4 @@
-"""MLflow runs, one per job: where they are stored, what they record, how they end."""
+"""Open and close the MLflow run of a job, and record its settings and code."""
 
 import logging
 import os
@@ -123,7 +123,7 @@ def hide_password(text: str) -> str:
 
 
 def code_commit() -> str:
-    """Return the git commit of this code, with ``-dirty`` if it was changed; else ``unknown``."""
+    """Return the git commit of this code, with ``-dirty`` if it has changes; else ``unknown``."""
     root = Path(__file__).resolve().parent.parent.parent
     try:
         if not (root / ".git").exists():  # a copied working directory inside a Ray job

@@ -1,4 +1,4 @@
-"""Versions in the model registry: their provenance, metrics and promotion."""
+"""Register model versions, with their provenance and metrics."""
 
 import hashlib
 import time
@@ -33,7 +33,7 @@ def register_model(
     same moment, the later call wins.
 
     Args:
-        config: gives the model's name and the metric that decides.
+        config: the job's settings; ``track`` has the model's name and the metric that decides.
         checkpoint_url: folder with model.safetensors and model.json.
         metrics: metrics of an evaluation, ``{kind}/{metric}`` -> value.
         run_id: MLflow run that produced the checkpoint.
@@ -101,7 +101,7 @@ def _initial_weights_sha256(config: RunConfig) -> str:
 
 
 def _find_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
-    """Return the version of the same weights and settings, measured on the same data."""
+    """Return the version with the same weights and settings, measured on the same dataset."""
     same = ("weights_sha256", "settings_sha256", "dataset_digest")
     for version in client.search_model_versions(f"name='{name}'"):
         if all(version.tags.get(key) == tags[key] for key in same):

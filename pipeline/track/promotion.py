@@ -1,4 +1,4 @@
-"""Promotion of the best version on a dataset, by one metric, to champion."""
+"""Promote a version to champion if it has the best metric on the same dataset."""
 
 import logging
 import math

@@ -1,8 +1,8 @@
 """The code of every registered model: MLflow runs this file and serves the model it sets.
 
 It is copied into the model's folder, so an old version keeps the file that it was registered with;
-of the installed package it uses only ``load_detector`` and ``decode_image``. The detector itself is
-tensors and JSON; nothing is unpickled.
+from the installed package it uses only ``load_detector`` and ``decode_image``. The detector itself
+is tensors and JSON; nothing is unpickled.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Weights from any source (registry, run, checkpoint folder, file, web) as a local path."""
+"""Resolve weights from any source (registry, run, checkpoint, file, web) to a local path."""
 
 import tempfile
 from collections.abc import Iterator

@@ -46,7 +46,7 @@ def test_a_chunk_whose_output_would_differ_is_not_finished(folder, key):
 
 
 def test_the_key_does_not_depend_on_the_location_of_the_input():
-    assert chunk_key(replace(CHUNK, folder="s3://elsewhere"), "model", 0.05) == KEY
+    assert chunk_key(replace(CHUNK, folder_url="s3://elsewhere"), "model", 0.05) == KEY
 
 
 def test_a_chunk_with_a_truncated_or_missing_output_is_not_finished(folder):

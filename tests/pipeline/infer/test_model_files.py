@@ -1,4 +1,4 @@
-"""A detector's files on their way to workers keep their settings, except test-time augmentation."""
+"""Workers load a detector with the settings of its files, except test-time augmentation."""
 
 from pathlib import Path
 

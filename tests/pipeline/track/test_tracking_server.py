@@ -154,5 +154,5 @@ def test_a_killed_server_costs_the_job_only_its_metrics(config, server, caplog):
         sink.close(timeout_s=0)
     messages = [record.message for record in caplog.records]
     assert sum("does not accept metrics" in message for message in messages) == 1
-    assert sum("2 items were never delivered" in message for message in messages) == 1
+    assert sum("2 metrics were never delivered" in message for message in messages) == 1
     assert sum("could not be marked FINISHED" in message for message in messages) == 1
