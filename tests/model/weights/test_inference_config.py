@@ -6,149 +6,32 @@ and the caller's conventions change no more than they may, and one warning names
 
 import functools
 import re
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
-from torchvision.models import detection
 
-from model import ModelConfig, build_detector, save_detector
-from model.config import (
-    DETECTRON,
-    DETECTRON2,
-    MASKRCNN_BENCHMARK,
-    TORCHVISION,
-    KeypointHeadConfig,
-    RetinaNetConfig,
-)
+from model import ModelConfig, build_detector
+from model.config import KeypointHeadConfig, RetinaNetConfig
 from model.config.settings import ConfigError, check_settings
 from model.config.yaml_files import compose_yaml
-from model.weights import WeightsError, load_network, read_conventions, resolve_config
+from model.weights import WeightsError, load_network, resolve_config
 from model.weights.inference_config import read_for_inference
 from model.weights.setting_origins import HEADS, ORIGINS, Origin
 from model.weights.stated_settings import has_section, replace_settings, setting_of
-from tests.model.weights.detectron import blobs
-from tests.model.weights.detectron.model_layers import Layers
 from tests.model.weights.detectron2 import zoo
-from tests.model.weights.maskrcnn_benchmark import state_dicts
+from tests.model.weights.library_cases import (
+    CASES,
+    CONFIGS,
+    LIBRARY_CONVENTIONS,
+    RECIPES,
+    Case,
+    our_config,
+    write_weights,
+)
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-# Recipes of each kind: COCO 2017 and the exact counterpart of maskrcnn-benchmark's.
-RECIPES = {
-    "faster": ("faster_rcnn_r50_fpn_1x", "coco_2014/faster_rcnn_r50_fpn_1x"),
-    "mask": ("mask_rcnn_r50_fpn_1x", "coco_2014/mask_rcnn_r50_fpn_1x"),
-    "mask C4": ("mask_rcnn_r50_c4_1x", "coco_2014/mask_rcnn_r50_c4_1x"),
-    "mask DC5": ("mask_rcnn_r50_dc5_1x",),
-    "keypoint": ("keypoint_rcnn_r50_fpn_1x", "coco_2014/keypoint_rcnn_r50_fpn_1x"),
-    "retinanet": ("retinanet_r50_fpn_1x", "coco_2014/retinanet_r50_fpn_1x"),
-    "retinanet P5": ("retinanet_r50_fpn_p5_1x",),
-    "proposals": ("rpn_r50_fpn_1x", "coco_2014/rpn_r50_fpn_1x"),
-    "proposals C4": ("rpn_r50_c4_1x",),
-    "torchvision faster": ("torchvision/faster_rcnn_r50_fpn", "faster_rcnn_r50_fpn_1x"),
-    "torchvision faster v2": ("torchvision/faster_rcnn_r50_fpn_v2",),
-    "torchvision mask": ("torchvision/mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn_1x"),
-    "torchvision mask v2": ("torchvision/mask_rcnn_r50_fpn_v2",),
-    "torchvision keypoint": ("torchvision/keypoint_rcnn_r50_fpn", "keypoint_rcnn_r50_fpn_1x"),
-    "torchvision retinanet": ("torchvision/retinanet_r50_fpn", "retinanet_r50_fpn_p5_1x"),
-    "torchvision retinanet v2": ("torchvision/retinanet_r50_fpn_v2",),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """Weights of a library, and what is known of them.
-
-    Args:
-        library: that wrote them.
-        kind: key of ``RECIPES``.
-        divisor: what the library pads images of such a model to a multiple of.
-        model: the builder's name of the model.
-    """
-
-    library: str
-    kind: str
-    divisor: int
-    model: str = ""
-
-    def __str__(self):
-        return f"{self.library} {self.kind}"
-
-
-CASES = [
-    Case("detectron2", "faster", 32, "faster R101 FPN"),
-    Case("detectron2", "mask", 32, "mask R50 FPN"),
-    Case("detectron2", "mask C4", 1, "mask R50 C4"),
-    Case("detectron2", "mask DC5", 1, "mask R50 DC5"),
-    Case("detectron2", "keypoint", 32, "keypoint R50 FPN"),
-    Case("detectron2", "retinanet", 32, "RetinaNet R50"),
-    Case("detectron2", "proposals", 32, "RPN R50 FPN"),
-    Case("detectron2", "proposals C4", 1, "RPN R50 C4"),
-    Case("Detectron", "faster", 32, "faster class-agnostic"),
-    Case("Detectron", "mask", 32),
-    Case("Detectron", "mask C4", 1),
-    Case("Detectron", "keypoint", 32),
-    # FPN.COARSEST_STRIDE in its RetinaNet configs.
-    Case("Detectron", "retinanet", 128),
-    Case("Detectron", "proposals", 32),
-    Case("Detectron", "proposals C4", 1),
-    Case("maskrcnn-benchmark", "faster", 32, "faster class-agnostic"),
-    Case("maskrcnn-benchmark", "mask", 32),
-    Case("maskrcnn-benchmark", "mask C4", 1),
-    Case("maskrcnn-benchmark", "keypoint", 32),
-    Case("maskrcnn-benchmark", "retinanet", 32),
-    Case("maskrcnn-benchmark", "retinanet P5", 32),
-    Case("maskrcnn-benchmark", "proposals", 32),
-    Case("maskrcnn-benchmark", "proposals C4", 1),
-    Case("torchvision", "torchvision faster", 32, "fasterrcnn_resnet50_fpn"),
-    Case("torchvision", "torchvision faster v2", 32, "fasterrcnn_resnet50_fpn_v2"),
-    Case("torchvision", "torchvision mask", 32, "maskrcnn_resnet50_fpn"),
-    Case("torchvision", "torchvision mask v2", 32, "maskrcnn_resnet50_fpn_v2"),
-    Case("torchvision", "torchvision keypoint", 32, "keypointrcnn_resnet50_fpn"),
-    Case("torchvision", "torchvision retinanet", 32, "retinanet_resnet50_fpn"),
-    Case("torchvision", "torchvision retinanet v2", 32, "retinanet_resnet50_fpn_v2"),
-    # Ours keep what was saved, here 16.
-    *(Case("ours", kind, 16) for kind in ("faster", "mask", "mask C4", "mask DC5")),
-    *(Case("ours", kind, 16) for kind in ("keypoint", "retinanet", "proposals", "proposals C4")),
-]
 CASES_AND_RECIPES = [(case, recipe) for case in CASES for recipe in RECIPES[case.kind]]
-LIBRARY_CONVENTIONS = {
-    "detectron2": DETECTRON2,
-    "Detectron": DETECTRON,
-    "maskrcnn-benchmark": MASKRCNN_BENCHMARK,
-    "torchvision": TORCHVISION,
-    "ours": DETECTRON2.model_copy(update={"mask_paste": "padded"}),
-}
 parametrize_cases = pytest.mark.parametrize("case", CASES, ids=str)
-
-
-def our_config(kind):
-    """Return a narrow detector of ours with settings that no library has."""
-    backbone = {"depth": 50, "width": 8, "norm": "group_norm"}
-    tree = {
-        "num_classes": 2,
-        "conventions": LIBRARY_CONVENTIONS["ours"].model_dump(),
-        "input": {"short_side": 333, "size_divisor": 16},
-        "fpn": {"channels": 32},
-        "rpn": {"anchor_sizes": [8, 16, 32, 64, 128]},
-        "box": {"hidden": 16, "delta_weights": [2.0, 2.0, 1.0, 1.0]},
-        "mask": {"channels": 16},
-    }
-    if kind.endswith(("C4", "DC5")):
-        backbone["features"] = kind.split()[-1].lower()
-    if kind.endswith("C4"):
-        tree["box"]["pool_side"] = 12
-        tree["mask"]["layers"] = 0
-    if kind.startswith(("faster", "keypoint", "retinanet", "proposals")):
-        tree["mask"] = None
-    if kind == "keypoint":
-        tree["keypoint"] = {"names": ["left_tip", "right_tip"], "channels": 16}
-    if kind.startswith(("retinanet", "proposals")):
-        tree["box"] = None
-    if kind == "retinanet":
-        tree["retinanet"] = {"anchor_sizes": [8, 16, 32, 64, 128], "nms_iou": 0.45, "layers": 1}
-    return check_settings(ModelConfig, tree | {"backbone": backbone})
 
 
 @pytest.fixture(scope="module")
@@ -157,26 +40,7 @@ def weights(tmp_path_factory):
 
     @functools.cache
     def make(case):
-        folder, name = tmp_path_factory.mktemp("weights"), case.model or case.kind
-        path = folder / "model.pth"
-        match case.library:
-            case "detectron2":
-                torch.save({"model": zoo.weights_of(zoo.ZOO[name])}, path)
-            case "Detectron":
-                kind = blobs.KINDS[name]
-                layers = Layers(kind, statistics=False)
-                path = blobs.write(folder / "model.pkl", blobs.blobs_of(kind, layers))
-            case "maskrcnn-benchmark":
-                kind = state_dicts.KINDS[name]
-                state = state_dicts.state_of(kind, Layers(kind, statistics=True))
-                torch.save({"model": state}, path)
-            case "torchvision":
-                with torch.device("meta"):  # names and shapes are enough
-                    model = getattr(detection, name)(weights=None, weights_backbone=None)
-                torch.save(model.state_dict(), path)
-            case _:
-                save_detector(build_detector(our_config(case.kind)), folder)
-                path = folder
+        path = write_weights(case, tmp_path_factory.mktemp("weights"))
         return path, read_for_inference(path, None)[0].config
 
     return make
@@ -383,28 +247,6 @@ def test_a_head_that_a_config_lacks_or_adds_is_a_conflict(weights, caplog):
     assert resolve(path, ModelConfig(), caplog)[1] == set()
 
 
-@pytest.fixture
-def voc(tmp_path):
-    """Pascal VOC's C4 models have three anchor sizes instead of five."""
-    state = zoo.weights_of(zoo.ZOO["VOC"])
-    for layer in ("objectness_logits", "anchor_deltas"):
-        for kind in ("weight", "bias"):
-            name = f"proposal_generator.rpn_head.{layer}.{kind}"
-            state[name] = state[name][: len(state[name]) // 15 * 9]
-    torch.save(state, tmp_path / "voc.pth")
-    return tmp_path / "voc.pth"
-
-
-def test_a_config_has_the_anchors_of_weights_with_another_number_of_them(voc):
-    with pytest.raises(WeightsError, match=r"9 anchors per cell .*set model\.rpn\.anchor_sizes"):
-        load_network(voc)
-    recipe = CONFIGS / "pascal_voc" / "faster_rcnn_r50_c4_voc2007.yaml"
-    assert load_network(voc, recipe).config.rpn.anchor_sizes == (128, 256, 512)
-    stated = {"rpn.anchor_sizes": (64, 128, 256)}
-    detector = load_network(voc, recipe, conventions=stated)
-    assert detector.config.rpn.anchor_sizes == (64, 128, 256)
-
-
 def test_anchors_that_a_file_stores_overrule_a_config(tmp_path, caplog):
     state = zoo.weights_of(zoo.ZOO["faster R101 FPN"])
     for level, size in enumerate((20, 40, 80, 160, 320)):
@@ -417,10 +259,6 @@ def test_anchors_that_a_file_stores_overrule_a_config(tmp_path, caplog):
     assert warned == {"rpn.anchor_sizes"}
     assert resolved.rpn.anchor_sizes == (20, 40, 80, 160, 320)
     assert resolved.rpn.anchor_ratios == (0.4, 1, 2)
-
-
-def test_training_may_start_from_weights_with_another_number_of_anchors(voc):
-    assert read_conventions(voc) == DETECTRON2
 
 
 def test_a_file_of_ours_without_its_folder_has_the_config_s_conventions(tmp_path, caplog):

@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from model import ModelConfig
-from model.config import RpnConfig
+from model.config import DETECTRON2, RpnConfig
+from model.weights import WeightsError, load_network, read_conventions
 from model.weights.architecture.anchors import (
     AnchorCountError,
     check_anchor_count,
     read_stored_anchors,
     take_stated_anchors,
 )
+from tests.model.weights.detectron2 import zoo
+from tests.model.weights.library_cases import CONFIGS
 
 PYRAMID = [(16,), (32,), (64,), (128,), (256,)]
 OCTAVES = [tuple(size * 2 ** (step / 3) for step in range(3)) for size in (20, 40, 80, 160, 320)]
@@ -159,3 +162,29 @@ def test_stated_anchors_are_taken_from_another_config():
     taken = take_stated_anchors(ours, theirs).rpn
     assert (taken.anchor_sizes, taken.anchor_ratios) == ((1, 2, 3, 4, 5), (1,))
     assert take_stated_anchors(ours, ModelConfig()) == ours
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """Pascal VOC's C4 models have three anchor sizes instead of five."""
+    state = zoo.weights_of(zoo.ZOO["VOC"])
+    for layer in ("objectness_logits", "anchor_deltas"):
+        for kind in ("weight", "bias"):
+            name = f"proposal_generator.rpn_head.{layer}.{kind}"
+            state[name] = state[name][: len(state[name]) // 15 * 9]
+    torch.save(state, tmp_path / "voc.pth")
+    return tmp_path / "voc.pth"
+
+
+def test_a_config_has_the_anchors_of_weights_with_another_number_of_them(voc):
+    with pytest.raises(WeightsError, match=r"9 anchors per cell .*set model\.rpn\.anchor_sizes"):
+        load_network(voc)
+    recipe = CONFIGS / "pascal_voc" / "faster_rcnn_r50_c4_voc2007.yaml"
+    assert load_network(voc, recipe).config.rpn.anchor_sizes == (128, 256, 512)
+    stated = {"rpn.anchor_sizes": (64, 128, 256)}
+    detector = load_network(voc, recipe, conventions=stated)
+    assert detector.config.rpn.anchor_sizes == (64, 128, 256)
+
+
+def test_training_may_start_from_weights_with_another_number_of_anchors(voc):
+    assert read_conventions(voc) == DETECTRON2
