@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.machine import print_table, save
 from benchmarks.peers import (
@@ -72,6 +73,7 @@ def _measure(model: str, options: argparse.Namespace, device: torch.device) -> d
 
     calls = [_step(peer, peer_loss, autocast), _step(ours, our_loss, autocast)]
     peer_ms, ours_ms = time_alternately(calls, options.repeats, device)
+    launches, syncs = _count_host_calls(calls[1], device, options.profile)
     return {
         "model": model,
         "device": options.device,
@@ -84,6 +86,8 @@ def _measure(model: str, options: argparse.Namespace, device: torch.device) -> d
         "ratio": peer_ms / ours_ms,
         "peer_mib": _peak_memory(calls[0], device),
         "our_mib": _peak_memory(calls[1], device),
+        "our_launches": launches,
+        "our_syncs": syncs,
     }
 
 
@@ -134,6 +138,40 @@ def _peak_memory(call: Callable[[], None], device: torch.device) -> float | None
     return torch.cuda.max_memory_allocated(device) / 2**20
 
 
+def _count_host_calls(
+    call: Callable[[], None], device: torch.device, path: Path | None
+) -> tuple[int | None, int | None]:
+    """Profile one step; return its kernel launches and device syncs, None on the CPU.
+
+    Args:
+        call: takes the step.
+        device: where it computes.
+        path: file for the kernels by time; None writes none.
+    """
+    if device.type != "cuda" and path is None:
+        return None, None
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        call()
+    averages = profiler.key_averages()
+    if path is not None:
+        order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+        path.write_text(
+            averages.table(sort_by=order, row_limit=60, max_name_column_width=80) + "\n"
+        )
+    if device.type != "cuda":
+        return None, None
+
+    def count(*names: str) -> int:
+        return sum(event.count for event in averages if event.key.startswith(names))
+
+    return count("cudaLaunchKernel", "cuLaunchKernel"), count(
+        "cudaStreamSynchronize", "cudaDeviceSynchronize"
+    )
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", choices=MODELS, nargs="+", default=MODELS)
@@ -146,6 +184,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--out", type=Path, help="JSON file for the rows and the machine")
+    parser.add_argument(
+        "--profile", type=Path, help="text file for the kernels of one step, by time"
+    )
     return parser.parse_args()
 
 
