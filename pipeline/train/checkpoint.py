@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with the detector and everything else that the next step depends on.
+"""Checkpoints: folders with the detector and everything else that the next step depends on.
 
 ``model.safetensors`` and ``model.json`` are what ``load_detector`` reads; ``training.pt`` holds the
 step, the optimizer state, the gradient scaler and the random states of each worker. The position in
@@ -77,7 +77,7 @@ def load_checkpoint_weights(folder: Path, detector: Detector) -> None:
 
 
 def load_saved_state(folder: Path) -> SavedState:
-    """Read everything but the weights; code in the file is not executed.
+    """Read ``training.pt``: everything but the weights. Code in the file is not executed.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -85,7 +85,7 @@ def load_saved_state(folder: Path) -> SavedState:
     try:
         content = torch.load(folder / TRAINING_FILE, map_location="cpu", weights_only=True)
         return SavedState(**content)
-    except Exception as error:  # pickle, zip and file errors all mean the same to the user
+    except Exception as error:  # of pickle, zip or the file system; the advice is the same
         raise CheckpointError(
             f"{folder / TRAINING_FILE} cannot be read ({type(error).__name__}: {error}); "
             "delete this checkpoint to continue from the previous one."

@@ -61,7 +61,7 @@ class TrainingResult:
 def run_training(
     config: RunConfig, *, parent_run_id: str | None = None, callbacks: Sequence[Any] = ()
 ) -> TrainingResult:
-    """Train a detector, or continue or return the training that its output already holds.
+    """Train a detector; continue an unfinished training, or return a finished one.
 
     Args:
         config: the job's settings.
@@ -69,8 +69,8 @@ def run_training(
         callbacks: Ray Train callbacks, for sweeps.
 
     Raises:
-        TrainingError: the training failed; the text is the failing worker's own message. Or it
-            cannot start, because of the classes, the workers, or frozen norms without weights.
+        TrainingError: the training failed, with the message of the worker that failed; or it cannot
+            start, because of the classes, the workers, or frozen norms without weights.
         ConfigError: the masks or keypoints of the shards do not fit the model.
         RunMismatchError: the output holds a run that these settings cannot continue.
         FileNotFoundError: there are no training shards.
@@ -113,7 +113,7 @@ def _present_record(config: RunConfig, manifest: Manifest, recorded: RunRecord |
 
 
 def _check_data(config: RunConfig, manifest: Manifest, shards: str) -> None:
-    """Raise early for data that the workers or the last validation would fail on."""
+    """Check now what the workers or the last validation would fail on later."""
     categories = len(manifest.categories)
     if config.model.num_classes != categories:
         raise TrainingError(
@@ -127,10 +127,10 @@ def _check_data(config: RunConfig, manifest: Manifest, shards: str) -> None:
 
 
 def check_frozen_parts(config: RunConfig) -> None:
-    """Check that the parts of the detector that are not trained get weights.
+    """Check that the parts of the detector that are not trained have weights.
 
     Raises:
-        TrainingError: the backbone's norms are frozen and have no weights: they do not normalize.
+        TrainingError: the backbone's norms are frozen without weights, so they do not normalize.
     """
     train, backbone = config.train, config.model.backbone
     if train.weights is not None or train.allow_frozen_random_norms or _has_checkpoint(config):

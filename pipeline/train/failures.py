@@ -1,4 +1,4 @@
-"""Why a training failed, as the message of the worker where the failure started; what to retry."""
+"""Failures of a training: which to retry, and the message of the worker that failed first."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +12,8 @@ class TrainingError(RuntimeError):
     """A training failed or cannot start; the message says why and what to do."""
 
 
-# Errors that a retry would repeat: wrong settings, weights (ValueErrors both), data and code.
-# Everything else may be gone next time: a lost worker, machine, connection or store.
+# Errors that a retry would repeat: wrong settings or weights (both ValueErrors), data and code. A
+# retry can help against all others: a lost worker, machine, connection or store.
 LASTING_ERRORS = (
     TrainingError,
     CheckpointError,
@@ -26,7 +26,7 @@ LASTING_ERRORS = (
     NotImplementedError,
 )
 
-# What the other workers report after one of them has died.
+# Texts of the errors that workers report after another one has died.
 _LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 
 

@@ -23,7 +23,7 @@ from pipeline.train.step_report import StepMeter, StepReport
 
 
 class MicroBatch(Protocol):
-    """What the loop reads of a batch."""
+    """The attributes of a batch that the loop reads."""
 
     @property
     def images(self) -> ImageBatch:

@@ -1,4 +1,4 @@
-"""Losses divided by the counts of all workers, so that they do not depend on their number.
+"""Divide losses by the counts of all workers, so that they do not depend on their number.
 
 Shapes: T loss terms.
 """

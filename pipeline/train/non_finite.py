@@ -1,4 +1,4 @@
-"""Detection of NaN and infinity in losses and gradients, with the images that caused them."""
+"""Detect NaN and infinity in losses and gradients, and report the images that caused them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class _Observation:
 
 
 class NonFiniteWatch:
-    """Collects finite flags on the device; reading them waits for the device, so do so rarely."""
+    """Collects finite flags on the device. Read them rarely: reading waits for the device."""
 
     def __init__(self) -> None:
         self._observations: list[_Observation] = []

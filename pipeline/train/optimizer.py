@@ -110,10 +110,10 @@ def optimizer_state(
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, model: nn.Module, state: dict[str, dict[str, Any]]
 ) -> None:
-    """Restore what ``optimizer_state`` returned; hyperparameters stay the present ones.
+    """Restore what ``optimizer_state`` returned; hyperparameters stay those of the config.
 
-    A parameter without saved state (it was frozen then) starts without momentum, and so do all if
-    the state was saved by another kind of optimizer.
+    A parameter without saved state, because it was frozen then, starts without momentum. So do all
+    parameters if the state was saved by another kind of optimizer.
     """
     kept = {name: values for name, values in state.items() if _fits(optimizer, values)}
     if len(kept) < len(state):
@@ -136,8 +136,8 @@ def load_optimizer_state(
 def _in_memory_format_of(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
     """Return a parameter's state with the strides of the parameter.
 
-    Fused optimizers walk parameter, gradient and state in memory order; a checkpoint written with
-    another ``train.channels_last`` has the state in another order.
+    Fused optimizers go through parameter, gradient and state in memory order, and a checkpoint
+    written with another ``train.channels_last`` has its state in another order.
     """
     return {
         key: torch.empty_like(parameter, device=value.device).copy_(value)

@@ -1,4 +1,4 @@
-"""Out of memory: how to tell, and what to lower."""
+"""Recognize out-of-memory errors, and say which settings to lower."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

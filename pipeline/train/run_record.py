@@ -11,7 +11,7 @@ from pipeline.track.mlflow_run import flatten_settings
 
 logger = logging.getLogger(__name__)
 
-# Settings that change where and how fast a run trains, or whether it may, but not its result.
+# Settings that change where, how fast or whether a run trains, but not its result.
 OPERATIONAL = {
     "allow_frozen_random_norms",
     "workers",
@@ -27,7 +27,7 @@ OPERATIONAL = {
 
 
 class RunMismatchError(ValueError):
-    """The output folder holds a run that the present settings cannot continue."""
+    """The output folder holds a run that the current settings cannot continue."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ def recipe_settings(config: RunConfig) -> dict[str, str]:
 
 
 def check_resumable(record: RunRecord, present: RunRecord, output: str) -> None:
-    """Raise if the present job cannot continue the recorded one; log changes of the recipe.
+    """Raise if the current job cannot continue the recorded one; log changes of the recipe.
 
     Args:
         record: the record in the output folder.
-        present: the record of the present job.
+        present: the record of the current job.
         output: the output folder, for error messages.
 
     Raises:
@@ -112,7 +112,7 @@ def check_resumable(record: RunRecord, present: RunRecord, output: str) -> None:
 
 
 def is_finished(record: RunRecord, present: RunRecord) -> bool:
-    """Return whether the recorded training has taken all steps that the present job asks for."""
+    """Return whether the recorded training has taken all steps that the current job asks for."""
     steps = int(present.recipe["train.schedule.steps"])
     return record.result is not None and int(record.result["steps"]) >= steps
 

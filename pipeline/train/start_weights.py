@@ -1,4 +1,4 @@
-"""Conventions that a training adopts from the detector whose weights it starts from."""
+"""Adopt the conventions of the detector whose weights a training starts from."""
 
 import logging
 from typing import Any
@@ -48,7 +48,7 @@ def adopt_conventions(
 
 
 def _differences(ours: Conventions, theirs: Conventions) -> dict[str, Any]:
-    """Return the values of theirs that differ from ours and that ours do not state, by name."""
+    """Return, by name, the values of theirs that differ from ours and that ours does not state."""
     return {
         name: value
         for name, value in theirs.model_dump(mode="json").items()

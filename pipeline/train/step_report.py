@@ -1,4 +1,4 @@
-"""Reports of a training every few steps: losses, throughput, time left."""
+"""Report losses, throughput and time left every few steps."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What a worker trains: detector, optimizer and precision, new or resumed from a checkpoint."""
+"""Build what a worker trains (detector, optimizer, precision), or restore a checkpoint."""
 
 import logging
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A detector in training, in memory; `SavedState` is what a checkpoint keeps of it.
+    """A detector in training, in memory. A checkpoint keeps its `SavedState`.
 
     Args:
         detector: on ``device``.

@@ -1,4 +1,4 @@
-"""One Ray Train worker: the training loop with this worker's rank, device and share of the data."""
+"""One Ray Train worker: run the training loop with its rank, device and share of the data."""
 
 import logging
 import sys
@@ -49,7 +49,7 @@ class WorkerTask:
 
     Args:
         config: the job's settings, with the recipe already scaled to the batch.
-        categories: classes of the data set; label i is ``categories[i - 1]``.
+        categories: classes of the dataset; label i is ``categories[i - 1]``.
         train_shards: URL of the training shards.
         val_shards: URL of the validation shards; None skips validation.
         tracking_uri: tracker that rank 0 logs to.
@@ -243,7 +243,7 @@ class _Worker:
 def _configure_logging(rank: int) -> None:
     """Print rank 0's log lines and every rank's warnings to stdout, which Ray shows the driver.
 
-    Warnings about the weights are rank 0's alone.
+    Only rank 0 prints warnings about the weights.
     """
     package = logging.getLogger("pipeline")
     package.setLevel(logging.INFO if rank == 0 else logging.WARNING)

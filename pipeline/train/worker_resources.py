@@ -12,13 +12,14 @@ from pipeline.train.failures import TrainingError
 
 logger = logging.getLogger(__name__)
 
-# Every torch reads the first, and prefers it. The second is the newer name, but torch 2.9.1 ignores
-# expandable_segments in it and 2.11 is the first known not to (pytorch/pytorch#183387).
+# Every torch version reads the first, and prefers it. The second is the newer name, but torch 2.9.1
+# ignores expandable_segments in it, and 2.11 is the first known to read it
+# (pytorch/pytorch#183387).
 ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 
 def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingConfig:
-    """Return the number of workers and what each reserves; a GPU each if configured and available.
+    """Return the number of workers and what each reserves: a GPU if configured and available.
 
     Raises:
         TrainingError: the only machine cannot hold the workers; Ray would wait forever.

@@ -1,3 +1,5 @@
+"""The best trial is selected among those that ran to their end."""
+
 import math
 
 import pytest

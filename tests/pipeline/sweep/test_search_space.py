@@ -1,3 +1,5 @@
+"""Sampled values stay in the search space, and wrong keys and values are refused."""
+
 import pytest
 
 from model.config.settings import ConfigError

@@ -1,3 +1,5 @@
+"""A trial and the best config change only what the sweep sampled."""
+
 import yaml
 
 from model.config.settings import check_settings

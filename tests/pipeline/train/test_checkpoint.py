@@ -1,3 +1,5 @@
+"""A checkpoint restores the whole training state, is replaced atomically, and runs no code."""
+
 import pytest
 import torch
 

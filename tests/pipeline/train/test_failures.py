@@ -1,3 +1,5 @@
+"""Errors that a retry would repeat end a training, with the message of the first worker."""
+
 import pickle
 
 import pytest

@@ -1,4 +1,4 @@
-"""Which configs a training refuses to start from; needs no cluster, unlike ``test_driver.py``."""
+"""A training refuses frozen norms without weights; needs no cluster, unlike ``test_driver.py``."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pipeline.train.failures import TrainingError
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
-def test_frozen_stages_without_weights_are_a_warning(caplog, tmp_path):
+def test_frozen_stages_without_weights_give_a_warning(caplog, tmp_path):
     config = RunConfig.model_validate(
         {"output": str(tmp_path), "model": {"backbone": {"norm": "group_norm"}}}
     )

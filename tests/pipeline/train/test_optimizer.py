@@ -1,3 +1,5 @@
+"""The optimizer groups parameters like Detectron, and its state resumes a run exactly."""
+
 import copy
 
 import pytest
@@ -212,7 +214,7 @@ def test_a_parameter_without_a_gradient_in_the_first_step_trains_later():
     ],
 )
 def test_restored_optimizer_state_takes_the_memory_format_of_its_parameter(kind, saved, resumed):
-    """Fused optimizers walk parameter, gradient and state in memory order."""
+    """Fused optimizers go through parameter, gradient and state in memory order."""
 
     def step(model, optimizer):
         optimizer.zero_grad()

@@ -1,3 +1,5 @@
+"""Out-of-memory errors of every allocator become one line that says what to lower."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Precision selects the autocast dtype and scales gradients only for fp16."""
+
 import pytest
 import torch
 

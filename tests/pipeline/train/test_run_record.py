@@ -1,3 +1,5 @@
+"""An output folder continues its own training, and refuses another model, data or recipe."""
+
 import logging
 
 import pytest

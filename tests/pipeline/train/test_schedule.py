@@ -1,3 +1,5 @@
+"""The learning rate follows Detectron's schedule and scales linearly with the batch."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""Rank 0 prints the log of a training; other ranks print warnings about themselves."""
+
 import logging
 
 import pytest
@@ -20,7 +22,7 @@ def restored_loggers():
 
 
 @pytest.mark.usefixtures("restored_loggers")
-def test_warnings_about_weights_are_rank_0_s_alone():
+def test_only_rank_0_prints_warnings_about_weights():
     for rank, warns in ((0, True), (1, False)):
         _configure_logging(rank)
         assert logging.getLogger("model.weights.load").isEnabledFor(logging.WARNING) == warns

@@ -1,3 +1,5 @@
+"""Workers get GPUs if there are enough, and the allocator settings that training needs."""
+
 import logging
 import os
 
@@ -41,7 +43,7 @@ def test_workers_get_a_gpu_each_if_configured_and_available(device, gpus, use_gp
 
 
 @pytest.mark.usefixtures("two_machines")
-def test_leaving_gpus_unused_is_one_warning_with_a_number_of_workers_that_fits(caplog):
+def test_one_warning_about_unused_gpus_says_how_many_workers_fit(caplog):
     scaling(3, workers=4, device="auto", global_batch=16, accumulate=2)
     [record] = caplog.records
     assert record.levelno == logging.WARNING
@@ -54,7 +56,7 @@ def test_leaving_gpus_unused_is_one_warning_with_a_number_of_workers_that_fits(c
 
 @pytest.mark.usefixtures("two_machines")
 @pytest.mark.parametrize(("device", "gpus"), [("auto", 4), ("auto", 0), ("cpu", 3)])
-def test_nothing_is_said_when_the_device_is_the_expected_one(device, gpus, caplog):
+def test_an_expected_device_gives_no_warning(device, gpus, caplog):
     scaling(gpus, workers=4, device=device)
     assert not caplog.records
 
