@@ -1,4 +1,4 @@
-"""The ledger of finished chunks: one small file beside each output, written after it.
+"""The ledger of finished chunks: one small file for each output file, written after it.
 
 A chunk counts as finished only if its entry has the same model, settings and input, and its output
 file is complete.

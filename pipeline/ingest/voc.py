@@ -153,7 +153,7 @@ def _read_image(
 
 
 class _NoDoctypeBuilder(ET.TreeBuilder):
-    """Refuses a document type declaration, which alone can declare entities."""
+    """Refuses document type declarations, the only place where entities can be declared."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise InvalidRecordError(_UNREADABLE, f"it declares the document type {name[:40]}")

@@ -56,7 +56,7 @@ def test_the_digest_does_not_depend_on_the_folder(source, tmp_path):
     assert first.digest == second.digest
 
 
-def test_no_valid_image_at_all_is_an_error(source, tmp_path):
+def test_a_dataset_without_a_valid_image_is_an_error(source, tmp_path):
     for path in source.images.iterdir():
         path.unlink()
     with pytest.raises(storage.StorageError, match="none of the 12 images"):

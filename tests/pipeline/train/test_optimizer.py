@@ -101,7 +101,7 @@ def test_restored_optimizer_state_continues_as_if_never_interrupted(kind):
     assert_equal_parameters(resumed, whole)
 
 
-def test_restored_optimizer_state_keeps_the_present_hyperparameters():
+def test_restored_optimizer_state_keeps_the_configured_hyperparameters():
     model = small_model()
     old = build_optimizer(model, CONFIG)
     step(model, old)

@@ -64,7 +64,7 @@ def remedy(data=None, **train):
     return training_remedy(RunConfig.model_validate({"train": train, "data": data or {}}))
 
 
-def test_the_remedy_has_the_present_values():
+def test_the_remedy_shows_the_configured_values():
     assert remedy(workers=2, global_batch=16, accumulate=2) == (
         "lower train.global_batch (now 16) or raise train.accumulate (now 2) or set "
         "train.precision=bf16 or lower the input size (model.input.short_side, "

@@ -46,7 +46,7 @@ def test_a_resumed_job_does_not_need_the_weights(tiny_model_config, weights, tmp
     assert same == adopted
 
 
-def test_a_resumed_job_keeps_what_its_config_states_by_now(tiny_model_config, weights):
+def test_a_resumed_job_follows_what_its_config_states_now(tiny_model_config, weights):
     _, adopted = adopt_conventions(job(tiny_model_config, weights))
     assert adopted["roi_aligned"] is False
     again, same = adopt_conventions(job(tiny_model_config, weights, roi_aligned=True), adopted)

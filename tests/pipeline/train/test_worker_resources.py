@@ -88,7 +88,7 @@ def test_allocator_settings_of_the_user_are_left_alone(name, monkeypatch):
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("no_allocator_settings")
-def test_the_environment_reaches_the_workers_beside_their_own(ray_cluster, tmp_path):
+def test_workers_get_the_environment_in_addition_to_the_inherited_one(ray_cluster, tmp_path):
     def read_environment():
         return {name: os.environ.get(name) for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTHONPATH")}
 

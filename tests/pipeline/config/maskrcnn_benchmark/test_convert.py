@@ -43,7 +43,9 @@ def imported_base(tmp_path_factory):
     ],
     ids=lambda value: value if str(value).endswith("1x") else "",
 )
-def test_an_original_file_imports_to_our_recipe_of_it(text, recipe, weights, import_text, tmp_path):
+def test_an_original_file_is_converted_to_our_counterpart(
+    text, recipe, weights, import_text, tmp_path
+):
     imported = import_text(text)
     (tmp_path / "new.yaml").write_text(imported.yaml())
     config = load_config(tmp_path / "new.yaml")
@@ -57,7 +59,7 @@ def test_an_original_file_imports_to_our_recipe_of_it(text, recipe, weights, imp
     assert skipped <= {"TEST.IMS_PER_BATCH"}
 
 
-def test_a_file_without_keys_means_the_defaults_of_the_original(import_text):
+def test_a_file_without_keys_has_the_defaults_of_the_original(import_text):
     config = import_text("{}").config
     assert config.model.backbone.features == "c4"
     assert config.model.box.pool_side == 14
