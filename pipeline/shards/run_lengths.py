@@ -3,7 +3,8 @@
 Format (pycocotools): alternating runs of 0 and 1, starting with 0, in column-major order. From the
 fourth on, a run is stored as the difference from the run two before it. Each number is split into
 groups of five bits, least significant first; the sixth bit (32) of a group says that another one
-follows, and the fifth bit (16) of the last group is the sign. Adding 48 makes every group a printable character.
+follows, and the fifth bit (16) of the last group is the sign. Adding 48 makes every group a
+printable character.
 """
 
 import numpy as np
