@@ -22,7 +22,7 @@ class ImagePrediction:
     """The detections of one image, or the reason why there are none.
 
     Args:
-        image: the image as it was read, with its encoded bytes.
+        image: the image that was read, with its encoded bytes.
         detections: in the image's own pixels; None if there is an ``error``.
         error: why the image could not be read or decoded.
     """

@@ -30,15 +30,14 @@ class ModelFiles:
 
     @classmethod
     def read(cls, path: Path, config: ModelConfig) -> "ModelFiles":
-        """Read what ``resolve_weights`` yielded.
+        """Read the files at a path from ``resolve_weights``.
 
         Args:
             path: a folder with its own settings, or a bare weights file.
-            config: the settings for a weights file, as far as the weights do not decide them. A
-                folder keeps its own settings, except that ``test_augmentation`` is taken from
-                ``config`` if set there, even to null: test-time augmentation is chosen at
-                inference, not in training. A warning lists the other settings that ``config``
-                states and the detector has otherwise.
+            config: the settings of a weights file, where the weights do not decide them. A folder
+                keeps its own settings. Only ``test_augmentation``, a setting of inference, is taken
+                from ``config`` if it is set there, even to null. A warning lists the other settings
+                that ``config`` states and that differ in the folder.
 
         Raises:
             WeightsError: the file cannot be read.
