@@ -78,5 +78,6 @@ def examples():
             torch.rand(40),
             40,
             True,
+            64,
         ),
     }

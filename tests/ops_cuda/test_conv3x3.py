@@ -167,7 +167,7 @@ def test_autocast_computes_in_float32():
     x, (weight, bias) = maps(1, 8, 9, 9), layer(8, 8)
     packed = ops_cuda.pack_conv3x3(weight)
     with torch.autocast("cpu", torch.bfloat16):
-        actual = torch.ops.ops_cuda.conv3x3_relu(x.bfloat16(), packed, bias, 8, True)
+        actual = torch.ops.ops_cuda.conv3x3_relu(x.bfloat16(), packed, bias, 8, True, 64)
     assert actual.dtype == torch.float32
 
 

@@ -125,7 +125,7 @@ def test_roi_align_agrees_forward_and_backward(gpu, channels, channels_last, rat
 def test_half_types_are_summed_in_float32_and_rounded_once(gpu, dtype, channels):
     maps = pyramid(channels=channels, side=96, dtype=dtype)
     exact, rois = [each.float() for each in maps], random_rois(20, side=96)
-    options = (SCALES, 5, 2, True, 24.0, 3)
+    options = (SCALES, 5, 2, True, 24.0, 3, 0.0)
     pooled = gpu.multiscale_roi_align(maps, rois, *options)
     expected = gpu.multiscale_roi_align(exact, rois, *options)
     assert pooled.equal(expected.to(dtype))
@@ -148,7 +148,7 @@ def test_invalid_rois_are_zero_and_have_no_gradient(gpu):
         ]
     )
     for ratio in (0, 2):
-        options = (SCALES, 3, ratio, True, 224.0, 4)
+        options = (SCALES, 3, ratio, True, 224.0, 4, 0.0)
         pooled = gpu.multiscale_roi_align(maps, rois, *options)
         assert pooled.eq(0).all()
         grads = gpu.multiscale_roi_align_backward(torch.ones_like(pooled), maps, rois, *options)
@@ -227,7 +227,7 @@ def test_encoded_runs_agree(gpu, grid):
         arguments = (masks, boxes, height, width, 0.5, grid)
         actual = gpu.encode_roi_masks_rle(*arguments)
         assert all(map(torch.equal, actual, CPU.encode_roi_masks_rle(*arguments)))
-    empty = gpu.encode_roi_masks_rle(masks[:0], boxes[:0], 60, 75, 0.5)
+    empty = gpu.encode_roi_masks_rle(masks[:0], boxes[:0], 60, 75, 0.5, grid)
     assert [each.tolist() for each in empty] == [[], [0]]
 
 
@@ -268,9 +268,9 @@ def test_preprocessed_batches_agree_in_every_bit(gpu, reverse, dtype, antialias)
 
 def test_more_images_than_one_launch_takes(gpu):
     heights, widths, *canvas = IMAGE_SIZES
-    arguments = (random_images() * 13, heights * 13, widths * 13, *canvas, *NORMALIZATION, False)
-    actual = gpu.preprocess(*arguments, torch.float32)
-    assert actual.equal(CPU.preprocess(*arguments, torch.float32))
+    images, options = random_images() * 13, (*NORMALIZATION, False, torch.float32, False)
+    arguments = (images, heights * 13, widths * 13, *canvas, *options)
+    assert gpu.preprocess(*arguments).equal(CPU.preprocess(*arguments))
 
 
 @pytest.mark.parametrize("size", [(70, 95), (11, 7), (1, 300), (50, 80), (1, 1)])

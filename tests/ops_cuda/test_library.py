@@ -153,9 +153,10 @@ def test_the_reference_runs_where_a_device_has_no_kernels(monkeypatch):
     monkeypatch.setattr(nms_module, "nms_reference", lambda *arguments: "the reference")
     assert ops_cuda.nms(random_boxes(3), tied_scores(3), 0.5) == "the reference"
     maps, rois = pyramid(), random_rois(9)
-    expected = torch.ops.ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7, 2, True, 224.0, 4)
-    pooled = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
-    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-6)
+    options = (SCALES, 7, 2, True, 224.0, 4, 0.0)
+    expected = torch.ops.ops_cuda.multiscale_roi_align(maps, rois, *options)
+    actual = ops_cuda.multiscale_roi_align(maps, rois, SCALES, 7)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def backend_of_a_fresh_process(**environment):
