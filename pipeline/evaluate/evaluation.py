@@ -20,6 +20,7 @@ from pipeline.infer.inference_worker import InferenceJob
 from pipeline.infer.inputs import plan_inputs
 from pipeline.infer.ledger import output_url
 from pipeline.infer.model_files import ModelFiles
+from pipeline.infer.visualizations import IMAGES_FOLDER
 from pipeline.infer.worker_pool import ChunkOutcome, predict_chunks
 from pipeline.output_layout import EVALUATION_FOLDER, split_shards_url
 from pipeline.shards.manifest import read_manifest
@@ -112,7 +113,7 @@ def run_evaluation(
             chunks,
             manifest,
             predictions_url,
-            storage.join(folder, "pictures"),
+            storage.join(folder, IMAGES_FOLDER),
             config.evaluate.pictures,
         )
         report = EvaluationReport(

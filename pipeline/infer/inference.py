@@ -13,7 +13,7 @@ from pipeline.infer.inference_worker import InferenceJob
 from pipeline.infer.inputs import plan_inputs
 from pipeline.infer.ledger import output_url
 from pipeline.infer.model_files import ModelFiles
-from pipeline.infer.visualizations import draw_predictions
+from pipeline.infer.visualizations import IMAGES_FOLDER, draw_predictions
 from pipeline.infer.worker_pool import ChunkOutcome, predict_chunks
 from pipeline.output_layout import split_shards_url
 from pipeline.track.promotion import CHAMPION
@@ -73,7 +73,9 @@ def run_inference(config: RunConfig) -> InferenceResult:
     job = InferenceJob(output, settings.batch, settings.score_threshold, source)
     outcomes = predict_chunks(chunks, model, job, settings.workers)
     _write_failures(output, outcomes)
-    images = draw_predictions(chunks, output, storage.join(output, "pictures"), settings.pictures)
+    images = draw_predictions(
+        chunks, output, storage.join(output, IMAGES_FOLDER), settings.pictures
+    )
     result = _summarize(output, source, outcomes, images)
     storage.write_json(storage.join(output, "summary.json"), asdict(result))
     return result

@@ -14,6 +14,9 @@ from pipeline.infer.inputs import InputChunk, read_images
 from pipeline.infer.ledger import output_url
 from pipeline.shards.decode import decode_image
 
+IMAGES_FOLDER = "pictures"
+"""Folder of the drawn images, in that of the predictions or the report."""
+
 MIN_DRAWN_SCORE = 0.5
 
 
