@@ -1,4 +1,4 @@
-"""A tracker, tiny detectors and shards, shared by the tests of several rooms."""
+"""A tracker, tiny detectors and shards, shared by the tests of several packages."""
 
 import json
 import os
