@@ -67,6 +67,8 @@ class Predictor:
             TypeError: an image is not a uint8 array.
             ValueError: an image has another shape, or the batch size is not positive.
         """
+        if isinstance(images, np.ndarray) and images.ndim == 3:
+            raise TypeError("predict takes a list of images; got a single array: predict([image])")
         for index, image in enumerate(images):
             check_image(index, image)
         if batch_size < 1:
@@ -156,4 +158,7 @@ def check_image(index: int, image: object) -> None:
         got = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise TypeError(f"image {index} must be a uint8 numpy array; got {got}")
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"image {index} must be (height, width, 3) RGB; got {image.shape}")
+        raise ValueError(
+            f"image {index} must be (height, width, 3) RGB with at least one pixel; "
+            f"got {image.shape}"
+        )

@@ -41,7 +41,7 @@ class LoadReport:
         kept_classes: classes whose rows were matched by name, where the file has other classes.
         new_classes: classes that the file does not have; left at initialization.
         notes: what was converted, assumed or is approximated.
-        shapes: of all tensors except ignored ones; the detector's if both have the tensor.
+        shapes: shape of every tensor that is not ignored; the detector's if both have the tensor.
         ecosystem: the library that wrote the file.
     """
 
@@ -136,7 +136,9 @@ def shorten(lines: Sequence[str]) -> str:
     return "; ".join(lines[:8]) + (f" and {len(lines) - 8} more" if len(lines) > 8 else "")
 
 
-def _fits(name: str, patterns: Sequence[str]) -> bool:
+def _fits(name: str, patterns: Sequence[str] | str) -> bool:
+    # A string is one pattern. Its characters would be many, and "*" would allow everything.
+    patterns = (patterns,) if isinstance(patterns, str) else patterns
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -48,9 +48,11 @@ def read_weights_file(path: Path) -> StoredWeights:
             return _unwrap(unpickle_arrays(path.read_bytes(), str(path)), path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # The first sentence only: torch goes on to recommend weights_only=False.
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise WeightsError(
-            f"{path} is damaged or holds more than tensors, which is not loaded because unpickling "
-            f"runs code. Save the weights alone. ({str(error).splitlines()[0]})"
+            f"{path} is damaged, not a weights file, or holds more than tensors, which is not "
+            f"loaded because unpickling runs code. Save the weights alone. ({reason})"
         ) from error
     except WeightsError:
         raise
@@ -61,7 +63,7 @@ def read_weights_file(path: Path) -> StoredWeights:
 
 
 def _is_torch_file(path: Path) -> bool:
-    """Whether torch.save wrote it: a zip archive, or formerly a pickle of a certain number."""
+    """Return whether torch.save wrote it: a zip archive, or formerly a pickle with its number."""
     with path.open("rb") as file:
         head = file.read(16)
     return head.startswith(b"PK") or _TORCH_MAGIC in head

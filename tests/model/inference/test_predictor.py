@@ -138,7 +138,12 @@ def test_an_invalid_image_is_rejected_with_its_index(predictor, image, error, me
         predictor.predict([np.zeros((5, 5, 3), np.uint8), image])
 
 
-def test_a_predictor_shows_what_its_detector_has(predictor):
+def test_a_single_array_is_rejected_with_the_remedy(predictor):
+    with pytest.raises(TypeError, match=r"predict\(\[image\]\)"):
+        predictor.predict(np.zeros((40, 40, 3), np.uint8))
+
+
+def test_config_categories_and_device_are_those_of_the_detector(predictor):
     detector = predictor.detector
     assert predictor.config is detector.config
     assert predictor.categories is detector.categories

@@ -102,3 +102,10 @@ def test_another_architecture_is_never_an_allowed_mismatch(saved, tiny_config):
     )
     with pytest.raises(WeightsError, match=message):
         load_weights(wider, saved[1])
+
+
+def test_a_string_is_one_pattern_of_tensors_that_may_be_missing(tmp_path, detector):
+    backbone = {n: t for n, t in detector.state_dict().items() if n.startswith("backbone.")}
+    torch.save(backbone, tmp_path / "backbone.pth")
+    with pytest.raises(WeightsError, match="missing from the file"):
+        load_network(tmp_path / "backbone.pth", detector.config, allow_missing="fpn.*")
