@@ -42,9 +42,9 @@ def rasterize_rle(
             [run_offsets[g], run_offsets[g + 1]).
         heights: (G,) int64, 1 to 131,072, rows of each object's canvas.
         object_indices: (R,) int64, the object of each box.
-        boxes: (R, 4) float, x1 y1 x2 y2, in pixels of the canvas. Where x2 < x1 the mask is
-            flipped, so a flipped image needs only flipped boxes; likewise for y. A side shorter
-            than 0.1 pixel counts as 0.1. A box with NaN or infinity gives an empty mask.
+        boxes: (R, 4) float, x1 y1 x2 y2, in pixels of the canvas. The mask is flipped where
+            x2 < x1 or y2 < y1, so a flipped image needs only flipped boxes. A side shorter than
+            0.1 pixel counts as 0.1. A box with NaN or infinity gives an empty mask.
         side: M, cells per axis.
 
     Returns:

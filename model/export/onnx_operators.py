@@ -50,14 +50,14 @@ def _pool_by_level(
     aligned: bool,
     canonical_side: float,
     canonical_level: int,
-    far_corner_inset: float = 0.0,
+    far_corner_inset: float,
 ) -> Tensor:
     """Pool the ROIs of each level with the same operator on that level alone, and reorder."""
     if len(scales) == 1 and far_corner_inset == 0:
         # Leaves the operator in the program, for `_roi_align` to translate.
         return NotImplemented  # type: ignore[no-any-return]
     inset_rois = torch.cat((rois[:, :3], rois[:, 3:] - far_corner_inset), dim=1)
-    settings = (output_side, sampling_ratio, aligned, canonical_side, canonical_level)
+    settings = (output_side, sampling_ratio, aligned, canonical_side, canonical_level, 0.0)
     if len(scales) == 1:
         single: Tensor = _OURS.multiscale_roi_align(features, inset_rois, scales, *settings)
         return single
@@ -79,7 +79,7 @@ def _roi_align(
     aligned: bool,
     canonical_side: float,
     canonical_level: int,
-    far_corner_inset: float = 0.0,
+    far_corner_inset: float,
 ) -> Any:
     """Translate ROI align of one level with no inset; our ``aligned`` is ONNX's half_pixel."""
     images = op.Gather(rois, op.Constant(value_int=0), axis=1)

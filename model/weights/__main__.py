@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("not converted, because these tensors do not match:", file=sys.stderr)
             print("\n".join(f"  {problem}" for problem in problems), file=sys.stderr)
             print(
-                "To convert nevertheless, pass --allow-missing PATTERN or --allow-unused PATTERN",
+                "To convert it anyway, pass --allow-missing PATTERN or --allow-unused PATTERN",
                 file=sys.stderr,
             )
             return 1

@@ -26,7 +26,7 @@ class ClassRows:
     """The detector's class layers with the file's rows copied in.
 
     Args:
-        tensors: by name, in the detector's shape.
+        tensors: tensors by name, in the detector's shape.
         kept: names of classes that the file has.
         new: names of classes that stay at initialization.
     """
@@ -37,7 +37,7 @@ class ClassRows:
 
 
 def is_class_layer(name: str) -> bool:
-    """Whether the tensor's shape depends on the classes."""
+    """Return whether the tensor's shape depends on the classes."""
     return name.rpartition(".")[0] in (*CLASS_LAYERS, ANCHOR_LAYER)
 
 
@@ -148,5 +148,5 @@ def _labels(categories: Sequence[Category]) -> dict[str, int]:
 
 
 def _are_placeholders(categories: Sequence[Category]) -> bool:
-    """Whether the names are those that ``build_detector`` gives by default."""
+    """Return whether the names are those that ``build_detector`` gives by default."""
     return all(c.name == f"class_{i}" for i, c in enumerate(categories, start=1))

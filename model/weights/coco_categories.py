@@ -39,8 +39,8 @@ def sparse_coco_categories() -> list[Category]:
 def guess_categories(config: ModelConfig) -> Sequence[Category]:
     """Return the classes of a published detector; none if their names are unknown.
 
-    80 classes are taken to be COCO's, and one class with the keypoints of COCO's persons to be
-    person.
+    80 classes are assumed to be COCO's, and one class with the keypoints of COCO's persons is
+    assumed to be person.
     """
     coco, keypoint = coco_categories(), config.keypoint
     if config.num_classes == len(coco):

@@ -13,7 +13,7 @@ from model.weights.stated_settings import has_section, setting_of, stated_settin
 
 @dataclass(frozen=True)
 class Conflict:
-    """A setting that a config has otherwise than weights.
+    """A setting whose value differs between a config and weights.
 
     Args:
         key: dotted key of ModelConfig.
@@ -36,12 +36,12 @@ class Conflict:
 def find_conflicts(
     config: ModelConfig, of_weights: ModelConfig, resolved: Collection[str] = ()
 ) -> tuple[Conflict, ...]:
-    """List what ``config`` states otherwise than ``of_weights`` has it.
+    """List the settings that ``config`` states and that have another value in ``of_weights``.
 
     Settings without effect on inference are left out, and those of parts that the weights lack.
 
     Args:
-        config: a user's.
+        config: config of a user.
         of_weights: the config of the detector that the weights fill.
         resolved: keys to leave out.
     """
@@ -116,7 +116,7 @@ def _states_head(config: ModelConfig, head: str) -> bool:
 
 
 def _is_used(config: ModelConfig, key: str) -> bool:
-    """Whether the detector has the part that the setting belongs to."""
+    """Return whether the detector has the part that the setting belongs to."""
     section, _, _ = key.rpartition(".")
     if section == "fpn":
         return config.backbone.features == "fpn"

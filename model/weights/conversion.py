@@ -23,7 +23,7 @@ class RenamedTensors:
     """Tensors under our names.
 
     Args:
-        tensors: by our name; a tensor that no pattern matches keeps the file's name.
+        tensors: tensors by our name; one that no pattern matches keeps the file's name.
         original_names: our name to the file's, where they differ.
         ignored: the file's names of tensors that no detector needs, with the reason.
     """
@@ -43,7 +43,7 @@ class ConvertedWeights:
         original_names: see :class:`RenamedTensors`.
         ignored: see :class:`RenamedTensors`.
         conventions: what the weights assume; None if unknown.
-        config: of the detector that they fill; None for a backbone, or if unknown.
+        config: config of the detector that they fill; None for a backbone, or if unknown.
         categories: the classes, if known.
         approximations: what the detector does differently from theirs, with the size of the effect.
         assumptions: what the file does not say and was assumed.
@@ -149,7 +149,7 @@ def add_identity_statistics(
     Args:
         tensors: under our names; changed in place.
         norms: names of the norms.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms.
     """
     for norm in norms:
         if f"{norm}.running_var" not in tensors:

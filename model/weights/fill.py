@@ -26,7 +26,7 @@ def fill_detector(
         detector: filled in place.
         weights: under our names.
         rows: class layers whose rows were matched by name; they replace those of ``weights``.
-        source: of the weights, for errors.
+        source: source of the weights, for errors.
         allow_mismatch: leave class layers of another shape at initialization.
 
     Raises:

@@ -25,7 +25,7 @@ def override_inference_settings(config: ModelConfig, overrides: Mapping[str, flo
     """Return the config with other inference settings.
 
     Args:
-        config: of a detector.
+        config: config of a detector.
         overrides: keyword arguments of ``load_detector``.
 
     Raises:

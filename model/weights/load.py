@@ -73,7 +73,7 @@ def load_network(
     if problems := report.problems(allow_missing, allow_unused):
         raise WeightsError(
             f"{source} does not fill the detector: {shorten(problems)} "
-            f"({replace(report, notes=())}). To load it nevertheless, pass patterns as "
+            f"({replace(report, notes=())}). To load it anyway, pass patterns as "
             "allow_missing= or allow_unused="
         )
     return detector.to(device).eval()
@@ -203,7 +203,7 @@ def load_weights(
     if problems := report.problems(allow_missing, allow_unused, parts_may_differ=True):
         raise WeightsError(
             f"{source} matches this detector only in part: {shorten(problems)}. To load it "
-            "nevertheless, pass patterns as allow_missing or allow_unused"
+            "anyway, pass patterns as allow_missing or allow_unused"
         )
     report = replace(report, notes=notes)
     _log_report(source, report)

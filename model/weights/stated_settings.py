@@ -34,7 +34,7 @@ def stated_settings(config: ModelConfig) -> dict[str, Any]:
 
 
 def has_section(config: ModelConfig, key: str) -> bool:
-    """Whether the section of a dotted key is not null."""
+    """Return whether the section of a dotted key is not null."""
     section, _, _ = key.rpartition(".")
     return not section or getattr(config, section) is not None
 
@@ -50,8 +50,8 @@ def replace_settings(config: ModelConfig, values: Mapping[str, Any]) -> ModelCon
     """Return the config with other values, which then count as stated; they are not checked.
 
     Args:
-        config: its sections that the keys name are not null.
-        values: by dotted key.
+        config: the sections that the keys name are not null.
+        values: new values by dotted key.
     """
     updates: dict[str, dict[str, Any]] = {}
     for key, value in values.items():

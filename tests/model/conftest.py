@@ -65,7 +65,7 @@ def _draw_image(target, height=64, width=64):
     return image
 
 
-def _batch_of(targets, seeds=None, canvas=None):
+def _make_batch(targets, seeds=None, canvas=None):
     """Return the padded batch of the images of these targets."""
     images = [_draw_image(target) for target in targets]
     sizes = [ImageSize(*image.shape[:2]) for image in images]
@@ -89,6 +89,11 @@ def detector():
 @pytest.fixture(scope="session")
 def with_keypoints():
     return _with_keypoints
+
+
+@pytest.fixture
+def keypoint_scenes(scenes):
+    return [_with_keypoints(target) for target in scenes]
 
 
 @pytest.fixture(scope="session")
@@ -120,5 +125,5 @@ def draw_image():
 
 
 @pytest.fixture(scope="session")
-def batch_of():
-    return _batch_of
+def make_batch():
+    return _make_batch

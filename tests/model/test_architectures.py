@@ -19,10 +19,10 @@ def architecture(tiny_config):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_trains_and_predicts(name, architecture, scenes, batch_of, draw_image):
+def test_every_architecture_trains_and_predicts(name, architecture, scenes, make_batch, draw_image):
     torch.manual_seed(0)
     detector = build_detector(architecture(name))
-    losses = train_steps(detector, batch_of(scenes), scenes, steps=4, lr=1e-3)
+    losses = train_steps(detector, make_batch(scenes), scenes, steps=4, lr=1e-3)
     assert losses[-1] < losses[0]
     for parameter_name, parameter in detector.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, parameter_name
@@ -38,11 +38,11 @@ def test_every_architecture_trains_and_predicts(name, architecture, scenes, batc
 @pytest.mark.parametrize("norm", ["frozen_bn", "batch_norm", "group_norm"])
 @pytest.mark.parametrize("depth", [18, 50])
 def test_every_norm_trains_in_basic_blocks_and_bottlenecks(
-    norm, depth, scenes, tiny_config, batch_of
+    norm, depth, scenes, tiny_config, make_batch
 ):
     backbone = {"depth": depth, "norm": norm, "frozen_stages": 0, "width": 8}
     detector = build_detector(tiny_config(backbone=backbone))
-    losses = train_steps(detector, batch_of(scenes), scenes, steps=8, lr=1e-3)
+    losses = train_steps(detector, make_batch(scenes), scenes, steps=8, lr=1e-3)
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -50,7 +50,7 @@ def test_every_norm_trains_in_basic_blocks_and_bottlenecks(
 def test_the_architecture_is_inferred_from_the_weights(name, architecture):
     config = architecture(name)
     state = build_detector(config).state_dict()
-    # Weights do not tell frozen stages, dilation and anchors.
+    # Weights do not show frozen stages, dilation and anchors.
     known = ModelConfig.model_validate(
         {
             "backbone": {"features": config.backbone.features}
@@ -81,7 +81,7 @@ def test_the_architecture_is_inferred_from_the_weights(name, architecture):
 
 @pytest.mark.parametrize("part", ["box", "mask"])
 def test_a_class_agnostic_head_equals_one_with_equal_rows_per_class(
-    part, architecture, scenes, batch_of, draw_image
+    part, architecture, scenes, make_batch, draw_image
 ):
     torch.manual_seed(0)
     settings = {"box": BOX, "mask": MASK}[part]
@@ -100,7 +100,7 @@ def test_a_class_agnostic_head_equals_one_with_equal_rows_per_class(
     per_class.load_state_dict(state)
     others = {n: t for n, t in state.items() if f"roi_heads.{layer}." not in n}
     agnostic.load_state_dict(others, strict=False)
-    expected, terms = (d.train()(batch_of(scenes), scenes) for d in (per_class, agnostic))
+    expected, terms = (d.train()(make_batch(scenes), scenes) for d in (per_class, agnostic))
     for name, term in terms.items():
         torch.testing.assert_close(term.total, expected[name].total, rtol=1e-5, atol=1e-6)
     images = [draw_image(scene).numpy() for scene in scenes]
@@ -111,21 +111,21 @@ def test_a_class_agnostic_head_equals_one_with_equal_rows_per_class(
         torch.testing.assert_close(result.masks, reference.masks)
 
 
-def test_padding_does_not_count_in_batch_norms(architecture, scenes, batch_of, monkeypatch):
+def test_padding_does_not_count_in_batch_norms(architecture, scenes, make_batch, monkeypatch):
     monkeypatch.setattr(roi_heads_module, "_syncs_are_free", lambda device: False)
     detector = build_detector(architecture("torchvision_v2")).train()
     rows = []
     detector.roi_heads.mask.norms[0].register_forward_hook(
         lambda _, arguments, __: rows.append(len(arguments[0]))
     )
-    terms = detector(batch_of(scenes), scenes)
+    terms = detector(make_batch(scenes), scenes)
     assert rows == [terms["mask"].count]
 
 
-def test_without_a_pyramid_all_anchors_and_rois_are_on_one_map(architecture, scenes, batch_of):
+def test_without_a_pyramid_all_anchors_and_rois_are_on_one_map(architecture, scenes, make_batch):
     for name, stride in (("c4", 16), ("c5", 32), ("dc5", 16)):
         detector = build_detector(architecture(name)).eval()
-        batch = batch_of(scenes)
+        batch = make_batch(scenes)
         (feature,) = detector.features(batch)
         assert feature.shape[2] == batch.pixels.shape[2] // stride
         ratios = len(detector.config.rpn.anchor_ratios)
@@ -134,11 +134,11 @@ def test_without_a_pyramid_all_anchors_and_rois_are_on_one_map(architecture, sce
         assert detector.roi_heads.box_pooler.strides == (stride,)
 
 
-def test_images_without_objects_give_finite_losses(architecture, box_targets, batch_of):
+def test_images_without_objects_give_finite_losses(architecture, box_targets, make_batch):
     empty = [box_targets([], [])]
     for name in ("c4", "torchvision_v2", "group_norm"):
         detector = build_detector(architecture(name)).train()
-        loss = total_loss(detector(batch_of(empty), empty))
+        loss = total_loss(detector(make_batch(empty), empty))
         loss.backward()
         assert loss.isfinite()
         assert all(p.grad is None or p.grad.isfinite().all() for p in detector.parameters())

@@ -39,11 +39,6 @@ def any_detector(kind, tiny_config):
     return detector
 
 
-@pytest.fixture
-def keypoint_scenes(scenes, with_keypoints):
-    return [with_keypoints(target) for target in scenes]
-
-
 class WholeImageDetector(Detector):
     """Detects class 2 in the whole image: the smallest class that implements the interface."""
 
@@ -89,8 +84,8 @@ def test_every_kind_implements_the_interface_with_its_signatures(subclass):
             assert inspect.signature(implementation) == inspect.signature(member), name
 
 
-def test_losses_are_those_of_the_heads(kind, any_detector, keypoint_scenes, batch_of):
-    batch = batch_of(keypoint_scenes)
+def test_losses_are_those_of_the_heads(kind, any_detector, keypoint_scenes, make_batch):
+    batch = make_batch(keypoint_scenes)
     terms = any_detector(batch, keypoint_scenes)
     assert terms.keys() == kind.losses
     targets = join_targets(
@@ -106,8 +101,8 @@ def test_losses_are_those_of_the_heads(kind, any_detector, keypoint_scenes, batc
 
 
 @torch.no_grad()
-def test_detections_are_those_of_the_steps_of_the_interface(any_detector, scenes, batch_of):
-    batch = batch_of(scenes)
+def test_detections_are_those_of_the_steps_of_the_interface(any_detector, scenes, make_batch):
+    batch = make_batch(scenes)
     expected = any_detector(batch)
     features = any_detector.features(batch)
     selected = any_detector.detect(features, batch)
@@ -123,8 +118,10 @@ def test_detections_are_those_of_the_steps_of_the_interface(any_detector, scenes
 
 
 @torch.no_grad()
-def test_feature_maps_have_the_strides_and_channels_of_the_detector(any_detector, batch_of, scenes):
-    batch = batch_of(scenes)
+def test_feature_maps_have_the_strides_and_channels_of_the_detector(
+    any_detector, make_batch, scenes
+):
+    batch = make_batch(scenes)
     features = any_detector.features(batch)
     assert len(features) == len(any_detector.strides)
     for feature, stride in zip(features, any_detector.strides, strict=True):
@@ -133,8 +130,8 @@ def test_feature_maps_have_the_strides_and_channels_of_the_detector(any_detector
 
 
 @torch.no_grad()
-def test_candidates_are_boxes_with_scores_images_and_labels(any_detector, scenes, batch_of):
-    batch = batch_of(scenes)
+def test_candidates_are_boxes_with_scores_images_and_labels(any_detector, scenes, make_batch):
+    batch = make_batch(scenes)
     candidates = any_detector.candidates(any_detector.features(batch), batch)
     count = len(candidates.scores)
     assert count > 0
@@ -147,8 +144,8 @@ def test_candidates_are_boxes_with_scores_images_and_labels(any_detector, scenes
 
 
 @torch.no_grad()
-def test_selected_boxes_are_sorted_clipped_and_counted_per_image(any_detector, scenes, batch_of):
-    batch = batch_of(scenes, canvas=ImageSize(96, 128))
+def test_selected_boxes_are_sorted_clipped_and_counted_per_image(any_detector, scenes, make_batch):
+    batch = make_batch(scenes, canvas=ImageSize(96, 128))
     candidates = any_detector.candidates(any_detector.features(batch), batch)
     selected = any_detector.select(candidates, batch)
     assert sum(selected.counts) == len(selected.scores) == len(selected.rois) > 0
@@ -162,8 +159,8 @@ def test_selected_boxes_are_sorted_clipped_and_counted_per_image(any_detector, s
 
 
 @torch.no_grad()
-def test_masks_and_heatmaps_exist_with_a_head_for_them(any_detector, scenes, batch_of):
-    batch = batch_of(scenes)
+def test_masks_and_heatmaps_exist_with_a_head_for_them(any_detector, scenes, make_batch):
+    batch = make_batch(scenes)
     features = any_detector.features(batch)
     selected = any_detector.detect(features, batch)
     count = len(selected.scores)
@@ -180,9 +177,9 @@ def test_masks_and_heatmaps_exist_with_a_head_for_them(any_detector, scenes, bat
 
 
 @torch.no_grad()
-def test_detect_selects_from_the_candidates(any_detector, scenes, batch_of):
+def test_detect_selects_from_the_candidates(any_detector, scenes, make_batch):
     """A proposal network has run NMS per level already: there, detect skips it."""
-    batch = batch_of(scenes)
+    batch = make_batch(scenes)
     features = any_detector.features(batch)
     candidates = any_detector.candidates(features, batch)
     detected = any_detector.detect(features, batch)
@@ -196,8 +193,8 @@ def test_detect_selects_from_the_candidates(any_detector, scenes, batch_of):
         assert detected.labels.equal(selected.labels)
 
 
-def test_targets_need_one_entry_and_one_seed_per_image(any_detector, keypoint_scenes, batch_of):
-    batch = batch_of(keypoint_scenes)
+def test_targets_need_one_entry_and_one_seed_per_image(any_detector, keypoint_scenes, make_batch):
+    batch = make_batch(keypoint_scenes)
     with pytest.raises(ValueError, match="2 images but 1 targets"):
         any_detector(batch, keypoint_scenes[:1])
     with pytest.raises(ValueError, match="one sampling seed per image"):
@@ -206,13 +203,13 @@ def test_targets_need_one_entry_and_one_seed_per_image(any_detector, keypoint_sc
 
 
 def test_the_backbone_reads_normalized_pixels_and_zeros_in_the_padding(
-    scenes, tiny_config, batch_of
+    scenes, tiny_config, make_batch
 ):
     conventions = {"pixel_order": "bgr", "pixel_mean": (1, 2, 3), "pixel_std": (1, 1, 2)}
     detector = build_detector(tiny_config(conventions=conventions))
     inputs = []
     detector.backbone.register_forward_pre_hook(lambda _, arguments: inputs.append(*arguments))
-    batch = batch_of(scenes[:1], canvas=ImageSize(96, 96))
+    batch = make_batch(scenes[:1], canvas=ImageSize(96, 96))
     detector.features(batch)
     [normalized] = inputs
     assert (normalized[:, :, 64:] == 0).all()

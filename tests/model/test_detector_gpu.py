@@ -14,13 +14,8 @@ pytestmark = [
 
 
 @pytest.fixture
-def keypoint_scenes(scenes, with_keypoints):
-    return [with_keypoints(target) for target in scenes]
-
-
-@pytest.fixture
-def detector_of_all_samples(tiny_config, keypoint_head):
-    """A detector that samples all candidates: rounding moves proposals, and thus the samples."""
+def detector_without_sampling(tiny_config, keypoint_head):
+    """A detector that samples all candidates, since rounding would change random samples."""
     config = tiny_config(keypoint=keypoint_head)
     box = config.box.model_copy(update={"samples_per_image": 10_000})
     rpn = config.rpn.model_copy(update={"samples_per_image": 100_000})
@@ -29,12 +24,12 @@ def detector_of_all_samples(tiny_config, keypoint_head):
 
 
 def test_losses_on_the_gpu_equal_those_on_the_cpu(
-    detector_of_all_samples, keypoint_scenes, batch_of
+    detector_without_sampling, keypoint_scenes, make_batch
 ):
-    batch, device = batch_of(keypoint_scenes), torch.device("cuda")
-    expected = detector_of_all_samples(batch, keypoint_scenes)
+    batch, device = make_batch(keypoint_scenes), torch.device("cuda")
+    expected = detector_without_sampling(batch, keypoint_scenes)
     targets = [target.to(device) for target in keypoint_scenes]
-    terms = detector_of_all_samples.to(device)(batch.to(device), targets)
+    terms = detector_without_sampling.to(device)(batch.to(device), targets)
     for name, term in terms.items():
         # TF32 is off by default for matrix products, on for convolutions: 10 bits.
         torch.testing.assert_close(
@@ -47,13 +42,13 @@ def test_losses_on_the_gpu_equal_those_on_the_cpu(
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
 def test_every_parameter_has_a_gradient_in_half_precision(
-    detector_of_all_samples, keypoint_scenes, batch_of, precision
+    detector_without_sampling, keypoint_scenes, make_batch, precision
 ):
     device = torch.device("cuda")
-    detector = detector_of_all_samples.to(device)
+    detector = detector_without_sampling.to(device)
     targets = [target.to(device) for target in keypoint_scenes]
     with torch.autocast("cuda", precision):
-        terms = detector(batch_of(keypoint_scenes).to(device), targets)
+        terms = detector(make_batch(keypoint_scenes).to(device), targets)
     total_loss(terms).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
 

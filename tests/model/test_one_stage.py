@@ -16,15 +16,15 @@ def retinanet(tiny_config):
 
 
 @torch.no_grad()
-def test_maps_are_p3_to_p7(retinanet, scenes, batch_of):
-    features = retinanet.features(batch_of(scenes, canvas=ImageSize(128, 128)))
+def test_maps_are_p3_to_p7(retinanet, scenes, make_batch):
+    features = retinanet.features(make_batch(scenes, canvas=ImageSize(128, 128)))
     assert retinanet.strides == (8, 16, 32, 64, 128)
     assert [feature.shape[-1] for feature in features] == [16, 8, 4, 2, 1]
 
 
 @torch.no_grad()
-def test_nms_is_within_each_class_and_up_to_the_limit(retinanet, scenes, batch_of):
-    batch = batch_of(scenes[:1])
+def test_nms_is_within_each_class_and_up_to_the_limit(retinanet, scenes, make_batch):
+    batch = make_batch(scenes[:1])
     box = torch.tensor([10.0, 10, 40, 40])
     candidates = Candidates(
         torch.stack((box, box + 1, box, torch.tensor([50.0, 50, 90, 90]))),

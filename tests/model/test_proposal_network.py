@@ -16,8 +16,8 @@ def network(tiny_config):
 
 
 @torch.no_grad()
-def test_detections_are_the_proposals(network, scenes, batch_of):
-    batch = batch_of(scenes)
+def test_detections_are_the_proposals(network, scenes, make_batch):
+    batch = make_batch(scenes)
     features = network.features(batch)
     proposals = network.rpn(features, batch)
     selected = network.detect(features, batch)
@@ -29,8 +29,8 @@ def test_detections_are_the_proposals(network, scenes, batch_of):
 
 
 @torch.no_grad()
-def test_candidates_of_all_levels_go_through_nms_together(network, scenes, batch_of):
-    batch = batch_of(scenes[:1])
+def test_candidates_of_all_levels_go_through_nms_together(network, scenes, make_batch):
+    batch = make_batch(scenes[:1])
     box = torch.tensor([10.0, 10, 40, 40])
     candidates = Candidates(
         torch.stack((box, box + 1, box + 20)),
@@ -47,10 +47,10 @@ def test_candidates_of_all_levels_go_through_nms_together(network, scenes, batch
 
 @pytest.mark.parametrize("empty_images", [0, 1, 2])
 def test_every_parameter_has_a_gradient_even_without_objects(
-    network, scenes, box_targets, batch_of, empty_images
+    network, scenes, box_targets, make_batch, empty_images
 ):
     targets = [box_targets([], [])] * empty_images + scenes[: 2 - empty_images]
-    terms = network.train()(batch_of(targets), targets)
+    terms = network.train()(make_batch(targets), targets)
     assert terms.keys() == RPN_LOSSES
     total_loss(terms).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())

@@ -12,22 +12,17 @@ from tests.model.training import train_steps
 
 
 @pytest.fixture
-def keypoint_scenes(scenes, with_keypoints):
-    return [with_keypoints(target) for target in scenes]
-
-
-@pytest.fixture
 def noise():
     """A random image that is resized to 85 x 64 pixels, (128, 96, 3) uint8."""
     return np.random.default_rng(0).integers(0, 256, (128, 96, 3), dtype=np.uint8)
 
 
 def test_it_overfits_the_keypoints_of_two_scenes(
-    tiny_config, keypoint_head, keypoint_scenes, draw_image, batch_of
+    tiny_config, keypoint_head, keypoint_scenes, draw_image, make_batch
 ):
     torch.manual_seed(0)
     detector = build_detector(tiny_config(mask=None, keypoint=keypoint_head))
-    train_steps(detector, batch_of(keypoint_scenes), keypoint_scenes, steps=80, lr=2e-3)
+    train_steps(detector, make_batch(keypoint_scenes), keypoint_scenes, steps=80, lr=2e-3)
     images = [draw_image(target).numpy() for target in keypoint_scenes]
     results = Predictor(detector).predict(images)
     for target, result in zip(keypoint_scenes, results, strict=True):
@@ -39,12 +34,12 @@ def test_it_overfits_the_keypoints_of_two_scenes(
 
 
 def test_losses_of_a_batch_are_the_sums_of_those_of_its_images(
-    full_detector, keypoint_scenes, batch_of
+    full_detector, keypoint_scenes, make_batch
 ):
     seeds, canvas = (11, 12), ImageSize(96, 64)
-    together = full_detector(batch_of(keypoint_scenes, seeds, canvas), keypoint_scenes)
+    together = full_detector(make_batch(keypoint_scenes, seeds, canvas), keypoint_scenes)
     alone = [
-        full_detector(batch_of([target], [seed], canvas), [target])
+        full_detector(make_batch([target], [seed], canvas), [target])
         for target, seed in zip(keypoint_scenes, seeds, strict=True)
     ]
     assert {"mask", "keypoint"} < together.keys()
@@ -59,12 +54,12 @@ def test_losses_of_a_batch_are_the_sums_of_those_of_its_images(
 
 @pytest.mark.parametrize("objects", [True, False], ids=["unlabeled", "no_objects"])
 def test_every_parameter_has_a_gradient_even_without_labeled_keypoints(
-    full_detector, keypoint_scenes, box_targets, with_keypoints, batch_of, objects
+    full_detector, keypoint_scenes, box_targets, with_keypoints, make_batch, objects
 ):
     targets = keypoint_scenes if objects else [with_keypoints(box_targets([], []))] * 2
     for target in targets:
         target.keypoints[..., 2] = 0
-    terms = full_detector(batch_of(targets), targets)
+    terms = full_detector(make_batch(targets), targets)
     assert terms["keypoint"].total == terms["keypoint"].count == 0
     sum(term.total for term in terms.values()).backward()
     assert all((p.grad is not None) and p.grad.isfinite().all() for p in full_detector.parameters())
@@ -117,16 +112,16 @@ def test_images_without_detections_have_no_keypoints(full_detector):
         assert result.keypoints.shape == (0, 3, 3)
 
 
-def test_without_a_keypoint_head_there_are_no_keypoints(detector, keypoint_scenes, batch_of):
-    assert "keypoint" not in detector(batch_of(keypoint_scenes), keypoint_scenes)
+def test_without_a_keypoint_head_there_are_no_keypoints(detector, keypoint_scenes, make_batch):
+    assert "keypoint" not in detector(make_batch(keypoint_scenes), keypoint_scenes)
     (result,) = Predictor(detector).predict([np.zeros((40, 60, 3), np.uint8)])
     assert result.keypoints is None
 
 
-def test_targets_without_keypoints_are_rejected_with_the_remedy(full_detector, scenes, batch_of):
+def test_targets_without_keypoints_are_rejected_with_the_remedy(full_detector, scenes, make_batch):
     without_keypoints = [Targets(target.boxes, target.labels, target.masks) for target in scenes]
     with pytest.raises(ValueError, match=r"set model\.keypoint to null"):
-        full_detector(batch_of(without_keypoints), without_keypoints)
+        full_detector(make_batch(without_keypoints), without_keypoints)
 
 
 def test_a_saved_detector_detects_the_same_keypoints(full_detector, tmp_path):

@@ -20,14 +20,14 @@ from tests.ops_cuda.scenes import (
 
 
 def selected_anchors():
-    """Scores, indices, deltas, anchors and limits, as decode_proposals takes them."""
+    """Return scores, indices, deltas, anchors and limits, as decode_proposals takes them."""
     logits, deltas, anchors, limits = scored_anchors(per_level=(40, 9))
     top = [level.topk(6) for level in logits]
     return [each.values for each in top], [each.indices for each in top], deltas, anchors, limits
 
 
 def examples():
-    """Arguments per operator, as torch.ops.ops_cuda.<name> takes them."""
+    """Return arguments per operator, as torch.ops.ops_cuda.<name> takes them."""
     boxes, scores = random_boxes(50), tied_scores(50)
     maps = pyramid(channels=3, side=64)
     trained = [each.clone().requires_grad_() for each in maps]

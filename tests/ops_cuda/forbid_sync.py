@@ -1,19 +1,31 @@
-"""A mode that fails where the host would wait for a GPU."""
+"""Raise where the host would wait for a GPU, on a machine without one."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-SYNCING = {"nonzero", "_local_scalar_dense", "item", "masked_select", "unique2", "_unique2"}
+# Operators that return a value to the host, or a tensor whose size depends on values.
+SYNCING = {
+    "nonzero",
+    "_local_scalar_dense",
+    "item",
+    "equal",
+    "masked_select",
+    "unique",
+    "unique2",
+    "_unique2",
+}
+# Operators that sync if an index is a mask.
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 
 class ForbidSync(TorchDispatchMode):
-    """Raises at operators that need a device sync, on the CPU too."""
+    """A context in which operators that sync with the device raise an AssertionError."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        indexes_by_mask = name in ("index", "index_put", "index_put_") and any(
-            each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1]
+        indexes_by_mask = name in INDEXING and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
         if name in SYNCING or indexes_by_mask:
-            raise RuntimeError(f"{function} needs a device sync")
+            raise AssertionError(f"{name} syncs with the device")
         return function(*args, **(kwargs or {}))

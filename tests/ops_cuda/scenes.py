@@ -8,14 +8,14 @@ SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
 
 
 def random_boxes(count, extent=100.0, largest=40.0, seed=0):
-    """(N, 4) float32 boxes with corners in [0, extent] and sides up to `largest`."""
+    """Return (N, 4) float32 boxes with corners in [0, extent] and sides up to `largest`."""
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(count, 2, generator=generator) * extent
     return torch.cat([corners, corners + torch.rand(count, 2, generator=generator) * largest], 1)
 
 
 def match_scene(count, shared=False):
-    """Candidates of 3 images, one without objects and one with many; some boxes are degenerate.
+    """Return candidates of 3 images, one empty and one with many objects; some are degenerate.
 
     Returns:
         candidates, gt_boxes, gt_offsets, as match_boxes takes them.
@@ -31,7 +31,7 @@ def match_scene(count, shared=False):
 
 
 def tied_scores(count, seed=1):
-    """(N,) scores, many of them equal."""
+    """Return (N,) scores, many of them equal."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 20, (count,), generator=generator) / 20
 
@@ -41,7 +41,7 @@ def random_labels(count, classes=3, seed=2):
 
 
 def pyramid(images=2, channels=19, side=400, dtype=torch.float32, channels_last=True, seed=3):
-    """Maps of strides 4 to 32 of a `side` x 5/4 `side` image."""
+    """Return maps of strides 4 to 32 of a `side` x 5/4 `side` image."""
     generator = torch.Generator().manual_seed(seed)
     maps = []
     for scale in SCALES:
@@ -53,7 +53,7 @@ def pyramid(images=2, channels=19, side=400, dtype=torch.float32, channels_last=
 
 
 def random_rois(count, images=2, side=400, seed=4):
-    """(R, 5) ROIs of all sizes, some of them partly outside the image."""
+    """Return (R, 5) ROIs of all sizes, some of them partly outside the image."""
     generator = torch.Generator().manual_seed(seed)
     centers = torch.rand(count, 2, generator=generator) * side
     halves = side * 0.5 * torch.rand(count, 2, generator=generator) ** 3 + 1
@@ -62,7 +62,7 @@ def random_rois(count, images=2, side=400, seed=4):
 
 
 def random_outlines(objects, seed=5):
-    """Star-shaped polygons, 0 to 2 per object.
+    """Draw star-shaped polygons, 0 to 2 per object.
 
     Returns:
         vertices, polygon_offsets, object_offsets, as rasterize_polygons takes them.
@@ -82,7 +82,7 @@ def random_outlines(objects, seed=5):
     return torch.cat(vertices), torch.tensor(polygon_offsets), torch.tensor(object_offsets)
 
 
-def runs_of(bitmaps):
+def encode_runs(bitmaps):
     """Encode bitmaps, each (h, w) of 0 and 1, as runs.
 
     Returns:
@@ -99,7 +99,7 @@ def runs_of(bitmaps):
 
 
 def random_bitmaps(objects, height=90, width=110, seed=6):
-    """(N, h, w) bool, unions of 0 to 3 ellipses."""
+    """Return (N, h, w) bool, unions of 0 to 3 ellipses."""
     generator = torch.Generator().manual_seed(seed)
     extent = torch.tensor([height, width])
     positions = torch.stack(
@@ -116,11 +116,11 @@ def random_bitmaps(objects, height=90, width=110, seed=6):
 
 def random_runs(objects, seed=6):
     """Run-length masks of `random_bitmaps`, as rasterize_rle takes them."""
-    return runs_of(random_bitmaps(objects, seed=seed))
+    return encode_runs(random_bitmaps(objects, seed=seed))
 
 
 def scored_anchors(images=2, per_level=(300, 80, 20), seed=6):
-    """Logits (some of them equal), deltas and anchors per level, and the limits of the images."""
+    """Return logits (some equal), deltas and anchors per level, and the limits of the images."""
     generator = torch.Generator().manual_seed(seed)
     logits = [
         torch.randint(-40, 40, (images, count), generator=generator) / 20 for count in per_level
@@ -135,7 +135,7 @@ def scored_anchors(images=2, per_level=(300, 80, 20), seed=6):
 
 
 def random_images(seed=7):
-    """Three (h, w, 3) uint8 images; the second is a view into wider rows."""
+    """Return three (h, w, 3) uint8 images; the second is a view into wider rows."""
     generator = torch.Generator().manual_seed(seed)
     sizes = ((30, 40), (60, 90), (9, 9))
     images = [

@@ -157,9 +157,9 @@ def test_the_gradient_of_roi_align_agrees(channels_last, ratio, dtype):
     gpu_grads = torch.autograd.grad(actual, gpu_maps, weights.cuda())
     # Atomics add in any order.
     close = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
-    for ours, theirs in zip(gpu_grads, grads, strict=True):
-        assert ours.stride() == theirs.stride()
-        torch.testing.assert_close(ours.cpu(), theirs, **close)
+    for gpu_grad, grad in zip(gpu_grads, grads, strict=True):
+        assert gpu_grad.stride() == grad.stride()
+        torch.testing.assert_close(gpu_grad.cpu(), grad, **close)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -175,8 +175,8 @@ def test_half_types_are_summed_in_float32(dtype, channels):
     torch.testing.assert_close(actual.cpu(), expected, **close)
     grads = torch.autograd.grad(expected.float().sum(), maps)
     gpu_grads = torch.autograd.grad(actual.float().sum(), gpu_maps)
-    for ours, theirs in zip(gpu_grads, grads, strict=True):
-        torch.testing.assert_close(ours.cpu(), theirs, rtol=torch.finfo(dtype).eps, atol=1e-4)
+    for gpu_grad, grad in zip(gpu_grads, grads, strict=True):
+        torch.testing.assert_close(gpu_grad.cpu(), grad, rtol=torch.finfo(dtype).eps, atol=1e-4)
 
 
 def test_invalid_rois_are_zero():

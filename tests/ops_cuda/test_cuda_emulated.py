@@ -292,9 +292,9 @@ def test_sampled_taps_and_their_gradients_agree(gpu, dtype, modulated):
     expected = CPU.deform_columns(x.to(exact), *rest)
     torch.testing.assert_close(columns, expected.to(dtype), **tolerance)
     gradient = torch.rand(columns.shape, dtype=torch.float64).to(dtype)
-    actual = gpu.deform_columns_backward(gradient, x, *rest)
-    expected = CPU.deform_columns_backward(gradient.to(exact), x.to(exact), *rest)
-    for ours, theirs in zip(actual, expected, strict=True):
+    gpu_grads = gpu.deform_columns_backward(gradient, x, *rest)
+    grads = CPU.deform_columns_backward(gradient.to(exact), x.to(exact), *rest)
+    for gpu_grad, grad in zip(gpu_grads, grads, strict=True):
         # Sums of up to nine products, in another order.
         close = {"rtol": 1e-2 if dtype == torch.bfloat16 else 1e-5, "atol": 1e-5}
-        torch.testing.assert_close(ours, theirs.to(ours.dtype), **close)
+        torch.testing.assert_close(gpu_grad, grad.to(gpu_grad.dtype), **close)

@@ -51,7 +51,7 @@ def test_every_operator_has_an_example():
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_torch_accepts_the_registration(name):
+def test_every_operator_passes_opcheck(name):
     operator = getattr(torch.ops.ops_cuda, name)
     torch.library.opcheck(operator, examples()[name])
 
@@ -132,7 +132,7 @@ def convolve(x, weight, bias):
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_functions_of_the_wrappers_compile_to_one_graph(function, arguments):
+def test_callers_of_the_wrappers_compile_to_one_graph(function, arguments):
     actual = run_compiled(function, arguments)
     torch.testing.assert_close(actual, function(*arguments), rtol=0, atol=0)
 
@@ -159,7 +159,7 @@ def test_the_reference_runs_where_a_device_has_no_kernels(monkeypatch):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def backend_of_a_fresh_process(**environment):
+def backend_in_new_process(**environment):
     program = "import ops_cuda; print(ops_cuda.backend())"
     finished = subprocess.run(
         [sys.executable, "-c", program],
@@ -174,7 +174,7 @@ def backend_of_a_fresh_process(**environment):
 
 
 def test_the_library_loads_without_a_gpu():
-    assert backend_of_a_fresh_process(CUDA_VISIBLE_DEVICES="") == ops_cuda.backend()
+    assert backend_in_new_process(CUDA_VISIBLE_DEVICES="") == ops_cuda.backend()
 
 
 def damaged(library_name, folder):
@@ -186,7 +186,7 @@ def damaged(library_name, folder):
 
 def test_a_library_that_does_not_load_is_named_and_replaced(tmp_path):
     file, path = damaged("_ops_cuda", tmp_path)
-    backend = backend_of_a_fresh_process(PYTHONPATH=path, PYTHONSAFEPATH="1")
+    backend = backend_in_new_process(PYTHONPATH=path, PYTHONSAFEPATH="1")
     assert backend.startswith(f"reference ({file} does not load")
     assert "\n" not in backend
 
@@ -194,6 +194,6 @@ def test_a_library_that_does_not_load_is_named_and_replaced(tmp_path):
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch is built without CUDA")
 def test_cpu_kernels_remain_without_the_cuda_library(tmp_path):
     file, path = damaged("_ops_cuda_gpu", tmp_path)
-    backend = backend_of_a_fresh_process(PYTHONPATH=path, PYTHONSAFEPATH="1")
+    backend = backend_in_new_process(PYTHONPATH=path, PYTHONSAFEPATH="1")
     assert backend.startswith(f"compiled for cpu ({file} does not load")
     assert "\n" not in backend

@@ -21,7 +21,7 @@ GT_OFFSETS = torch.tensor([0, 2])
 
 
 @IMPLEMENTATIONS
-def test_an_iou_at_a_threshold_is_above_it(ops):
+def test_the_thresholds_are_inclusive(ops):
     # IoUs 1/2, 1/4 and 1/5 with the first ground-truth box.
     candidates = torch.tensor([[[0.0, 0, 10, 5], [0, 0, 5, 5], [0, 0, 5, 4]]])
     matched_gt, labels = ops.match_boxes(candidates, GT_BOXES, GT_OFFSETS, 0.5, 0.25)
@@ -77,7 +77,7 @@ def test_nan_and_infinite_boxes_do_not_overlap(ops):
 
 @pytest.mark.parametrize("allow_low_quality", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_matches_equal_torchvisions(seed, allow_low_quality):
+def test_matches_equal_those_of_torchvision(seed, allow_low_quality):
     candidates = random_boxes(700, seed=seed).round()
     gt_boxes = random_boxes(12, seed=seed + 100).round()
     iou = box_iou(gt_boxes, candidates)

@@ -38,14 +38,14 @@ def test_an_iou_at_the_threshold_does_not_suppress(ops):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 700])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1.0])
-def test_indices_equal_torchvisions_including_ties(ops, count, threshold):
+def test_indices_match_torchvision_including_ties(ops, count, threshold):
     boxes, scores = random_boxes(count), tied_scores(count)
     expected = torchvision.ops.nms(boxes, scores, threshold)
     assert ops.nms(boxes, scores, threshold).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_indices_of_many_boxes_equal_torchvisions(dtype):
+def test_indices_of_many_boxes_match_torchvision(dtype):
     boxes, scores = random_boxes(6000, extent=600.0).to(dtype), tied_scores(6000).to(dtype)
     for threshold in (0.1, 0.5, 0.7):
         expected = torchvision.ops.nms(boxes, scores, threshold)

@@ -23,7 +23,7 @@ def boxes_on_image(count, seed=0, largest=90.0):
 
 
 def assert_equal_to_torchvision(bitmaps, masks, boxes, threshold):
-    """Equal except where torchvision's probability is within rounding of the threshold."""
+    """Assert equality except where the probability is within rounding of the threshold."""
     expected = paste_masks_in_image(masks[:, None], boxes, (HEIGHT, WIDTH))[:, 0]
     differs = bitmaps.bool() != (expected > threshold)
     # torch rounds differently for small and large boxes, and with and without FMA
@@ -43,7 +43,7 @@ def test_a_full_mask_fills_its_box_and_nothing_else(ops):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("side", [1, 2, 14, 28])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5])
-def test_bitmaps_equal_torchvisions(ops, side, threshold):
+def test_bitmaps_match_torchvision(ops, side, threshold):
     masks, boxes = random_masks(60, side), boxes_on_image(60)
     bitmaps = ops.paste_masks(masks, boxes, HEIGHT, WIDTH, threshold)
     assert_equal_to_torchvision(bitmaps, masks, boxes, threshold)
@@ -55,7 +55,7 @@ def test_bitmaps_equal_torchvisions(ops, side, threshold):
     side=st.integers(1, 30),
     largest=st.sampled_from([0.5, 3.0, 30.0, 150.0]),
 )
-def test_bitmaps_equal_torchvisions_for_any_box_on_the_image(seed, side, largest):
+def test_bitmaps_match_torchvision_for_any_box_on_the_image(seed, side, largest):
     # Coarse values give many pixels exactly at the threshold.
     masks = (random_masks(5, side, seed) * 4).round() / 4
     boxes = boxes_on_image(5, seed, largest)

@@ -17,7 +17,7 @@ IMPLEMENTATIONS = both_implementations(rasterize_polygons_reference)
 
 
 def one_object(*outlines):
-    """Vertices and offsets of one object with these polygons, each a list of (x, y)."""
+    """Return vertices and offsets of one object with these polygons, each a list of (x, y)."""
     lengths = torch.tensor([0, *(len(outline) for outline in outlines)])
     vertices = [torch.as_tensor(outline).reshape(-1, 2).float() for outline in outlines]
     offsets = torch.tensor([0, len(outlines)])
@@ -35,7 +35,7 @@ def rasterize(ops, outlines, box, side):
 
 
 def pycocotools_mask(outlines, box, side):
-    """pycocotools' mask of the polygons moved and scaled into the box, as in detectron2."""
+    """Return pycocotools' mask of the polygons moved and scaled into the box, as in detectron2."""
     corner, scale = box[:2].astype(float), side / np.maximum(box[2:].astype(float) - box[:2], 0.1)
     # pycocotools takes a list of four numbers for a box, and fewer than three vertices have no area
     moved = [
@@ -158,7 +158,7 @@ def test_object_and_box_scaled_together_give_the_same_mask(seed, zoom):
 
 
 def points(rng, kind, count):
-    """(count, 2): vertices of a polygon that may intersect itself."""
+    """Return (count, 2) vertices of a polygon that may intersect itself."""
     match kind:
         case "anywhere":
             return rng.random((count, 2)) * 100

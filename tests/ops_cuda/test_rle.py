@@ -31,14 +31,14 @@ def split(flat, offsets):
     return [flat[start:end].tolist() for start, end in itertools.pairwise(offsets)]
 
 
-def texts_of(ops, *arguments):
-    """The texts of the masks, encoded without bitmaps."""
+def encode_texts(ops, *arguments):
+    """Return the texts of the masks, encoded without bitmaps."""
     text, offsets = ops.compress_rle(*ops.encode_roi_masks_rle(*arguments))
     return [bytes(one) for one in split(text, offsets)]
 
 
 def pasted_texts(ops, *arguments):
-    """The texts that pycocotools encodes from the pasted bitmaps."""
+    """Return the texts that pycocotools encodes from the pasted bitmaps."""
     bitmaps = ops.paste_masks(*arguments).permute(1, 2, 0).numpy()
     return [each["counts"] for each in coco_masks.encode(np.asfortranarray(bitmaps))]
 
@@ -110,7 +110,7 @@ def test_texts_equal_those_of_the_pasted_bitmaps_in_pycocotools(ops, side, thres
     boxes[3], boxes[4], boxes[5] = NAN, torch.tensor([5.0, 5, INFINITY, 9]), boxes[5, [2, 3, 0, 1]]
     boxes[6, 2:] = boxes[6, :2]  # no area
     arguments = (masks, boxes, 110, 140, threshold, grid)
-    assert texts_of(ops, *arguments) == pasted_texts(ops, *arguments)
+    assert encode_texts(ops, *arguments) == pasted_texts(ops, *arguments)
 
 
 CORNERS = st.floats(-60, 60, width=32) | st.sampled_from(
@@ -135,7 +135,7 @@ def test_runs_of_any_values_are_those_of_the_pasted_bitmap(data, side, height, w
         threshold,
         data.draw(st.booleans()),
     )
-    texts = texts_of(ops_cuda, *arguments)
+    texts = encode_texts(ops_cuda, *arguments)
     assert texts == pasted_texts(ops_cuda, *arguments)
     bitmaps = ops_cuda.paste_masks(*arguments).numpy()
     for text, bitmap in zip(texts, bitmaps, strict=True):
@@ -149,7 +149,7 @@ def test_runs_of_any_values_are_those_of_the_pasted_bitmap(data, side, height, w
 def test_boxes_of_any_width_are_encoded_completely(columns):
     box = torch.tensor([[3.0, 2.0, 3.0 + columns, 40.0]])
     arguments = (random_masks(1), box, 50, 260, 0.5)
-    assert texts_of(ops_cuda, *arguments) == pasted_texts(ops_cuda, *arguments)
+    assert encode_texts(ops_cuda, *arguments) == pasted_texts(ops_cuda, *arguments)
 
 
 def test_runs_continue_from_the_bottom_of_a_column_to_the_top_of_the_next():

@@ -70,7 +70,7 @@ def test_the_far_corner_is_moved_after_the_level_is_assigned(ops, aligned):
     )
 
 
-def test_the_gradient_with_a_far_corner_inset_equals_the_references():
+def test_the_gradient_with_a_far_corner_inset_matches_the_reference():
     rois = random_rois(6, side=64)
     maps = [each.double().requires_grad_() for each in pyramid(channels=2, side=64)]
     arguments = (maps, rois.double(), SCALES, 3, 2, False, 224.0, 4, 1.0)
@@ -82,7 +82,7 @@ def test_the_gradient_with_a_far_corner_inset_equals_the_references():
 @ALIGNED
 @LAYOUTS
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_one_level_equals_torchvisions_roi_align(ops, aligned, channels_last, ratio):
+def test_one_level_matches_torchvision_roi_align(ops, aligned, channels_last, ratio):
     [fine, *_] = pyramid(channels_last=channels_last)
     fine.requires_grad_()
     rois = random_rois(40)
@@ -96,7 +96,7 @@ def test_one_level_equals_torchvisions_roi_align(ops, aligned, channels_last, ra
 
 @LAYOUTS
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_the_pyramid_equals_torchvisions_multi_scale_roi_align(channels_last, ratio):
+def test_the_pyramid_matches_torchvision_multi_scale_roi_align(channels_last, ratio):
     maps = [each.requires_grad_() for each in pyramid(channels_last=channels_last, side=416)]
     rois = random_rois(80, side=416)
     rois = rois[rois[:, 0].argsort(stable=True)]
@@ -193,7 +193,7 @@ def test_a_roi_far_larger_than_its_map_is_pooled_in_bounded_time(aligned):
 
 @ALIGNED
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_empty_and_inverted_boxes_equal_torchvisions(aligned, ratio):
+def test_empty_and_inverted_boxes_match_torchvision(aligned, ratio):
     [fine, *_] = pyramid(images=1)
     rois = torch.tensor([[0, 40.0, 40, 40, 40], [0, 60, 70, 40, 50], [0, 10, 10, 10, 90]])
     pooled = ops_cuda.multiscale_roi_align([fine], rois, [1 / 4], 7, ratio, aligned)

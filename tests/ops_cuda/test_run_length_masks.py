@@ -11,7 +11,7 @@ from torchvision.ops import roi_align
 import ops_cuda
 from ops_cuda.run_length_masks import rasterize_rle_reference
 from tests.ops_cuda.implementations import both_implementations
-from tests.ops_cuda.scenes import random_bitmaps, random_boxes, random_runs, runs_of
+from tests.ops_cuda.scenes import encode_runs, random_bitmaps, random_boxes, random_runs
 
 IMPLEMENTATIONS = both_implementations(rasterize_rle_reference)
 
@@ -19,7 +19,8 @@ CORNER = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
 
 
 def resample(ops, bitmap, box, side):
-    return ops.rasterize_rle(*runs_of([bitmap]), torch.tensor([0]), torch.tensor([box]), side)[0]
+    runs, boxes = encode_runs([bitmap]), torch.tensor([box])
+    return ops.rasterize_rle(*runs, torch.tensor([0]), boxes, side)[0]
 
 
 def iou(masks, others):
@@ -50,7 +51,7 @@ def test_cells_smaller_than_a_pixel_repeat_it(ops):
 
 
 @IMPLEMENTATIONS
-def test_a_box_with_swapped_edges_mirrors_the_mask(ops):
+def test_a_box_with_swapped_edges_flips_the_mask(ops):
     assert resample(ops, CORNER, [4.0, 0, 0, 4], 4).equal(CORNER.flip(1).float())
     assert resample(ops, CORNER, [0.0, 4, 4, 0], 4).equal(CORNER.flip(0).float())
     assert resample(ops, CORNER, [4.0, 4, 0, 0], 4).equal(CORNER.flip(0, 1).float())
@@ -116,8 +117,8 @@ def test_the_reference_agrees_in_every_bit(objects, boxes, side, seed):
     actual = ops_cuda.rasterize_rle(*arguments)
     assert actual.shape == (boxes, side, side)
     assert actual.equal(rasterize_rle_reference(*arguments))
-    mirrored = (*arguments[:4], regions[:, [2, 1, 0, 3]], side)
-    assert ops_cuda.rasterize_rle(*mirrored).equal(actual.flip(2))
+    swapped = (*arguments[:4], regions[:, [2, 1, 0, 3]], side)
+    assert ops_cuda.rasterize_rle(*swapped).equal(actual.flip(2))
 
 
 @settings(deadline=None, max_examples=30)
@@ -128,13 +129,13 @@ def test_a_canvas_scaled_with_its_box_gives_the_same_mask(seed, zoom):
     # halves: exact in 1/4096 pixel at any zoom
     boxes = (random_boxes(9, 40.0, 30.0, seed=seed) * 2).round() / 2 + torch.tensor([0, 0, 7, 7])
     object_indices = torch.arange(9) % 4
-    mask = ops_cuda.rasterize_rle(*runs_of(bitmaps), object_indices, boxes, 7)
-    scaled = ops_cuda.rasterize_rle(*runs_of(larger), object_indices, boxes * zoom, 7)
+    mask = ops_cuda.rasterize_rle(*encode_runs(bitmaps), object_indices, boxes, 7)
+    scaled = ops_cuda.rasterize_rle(*encode_runs(larger), object_indices, boxes * zoom, 7)
     # edges at sevenths of a pixel are rounded to 1/4096: only areas of exactly half may differ
     assert (mask != scaled).float().mean() < 0.01
 
 
-def test_targets_of_real_objects_are_close_to_detectron2s_and_to_those_of_polygons(coco_tiny):
+def test_targets_of_real_objects_are_close_to_detectron2_and_to_polygons(coco_tiny):
     records = json.loads((coco_tiny / "annotations/instances_val2017.json").read_text())
     sizes = {image["id"]: (image["height"], image["width"]) for image in records["images"]}
     rng = np.random.default_rng(0)
@@ -148,7 +149,7 @@ def test_targets_of_real_objects_are_close_to_detectron2s_and_to_those_of_polygo
         noise = 0.1 * rng.normal(size=(4, 4)) * [width, height, width, height]
         boxes = torch.from_numpy(noise + np.array([x, y, x + width, y + height])).float()
         object_indices = torch.zeros(4).long()
-        actual = ops_cuda.rasterize_rle(*runs_of([bitmap]), object_indices, boxes, 28)
+        actual = ops_cuda.rasterize_rle(*encode_runs([bitmap]), object_indices, boxes, 28)
 
         rois = torch.cat([torch.zeros(4, 1), boxes], 1)
         means = roi_align(bitmap[None, None].float(), rois, 28, sampling_ratio=0, aligned=True)
@@ -210,6 +211,15 @@ def test_invalid_runs_do_not_crash():
         assert masks.shape == (2, 3, 3)
 
 
+# Valid arguments of rasterize_rle: one object of 3 x 3 pixels.
+SQUARE = (
+    *encode_runs([torch.ones(3, 3)]),
+    torch.tensor([0]),
+    torch.tensor([[0.0, 0.0, 9.0, 9.0]]),
+    4,
+)
+
+
 @pytest.mark.parametrize(
     ("position", "value", "message"),
     [
@@ -222,7 +232,7 @@ def test_invalid_runs_do_not_crash():
     ],
 )
 def test_indices_out_of_range_raise(position, value, message):
-    arguments = [*runs_of([torch.ones(3, 3)]), torch.tensor([0]), torch.tensor([[0.0, 0, 9, 9]]), 4]
+    arguments = [*SQUARE]
     arguments[position] = value
     with pytest.raises(RuntimeError, match=message):
         ops_cuda.rasterize_rle(*arguments)
@@ -240,7 +250,7 @@ def test_indices_out_of_range_raise(position, value, message):
     ],
 )
 def test_invalid_arguments_are_named(position, value, message):
-    arguments = [*runs_of([torch.ones(3, 3)]), torch.tensor([0]), torch.tensor([[0.0, 0, 9, 9]]), 4]
+    arguments = [*SQUARE]
     arguments[position] = value
     with pytest.raises(ValueError, match=message):
         ops_cuda.rasterize_rle(*arguments)

@@ -32,7 +32,7 @@ def check_anchor_count(tensors: Mapping[str, Tensor], config: ModelConfig) -> No
 
     Args:
         tensors: under our names.
-        config: of the detector that they fill.
+        config: config of the detector that they fill.
 
     Raises:
         AnchorCountError: the numbers differ.
@@ -97,7 +97,7 @@ def _settings_of_anchors(
     """Return sizes and ratios by dotted key.
 
     Args:
-        sides: of each level (A, 2) width and height, pixels.
+        sides: width and height of the anchors of each level, (A, 2), pixels.
         one_stage: as for `read_stored_anchors`.
         by_size: as for `read_stored_anchors`.
 
@@ -171,5 +171,5 @@ def _smallest_of_octaves(sizes: list[list[float]]) -> tuple[float, ...]:
 
 
 def _rounded(values: Tensor) -> list[float]:
-    # float32, of which no more than 6 digits are exact.
+    # float32: no more than 6 digits are exact.
     return [float(f"{value:.6g}") for value in values.tolist()]

@@ -34,12 +34,12 @@ def infer_backbone(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> B
 
 
 def has_pyramid(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether there is a feature pyramid."""
+    """Return whether there is a feature pyramid."""
     return any(name.startswith("fpn.") for name in tensors)
 
 
 def is_resnext(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the 3x3 convolutions of the backbone are grouped."""
+    """Return whether the 3x3 convolutions of the backbone are grouped."""
     weight = tensors.get(_FIRST_3X3)
     return weight is not None and weight.ndim == 4 and weight.shape[0] != weight.shape[1]
 

@@ -26,7 +26,7 @@ from model.weights.stated_settings import explicit_settings
 
 
 def is_whole_detector(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether there is more than a backbone."""
+    """Return whether there is more than a backbone."""
     return any(name.startswith(("roi_heads.box.", "rpn.head.", "retinanet.")) for name in tensors)
 
 
@@ -68,7 +68,7 @@ def infer_architecture(
     Conventions that ``config`` states explicitly are kept.
 
     Args:
-        tensors: of a whole detector.
+        tensors: tensors of a whole detector.
         config: settings that cannot be inferred from weights: input sizes, thresholds.
         conventions: what the weights assume.
 

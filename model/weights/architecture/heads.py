@@ -15,7 +15,7 @@ _BOX, _MASK, _KEYPOINT = "roi_heads.box", "roi_heads.mask", "roi_heads.keypoint"
 
 
 def has_roi_heads(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether there are ROI heads: neither a proposal network nor RetinaNet has any."""
+    """Return whether there are ROI heads: neither a proposal network nor RetinaNet has any."""
     return any(name.startswith("roi_heads.") for name in tensors)
 
 
@@ -25,7 +25,7 @@ def infer_box_head(
     """Return ``box`` with the layers of these weights.
 
     Args:
-        tensors: of a whole detector.
+        tensors: tensors of a whole detector.
         box: settings that cannot be inferred from weights.
         features: the maps it reads: ``BackboneConfig.features``.
 
@@ -65,7 +65,7 @@ def infer_mask_head(
     """Return ``mask``, or the default, with the layers of these weights; None without a mask head.
 
     Args:
-        tensors: of a whole detector.
+        tensors: tensors of a whole detector.
         mask: settings that cannot be inferred from weights.
 
     Raises:
@@ -84,7 +84,7 @@ def infer_mask_head(
 
 
 def has_keypoint_head(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether there is a keypoint head."""
+    """Return whether there is a keypoint head."""
     return f"{_KEYPOINT}.upsample.weight" in tensors
 
 
@@ -94,7 +94,7 @@ def infer_keypoint_head(
     """Return ``keypoint``, or the default, with the layers of these weights; None without the head.
 
     Args:
-        tensors: of a whole detector.
+        tensors: tensors of a whole detector.
         keypoint: settings that cannot be inferred from weights. Its names are kept if their number
             is that of the weights' keypoints. Otherwise 17 keypoints get the names of COCO's, and
             any other number of keypoints is numbered.
@@ -110,7 +110,7 @@ def infer_keypoint_head(
 
 
 def _is_class_agnostic(tensors: Mapping[str, Tensor], name: str, rows: int) -> bool:
-    """Whether the layer has ``rows`` rows for all classes together instead of for each class."""
+    """Return whether all classes share the layer's ``rows`` rows instead of having as many each."""
     classes = tensors[f"{_BOX}.class_logits.weight"].shape[0]  # with the background
     found = tensors[name].shape[0]
     if found not in (rows, rows * classes):

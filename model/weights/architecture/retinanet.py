@@ -11,7 +11,7 @@ from model.weights.report import WeightsError
 
 
 def is_retinanet(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these weights have RetinaNet's heads."""
+    """Return whether these weights have RetinaNet's heads."""
     return any(name.startswith("retinanet.") for name in tensors)
 
 
@@ -21,7 +21,7 @@ def infer_retinanet(
     """Return the number of classes, and ``given`` with the layers of these weights.
 
     Args:
-        tensors: of a RetinaNet.
+        tensors: tensors of a RetinaNet.
         given: settings that cannot be inferred from weights: thresholds, loss weights, anchor
             ratios.
 
@@ -46,7 +46,7 @@ def infer_retinanet(
         )
     p6, p7 = tensors["fpn.p6.weight"], tensors["fpn.p7.weight"]
     update = {
-        # As torchvision decides it; a C5 as narrow as the pyramid would be mistaken for P5.
+        # The test that torchvision makes; a C5 as narrow as the pyramid would be mistaken for P5.
         "p6_from": "p5" if p6.shape[1] == p7.shape[1] else "c5",
         "layers": count_layers(tensors, "retinanet.class_tower.{}.weight"),
         "norm": "group_norm" if "retinanet.class_norms.0.weight" in tensors else "none",

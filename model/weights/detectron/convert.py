@@ -67,7 +67,7 @@ _KEYPOINT_APPROXIMATION = (
 
 
 def is_detectron(stored: StoredWeights) -> bool:
-    """Whether these are weights of Detectron, or a backbone in its format."""
+    """Return whether these are weights of Detectron, or a backbone in its format."""
     return "conv1_w" in stored.tensors and "res2_0_branch2a_w" in stored.tensors
 
 
@@ -117,7 +117,7 @@ def _rename(tensors: Mapping[str, Tensor]) -> RenamedTensors:
 
 
 def _proposes_from_c4(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the RPN reads res4: it has as many input channels as res4 has outputs."""
+    """Return whether the RPN reads res4: it has as many input channels as res4 has outputs."""
     rpn, last = tensors.get("conv_rpn_w"), tensors.get("res4_0_branch2c_w")
     return rpn is not None and last is not None and rpn.shape[1:2] == last.shape[:1]
 

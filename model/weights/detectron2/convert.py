@@ -38,7 +38,7 @@ _RGB = {
     "pixel_std": (58.395, 57.12, 57.375),
     "stride_in_1x1": False,
 }
-# In BGR, of the ImageNet backbones that are not by the authors of ResNet.
+# BGR, for ImageNet backbones that are not by the authors of ResNet.
 _STD_OF_OTHER_BACKBONES = (57.375, 57.12, 58.395)
 # LVIS v0.5 and v1, for which detectron2's configs keep low scores.
 _LVIS_CLASSES = (1230, 1203)
@@ -46,7 +46,7 @@ _LVIS_BOX = {"score_threshold": 1e-4, "detections_per_image": 300}
 
 
 def is_detectron2(stored: StoredWeights) -> bool:
-    """Whether these are weights of detectron2, or a backbone in its format."""
+    """Return whether these are weights of detectron2, or a backbone in its format."""
     names = stored.tensors
     return any(
         f"{prefix}stem.conv1.weight" in names and f"{prefix}res2.0.conv1.weight" in names
@@ -85,7 +85,7 @@ def convert_detectron2(stored: StoredWeights, config: ModelConfig) -> ConvertedW
 
 
 def _is_group_normed(tensors: Mapping[str, Tensor], config: ModelConfig) -> bool:
-    """Whether norms of the backbone without statistics are group norm.
+    """Return whether norms of the backbone without statistics are group norm.
 
     They are if pyramid or heads have norms without statistics too, or if ``config`` says so.
     Otherwise they are affine maps, which detectron2's early files and Detectron's have under the

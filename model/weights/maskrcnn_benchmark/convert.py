@@ -43,7 +43,7 @@ _RES5_OF_MASK_HEAD = "roi_heads.mask.feature_extractor.head."
 
 
 def is_maskrcnn_benchmark(stored: StoredWeights) -> bool:
-    """Whether these are weights of maskrcnn-benchmark."""
+    """Return whether these are weights of maskrcnn-benchmark."""
     return "backbone.body.stem.conv1.weight" in stored.tensors
 
 

@@ -191,7 +191,7 @@ def unpickle_arrays(data: bytes, name: str) -> Any:
 
     Args:
         data: the pickle, of any protocol; strings of Python 2 are read as latin1.
-        name: of the file, for errors.
+        name: name of the file, for errors.
 
     Returns:
         numpy arrays in this machine's byte order, numbers, strings, None, and lists, tuples and

@@ -22,7 +22,7 @@ from model.weights.torchvision.names import (
 
 
 def is_torchvision_detector(stored: StoredWeights) -> bool:
-    """Whether these are weights of a torchvision detector with a feature pyramid."""
+    """Return whether these are weights of a torchvision detector with a feature pyramid."""
     names = stored.tensors
     return "backbone.body.conv1.weight" in names and any(
         name.startswith("backbone.fpn.") for name in names
@@ -30,7 +30,7 @@ def is_torchvision_detector(stored: StoredWeights) -> bool:
 
 
 def is_torchvision_backbone(stored: StoredWeights) -> bool:
-    """Whether these are weights of a plain ResNet, such as torchvision's or timm's."""
+    """Return whether these are weights of a plain ResNet, such as torchvision's or timm's."""
     return "conv1.weight" in stored.tensors and "layer1.0.conv1.weight" in stored.tensors
 
 
@@ -95,8 +95,8 @@ def _apply_retinanet_settings(config: ModelConfig, given: RetinaNetConfig | None
     """Return the config with the settings of torchvision's RetinaNet, if it is one.
 
     Args:
-        config: inferred from the weights.
-        given: by the user; settings stated explicitly are kept, except the box loss of v2.
+        config: config inferred from the weights.
+        given: settings by the user; those stated explicitly are kept, except the box loss of v2.
     """
     if config.retinanet is None:
         return config

@@ -27,7 +27,7 @@ def test_each_image_is_matched_to_its_own_objects():
     ]
 
 
-def test_candidates_between_the_thresholds_are_ignored_unless_the_best_of_an_object_is_kept():
+def test_candidates_between_the_thresholds_are_ignored_unless_they_are_low_quality_matches():
     targets = join_targets([objects([0, 0, 10, 10])], CPU)
     anchors = torch.tensor([[[0.0, 0, 10, 5], [0, 0, 10, 4], [0, 0, 10, 2]]])  # IoU 0.5, 0.4, 0.2
     matches = match_to_targets(anchors, targets, 0.7, 0.3)

@@ -39,7 +39,7 @@ BATCH = [polygon_targets([TRIANGLE, SQUARE]), polygon_targets([SQUARE])]
 ROIS = positive_rois([0, 0, 1], [[10, 10, 50, 50], [30, 30, 50, 50], [0, 20, 40, 40]], [0, 1, 2])
 
 
-def bitmaps_of(target, size):
+def with_bitmaps(target, size):
     rows, columns = torch.arange(size.height) + 0.5, torch.arange(size.width) + 0.5
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     bitmaps = []
@@ -50,8 +50,8 @@ def bitmaps_of(target, size):
     return Targets(target.boxes, target.labels, BitmapMasks(torch.stack(bitmaps).byte()))
 
 
-def runs_of(target, size):
-    runs = encode_bitmaps(bitmaps_of(target, size).masks)
+def with_runs(target, size):
+    runs = encode_bitmaps(with_bitmaps(target, size).masks)
     return replace(target, masks=runs)
 
 
@@ -75,21 +75,21 @@ def test_runs_bitmaps_and_polygons_of_one_shape_agree_up_to_its_outline():
     expected = make_targets(BATCH, ROIS, "polygon", SIZES)
     for as_runs in ((True, True), (False, True), (True, False)):
         mixed = [
-            runs_of(target, size) if use_runs else target
+            with_runs(target, size) if use_runs else target
             for target, size, use_runs in zip(BATCH, SIZES, as_runs, strict=True)
         ]
         masks = make_targets(mixed, ROIS, "polygon", SIZES)
         assert set(masks.unique().tolist()) == {0.0, 1.0}
         assert (masks[1:] == expected[1:]).all()  # squares on whole pixels
         assert (masks[0] != expected[0]).float().mean() < 1.5 / SIDE  # along the diagonal
-    bitmaps = [bitmaps_of(target, size) for target, size in zip(BATCH, SIZES, strict=True)]
-    runs = [runs_of(target, size) for target, size in zip(BATCH, SIZES, strict=True)]
+    bitmaps = [with_bitmaps(target, size) for target, size in zip(BATCH, SIZES, strict=True)]
+    runs = [with_runs(target, size) for target, size in zip(BATCH, SIZES, strict=True)]
     masks = make_targets(bitmaps, ROIS, "polygon", SIZES)
     assert masks.equal(make_targets(runs, ROIS, "polygon", SIZES))
 
 
 def test_polygons_and_runs_can_be_mixed_within_an_image():
-    runs = encode_bitmaps(bitmaps_of(BATCH[0], SIZES[0]).masks)
+    runs = encode_bitmaps(with_bitmaps(BATCH[0], SIZES[0]).masks)
     polygons = BATCH[0].masks
     # The first object only as a polygon, the second only as runs.
     second = RunLengthMasks(
@@ -137,7 +137,7 @@ def test_no_rois_have_no_targets():
 
 
 def test_the_roi_align_convention_matches_torchvision():
-    bitmaps = [bitmaps_of(target, size) for target, size in zip(BATCH, SIZES, strict=True)]
+    bitmaps = [with_bitmaps(target, size) for target, size in zip(BATCH, SIZES, strict=True)]
     masks = make_targets(bitmaps, ROIS, "roi_align", SIZES)
     for image, rows, objects in ((0, [0, 1], [0, 1]), (1, [2], [0])):
         expected = project_masks_on_boxes(
@@ -149,7 +149,7 @@ def test_the_roi_align_convention_matches_torchvision():
 
 @pytest.mark.parametrize("convention", ["polygon", "roi_align"])
 def test_every_nonzero_value_of_a_bitmap_belongs_to_the_object(convention):
-    bitmaps = [bitmaps_of(target, size) for target, size in zip(BATCH, SIZES, strict=True)]
+    bitmaps = [with_bitmaps(target, size) for target, size in zip(BATCH, SIZES, strict=True)]
     bright = [replace(t, masks=BitmapMasks(t.masks.bitmaps * 255)) for t in bitmaps]
     masks = make_targets(bright, ROIS, convention, SIZES)
     assert masks.equal(make_targets(bitmaps, ROIS, convention, SIZES))

@@ -12,7 +12,8 @@ from model.layers.patches import gather_from_levels
 from model.rpn.loss import rpn_losses
 from model.structures import join_targets
 from tests.model.heads.rois import random_proposals
-from tests.model.no_sync import NoSync
+from tests.model.training import total_loss
+from tests.ops_cuda.forbid_sync import ForbidSync
 
 CPU = torch.device("cpu")
 
@@ -20,16 +21,16 @@ CPU = torch.device("cpu")
 def losses_and_gradients(detector, batch, targets):
     detector.zero_grad()
     terms = detector(batch, targets)
-    sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
+    total_loss(terms).backward()
     return terms, {name: p.grad.clone() for name, p in detector.named_parameters()}
 
 
 @pytest.mark.parametrize("empty_images", [0, 1])
 def test_padding_changes_neither_losses_nor_gradients(
-    full_detector, scenes, box_targets, with_keypoints, batch_of, monkeypatch, empty_images
+    full_detector, scenes, box_targets, with_keypoints, make_batch, monkeypatch, empty_images
 ):
     targets = [with_keypoints(t) for t in [box_targets([], [])] * empty_images + scenes]
-    batch = batch_of(targets)
+    batch = make_batch(targets)
     expected, expected_gradients = losses_and_gradients(full_detector, batch, targets)
     assert expected["keypoint"].count > 0
     monkeypatch.setattr(roi_heads_module, "_syncs_are_free", lambda device: False)
@@ -63,7 +64,7 @@ def test_losses_from_proposals_and_their_gradients_need_no_sync(
     def predict(sampled):
         return gather_from_levels(levels, sampled), gather_from_levels(deltas, sampled)
 
-    with NoSync():
+    with ForbidSync():
         terms = rpn_losses(predict, anchors, targets, range(3), RpnConfig(), coder, 1 / 9)
         rois = sample_training_rois(proposals, targets, range(3), settings)
         positive = rois.positive()
@@ -71,21 +72,21 @@ def test_losses_from_proposals_and_their_gradients_need_no_sync(
         terms["mask"] = mask_loss(mask_logits, torch.zeros(12, 7, 7), positive.valid)
         cells = keypoint_targets(targets.keypoints, positive, 8, torch.zeros(3, 2))
         terms["keypoint"] = keypoint_loss(heatmaps, cells)
-        sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
+        total_loss(terms).backward()
     assert rois.rois.shape == (48, 5)
     assert positive.rois.shape == (12, 5)
     assert all(leaf.grad.isfinite().all() for leaf in leaves)
-    with pytest.raises(AssertionError, match="nonzero syncs"), NoSync():
+    with pytest.raises(AssertionError, match="nonzero syncs"), ForbidSync():
         rois.without_padding()
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_losses_of_the_roi_heads_and_their_gradients_need_no_sync_on_the_gpu(
-    full_detector, scenes, with_keypoints, batch_of
+    full_detector, scenes, with_keypoints, make_batch
 ):
     device = torch.device("cuda")
-    detector, batch = full_detector.to(device), batch_of(scenes).to(device)
+    detector, batch = full_detector.to(device), make_batch(scenes).to(device)
     targets = [with_keypoints(target).to(device) for target in scenes]
     features = detector.features(batch)
     detector(batch, targets)  # the first pass loads kernels
@@ -95,6 +96,6 @@ def test_losses_of_the_roi_heads_and_their_gradients_need_no_sync_on_the_gpu(
     try:
         joined = join_targets(targets, device, with_masks=True, num_keypoints=3)
         terms = detector.roi_heads.losses(features, proposals, batch, joined)
-        sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
+        total_loss(terms).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

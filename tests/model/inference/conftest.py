@@ -30,12 +30,12 @@ def make_predictor(tiny_config, keypoint_head):
 
 
 @pytest.fixture(scope="module")
-def trained_scene(tiny_config, keypoint_head, box_targets, with_keypoints, draw_image, batch_of):
+def trained_scene(tiny_config, keypoint_head, box_targets, with_keypoints, draw_image, make_batch):
     """A scene, its image, and weights of a detector with all heads that overfits it."""
     scene = with_keypoints(box_targets([[6, 8, 30, 34], [34, 30, 60, 58]], [1, 2]))
     torch.manual_seed(0)
     detector = build_detector(tiny_config(keypoint=keypoint_head, backbone=BACKBONE, rpn=RPN))
-    train_steps(detector, batch_of([scene]), [scene], steps=60, lr=3e-3)
+    train_steps(detector, make_batch([scene]), [scene], steps=60, lr=3e-3)
     return scene, draw_image(scene).numpy(), detector.state_dict()
 
 

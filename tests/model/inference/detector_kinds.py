@@ -1,4 +1,4 @@
-"""Settings of narrow detectors of every kind and of views, and when detections are equal."""
+"""Settings of narrow detectors and of augmentations, and a comparison of detections."""
 
 import torch
 

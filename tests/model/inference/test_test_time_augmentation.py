@@ -1,4 +1,4 @@
-"""Properties of test-time augmentation: one view changes nothing, mirror images are mirrored."""
+"""One view changes nothing, and a flipped image has the flipped detections."""
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ from tests.model.inference.detector_kinds import (
 )
 
 
-def mirror(detections, names=()):
-    """Return the detections expected in the mirror image."""
+def flip_detections(detections, names=()):
+    """Return the detections expected in the flipped image."""
     width = detections.image_size.width
     x1, y1, x2, y2 = detections.boxes.unbind(1)
     keypoints = detections.keypoints
@@ -61,25 +61,25 @@ def test_a_single_view_of_a_resized_image_equals_no_augmentation(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_detections_of_the_mirror_image_are_mirrored(make_predictor, noise, kind):
+def test_a_flipped_image_has_the_flipped_detections(make_predictor, noise, kind):
     predictor = make_predictor(kind, TWO_SIZES_FLIPPED)
-    plain, mirrored = predictor.predict([noise, np.ascontiguousarray(noise[:, ::-1])])
+    plain, flipped = predictor.predict([noise, np.ascontiguousarray(noise[:, ::-1])])
     names = predictor.config.keypoint.names if predictor.config.keypoint else ()
-    # Pixels are resized and summed in mirrored order: fp32.
-    expected = mirror(plain, names)
-    assert_detections_close(mirrored, expected, box_atol=2e-2, other_atol=2e-3)
+    # Pixels are resized and summed in reverse order: fp32.
+    expected = flip_detections(plain, names)
+    assert_detections_close(flipped, expected, box_atol=2e-2, other_atol=2e-3)
     if names:
-        distance = (mirrored.keypoints - expected.keypoints)[..., :2].abs().amax(dim=2)
+        distance = (flipped.keypoints - expected.keypoints)[..., :2].abs().amax(dim=2)
         # Of two peaks that are almost equally high, the other one may win.
         assert (distance < 0.05).float().mean() > 0.95
 
 
-def test_without_augmentation_detections_of_the_mirror_image_differ(make_predictor, noise):
-    """Otherwise the test above would pass without augmentation."""
+def test_without_augmentation_a_flipped_image_has_other_detections(make_predictor, noise):
+    """Check that the test above needs the augmentation."""
     images = [noise, np.ascontiguousarray(noise[:, ::-1])]
-    plain, mirrored = make_predictor("fpn").predict(images)
-    expected = mirror(plain)
-    assert len(plain) != len(mirrored) or (expected.boxes - mirrored.boxes).abs().max() > 1
+    plain, flipped = make_predictor("fpn").predict(images)
+    expected = flip_detections(plain)
+    assert len(plain) != len(flipped) or (expected.boxes - flipped.boxes).abs().max() > 1
 
 
 @pytest.mark.parametrize("flip", [False, True])

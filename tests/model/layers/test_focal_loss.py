@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from model.layers.focal_loss import focal_loss
 
 
-def focal_loss_of_the_paper(logits, labels, alpha, gamma):
+def paper_focal_loss(logits, labels, alpha, gamma):
     """Return equation 5 of the paper, with one-hot targets."""
     classes = torch.arange(1, logits.shape[2] + 1)
     is_positive = labels[..., None] == classes
@@ -39,7 +39,7 @@ def test_loss_and_gradient_equal_the_equation_of_the_paper(
 ):
     logits, labels = random_anchors(seed, images, anchors, classes)
     results = []
-    for loss in (focal_loss, focal_loss_of_the_paper):
+    for loss in (focal_loss, paper_focal_loss):
         x = logits.clone().requires_grad_()
         total = loss(x, labels, alpha, gamma)
         (3 * total).backward()

@@ -38,7 +38,7 @@ def test_pooling_a_single_map_is_roi_align_at_its_stride():
     torch.testing.assert_close(pooled, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_trim_moves_the_far_corner_inward():
+def test_far_corner_inset_moves_the_far_corner_inward():
     features, rois = random_pyramid((16,)), random_rois(20)
     inset_rois = rois.clone()
     inset_rois[:, 3:] -= 1

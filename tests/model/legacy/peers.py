@@ -17,7 +17,7 @@ def _size_rounded_down(height, width, short, long):
     return int(short * height / width), short
 
 
-def _anchors_of_stride(sizes, ratios, stride):
+def _anchors_at_origin(sizes, ratios, stride):
     """Return anchors around the center of the stride's square of pixels, 0 to stride - 1."""
     center, boxes = (stride - 1) / 2, []
     for ratio in ratios:
@@ -51,7 +51,7 @@ def _paste_whole_pixels(mask, box, height, width):
 
 MASKRCNN_BENCHMARK = Peer(
     resized=_size_rounded_down,
-    anchors=_anchors_of_stride,
+    anchors=_anchors_at_origin,
     sides=lambda box: (box[2] - box[0] + 1, box[3] - box[1] + 1),
     from_center=lambda x, y, w, h: [x - w / 2, y - h / 2, x + w / 2 - 1, y + h / 2 - 1],
     last=lambda pixels: pixels - 1,

@@ -75,23 +75,23 @@ def nms(peer, boxes, scores, threshold):
     return kept
 
 
-def levels_of(detector):
+def list_levels(detector):
     """Return stride and anchor sizes of each feature map."""
     config = detector.config
     if config.retinanet is not None:
         steps = [2 ** (step / config.retinanet.anchor_scales) for step in range(3)]
         sizes = [[size * step for step in steps] for size in config.retinanet.anchor_sizes]
-        return [(8 * 2**level, own) for level, own in enumerate(sizes)]
+        return [(8 * 2**level, level_sizes) for level, level_sizes in enumerate(sizes)]
     if config.backbone.features == "c4":
         return [(16, config.rpn.anchor_sizes)]
     return [(4 * 2**level, [size]) for level, size in enumerate(config.rpn.anchor_sizes)]
 
 
-def anchors_of_levels(peer, detector, maps):
+def place_anchors(peer, detector, maps):
     """Return the anchors of each level, row by row."""
     levels = []
     settings = detector.config.retinanet or detector.config.rpn
-    for (stride, sizes), feature in zip(levels_of(detector), maps, strict=True):
+    for (stride, sizes), feature in zip(list_levels(detector), maps, strict=True):
         base = peer.anchors(sizes, settings.anchor_ratios, stride)
         levels.append(
             [
@@ -104,10 +104,10 @@ def anchors_of_levels(peer, detector, maps):
     return levels
 
 
-def best_boxes_of_levels(peer, detector, maps, image, size, pre_nms, post_nms):
+def best_boxes_per_level(peer, detector, maps, image, size, pre_nms, post_nms):
     """Return score and box of an image's proposals after the NMS of each level, best first."""
     settings, proposals = detector.config.rpn, []
-    levels = zip(anchors_of_levels(peer, detector, maps), maps, strict=True)
+    levels = zip(place_anchors(peer, detector, maps), maps, strict=True)
     for anchors, feature in levels:
         logits, deltas = (each[image].detach().numpy() for each in detector.rpn.head(feature))
         best = np.argsort(-logits, kind="stable")[:pre_nms]
@@ -122,7 +122,7 @@ def best_boxes_of_levels(peer, detector, maps, image, size, pre_nms, post_nms):
 def propose(peer, detector, maps, size):
     """Return the best proposals of the only image."""
     pre_nms, post_nms = detector.config.rpn.pre_nms_test, detector.config.rpn.post_nms_test
-    best = best_boxes_of_levels(peer, detector, maps, 0, size, pre_nms, post_nms)
+    best = best_boxes_per_level(peer, detector, maps, 0, size, pre_nms, post_nms)
     return [box for _, box in best[:post_nms]]
 
 
@@ -158,7 +158,7 @@ def classify(peer, detector, maps, proposals, size):
 def classify_anchors(peer, detector, maps, size):
     """Return score, label and box of every detection of a RetinaNet, best first."""
     settings, candidates = detector.config.retinanet, []
-    levels = zip(anchors_of_levels(peer, detector, maps), maps, strict=True)
+    levels = zip(place_anchors(peer, detector, maps), maps, strict=True)
     for anchors, feature in levels:
         logits, deltas = (each[0].numpy() for each in detector.retinanet(feature))
         scores = 1 / (1 + np.exp(-logits.astype(np.float64)))

@@ -12,9 +12,9 @@ from pycocotools import mask as coco_masks
 
 from tests.model.legacy.peers import MASKRCNN_BENCHMARK as PEER
 from tests.model.legacy.reference_inference import (
-    anchors_of_levels,
-    best_boxes_of_levels,
+    best_boxes_per_level,
     iou,
+    place_anchors,
     pool,
 )
 
@@ -54,7 +54,7 @@ def rpn_losses(detector, maps, objects, sizes):
     settings = detector.config.rpn
     outputs = [detector.rpn.head(feature) for feature in maps]
     logits, deltas = (torch.cat(each, dim=1) for each in zip(*outputs, strict=True))
-    anchors = [box for level in anchors_of_levels(PEER, detector, maps) for box in level]
+    anchors = [box for level in place_anchors(PEER, detector, maps) for box in level]
     objectness, box, count = 0.0, 0.0, 0
     for image, (boxes, size) in enumerate(zip(objects, sizes, strict=True)):
         for index, match in enumerate(match_anchors(anchors, boxes, settings, size)):
@@ -74,7 +74,7 @@ def training_proposals(detector, maps, objects, sizes):
     settings, proposals = detector.config.rpn, []
     for image, size in enumerate(sizes):
         limits = (settings.pre_nms_train, settings.post_nms_train)
-        best = best_boxes_of_levels(PEER, detector, maps, image, size, *limits)
+        best = best_boxes_per_level(PEER, detector, maps, image, size, *limits)
         proposals += [(score, image, box) for score, box in best]
     proposals = sorted(proposals, key=lambda each: -each[0])[: settings.post_nms_train]
     return [
@@ -93,7 +93,7 @@ def draw_mask(polygon, box, side):
     return torch.from_numpy(coco_masks.decode(runs)[..., 0]).float()
 
 
-def cell_of(point, box, side):
+def find_cell(point, box, side):
     """Return the index of the heatmap cell of a point (x, y) in a box, None outside of it."""
     column, row = (
         side - 1 if at == far else math.floor((at - near) * side / (far - near))
@@ -125,7 +125,7 @@ def head_losses(detector, maps, proposals, objects, labels, polygons, points):
             terms["mask"].append(F.binary_cross_entropy_with_logits(mask, target))
             pooled = pool(PEER, maps, [roi], detector.config.keypoint.pool_side, image)
             for heatmap, point in zip(heads.keypoint(pooled)[0], points[image][match], strict=True):
-                cell = cell_of(point, roi, heatmap.shape[-1])
+                cell = find_cell(point, roi, heatmap.shape[-1])
                 if cell is not None:
                     logits_of_cells = heatmap.flatten()[None]
                     loss = F.cross_entropy(logits_of_cells, torch.tensor([cell]))

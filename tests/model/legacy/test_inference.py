@@ -114,7 +114,7 @@ def retinanet_with(tiny_config):
     return build
 
 
-def largest_difference(detections, boxes_xywh):
+def largest_box_difference(detections, boxes_xywh):
     corner, opposite = detections.boxes[:, :2], detections.boxes[:, 2:]
     return (torch.cat((corner, opposite - corner), dim=1) - boxes_xywh).abs().max()
 
@@ -124,38 +124,40 @@ def largest_difference(detections, boxes_xywh):
     [(MASKRCNN_BENCHMARK, peers.MASKRCNN_BENCHMARK), (DETECTRON2, peers.DETECTRON2)],
     ids=["maskrcnn_benchmark", "detectron2"],
 )
-def test_detections_equal_the_library_s(detector_with, images, conventions, peer):
+def test_detections_match_the_library(detector_with, images, conventions, peer):
     detector = detector_with(conventions)
-    origin = conventions.keypoint_origin  # in detectron2 as in ours, the center of pixel 0 is 0.5
+    origin = conventions.keypoint_origin  # 0 in detectron2, 0.5 in maskrcnn-benchmark
     seen = []
-    for image, ours in zip(images, Predictor(detector).predict(images, batch_size=1), strict=True):
+    results = Predictor(detector).predict(images, batch_size=1)
+    for image, result in zip(images, results, strict=True):
         scores, labels, boxes, bitmaps, points = detect(peer, detector, image)
-        assert ours.labels.tolist() == labels
+        assert result.labels.tolist() == labels
         seen += labels
         # float32 against float64, with coordinates of several hundred pixels.
-        torch.testing.assert_close(ours.scores, scores, atol=1e-3, rtol=0)
-        assert largest_difference(ours, boxes) < 0.05
+        torch.testing.assert_close(result.scores, scores, atol=1e-3, rtol=0)
+        assert largest_box_difference(result, boxes) < 0.05
         # Except for one or two: the best two cells of a heatmap may differ by rounding only.
-        different = (ours.keypoints[..., :2] - origin - points).abs().amax(dim=2) > 0.05
+        different = (result.keypoints[..., :2] - origin - points).abs().amax(dim=2) > 0.05
         assert different.sum() <= 2
-        masks, theirs = ours.bitmaps().bool().flatten(1), bitmaps.flatten(1)
+        masks, expected = result.bitmaps().bool().flatten(1), bitmaps.flatten(1)
         # A pixel may be within float rounding of the threshold.
-        assert ((masks ^ theirs).sum(1) <= (0.01 * theirs.sum(1)).clamp(min=1)).all()
-        assert (theirs.sum(1) > 100).sum() >= 10
+        assert ((masks ^ expected).sum(1) <= (0.01 * expected.sum(1)).clamp(min=1)).all()
+        assert (expected.sum(1) > 100).sum() >= 10
     assert len(seen) >= 20 and len(set(seen)) >= 3
 
 
 @pytest.mark.parametrize("kind", ["c4_with", "retinanet_with"])
-def test_detections_of_other_detectors_equal_maskrcnn_benchmark_s(kind, images, request):
+def test_detections_of_other_detectors_match_maskrcnn_benchmark(kind, images, request):
     detector = request.getfixturevalue(kind)(MASKRCNN_BENCHMARK)
-    for image, ours in zip(images, Predictor(detector).predict(images, batch_size=1), strict=True):
+    results = Predictor(detector).predict(images, batch_size=1)
+    for image, result in zip(images, results, strict=True):
         scores, labels, boxes, bitmaps, _ = detect(peers.MASKRCNN_BENCHMARK, detector, image)
         assert len(labels) >= 10
-        assert ours.labels.tolist() == labels
-        torch.testing.assert_close(ours.scores, scores.float(), atol=1e-3, rtol=0)
-        assert largest_difference(ours, boxes) < 0.05
+        assert result.labels.tolist() == labels
+        torch.testing.assert_close(result.scores, scores.float(), atol=1e-3, rtol=0)
+        assert largest_box_difference(result, boxes) < 0.05
         if bitmaps is not None:
-            different = (ours.bitmaps().bool() ^ bitmaps).flatten(1).sum(1)
+            different = (result.bitmaps().bool() ^ bitmaps).flatten(1).sum(1)
             assert (different <= (0.01 * bitmaps.flatten(1).sum(1)).clamp(min=1)).all()
 
 
@@ -164,5 +166,5 @@ def test_without_legacy_geometry_the_detections_differ(detector_with, images):
     detector = detector_with(MASKRCNN_BENCHMARK)
     _, labels, boxes, _, _ = detect(peers.MASKRCNN_BENCHMARK, detector, images[0])
     changed = MASKRCNN_BENCHMARK.model_copy(update={"legacy_geometry": False})
-    (ours,) = Predictor(detector_with(changed)).predict(images[:1])
-    assert ours.labels.tolist() != labels or largest_difference(ours, boxes) > 0.5
+    (result,) = Predictor(detector_with(changed)).predict(images[:1])
+    assert result.labels.tolist() != labels or largest_box_difference(result, boxes) > 0.5

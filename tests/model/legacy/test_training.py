@@ -60,20 +60,20 @@ def points(box):
     return [[0.3 * x1 + 0.7 * x2, 0.6 * y1 + 0.4 * y2], [x2, y2]]
 
 
-def targets_of(boxes, labels):
+def make_targets(boxes, labels):
+    """Return targets in our coordinates, whose pixel 0 has its center at 0.5."""
     polygons = torch.tensor([polygon(box) for box in boxes])
     starts = torch.arange(len(boxes) + 1)
     return Targets(
         torch.tensor(boxes) + torch.tensor([0, 0, 1, 1]),
         torch.tensor(labels),
         PolygonMasks(polygons.flatten(0, 1), 4 * starts, starts),
-        # Theirs are pixel indices; in ours the center of pixel 0 is 0.5.
         torch.tensor([[[x + 0.5, y + 0.5, 2.0] for x, y in points(box)] for box in boxes]),
     )
 
 
-def test_losses_equal_maskrcnn_benchmark_s(detector, batch):
-    targets = [targets_of(*each) for each in zip(OBJECTS, LABELS, strict=True)]
+def test_losses_match_maskrcnn_benchmark(detector, batch):
+    targets = [make_targets(*each) for each in zip(OBJECTS, LABELS, strict=True)]
     terms = detector(batch, targets)
     with torch.no_grad():
         maps = detector.features(batch)

@@ -11,7 +11,8 @@ from model.boxes.selection import Candidates, select_boxes
 from model.config import RetinaNetConfig
 from model.retinanet.network import octave_sizes
 from model.structures import ImageSize, join_targets
-from tests.model.no_sync import NoSync
+from tests.model.training import total_loss, train_steps
+from tests.ops_cuda.forbid_sync import ForbidSync
 
 LOSSES = {"retinanet_class", "retinanet_box"}
 SMALL = {"anchor_sizes": (8, 16, 32, 48, 64), "layers": 2}
@@ -27,22 +28,10 @@ def build(tiny_config):
     return build
 
 
-def total(terms):
-    return sum(term.total / term.count.clamp(min=1) for term in terms.values())
-
-
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
-def test_two_scenes_can_be_memorized(build, scenes, draw_image, batch_of, box_loss):
-    detector = build(box_loss=box_loss).train()
-    batch = batch_of(scenes)
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
-    losses = []
-    for _ in range(60):
-        loss = total(detector(batch, scenes))
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+def test_it_overfits_two_scenes(build, scenes, draw_image, make_batch, box_loss):
+    detector = build(box_loss=box_loss)
+    losses = train_steps(detector, make_batch(scenes), scenes, steps=60, lr=2e-3)
     assert losses[-1] < 0.2 * losses[0]
     images = [draw_image(target).numpy() for target in scenes]
     for target, detections in zip(scenes, Predictor(detector).predict(images), strict=True):
@@ -56,13 +45,13 @@ def test_two_scenes_can_be_memorized(build, scenes, draw_image, batch_of, box_lo
 @pytest.mark.parametrize("norm", ["none", "group_norm"])
 @pytest.mark.parametrize("empty_images", [1, 2])
 def test_every_parameter_has_a_gradient_even_without_objects(
-    build, scenes, box_targets, batch_of, norm, empty_images
+    build, scenes, box_targets, make_batch, norm, empty_images
 ):
     detector = build(norm=norm)
     targets = [box_targets([], [])] * empty_images + scenes[: 2 - empty_images]
-    terms = detector(batch_of(targets), targets)
+    terms = detector(make_batch(targets), targets)
     assert terms.keys() == LOSSES
-    total(terms).backward()
+    total_loss(terms).backward()
     assert [name for name, p in detector.named_parameters() if p.grad is None] == []
     assert all(p.grad.isfinite().all() for p in detector.parameters())
     assert terms["retinanet_class"].total > 0
@@ -71,13 +60,13 @@ def test_every_parameter_has_a_gradient_even_without_objects(
 
 
 def test_losses_of_a_batch_are_the_sums_of_those_of_its_images(
-    build, scenes, box_targets, batch_of
+    build, scenes, box_targets, make_batch
 ):
     detector = build()
     crowded = box_targets([[2 + 9 * i, 5, 10 + 9 * i, 20 + i] for i in range(6)], [1] * 6)
     targets, canvas = [crowded, *scenes], ImageSize(96, 64)
-    together = detector(batch_of(targets, canvas=canvas), targets)
-    alone = [detector(batch_of([target], canvas=canvas), [target]) for target in targets]
+    together = detector(make_batch(targets, canvas=canvas), targets)
+    alone = [detector(make_batch([target], canvas=canvas), [target]) for target in targets]
     for name, term in together.items():
         # Summed in another order, fp32.
         torch.testing.assert_close(
@@ -87,29 +76,29 @@ def test_losses_of_a_batch_are_the_sums_of_those_of_its_images(
         assert not term.count.requires_grad
 
 
-def test_degenerate_objects_have_finite_losses_and_gradients(build, box_targets, batch_of):
+def test_degenerate_objects_have_finite_losses_and_gradients(build, box_targets, make_batch):
     target = box_targets([[10, 10, 10, 10], [10, 10, 10.001, 10.001], [0, 0, 64, 64]], [1, 1, 2])
     for box_loss in ("smooth_l1", "giou"):
         detector = build(box_loss=box_loss)
-        terms = detector(batch_of([target]), [target])
-        total(terms).backward()
+        terms = detector(make_batch([target]), [target])
+        total_loss(terms).backward()
         assert all(p.grad.isfinite().all() for p in detector.parameters())
 
 
-def test_losses_need_no_sync(build, scenes, batch_of):
-    detector, batch = build(), batch_of(scenes)
+def test_losses_need_no_sync(build, scenes, make_batch):
+    detector, batch = build(), make_batch(scenes)
     features = [feature.detach() for feature in detector.features(batch)]
     targets = join_targets(scenes, torch.device("cpu"))
     expected = detector.losses(features, batch, targets)
-    with NoSync():
+    with ForbidSync():
         targets = join_targets(scenes, torch.device("cpu"))
         terms = detector.losses(features, batch, targets)
     assert all(terms[name].total == expected[name].total for name in LOSSES)
 
 
-def test_settings_scale_the_box_loss(build, scenes, batch_of):
+def test_settings_scale_the_box_loss(build, scenes, make_batch):
     def box_loss(**settings):
-        return build(**settings)(batch_of(scenes), scenes)["retinanet_box"].total
+        return build(**settings)(make_batch(scenes), scenes)["retinanet_box"].total
 
     plain = box_loss()
     # Deltas start near 0, so target deltas ten times as large are ten times as far away.
@@ -118,14 +107,14 @@ def test_settings_scale_the_box_loss(build, scenes, batch_of):
     assert box_loss(smooth_l1_beta=1.0) < plain
 
 
-def test_scores_start_at_about_the_prior(build, scenes, batch_of):
+def test_scores_start_at_about_the_prior(build, scenes, make_batch):
     detector = build(prior=0.02)
-    logits, _ = detector.retinanet(detector.features(batch_of(scenes))[0])
+    logits, _ = detector.retinanet(detector.features(make_batch(scenes))[0])
     # The last weights are drawn with a standard deviation of 0.01.
     torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, 0.02), rtol=0.1, atol=0)
 
 
-def best_of_all_pairs(head, features, batch, pre_nms):
+def rank_all_pairs(head, features, batch, pre_nms):
     """Rank every pair of anchor and class, one level and image at a time."""
     boxes, scores, labels, images = [], [], [], []
     anchors = head.anchors(features, batch.canvas)
@@ -143,10 +132,10 @@ def best_of_all_pairs(head, features, batch, pre_nms):
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_detections_come_from_the_best_of_all_pairs_of_anchor_and_class(
-    build, scenes, batch_of, ties
+    build, scenes, make_batch, ties
 ):
     detector = build(pre_nms=25, score_threshold=0.3, delta_weights=(10, 10, 5, 5))
-    head, batch = detector.retinanet, batch_of(scenes)
+    head, batch = detector.retinanet, make_batch(scenes)
     with torch.inference_mode():
         features = detector.features(batch)
         head.class_logits.weight *= 300
@@ -155,7 +144,7 @@ def test_detections_come_from_the_best_of_all_pairs_of_anchor_and_class(
         if ties:
             head.class_logits.weight.zero_()
         selected = detector.detect(features, batch)
-        candidates = best_of_all_pairs(head, features, batch, pre_nms=25)
+        candidates = rank_all_pairs(head, features, batch, pre_nms=25)
         above = candidates.scores > 0.3
         expected = select_boxes(
             Candidates(*(part[above] for part in candidates)), batch.sizes, 0.5, 100
@@ -201,13 +190,13 @@ def test_retinanet_has_as_many_parameters_as_in_torchvision(weights, backbone_no
     assert sum(p.numel() for p in detector.parameters()) == weights.meta["num_params"]
 
 
-def test_losses_under_autocast_are_close_to_exact_ones(build, scenes, batch_of):
+def test_losses_under_autocast_are_close_to_exact_ones(build, scenes, make_batch):
     # On a map of one cell, torch 2.15 computes NaN gradients of P7's bfloat16 weights.
-    detector, batch = build(), batch_of(scenes, canvas=ImageSize(128, 128))
+    detector, batch = build(), make_batch(scenes, canvas=ImageSize(128, 128))
     exact = detector(batch, scenes)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = detector(batch, scenes)
-    total(rounded).backward()
+    total_loss(rounded).backward()
     for name, term in rounded.items():
         assert term.total.dtype == torch.float32
         # 8 bits of mantissa through about twenty layers.

@@ -11,7 +11,8 @@ from model.rpn import network as rpn_network
 from model.rpn.network import RegionProposalNetwork, RpnHead
 from model.structures import ImageBatch, ImageSize
 from ops_cuda import select_proposals
-from tests.model.no_sync import NoSync
+from tests.model.training import total_loss
+from tests.ops_cuda.forbid_sync import ForbidSync
 
 SIZES = (ImageSize(64, 96), ImageSize(50, 70))
 
@@ -30,7 +31,7 @@ def test_proposals_lie_in_their_images_and_need_no_sync():
     network, features = small_network(), random_features()
     images = ImageBatch(torch.zeros(2, 3, 64, 96), SIZES, SIZES)
     expected = network(features, images)
-    with NoSync():
+    with ForbidSync():
         proposals = network(features, images)
     assert proposals.boxes.equal(expected.boxes)
     assert proposals.counts.equal(expected.counts)
@@ -68,7 +69,7 @@ def test_predictions_for_sampled_anchors_equal_those_for_all_anchors():
 
 @pytest.mark.parametrize("samples", [8, 16])
 def test_gradients_of_few_sampled_anchors_equal_those_through_all_anchors(
-    tiny_config, scenes, batch_of, monkeypatch, samples
+    tiny_config, scenes, make_batch, monkeypatch, samples
 ):
     config = tiny_config()
     config = config.model_copy(
@@ -80,8 +81,8 @@ def test_gradients_of_few_sampled_anchors_equal_those_through_all_anchors(
     for few in (True, False):
         monkeypatch.setattr(rpn_network, "patches_save_work", lambda *_, few=few: few)
         detector.zero_grad()
-        terms = detector(batch_of(scenes), scenes)
-        sum(term.total / term.count for term in terms.values()).backward()
+        terms = detector(make_batch(scenes), scenes)
+        total_loss(terms).backward()
         results.append((terms, {name: p.grad.clone() for name, p in detector.named_parameters()}))
     (sampled, gradients), (dense, expected) = results
     for name, term in sampled.items():
@@ -128,7 +129,7 @@ def test_a_cuda_graph_of_proposals_can_be_replayed_on_other_features():
 
 
 def test_every_parameter_has_a_gradient_under_autocast_with_few_samples(
-    tiny_config, scenes, batch_of
+    tiny_config, scenes, make_batch
 ):
     """torch <= 2.10 caches casts made without a graph; see ``RegionProposalNetwork.losses``."""
     config = tiny_config()
@@ -137,7 +138,7 @@ def test_every_parameter_has_a_gradient_under_autocast_with_few_samples(
     )
     detector = build_detector(config).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = detector(batch_of(scenes), scenes)
-    sum(term.total / term.count.clamp(min=1) for term in terms.values()).backward()
+        terms = detector(make_batch(scenes), scenes)
+    total_loss(terms).backward()
     missing = [name for name, p in detector.named_parameters() if p.grad is None]
     assert not missing

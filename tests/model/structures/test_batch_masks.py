@@ -48,10 +48,10 @@ def test_objects_of_all_images_are_joined_in_order_with_an_empty_one_at_the_end(
     assert not images[4].any()
 
 
-def test_runs_of_a_mirrored_and_resized_image_are_read_through_to_canvas():
+def test_to_canvas_maps_a_flipped_and_resized_image_to_its_runs():
     bitmaps = random_bitmaps(1, 16, 16)
     runs = encode_bitmaps(BitmapMasks(bitmaps))
-    # The image is twice as large as the canvas and mirrored: canvas x = 16 - x / 2, y / 2.
+    # The image is twice as large as its canvas, and flipped: x is 16 - x / 2 there, y is y / 2.
     to_canvas = torch.tensor([[-0.5, 0.5, 16.0, 0.0]])
     moved = RunLengthMasks(runs.run_ends, runs.run_offsets, runs.heights, to_canvas)
     image = rasterize_whole_images(join_masks([moved], CPU), [0], 32)[0]

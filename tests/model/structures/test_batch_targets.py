@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from model.structures import PolygonMasks, Targets, join_targets
-from tests.model.no_sync import NoSync
+from tests.ops_cuda.forbid_sync import ForbidSync
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def test_masks_and_keypoints_are_in_the_rows_of_their_boxes(box_targets, with_ke
 
 def test_joining_polygons_and_keypoints_needs_no_sync(scenes, with_keypoints):
     images = [with_keypoints(scene) for scene in scenes]
-    with NoSync():
+    with ForbidSync():
         joined = join_targets(images, CPU, with_masks=True, num_keypoints=3)
     assert joined.counts == (2, 1)
 

@@ -109,7 +109,7 @@ def test_detections_are_equal(pair: tuple[RetinaNet, Detector], images: list[Ten
         torch.testing.assert_close(result.scores, detections["scores"][large], atol=1e-4, rtol=0)
 
 
-def test_the_default_limit_on_detections_is_torchvision_s(
+def test_the_default_limit_on_detections_matches_torchvision(
     pair: tuple[RetinaNet, Detector], tmp_path: Path
 ) -> None:
     torch.save(pair[0].state_dict(), tmp_path / "reference.pth")

@@ -19,6 +19,7 @@ from tests.model.torchvision.peers import (
     resized_images,
     torchvision_input,
 )
+from tests.model.training import total_loss
 
 CLASSES, SIZES, RATIOS = 6, (24.0, 40.0, 64.0, 100.0), (0.5, 1.0, 2.0)
 # Our names of layers, and torchvision's.
@@ -114,7 +115,7 @@ def test_losses_and_gradients_are_equal():
     losses = reference(torchvision_input(images), [{"boxes": boxes, "labels": labels}] * 2)
     terms = detector(make_batch(images), [Targets(boxes, labels)] * 2)
     sum(losses.values()).backward()
-    sum(term.total / term.count for term in terms.values()).backward()
+    total_loss(terms).backward()
     for name, other in (
         ("rpn_objectness", "loss_objectness"),
         ("rpn_box", "loss_rpn_box_reg"),

@@ -134,14 +134,14 @@ def write_weights(case, folder):
     path, name = folder / "model.pth", case.model or case.kind
     match case.library:
         case "detectron2":
-            torch.save({"model": zoo.weights_of(zoo.ZOO[name])}, path)
+            torch.save({"model": zoo.make_weights(zoo.ZOO[name])}, path)
         case "Detectron":
             kind = blobs.KINDS[name]
             layers = Layers(kind, statistics=False)
-            return blobs.write(folder / "model.pkl", blobs.blobs_of(kind, layers))
+            return blobs.write(folder / "model.pkl", blobs.make_blobs(kind, layers))
         case "maskrcnn-benchmark":
             kind = state_dicts.KINDS[name]
-            state = state_dicts.state_of(kind, Layers(kind, statistics=True))
+            state = state_dicts.make_state_dict(kind, Layers(kind, statistics=True))
             torch.save({"model": state}, path)
         case "torchvision":
             with torch.device("meta"):  # names and shapes are enough

@@ -74,10 +74,10 @@ def test_ninety_sparse_ids_become_eighty_classes(build, tmp_path):
     assert (len(report.kept_classes), report.new_classes) == (80, ())
     for label, category in enumerate(ours.categories, start=1):
         for layer in LAYERS:
-            for mine, theirs in zip(
+            for actual, expected in zip(
                 rows(ours, layer, label), rows(sparse, layer, category.id), strict=True
             ):
-                assert mine.equal(theirs)
+                assert actual.equal(expected)
 
 
 def test_an_equal_number_of_other_classes_is_not_taken_for_the_same_classes(build, tmp_path):

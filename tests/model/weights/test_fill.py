@@ -21,20 +21,20 @@ def c4(tiny_config):
     return build
 
 
-def blocks_and_norms(shapes, draw, stem_norm, name_of):
+def blocks_and_norms(shapes, draw, stem_norm, layer_name):
     """Return the weights of the blocks, and the channels of the norm after each layer, by name.
 
     Args:
         shapes: of the layers, by key.
         draw: returns an array of a shape.
         stem_norm: name of the stem's norm.
-        name_of: names a layer by its stage, block and number.
+        layer_name: names a layer by its stage, block and number.
     """
     weights, norms = {}, {stem_norm: shapes["stem",][0]}
     for (kind, *key), shape in shapes.items():
         if kind == "block":
-            weights[name_of(*key)] = draw(shape)
-            norms[name_of(*key)] = shape[0]
+            weights[layer_name(*key)] = draw(shape)
+            norms[layer_name(*key)] = shape[0]
     return weights, norms
 
 
@@ -78,15 +78,15 @@ def test_res5_of_r50_fills_the_box_head(c4, narrow_shapes, random_weights, tmp_p
         f"roi_heads.box.res5.{n}" for n in res5.state_dict() if "tracked" not in n
     }
     for block, number in ((res5[0], 0), (res5[2], 2)):
-        ours = [block.downsample[0]] if number == 0 else []
-        ours += [block.conv1, block.conv2, block.conv3]
-        for layer, theirs in zip(reversed(ours), reversed(layers), strict=False):
-            expected = torch.from_numpy(arrays[name.format(number, theirs)])
-            assert layer.weight.equal(expected)
+        convolutions = [block.downsample[0]] if number == 0 else []
+        convolutions += [block.conv1, block.conv2, block.conv3]
+        for convolution, layer in zip(reversed(convolutions), reversed(layers), strict=False):
+            expected = torch.from_numpy(arrays[name.format(number, layer)])
+            assert convolution.weight.equal(expected)
     assert report.original_names["roi_heads.box.res5.1.conv2.weight"] == name.format(1, layers[2])
 
 
-def test_res5_of_torchvision_s_resnet50_fills_the_box_head(c4, tmp_path):
+def test_res5_of_a_torchvision_resnet50_fills_the_box_head(c4, tmp_path):
     classifier = torchvision.models.resnet50(weights=None)
     torch.save(classifier.state_dict(), tmp_path / "resnet50.pth")
     detector = c4(width=64)

@@ -94,7 +94,7 @@ def of_weights(config):
 
 
 def is_read(config, key):
-    """Whether the detector has the part that a setting of it belongs to."""
+    """Return whether the detector has the part that a setting of it belongs to."""
     if key.startswith("fpn."):
         return config.backbone.features == "fpn"
     return has_section(config, key) and not (key.startswith("rpn.") and config.retinanet)
@@ -248,7 +248,7 @@ def test_a_head_that_a_config_lacks_or_adds_is_a_conflict(weights, caplog):
 
 
 def test_anchors_that_a_file_stores_overrule_a_config(tmp_path, caplog):
-    state = zoo.weights_of(zoo.ZOO["faster R101 FPN"])
+    state = zoo.make_weights(zoo.ZOO["faster R101 FPN"])
     for level, size in enumerate((20, 40, 80, 160, 320)):
         halves = [(size / ratio**0.5 / 2, size * ratio**0.5 / 2) for ratio in (0.4, 1, 2)]
         name = f"proposal_generator.anchor_generator.cell_anchors.{level}"
@@ -261,7 +261,7 @@ def test_anchors_that_a_file_stores_overrule_a_config(tmp_path, caplog):
     assert resolved.rpn.anchor_ratios == (0.4, 1, 2)
 
 
-def test_a_file_of_ours_without_its_folder_has_the_config_s_conventions(tmp_path, caplog):
+def test_our_file_without_its_folder_has_the_conventions_of_the_config(tmp_path, caplog):
     config = our_config("mask")
     torch.save(build_detector(config).state_dict(), tmp_path / "weights.pth")
     path = tmp_path / "weights.pth"
@@ -271,7 +271,7 @@ def test_a_file_of_ours_without_its_folder_has_the_config_s_conventions(tmp_path
     assert detector.config.conventions == config.conventions.model_copy(update=stated)
 
 
-def test_the_caller_s_conventions_reach_the_detector(weights):
+def test_the_conventions_of_the_caller_reach_the_detector(weights):
     path, alone = weights(Case("ours", "faster", 16))
     stated = {"pixel_order": "rgb", "box.delta_weights": [1, 1, 1, 1]}
     detector = load_network(path, conventions=stated, score_threshold=0.3)

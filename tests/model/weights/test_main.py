@@ -9,26 +9,26 @@ from model.weights.__main__ import main
 
 
 @pytest.fixture
-def theirs(tmp_path):
+def torchvision_file(tmp_path):
     """Weights of torchvision's Mask R-CNN with 2 classes, and a tensor of no known name."""
     model = torchvision.models.detection.maskrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=3
     )
-    torch.save(model.state_dict() | {"secret": torch.ones(2)}, tmp_path / "theirs.pth")
-    return tmp_path / "theirs.pth"
+    torch.save(model.state_dict() | {"secret": torch.ones(2)}, tmp_path / "maskrcnn.pth")
+    return tmp_path / "maskrcnn.pth"
 
 
-def test_convert_writes_the_detector_that_the_weights_load_as(theirs, tmp_path, capsys):
+def test_convert_writes_the_detector_that_the_weights_load_as(torchvision_file, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["convert", str(theirs), "--to", str(out)]) == 1
+    assert main(["convert", str(torchvision_file), "--to", str(out)]) == 1
     assert "secret is not used" in capsys.readouterr().err
     assert not out.exists()
-    command = ["convert", str(theirs), "--to", str(out), "--allow-unused", "sec*"]
+    command = ["convert", str(torchvision_file), "--to", str(out), "--allow-unused", "sec*"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "roi_heads.box_head.fc6.weight" in printed
     assert "(1024, 12544)" in printed
-    direct, converted = load_network(theirs, allow_unused=["secret"]), load_network(out)
+    direct, converted = load_network(torchvision_file, allow_unused=["secret"]), load_network(out)
     assert converted.config == direct.config
     for name, tensor in direct.state_dict().items():
         assert tensor.equal(converted.state_dict()[name])

@@ -5,7 +5,7 @@ from model import build_detector
 from model.weights import load_weights
 
 
-def test_timm_s_model_safetensors_without_model_json_is_a_plain_resnet(tiny_config, tmp_path):
+def test_a_timm_safetensors_file_without_model_json_is_a_plain_resnet(tiny_config, tmp_path):
     # timm names its file model.safetensors, as we do.
     state = torchvision.models.resnet18().state_dict()
     save_file(state, tmp_path / "model.safetensors")

@@ -8,7 +8,7 @@ import torch
 from model import ModelConfig, build_detector, load_detector, save_detector
 from pipeline.config import load_config
 from pipeline.infer.model_files import ModelFiles
-from tests.model.weights.detectron2.zoo import ZOO, weights_of
+from tests.model.weights.detectron2.zoo import ZOO, make_weights
 
 RECIPES = Path(__file__).resolve().parents[3] / "configs"
 
@@ -32,7 +32,7 @@ def test_an_unset_test_augmentation_keeps_that_of_the_model_and_null_removes_it(
 def theirs(tmp_path):
     """Weights of detectron2's Mask R-CNN on C4, which it pads to multiples of 1."""
     path = tmp_path / "model_final.pth"
-    torch.save({"model": weights_of(ZOO["mask R50 C4"])}, path)
+    torch.save({"model": make_weights(ZOO["mask R50 C4"])}, path)
     return path
 
 

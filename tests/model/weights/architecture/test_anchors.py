@@ -138,7 +138,7 @@ def test_anchors_that_no_config_describes_are_reported(levels, one_stage, messag
     assert message in note
 
 
-def test_without_square_anchors_maskrcnn_benchmark_s_sizes_are_unknown():
+def test_without_square_anchors_the_sizes_of_maskrcnn_benchmark_are_unknown():
     for one_stage in (True, False):
         levels = [maskrcnn_benchmark_anchors((64, 128), (0.5, 2.0), 16)]
         tensors = stored("rpn.", levels)
@@ -167,7 +167,7 @@ def test_stated_anchors_are_taken_from_another_config():
 @pytest.fixture
 def voc(tmp_path):
     """Pascal VOC's C4 models have three anchor sizes instead of five."""
-    state = zoo.weights_of(zoo.ZOO["VOC"])
+    state = zoo.make_weights(zoo.ZOO["VOC"])
     for layer in ("objectness_logits", "anchor_deltas"):
         for kind in ("weight", "bias"):
             name = f"proposal_generator.rpn_head.{layer}.{kind}"

@@ -11,10 +11,10 @@ from model.weights.torchvision.convert import convert_torchvision
 
 
 def convert(config=None, **options):
-    """Convert torchvision's Keypoint R-CNN, without weights: shapes tell all."""
+    """Convert torchvision's Keypoint R-CNN, with random weights: only shapes are read."""
     with torch.device("meta"):
-        theirs = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None, **options)
-    return convert_torchvision(StoredWeights(theirs.state_dict()), config or ModelConfig())
+        reference = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None, **options)
+    return convert_torchvision(StoredWeights(reference.state_dict()), config or ModelConfig())
 
 
 def test_keypoints_are_named_by_a_config_with_as_many_or_else_numbered():
@@ -27,6 +27,6 @@ def test_keypoints_are_named_by_a_config_with_as_many_or_else_numbered():
     assert keypoint == KeypointHeadConfig(names=names, channels=512, pool_side=7)
 
 
-def test_the_default_keypoint_names_are_torchvision_s():
+def test_the_default_keypoint_names_match_torchvision():
     names = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"]
     assert list(KeypointHeadConfig().names) == names

@@ -38,7 +38,7 @@ NAMES = {
 DENSE = {"rpn": "conv_rpn", "objectness": "rpn_cls_logits", "anchor deltas": "rpn_bbox_pred"}
 
 
-def name_of(key, kind):
+def layer_name(key, kind):
     """Return the name of a layer's blobs without _w and _b."""
     match key:
         case ("block", stage, number, branch):
@@ -63,10 +63,10 @@ def name_of(key, kind):
     return NAMES[key]
 
 
-def blobs_of(kind, layers):
+def make_blobs(kind, layers):
     blobs = {"lr": np.float32([0.02]), "fc1000_w": np.ones((9, 4), np.float32)}
     for key, layer in layers.items():
-        name = name_of(key, kind)
+        name = layer_name(key, kind)
         blobs[f"{name}_w"] = layer.weight
         blobs[f"{name}_w_momentum"] = torch.zeros_like(layer.weight)
         if layer.bias is not None:

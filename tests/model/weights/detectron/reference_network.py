@@ -139,21 +139,21 @@ def anchor_at(grid, size, ratio, level=0):
     return int((sides - expected).square().sum(1).argmin())
 
 
-def assert_close(ours, theirs):
+def assert_close(actual, expected):
     # Thousands of float32 products summed in another order, and Winograd convolutions.
-    scale = max(1.0, float(theirs.abs().max()))
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * scale)
+    scale = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * scale)
 
 
 @torch.no_grad()
 def assert_same_maps(detector, network):
     x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    theirs = network.backbone(x)
-    for ours, maps in zip(detector.backbone(x), theirs, strict=True):
-        assert_close(ours, maps)
+    maps = network.backbone(x)
+    for actual, expected in zip(detector.backbone(x), maps, strict=True):
+        assert_close(actual, expected)
     if network.kind.features == "fpn":
-        for ours, maps in zip(detector.fpn(theirs), network.pyramid(theirs), strict=True):
-            assert_close(ours, maps)
+        for actual, expected in zip(detector.fpn(maps), network.pyramid(maps), strict=True):
+            assert_close(actual, expected)
 
 
 @torch.no_grad()
@@ -174,8 +174,8 @@ def assert_same_roi_heads(detector, network):
         masks = detector.roi_heads.mask(maps, labels)
         assert_close(masks, network.masks(pooled)[torch.arange(3), labels])
     if "keypoints" in network.kind.heads:
-        ours = detector.roi_heads.keypoint(pooled)
-        assert_close(ours, network.heatmaps(pooled))
+        heatmaps = detector.roi_heads.keypoint(pooled)
+        assert_close(heatmaps, network.heatmaps(pooled))
 
 
 @torch.no_grad()
@@ -192,16 +192,16 @@ def assert_same_anchors(detector, network, anchors):
     x = torch.randn(1, channels, 6, 9, generator=torch.Generator().manual_seed(3))
     head = detector.retinanet if one_stage else detector.rpn.head
     grid = (detector.retinanet if one_stage else detector.rpn).anchors
-    theirs = network.retinanet(x) if one_stage else network.proposals(x)
-    classes = theirs[0].shape[1] // len(anchors)
+    expected_logits, expected_deltas = network.retinanet(x) if one_stage else network.proposals(x)
+    classes = expected_logits.shape[1] // len(anchors)
     indices = [anchor_at(grid, size, ratio) for size, ratio in anchors]
     assert sorted(indices) == list(range(len(anchors))) and grid.per_cell == len(anchors)
     logits, deltas = (part.reshape(6, 9, len(anchors), -1) for part in head(x))
-    for theirs_index, index in enumerate(indices):
-        first = classes * theirs_index
-        rows = theirs[0][0, first : first + classes].permute(1, 2, 0)
+    for position, index in enumerate(indices):
+        first = classes * position
+        rows = expected_logits[0, first : first + classes].permute(1, 2, 0)
         assert_close(logits[:, :, index], rows)
-        rows = theirs[1][0, 4 * theirs_index : 4 * theirs_index + 4].permute(1, 2, 0)
+        rows = expected_deltas[0, 4 * position : 4 * position + 4].permute(1, 2, 0)
         assert_close(deltas[:, :, index], rows)
 
 

@@ -15,7 +15,7 @@ BRANCHES = {0: "branch1", 1: "branch2a", 2: "branch2b", 3: "branch2c"}
 LAST_BLOCK = {2: 2, 3: 3, 4: 5, 5: 2}
 
 
-def blobs_of(narrow_shapes, random_weights, classes=5):
+def make_blobs(narrow_shapes, random_weights, classes=5):
     """Return a Mask R-CNN as Detectron saves it: every Caffe2 layer has a bias, ``_b``."""
     names = {("stem",): "conv1", ("rpn",): "conv_rpn_fpn2"}
     names |= {("objectness",): "rpn_cls_logits_fpn2", ("anchor deltas",): "rpn_bbox_pred_fpn2"}
@@ -53,7 +53,7 @@ def blobs_of(narrow_shapes, random_weights, classes=5):
 
 @pytest.fixture
 def blobs(narrow_shapes, random_weights):
-    return blobs_of(narrow_shapes, random_weights)
+    return make_blobs(narrow_shapes, random_weights)
 
 
 @pytest.fixture
@@ -81,14 +81,14 @@ def test_the_backbone_computes_what_caffe2_computes(blobs, write):
     image = 255 * torch.rand(1, 3, 40, 56)  # red, green, blue
     bgr = image[:, [2, 1, 0]] - torch.tensor([102.9801, 115.9465, 122.7717]).view(3, 1, 1)
     conventions = detector.config.conventions
-    ours = image.flip(1) if conventions.pixel_order == "bgr" else image
-    ours = ours - torch.tensor(conventions.pixel_mean).view(3, 1, 1)
+    pixels = image.flip(1) if conventions.pixel_order == "bgr" else image
+    pixels = pixels - torch.tensor(conventions.pixel_mean).view(3, 1, 1)
     assert conventions.pixel_std == (1, 1, 1)
     expected = affine(
         F.conv2d(bgr, tensor(blobs["conv1_w"]), stride=2, padding=3), blobs, "res_conv1"
     )
     body = detector.backbone
-    stem = convolve_and_normalize(ours, body.conv1, body.bn1)
+    stem = convolve_and_normalize(pixels, body.conv1, body.bn1)
     torch.testing.assert_close(stem, expected, rtol=1e-5, atol=1e-3)
 
     x = torch.randn(1, 32, 12, 16)
@@ -163,8 +163,8 @@ def test_the_config_has_the_conventions_that_the_weights_assume(blobs, write, ca
     assert "in pixels of the original image" in caplog.text
 
 
-def test_eighty_classes_are_taken_to_be_coco_s(narrow_shapes, random_weights, write):
-    detector = load_network(write({"blobs": blobs_of(narrow_shapes, random_weights, 80)}))
+def test_80_classes_are_assumed_to_be_those_of_coco(narrow_shapes, random_weights, write):
+    detector = load_network(write({"blobs": make_blobs(narrow_shapes, random_weights, 80)}))
     assert detector.categories[0] == Category(1, "person")
     assert detector.categories[11] == Category(13, "stop sign")
     assert detector.categories[-1] == Category(90, "toothbrush")

@@ -11,7 +11,7 @@ from model.config import KeypointHeadConfig
 from model.weights import WeightsError, load_network, load_weights
 from model.weights.__main__ import main
 from model.weights.load import read_detector
-from tests.model.weights.detectron.blobs import KINDS, blobs_of, write
+from tests.model.weights.detectron.blobs import KINDS, make_blobs, write
 from tests.model.weights.detectron.model_layers import Layers
 from tests.model.weights.detectron.reference_network import (
     Network,
@@ -37,7 +37,7 @@ def load(tmp_path_factory):
     def load(name):
         kind = KINDS[name]
         layers = Layers(kind, statistics=False)
-        path = write(tmp_path_factory.mktemp("weights") / "model.pkl", blobs_of(kind, layers))
+        path = write(tmp_path_factory.mktemp("weights") / "model.pkl", make_blobs(kind, layers))
         detector, report = read_detector(path)
         return detector.eval(), report, Network(kind, layers), path
 
@@ -62,7 +62,7 @@ def test_roi_heads_equal_the_reference(load, name):
     assert_same_roi_heads(detector, network)
 
 
-def anchors_of_cell(kind):
+def cell_anchors(kind):
     """List size and ratio of the anchors of a cell on the finest map, in Detectron's order."""
     anchors = []
     if "retinanet" in kind.heads:
@@ -80,10 +80,10 @@ def anchors_of_cell(kind):
 @pytest.mark.parametrize("name", ["mask", "proposals", "mask C4", "proposals C4", "retinanet"])
 def test_every_anchor_has_its_own_rows(load, name):
     detector, _, network, _ = load(name)
-    assert_same_anchors(detector, network, anchors_of_cell(network.kind))
+    assert_same_anchors(detector, network, cell_anchors(network.kind))
 
 
-def test_stated_ratios_are_taken_to_be_in_the_file_s_order(load):
+def test_stated_ratios_are_assumed_to_be_in_the_order_of_the_file(load):
     _, _, network, path = load("retinanet")
     stated = {"retinanet.anchor_ratios": (0.5, 2.0, 1.0)}
     detector, report = read_detector(path, conventions=stated)
@@ -94,7 +94,7 @@ def test_stated_ratios_are_taken_to_be_in_the_file_s_order(load):
     assert any("assumed the anchor ratios" in note for note in load("retinanet")[1].notes)
 
 
-def test_settings_that_weights_cannot_tell_are_their_configs(load):
+def test_settings_that_weights_do_not_store_match_the_published_configs(load):
     one_stage = load("retinanet")[0].config.retinanet
     assert one_stage.delta_weights == (1, 1, 1, 1)
     assert (one_stage.smooth_l1_beta, one_stage.box_loss_weight) == (0.11, 1)
@@ -136,7 +136,7 @@ def test_a_converted_model_loads_as_the_original(load, name, tmp_path):
 @pytest.mark.parametrize("change", ["trained", "absent", "wider"])
 def test_heatmaps_without_bilinear_upsampling_are_refused(load, change, tmp_path):
     network = load("keypoint")[2]
-    blobs = blobs_of(network.kind, network.layers)
+    blobs = make_blobs(network.kind, network.layers)
     if change == "absent":
         del blobs["kps_score_lowres_w"]
     elif change == "wider":
@@ -147,15 +147,15 @@ def test_heatmaps_without_bilinear_upsampling_are_refused(load, change, tmp_path
         load_network(write(tmp_path / "model.pkl", blobs))
 
 
-def backbone_of(name, load):
+def backbone_blobs(name, load):
     network = load(name)[2]
-    blobs = blobs_of(network.kind, network.layers)
+    blobs = make_blobs(network.kind, network.layers)
     kept = ("conv1_w", "conv1_gn", "res_conv1", "res2", "res3", "res4", "res5")
     return {n: blob for n, blob in blobs.items() if n.startswith(kept) and "momentum" not in n}
 
 
 def test_a_backbone_with_group_norm_strides_in_its_3x3(load, tmp_path):
-    path = write(tmp_path / "R-50-GN.pkl", backbone_of("mask GN", load))
+    path = write(tmp_path / "R-50-GN.pkl", backbone_blobs("mask GN", load))
     theirs = load("mask GN")[0]
     ours = build_detector(theirs.config.model_copy(update={"mask": None}))
     report = load_weights(ours, path)
@@ -166,7 +166,7 @@ def test_a_backbone_with_group_norm_strides_in_its_3x3(load, tmp_path):
 
 
 def test_a_resnext_with_statistics_keeps_them(load, tmp_path):
-    blobs, rng = backbone_of("mask X-101", load), np.random.default_rng(0)
+    blobs, rng = backbone_blobs("mask X-101", load), np.random.default_rng(0)
     scales = [name for name in blobs if name.endswith("_bn_s")]
     for name in scales:
         norm = name.removesuffix("_s")

@@ -114,7 +114,7 @@ def one_stage_head(get: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
     return results[0], results[1]
 
 
-def anchors_of_a_cell(sizes: list[float], ratios: list[float]) -> Iterator[list[float]]:
+def cell_anchors(sizes: list[float], ratios: list[float]) -> Iterator[list[float]]:
     for size in sizes:
         for ratio in ratios:
             width = (size**2 / ratio) ** 0.5

@@ -23,7 +23,7 @@ NAMES = {
 }
 
 
-def name_of(key):
+def layer_name(key):
     kind, *rest = key
     match kind:
         case "block":
@@ -40,7 +40,7 @@ def arrays(narrow_shapes, random_weights):
     """A Mask R-CNN with 5 classes and folded norms, as in the model zoo."""
     arrays = {}
     for key, shape in narrow_shapes.items():
-        name = name_of(key)
+        name = layer_name(key)
         arrays[f"{name}.weight"] = random_weights(shape)
         if key[0] in ("stem", "block"):
             arrays[f"{name}.norm.weight"] = 1 + random_weights(shape[:1])
@@ -122,14 +122,14 @@ def test_class_agnostic_boxes_and_masks_get_no_background(arrays, tmp_path):
     detector = load_network(path)
     assert detector.config.box.class_agnostic
     assert detector.config.mask.class_agnostic
-    for ours, layer in zip(
+    for output, layer in zip(
         (detector.roi_heads.box.box_deltas, detector.roi_heads.mask.logits), layers, strict=True
     ):
-        assert ours.weight.equal(torch.from_numpy(arrays[f"{layer}.weight"]))
+        assert output.weight.equal(torch.from_numpy(arrays[f"{layer}.weight"]))
 
 
 @pytest.mark.parametrize("with_statistics", [True, False])
-def test_a_folded_norm_is_its_affine_map(arrays, tmp_path, with_statistics):
+def test_a_folded_norm_computes_its_affine_map(arrays, tmp_path, with_statistics):
     if not with_statistics:
         arrays = {n: a for n, a in arrays.items() if "running" not in n}
     path = tmp_path / "model.pkl"
@@ -140,8 +140,8 @@ def test_a_folded_norm_is_its_affine_map(arrays, tmp_path, with_statistics):
     scale, bias = (torch.from_numpy(arrays[f"{layer}.norm.{k}"]) for k in ("weight", "bias"))
     expected = F.conv2d(x, torch.from_numpy(arrays[f"{layer}.weight"]), stride=2)
     expected = expected * scale[:, None, None] + bias[:, None, None]
-    ours = convolve_and_normalize(x, *detector.backbone.layer2[0].downsample)
-    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+    actual = convolve_and_normalize(x, *detector.backbone.layer2[0].downsample)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_layers_of_pyramid_and_rpn_are_matched(path, arrays):
@@ -175,7 +175,7 @@ def test_default_conventions_are_assumed_and_reported(path, caplog):
     assert "state them as conventions={'pixel_order': 'rgb'" in caplog.text
 
 
-def test_pixel_mean_and_std_of_the_file_are_followed(arrays, tmp_path):
+def test_the_detector_has_the_pixel_mean_and_std_of_the_file(arrays, tmp_path):
     pixels = {
         "pixel_mean": np.array([123.675, 116.28, 103.53], np.float32).reshape(3, 1, 1),
         "pixel_std": np.array([58.395, 57.12, 57.375], np.float32).reshape(3, 1, 1),

@@ -10,8 +10,8 @@ from model.structures import ImageBatch, ImageSize
 from model.weights import WeightsError, load_network
 from model.weights.__main__ import main
 from model.weights.load import read_detector
-from tests.model.weights.detectron2 import reference_layers as theirs
-from tests.model.weights.detectron2.zoo import HEAD, HIDDEN, PYRAMID, STEM, ZOO, weights_of
+from tests.model.weights.detectron2 import reference_layers as reference
+from tests.model.weights.detectron2.zoo import HEAD, HIDDEN, PYRAMID, STEM, ZOO, make_weights
 
 RATIOS = [0.5, 1.0, 2.0]
 # One of each kind of backbone and pyramid.
@@ -25,7 +25,7 @@ CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
 @functools.cache
 def weights(name):
-    return weights_of(ZOO[name])
+    return make_weights(ZOO[name])
 
 
 @pytest.fixture(scope="module")
@@ -97,31 +97,31 @@ def test_the_architecture_is_inferred(loaded, name):
 def test_feature_maps_equal_the_reference(loaded, name):
     generator = torch.Generator().manual_seed(2)
     image = torch.randint(0, 256, (1, 3, *CANVAS), generator=generator, dtype=torch.uint8)
-    expected = theirs.backbone(weights(name), ZOO[name], image.float())
+    expected = reference.backbone(weights(name), ZOO[name], image.float())
     with torch.inference_mode():
         maps = loaded(name)[0].features(ImageBatch(image, (CANVAS,), (CANVAS,)))
     assert len(maps) == (5 if ZOO[name].features == "fpn" else 1)
-    for own, other in zip(maps, expected, strict=True):
-        scale = other.std()
+    for feature, reference_map in zip(maps, expected, strict=True):
+        scale = reference_map.std()
         assert scale > 0.01
-        torch.testing.assert_close(own / scale, other / scale, **CLOSE)
+        torch.testing.assert_close(feature / scale, reference_map / scale, **CLOSE)
 
 
 def anchors_by_cell(sizes, height, width, stride):
     """Return detectron2's anchors (H, W, A, 4), in its order."""
-    of_a_cell = torch.tensor(list(theirs.anchors_of_a_cell(sizes, RATIOS)))
-    boxes = torch.empty(height, width, len(of_a_cell), 4)
+    cell = torch.tensor(list(reference.cell_anchors(sizes, RATIOS)))
+    boxes = torch.empty(height, width, len(cell), 4)
     for row in range(height):
         for column in range(width):
-            boxes[row, column] = of_a_cell + stride * torch.tensor([column, row, column, row])
+            boxes[row, column] = cell + stride * torch.tensor([column, row, column, row])
     return boxes
 
 
-def match_anchors(ours, other):
-    """Return the index of ours for each of their anchors (N, 4); every anchor occurs once."""
-    distance, index = torch.cdist(other, ours, p=1).min(dim=1)
+def match_anchors(anchors, reference_anchors):
+    """Return the index of each reference anchor, (N, 4) each; every anchor occurs once."""
+    distance, index = torch.cdist(reference_anchors, anchors, p=1).min(dim=1)
     assert distance.max() < 1e-3
-    assert index.unique().numel() == len(ours) == len(other)
+    assert index.unique().numel() == len(anchors) == len(reference_anchors)
     return index
 
 
@@ -138,11 +138,11 @@ def test_every_anchor_has_its_own_objectness_and_deltas(loaded, name):
     index = match_anchors(grid, boxes.flatten(0, 2))
     with torch.inference_mode():
         logits, deltas = detector.rpn.head(feature)
-    scores, moves = theirs.proposal_head(weights(name), model, feature)
+    scores, expected_deltas = reference.proposal_head(weights(name), model, feature)
     anchors = len(scores[0])
     torch.testing.assert_close(logits[0, index], scores[0].permute(1, 2, 0).flatten(), **CLOSE)
-    moves = moves[0].reshape(anchors, 4, height, width).permute(2, 3, 0, 1).reshape(-1, 4)
-    torch.testing.assert_close(deltas[0, index], moves, **CLOSE)
+    expected = expected_deltas[0].reshape(anchors, 4, height, width).permute(2, 3, 0, 1)
+    torch.testing.assert_close(deltas[0, index], expected.reshape(-1, 4), **CLOSE)
     assert scores[0, :, 0, 0].unique().numel() == anchors
 
 
@@ -156,8 +156,8 @@ def test_every_anchor_of_retinanet_has_its_own_classes_and_deltas(loaded, name):
     index = match_anchors(grid, boxes.flatten(0, 2))
     with torch.inference_mode():
         logits, deltas = detector.retinanet(feature)
-    scores, moves = theirs.one_stage_head(weights(name), feature)
-    for outputs, other, rows in ((logits, scores, classes), (deltas, moves, 4)):
+    scores, expected_deltas = reference.one_stage_head(weights(name), feature)
+    for outputs, other, rows in ((logits, scores, classes), (deltas, expected_deltas, 4)):
         expected = other[0].reshape(9, rows, 2, 3).permute(2, 3, 0, 1).reshape(-1, rows)
         torch.testing.assert_close(outputs[0, index], expected, **CLOSE)
 
@@ -166,26 +166,26 @@ def test_every_anchor_of_retinanet_has_its_own_classes_and_deltas(loaded, name):
 def test_class_and_box_predictions_equal_the_reference(loaded, name):
     model, detector = ZOO[name], loaded(name)[0]
     x = pooled(detector, 3, 14 if model.features == "c4" else 7)
-    scores, boxes = theirs.box_head(weights(name), model, x)
+    scores, boxes = reference.box_head(weights(name), model, x)
     with torch.inference_mode():
         logits, deltas = detector.roi_heads.box(x)
     torch.testing.assert_close(logits[:, 0], scores[:, -1], **CLOSE)
     torch.testing.assert_close(logits[:, 1:], scores[:, :-1], **CLOSE)
-    own = deltas if model.agnostic else deltas[:, 1:]
-    torch.testing.assert_close(own, boxes.view(3, -1, 4), **CLOSE)
+    deltas = deltas if model.agnostic else deltas[:, 1:]
+    torch.testing.assert_close(deltas, boxes.view(3, -1, 4), **CLOSE)
 
 
 @with_(lambda model: model.masks)
 def test_masks_equal_the_reference(loaded, name):
     model, detector = ZOO[name], loaded(name)[0]
     x = pooled(detector, 2, 14)
-    masks = theirs.mask_head(weights(name), model, x)
+    expected = reference.mask_head(weights(name), model, x)
     heads = detector.roi_heads
     with torch.inference_mode():
         maps = heads.box.extract(x) if heads.shares_maps else x
-        ours = heads.mask(maps, torch.tensor([1, model.classes]))
+        masks = heads.mask(maps, torch.tensor([1, model.classes]))
     last = 0 if model.agnostic else model.classes - 1
-    torch.testing.assert_close(ours, torch.stack([masks[0, 0], masks[1, last]]), **CLOSE)
+    torch.testing.assert_close(masks, torch.stack([expected[0, 0], expected[1, last]]), **CLOSE)
 
 
 @with_(lambda model: model.keypoints)
@@ -193,11 +193,11 @@ def test_heatmaps_equal_the_reference(loaded, name):
     detector = loaded(name)[0]
     x = pooled(detector, 2, 14)
     with torch.inference_mode():
-        ours = detector.roi_heads.keypoint(x)
-    torch.testing.assert_close(ours, theirs.keypoint_head(weights(name), x), **CLOSE)
+        heatmaps = detector.roi_heads.keypoint(x)
+    torch.testing.assert_close(heatmaps, reference.keypoint_head(weights(name), x), **CLOSE)
 
 
-def test_settings_that_weights_cannot_tell_are_its_configs(loaded):
+def test_settings_that_weights_do_not_store_match_the_published_configs(loaded):
     def settings(name):
         rpn = loaded(name)[0].config.rpn
         return rpn.pre_nms_train, rpn.pre_nms_test, rpn.post_nms_train, rpn.post_nms_test
@@ -234,10 +234,10 @@ def test_trained_norms_stride_in_the_3x3_whatever_the_pixel_std(tmp_path):
 def test_a_converted_model_loads_as_the_original(loaded, tmp_path, name):
     torch.save({"model": weights(name)}, tmp_path / "model.pth")
     assert main(["convert", str(tmp_path / "model.pth"), "--to", str(tmp_path / "ours")]) == 0
-    ours, expected = load_network(tmp_path / "ours"), loaded(name)[0]
-    assert ours.config == expected.config
-    for own, tensor in ours.state_dict().items():
-        assert tensor.equal(expected.state_dict()[own])
+    converted, expected = load_network(tmp_path / "ours"), loaded(name)[0]
+    assert converted.config == expected.config
+    for key, tensor in converted.state_dict().items():
+        assert tensor.equal(expected.state_dict()[key])
 
 
 def test_explicit_settings_are_kept(tmp_path):

@@ -80,7 +80,7 @@ ZOO = {
 }
 
 
-def weights_of(model: Model, seed: int = 0) -> dict[str, Tensor]:
+def make_weights(model: Model, seed: int = 0) -> dict[str, Tensor]:
     """Return random weights under detectron2's names."""
     zoo = _Layers(torch.Generator().manual_seed(seed))
     _add_backbone(zoo, model)

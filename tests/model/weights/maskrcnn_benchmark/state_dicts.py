@@ -40,7 +40,7 @@ NAMES = {
 }
 
 
-def names_of(key, kind):
+def layer_names(key, kind):
     """Return the names of a layer and its norm."""
     match key:
         case ("stem",):
@@ -80,10 +80,10 @@ def in_sequence(name, kind):
     return (f"{name}.0", f"{name}.1") if kind.norm == "group" else (name, None)
 
 
-def state_of(kind, layers):
+def make_state_dict(kind, layers):
     state = {"rpn.anchor_generator.cell_anchors.0": torch.zeros(3, 4)}
     for key, layer in layers.items():
-        name, norm = names_of(key, kind)
+        name, norm = layer_names(key, kind)
         state[f"{name}.weight"] = layer.weight
         if layer.bias is not None:
             state[f"{name}.bias"] = layer.bias

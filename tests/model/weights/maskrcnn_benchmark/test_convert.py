@@ -18,7 +18,7 @@ NAMES = {
 }
 
 
-def names_of(key):
+def layer_names(key):
     """Return the name of a layer, and of its norm if it has one."""
     kind, *rest = key
     match kind:
@@ -41,7 +41,7 @@ def state(narrow_shapes, random_weights):
     """A Mask R-CNN with 5 classes, the background first."""
     state = {"rpn.anchor_generator.cell_anchors.0": torch.zeros(3, 4)}
     for key, shape in narrow_shapes.items():
-        layer, *norm = names_of(key)
+        layer, *norm = layer_names(key)
         state[f"{layer}.weight"] = random_weights(shape)
         channels = shape[1] if "conv5" in layer else shape[0]
         for name in norm or [layer]:
@@ -87,10 +87,10 @@ def test_the_frozen_norm_has_no_epsilon(state, save):
     # The stride is in the first 1x1.
     y = F.conv2d(x, state[f"{block}.conv1.weight"], stride=2)
     expected = (y - mean) / var.sqrt() * get["weight"] + get["bias"]
-    ours = convolve_and_normalize(
+    actual = convolve_and_normalize(
         x, detector.backbone.layer2[0].conv1, detector.backbone.layer2[0].bn1
     )
-    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_layers_of_pyramid_and_heads_are_matched(state, save):
@@ -101,10 +101,10 @@ def test_the_layers_of_pyramid_and_heads_are_matched(state, save):
         name = f"roi_heads.box.feature_extractor.{layer}"
         hidden = F.relu(F.linear(hidden, state[f"{name}.weight"], state[f"{name}.bias"]))
     logits, deltas = detector.roi_heads.box(pooled)
-    for ours, layer in ((logits, "cls_score"), (deltas.flatten(1), "bbox_pred")):
+    for actual, layer in ((logits, "cls_score"), (deltas.flatten(1), "bbox_pred")):
         name = f"roi_heads.box.predictor.{layer}"
-        theirs = F.linear(hidden, state[f"{name}.weight"], state[f"{name}.bias"])
-        torch.testing.assert_close(ours, theirs)
+        expected = F.linear(hidden, state[f"{name}.weight"], state[f"{name}.bias"])
+        torch.testing.assert_close(actual, expected)
     for level in range(4):
         name = f"backbone.fpn.fpn_inner{level + 1}.weight"
         assert detector.fpn.lateral[level].weight.equal(state[name])
@@ -118,7 +118,7 @@ def test_the_layers_of_pyramid_and_heads_are_matched(state, save):
         assert detector.roi_heads.mask.convs[layer].bias.equal(state[name])
 
 
-def test_the_conventions_are_detectron_s_but_for_resizing(state, save, caplog):
+def test_the_conventions_match_detectron_except_for_resizing(state, save, caplog):
     conventions = load_network(save(state)).config.conventions
     assert conventions.pixel_order == "bgr"
     assert conventions.pixel_mean == (102.9801, 115.9465, 122.7717)

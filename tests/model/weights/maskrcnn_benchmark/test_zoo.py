@@ -18,7 +18,7 @@ from tests.model.weights.detectron.reference_network import (
     assert_same_maps,
     assert_same_roi_heads,
 )
-from tests.model.weights.maskrcnn_benchmark.state_dicts import KINDS, state_of
+from tests.model.weights.maskrcnn_benchmark.state_dicts import KINDS, make_state_dict
 
 # Their maps are those of "mask" or "mask C4".
 SAME_MAPS = (
@@ -37,7 +37,7 @@ def load(tmp_path_factory):
         kind = KINDS[name]
         layers = Layers(kind, statistics=True)
         path = tmp_path_factory.mktemp("weights") / "model_final.pth"
-        torch.save({"model": state_of(kind, layers)}, path)
+        torch.save({"model": make_state_dict(kind, layers)}, path)
         detector, report = read_detector(path)
         return detector.eval(), report, Network(kind, layers), path
 
@@ -62,7 +62,7 @@ def test_roi_heads_equal_the_reference(load, name):
     assert_same_roi_heads(detector, network)
 
 
-def anchors_of_cell(kind):
+def cell_anchors(kind):
     """List size and ratio of the anchors of a cell on the finest map, by ratio first."""
     sizes = [32.0] if kind.features == "fpn" else [32.0, 64.0, 128.0, 256.0, 512.0]
     if "retinanet" in kind.heads:
@@ -77,10 +77,10 @@ def anchors_of_cell(kind):
 @pytest.mark.parametrize("name", ["mask", "proposals", "mask C4", "proposals C4", "retinanet"])
 def test_every_anchor_has_its_own_rows(load, name):
     detector, _, network, _ = load(name)
-    assert_same_anchors(detector, network, anchors_of_cell(network.kind))
+    assert_same_anchors(detector, network, cell_anchors(network.kind))
 
 
-def test_settings_that_weights_cannot_tell_are_their_configs(load):
+def test_settings_that_weights_do_not_store_match_the_published_configs(load):
     config = load("retinanet")[0].config
     one_stage = config.retinanet
     assert one_stage.delta_weights == (10, 10, 5, 5)
@@ -130,7 +130,7 @@ def test_a_res5_shared_by_both_heads_is_read_once(load):
     detector, report, network, _ = load("mask C4")
     copies = [name for name in report.ignored if name.startswith("roi_heads.mask.")]
     assert len(copies) == len(detector.roi_heads.box.res5.state_dict())
-    state = state_of(network.kind, network.layers)
+    state = make_state_dict(network.kind, network.layers)
     first = "roi_heads.mask.feature_extractor.head.layer4.1.conv2.weight"
     assert first in copies
     for change in (state[first] + 1e-3, state[first][:1]):

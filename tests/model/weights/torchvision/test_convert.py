@@ -31,16 +31,16 @@ def test_a_classifier_fills_the_backbone(tiny_config, tmp_path):
 
 @pytest.mark.parametrize("old_names", [False, True])
 def test_the_architecture_of_mask_r_cnn_is_inferred_from_shapes(tmp_path, old_names):
-    theirs = torchvision.models.detection.maskrcnn_resnet50_fpn(
+    reference = torchvision.models.detection.maskrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=91
     )
-    state = theirs.state_dict()
+    state = reference.state_dict()
     if old_names:
         state = {_older(n): t for n, t in state.items() if "num_batches_tracked" not in n}
-    torch.save(state, tmp_path / "theirs.pth")
+    torch.save(state, tmp_path / "reference.pth")
     given = ModelConfig.model_validate({"num_classes": 80, "box": {"score_threshold": 0.2}})
     detector = load_network(
-        tmp_path / "theirs.pth",
+        tmp_path / "reference.pth",
         given,
         conventions={"roi_aligned": True},
         short_side=320,
@@ -76,8 +76,8 @@ def _older(name):
 
 def test_the_architecture_of_keypoint_r_cnn_is_inferred_from_shapes():
     with torch.device("meta"):
-        theirs = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    converted = convert_torchvision(StoredWeights(theirs.state_dict()), ModelConfig())
+        reference = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    converted = convert_torchvision(StoredWeights(reference.state_dict()), ModelConfig())
     config = converted.config
     assert (config.num_classes, config.mask) == (1, None)
     assert config.keypoint == KeypointHeadConfig()
@@ -116,9 +116,11 @@ def test_old_names_of_retinanet_are_recognized(retinanet, tmp_path):
         assert tensor.equal(old.state_dict()[name])
 
 
-def test_retinanet_loses_its_background_and_its_labels_are_coco_ids(retinanet, tmp_path):
-    torch.save(retinanet, tmp_path / "theirs.pth")
-    detector = load_network(tmp_path / "theirs.pth", score_threshold=0.2, detections_per_image=300)
+def test_the_background_of_retinanet_is_dropped_and_its_labels_are_coco_ids(retinanet, tmp_path):
+    torch.save(retinanet, tmp_path / "reference.pth")
+    detector = load_network(
+        tmp_path / "reference.pth", score_threshold=0.2, detections_per_image=300
+    )
     assert detector.categories == tuple(sparse_coco_categories())
     rows = retinanet["head.classification_head.cls_logits.weight"].view(9, 91, 256, 3, 3)
     ours = detector.retinanet.class_logits.weight.view(9, 90, 256, 3, 3)
@@ -130,6 +132,6 @@ def test_retinanet_loses_its_background_and_its_labels_are_coco_ids(retinanet, t
     assert config.retinanet.score_threshold == 0.2
     assert config.retinanet.detections_per_image == 300
     with pytest.raises(TypeError, match="no mask head"):
-        load_network(tmp_path / "theirs.pth", mask_threshold=0.2)
+        load_network(tmp_path / "reference.pth", mask_threshold=0.2)
     with pytest.raises(TypeError, match="RetinaNet has no proposals"):
-        load_network(tmp_path / "theirs.pth", proposals=100)
+        load_network(tmp_path / "reference.pth", proposals=100)
