@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,6 +23,7 @@ from pipeline.ingest.validate import (
     validate_annotation,
     validate_image,
 )
+from pipeline.shards.aspect_bins import BIN_COUNT, aspect_bins
 from pipeline.shards.manifest import ShardFile
 from pipeline.shards.shard_file import SCHEMA
 
@@ -106,11 +108,11 @@ def write_shard(task: ShardTask) -> ShardReport:
 def _row_groups(
     task: ShardTask, counts: Counter[str], rejects: list[Reject]
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield full row groups of one orientation each; the last of each may be shorter."""
-    portrait = [image for image in task.images if image.size.height > image.size.width]
-    landscape = [image for image in task.images if image.size.height <= image.size.width]
+    """Yield full row groups of one aspect bin each; the last of each may be shorter."""
+    bins = aspect_bins([image.size for image in task.images])
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        for images in (landscape, portrait):
+        for number in range(BIN_COUNT):
+            images = [task.images[index] for index in np.flatnonzero(bins == number)]
             group: list[dict[str, Any]] = []
             for first in range(0, len(images), task.rows_per_group):
                 chunk = images[first : first + task.rows_per_group]

@@ -1,8 +1,8 @@
 """Shards of a `Listing`: Parquet files, quarantine.jsonl and a manifest.
 
 Images are shuffled once, with a fixed seed, so that neighbors in a shard are unrelated. Each row
-group holds images of one orientation, as training batches do. The manifest is written last; until
-then ``parts/`` holds a report of each finished shard, so that a killed job resumes there.
+group holds images of similar aspect ratio, as training batches do. The manifest is written last;
+until then ``parts/`` holds a report of each finished shard, so that a killed job resumes there.
 """
 
 import hashlib

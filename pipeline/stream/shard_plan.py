@@ -4,13 +4,13 @@ A global batch has B slots of one image each and is the same for any number of w
 W owns the r-th of W equal ranges of slots. The plan has no state but the step, so a run can resume
 from any step, and with another number of workers.
 
-In each epoch the row groups are shuffled, and so are the rows inside each row group. Images of one
-orientation stay together, so that a batch wastes little padding. The sequence of landscape images
-and that of portrait images are each cut into B equal *lanes*. A lane is the sequence of images that
-one slot of the batch takes, one per batch. A batch therefore mixes B row groups, while a lane reads
-its row groups one after another, each once. Leftovers of both orientations form mixed batches. The
-last few images (fewer than B) are left out of the epoch; the shuffle of another epoch leaves out
-others.
+In each epoch the row groups are shuffled, and so are the rows inside each row group. Images of
+similar aspect ratio stay together, so that a batch wastes little padding. The sequence of images of
+each bin (``pipeline.shards.aspect_bins``) is cut into B equal *lanes*. A lane is the sequence of
+images that one slot of the batch takes, one per batch. A batch therefore mixes B row groups, while
+a lane reads its row groups one after another, each once. Leftovers of all bins, ordered by aspect
+ratio, form mixed batches. A few images (fewer than B) are left out of the epoch; the shuffle of
+another epoch leaves out others.
 
 Shapes: N images of the shards, Q row groups, T steps of an epoch, B images of a global batch.
 """
@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.shards.aspect_bins import BIN_COUNT, aspect_bins
+
 if TYPE_CHECKING:  # imports torch, which the reading tasks do not need
     from pipeline.shards.manifest import Manifest, ShardFile
 
 Integers = NDArray[np.int64]
 
-_LANDSCAPE, _PORTRAIT, _MIXED = range(3)
-"""Kinds of batches; square images count as landscape."""
+_MIXED = BIN_COUNT
+"""Kind of a batch of several bins; the kind of any other batch is its bin."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +67,14 @@ class ShardPlan:
     @functools.cached_property
     def steps_per_epoch(self) -> int:
         """T, the same for every epoch; a dataset smaller than a batch has one step."""
-        heights, widths = self.sizes[self.selected].T
-        portrait = int((heights > widths).sum())
-        portrait_steps, portrait_rest = divmod(portrait, self.global_batch)
-        landscape_steps, landscape_rest = divmod(self.image_count - portrait, self.global_batch)
-        mixed_steps = (portrait_rest + landscape_rest) // self.global_batch
-        return max(1, portrait_steps + landscape_steps + mixed_steps)
+        counts = np.bincount(self.bins[self.selected], minlength=BIN_COUNT)
+        steps, rest = np.divmod(counts, self.global_batch)
+        return max(1, int(steps.sum() + rest.sum() // self.global_batch))
+
+    @functools.cached_property
+    def bins(self) -> Integers:
+        """(N,) bin of each image by its aspect ratio."""
+        return aspect_bins(self.sizes)
 
 
 def plan_shards(
@@ -149,23 +153,30 @@ def batches_of_epoch(plan: ShardPlan, epoch: int) -> tuple[Integers, Integers]:
     size = plan.global_batch
     if plan.image_count < size:
         return np.resize(order, (1, size)), np.array([_MIXED])
-    portrait = plan.sizes[order, 0] > plan.sizes[order, 1]
+    bins = plan.bins[order]
     batches, leftovers = [], []
-    for sequence in (order[~portrait], order[portrait]):
+    for number in range(BIN_COUNT):
+        sequence = order[bins == number]
         steps = len(sequence) // size
         # One lane per row, then transposed: each column runs through its row groups in order.
         batches.append(sequence[: steps * size].reshape(size, steps).T)
         leftovers.append(sequence[steps * size :])
-    rest = np.concatenate(leftovers)
-    batches.append(rest[: len(rest) // size * size].reshape(-1, size))
+    batches.append(_mixed_batches(plan, np.concatenate(leftovers), rng))
     # Kinds alternate at random; the batches of each kind keep their order.
-    kinds = rng.permutation(
-        np.repeat([_LANDSCAPE, _PORTRAIT, _MIXED], [len(of_kind) for of_kind in batches])
-    )
+    kinds = rng.permutation(np.repeat(np.arange(len(batches)), [len(each) for each in batches]))
     images = np.empty((len(kinds), size), dtype=np.int64)
     for kind, of_kind in enumerate(batches):
         images[kinds == kind] = of_kind
     return images, kinds
+
+
+def _mixed_batches(plan: ShardPlan, images: Integers, rng: np.random.Generator) -> Integers:
+    """Return batches (_, B) of images of neighboring bins; fewer than B images are left out."""
+    count = len(images) // plan.global_batch * plan.global_batch
+    kept = rng.permutation(images)[:count]
+    height, width = plan.sizes[kept].T
+    by_aspect = np.argsort(width / height, kind="stable")
+    return kept[by_aspect].reshape(-1, plan.global_batch)
 
 
 def slots_of_rank(plan: ShardPlan, rank: int, world_size: int) -> range:

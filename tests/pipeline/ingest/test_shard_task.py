@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.shard_writer import write_shards
+from pipeline.shards.aspect_bins import aspect_bins
 from pipeline.shards.coco_ground_truth import coco_ground_truth
 from tests.annotated_datasets import add_invalid_records, all_rows, draw_coco, quarantine_entries
 
@@ -39,14 +40,13 @@ def test_rows_hold_the_encoded_image_and_every_object(source, tmp_path):
             assert polygon.ravel().tolist() == annotation["segmentation"][0]
 
 
-def test_a_row_group_holds_one_orientation(coco_tiny, tmp_path):
+def test_a_row_group_holds_images_of_similar_aspect_ratio(coco_tiny, tmp_path):
     annotations = coco_tiny / "annotations/instances_val2017.json"
     listing = read_coco(str(annotations), str(coco_tiny / "val2017"))
     manifest = write_shards(listing, str(tmp_path / "shards"), 32, 8)
     for file in manifest.files:
-        portrait = np.array([height > width for height, width in file.sizes])
-        for group in np.split(portrait, np.cumsum(file.row_groups)[:-1]):
-            assert group.all() or not group.any()
+        for group in np.split(aspect_bins(file.sizes), np.cumsum(file.row_groups)[:-1]):
+            assert len(set(group.tolist())) == 1
 
 
 def test_every_invalid_record_is_listed_counted_and_left_out(source, tmp_path):

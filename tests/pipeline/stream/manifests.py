@@ -6,14 +6,15 @@ from model.structures import ImageSize
 from pipeline.shards.manifest import Manifest, ShardFile
 
 LANDSCAPE, PORTRAIT = ImageSize(10, 20), ImageSize(20, 10)
+SIZES = (LANDSCAPE, PORTRAIT, ImageSize(12, 16), ImageSize(16, 12), ImageSize(10, 15))
+"""One size for each aspect bin."""
 
 
 def manifest_of(shards):
-    """Build a manifest from shards: lists of row groups, each a list of "is portrait"."""
+    """Build a manifest from shards: lists of row groups, each a list of indices into ``SIZES``."""
     files = []
     for number, groups in enumerate(shards):
-        portrait = [each for group in groups for each in group]
-        sizes = tuple(PORTRAIT if each else LANDSCAPE for each in portrait)
+        sizes = tuple(SIZES[each] for group in groups for each in group)
         lengths = tuple(map(len, groups))
         files.append(ShardFile(f"s{number}", len(sizes), "", lengths, sizes))
     return Manifest(1, (), tuple(files), "", {}, {})
@@ -28,10 +29,9 @@ def manifest_with_keypoints(*shards):
     return Manifest(2, (), tuple(files), "", {}, {})
 
 
-datasets = st.lists(
-    st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=4),
-    min_size=1,
-    max_size=5,
-).map(manifest_of)
+row_groups = st.lists(st.integers(0, len(SIZES) - 1), min_size=1, max_size=6)
+datasets = st.lists(st.lists(row_groups, min_size=1, max_size=4), min_size=1, max_size=5).map(
+    manifest_of
+)
 batches = st.integers(1, 8)
 seeds = st.integers(0, 2**32)

@@ -51,7 +51,7 @@ def test_rows_are_read_no_later_than_their_step(data, batch, seed):
 
 
 def test_long_lanes_read_each_row_group_about_once():
-    data = manifest_of([[[False] * 8] * 16] * 4)
+    data = manifest_of([[[0] * 8] * 16] * 4)
     plan = plan_shards(data, 4, 0)
     steps = range(plan.steps_per_epoch)
     read_plan = ReadPlan("shards", plan, range(4), steps)

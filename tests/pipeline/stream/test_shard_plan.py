@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.shards.aspect_bins import BIN_COUNT, aspect_bins
 from pipeline.stream.shard_plan import images_of_epoch, plan_shards, slots_of_rank
 from tests.pipeline.stream.manifests import (
     batches,
@@ -31,11 +32,37 @@ def test_an_epoch_repeats_no_image_and_leaves_out_less_than_a_batch(data, batch,
 
 
 @given(datasets, batches, seeds)
-def test_at_most_one_batch_of_an_epoch_mixes_orientations(data, batch, seed):
+def test_few_batches_of_an_epoch_mix_aspect_ratios_and_only_neighboring_ones(data, batch, seed):
     plan = plan_shards(data, batch, seed)
-    portrait = plan.sizes[images_of_epoch(plan, 0), 0] > plan.sizes[images_of_epoch(plan, 0), 1]
-    mixed = sum(row.any() and not row.all() for row in portrait)
-    assert mixed <= 1
+    bins = plan.bins[images_of_epoch(plan, 0)]
+    mixed = [row for row in bins if len(set(row.tolist())) > 1]
+    if data.rows < batch:
+        return
+    # The leftovers, less than a batch of each bin, in order of aspect ratio: each border between
+    # two bins is inside at most one batch.
+    for border in range(BIN_COUNT - 1):
+        assert sum((row <= border).any() and (row > border).any() for row in mixed) <= 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1))
+def test_bins_order_images_by_aspect_ratio(sizes):
+    bins = aspect_bins(sizes)
+    aspects = np.array([width / height for height, width in sizes])
+    assert (np.diff(bins[np.argsort(aspects, kind="stable")]) >= 0).all()
+    portrait = np.array([height > width for height, width in sizes])
+    assert (portrait == (bins < 2)).all()
+
+
+def test_the_common_formats_have_bins_of_their_own():
+    formats = [(640, 427), (640, 480), (640, 640), (480, 640), (427, 640), (360, 640)]
+    assert aspect_bins(formats).tolist() == [0, 1, 2, 2, 3, 4]
+
+
+def test_images_left_out_are_of_any_aspect_ratio():
+    """Mixed batches are ordered by aspect ratio, but the leftovers of an epoch are not its last."""
+    plan = plan_shards(manifest_of([[[0] * 3, [1] * 3]]), 4, 0)
+    left_out = [set(range(6)) - set(images_of_epoch(plan, e).ravel().tolist()) for e in range(16)]
+    assert set.union(*left_out) == set(range(6))
 
 
 @given(
@@ -62,7 +89,7 @@ def test_an_epoch_has_only_images_with_enough_keypoints(shards, min_keypoints, b
 
 
 def test_epochs_and_seeds_differ_and_are_reproducible():
-    data = manifest_of([[[False] * 8] * 8])
+    data = manifest_of([[[0] * 8] * 8])
     plan, same, other = plan_shards(data, 4, 0), plan_shards(data, 4, 0), plan_shards(data, 4, 1)
     assert np.array_equal(images_of_epoch(plan, 2), images_of_epoch(same, 2))
     assert not np.array_equal(images_of_epoch(plan, 2), images_of_epoch(plan, 3))
@@ -70,13 +97,13 @@ def test_epochs_and_seeds_differ_and_are_reproducible():
 
 
 def test_images_left_out_of_one_epoch_appear_in_others():
-    plan = plan_shards(manifest_of([[[False] * 7]]), 4, 0)
+    plan = plan_shards(manifest_of([[[0] * 7]]), 4, 0)
     left_out = [set(range(7)) - set(images_of_epoch(plan, e).ravel().tolist()) for e in range(8)]
     assert not set.intersection(*left_out)
 
 
 def test_an_indivisible_batch_is_refused():
-    plan = plan_shards(manifest_of([[[False] * 7]]), 4, 0)
+    plan = plan_shards(manifest_of([[[0] * 7]]), 4, 0)
     with pytest.raises(ValueError, match="4 is not divisible by 3"):
         slots_of_rank(plan, 0, 3)
 
