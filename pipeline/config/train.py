@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from model.config.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
 from pipeline.storage.urls import Location
 
+CanvasScope = Literal["global_batch", "micro_batch"]
+
 
 class OptimizerConfig(Settings):
     """Optimizer; learning rates are for recipe_batch."""
@@ -53,6 +55,13 @@ class TrainConfig(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast dtype.")
     global_batch: Positive = Field(16, description="Images per optimizer step, over all workers.")
     accumulate: Positive = Field(1, description="Micro-batches per step; more need less memory.")
+    canvas: CanvasScope = Field(
+        "global_batch",
+        description="Images that are padded to a common size. global_batch: the losses do not "
+        "depend on the number of workers; micro_batch: those of one forward pass, which pads less "
+        "where many workers train on few images each in several sizes "
+        "(docs/decisions/canvas.md).",
+    )
     recipe_batch: Positive | None = Field(
         None,
         description="Batch size that optimizer.lr and schedule are written for; with another "

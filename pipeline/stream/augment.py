@@ -3,11 +3,13 @@
 Shapes: G ground-truth objects of the image, H W pixels, P keypoints, V vertices.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.boxes.convention import CONTINUOUS, BoxConvention
@@ -22,6 +24,9 @@ from model.structures import (
     RunLengthMasks,
     Targets,
 )
+
+# Most images of a dataset have one of a few sizes.
+_resized_size = functools.lru_cache(maxsize=1 << 16)(resized_size)
 
 
 @dataclass(frozen=True)
@@ -58,30 +63,32 @@ class Augmentation:
         return self.size.width - self.convention.offset - x
 
 
-def draw_augmentation(
-    original_size: ImageSize,
+def draw_augmentations(
+    original_sizes: Sequence[ImageSize],
+    fractions: NDArray[np.float64],
     short_sides: Sequence[int],
     long_side: int,
     flip_probability: float,
-    rng: np.random.Generator,
     rounding: ResizeRounding = "nearest",
     convention: BoxConvention = CONTINUOUS,
-) -> Augmentation:
-    """Draw a short side and a flip.
+) -> list[Augmentation]:
+    """Draw a short side and a flip for each of N images.
 
     Args:
-        original_size: size of the image.
+        original_sizes: sizes of the images.
+        fractions: (N, 2) random numbers in [0, 1): one decides the short side, one the flip.
         short_sides: short sides to draw from, pixels.
         long_side: limit of the long side, pixels.
         flip_probability: probability of a horizontal flip.
-        rng: source of randomness; equal states give equal augmentations.
         rounding: how the resized sides are rounded; see ``model.preprocess.resized_size``.
         convention: box convention.
     """
-    short_side = int(rng.choice(np.asarray(short_sides)))
-    flip = bool(rng.random() < flip_probability)
-    size = resized_size(original_size, short_side, long_side, rounding)
-    return Augmentation(size, flip, convention)
+    chosen = (fractions[:, 0] * len(short_sides)).astype(np.int64).tolist()
+    flips = (fractions[:, 1] < flip_probability).tolist()
+    return [
+        Augmentation(_resized_size(size, short_sides[n], long_side, rounding), flip, convention)
+        for size, n, flip in zip(original_sizes, chosen, flips, strict=True)
+    ]
 
 
 def augment(

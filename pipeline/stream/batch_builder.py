@@ -3,21 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from model.boxes.convention import CONTINUOUS, BoxConvention
 from model.config.conventions import ResizeRounding
 from model.config.keypoint_names import flip_order
 from model.preprocess import canvas_size
 from model.structures import ImageSize
+from pipeline.config.train import CanvasScope
 from pipeline.shards.decode import DecodeError
-from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
+from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentations
 from pipeline.stream.collate import StreamBatch, blank_sample, collate, sample_from_row
 from pipeline.stream.planned_row import PlannedRow
-from pipeline.stream.shard_plan import ShardPlan, images_of_step, locate_image
-
-# Purposes of random numbers; part of the seed.
-_AUGMENTATION, _SAMPLING = 0, 1
+from pipeline.stream.random_numbers import Purpose, random_bits, random_fractions
+from pipeline.stream.shard_plan import Integers, ShardPlan, images_of_step, locate_image
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,7 @@ class BatchSettings:
         keypoint_names: names of the keypoints that targets carry; None if they carry none.
         rounding: how the resized sides are rounded; see ``model.preprocess.resized_size``.
         convention: box convention.
+        canvas: images that share a canvas; see ``train.canvas``.
     """
 
     short_sides: tuple[int, ...]
@@ -43,6 +41,7 @@ class BatchSettings:
     keypoint_names: tuple[str, ...] | None = None
     rounding: ResizeRounding = "nearest"
     convention: BoxConvention = CONTINUOUS
+    canvas: CanvasScope = "global_batch"
 
     @property
     def keypoint_count(self) -> int | None:
@@ -80,8 +79,8 @@ def build_batch(
 ) -> BuiltBatch:
     """Decode, augment and pad the rows of one micro-batch.
 
-    Random numbers depend only on (seed, epoch, image), and the canvas is that of the whole global
-    batch, so neither depends on the number of workers.
+    Random numbers depend only on (seed, step, slot). With ``settings.canvas`` "global_batch" the
+    canvas depends on neither the number of workers nor the micro-batches.
 
     Args:
         plan: plan of the dataset.
@@ -89,12 +88,16 @@ def build_batch(
         step: the optimizer step.
         rows: the planned rows, in order of their slots in the global batch.
     """
-    epoch, images = images_of_step(plan, step)
-    augmentations = [_draw_augmentation(plan, settings, epoch, image) for image in images.tolist()]
+    _, images = images_of_step(plan, step)
+    own = [planned.slot for planned in rows]
+    padded_together = range(len(images)) if settings.canvas == "global_batch" else own
+    drawn = _draw_augmentations(plan, settings, step, images[padded_together], padded_together)
+    canvas = canvas_size([each.size for each in drawn], settings.size_divisor)
+    augmentations = dict(zip(padded_together, drawn, strict=True))
     # Names without left/right counterparts cannot be flipped but may train without flips.
-    flips = any(augmentation.flip for augmentation in augmentations)
+    flips = any(augmentations[slot].flip for slot in own)
     keypoint_flip = flip_order(settings.keypoint_names or ()) if flips else ()
-    samples, seeds, bad_rows = [], [], []
+    samples, bad_rows = [], []
     for planned in rows:
         image = int(images[planned.slot])
         try:
@@ -104,8 +107,8 @@ def build_batch(
             size = ImageSize(*plan.sizes[image].tolist())
             sample = blank_sample(size, settings.with_masks, settings.keypoint_count)
         samples.append(augment(sample, augmentations[planned.slot], keypoint_flip))
-        seeds.append(int(_rng(plan, epoch, image, _SAMPLING).integers(2**62)))
-    canvas = canvas_size([each.size for each in augmentations], settings.size_divisor)
+    # Below 2^62: a seed fits an int64, twice over.
+    seeds = (random_bits(plan.seed, step, own, Purpose.SAMPLING, draws=1)[:, 0] >> 2).tolist()
     batch = collate(samples, seeds, canvas, settings.size_divisor, step)
     return BuiltBatch(batch, tuple(bad_rows))
 
@@ -116,19 +119,16 @@ def _decode(planned: PlannedRow, settings: BatchSettings) -> TrainingSample:
     return sample_from_row(planned.row, settings.with_masks, settings.keypoint_count)
 
 
-def _draw_augmentation(
-    plan: ShardPlan, settings: BatchSettings, epoch: int, image: int
-) -> Augmentation:
-    return draw_augmentation(
-        ImageSize(*plan.sizes[image].tolist()),
+def _draw_augmentations(
+    plan: ShardPlan, settings: BatchSettings, step: int, images: Integers, slots: Sequence[int]
+) -> list[Augmentation]:
+    """Draw the augmentations of the images in some slots of a step."""
+    return draw_augmentations(
+        [ImageSize(*size) for size in plan.sizes[images].tolist()],
+        random_fractions(plan.seed, step, slots, Purpose.AUGMENTATION, draws=2),
         settings.short_sides,
         settings.long_side,
         settings.flip_probability,
-        _rng(plan, epoch, image, _AUGMENTATION),
         settings.rounding,
         settings.convention,
     )
-
-
-def _rng(plan: ShardPlan, epoch: int, image: int, purpose: int) -> np.random.Generator:
-    return np.random.default_rng([plan.seed, epoch, image, purpose])

@@ -32,7 +32,7 @@ class StreamBatch:
     """The images of one micro-batch and their objects.
 
     Args:
-        images: on one canvas, the same for all workers of a step.
+        images: on one canvas.
         targets: one per image.
         step: optimizer step the batch is for.
     """

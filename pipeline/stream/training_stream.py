@@ -42,7 +42,7 @@ def open_stream(
     """Open one worker's stream from ``start_step`` to ``total_steps``, read by Ray Data.
 
     Besides the decoded batches, memory holds the encoded images of one row group for each of the
-    worker's slots in the global batch; of two if both orientations occur.
+    worker's slots in the global batch and each aspect bin that occurs.
 
     Args:
         config: the job's settings.
@@ -115,6 +115,7 @@ class TrainingStream(Iterator[StreamBatch]):
             keypoint_names=config.model.keypoint.names if config.model.keypoint else None,
             rounding=config.model.conventions.resize_rounding,
             convention=BoxConvention(config.model.conventions.legacy_geometry),
+            canvas=config.train.canvas,
         )
         self._micro_batch = len(plan.slots) // config.train.accumulate
         self._lookahead = max(config.data.lookahead_batches, config.data.decode_threads)

@@ -1,6 +1,9 @@
 """Shards of drawn images, with and without keypoints, and configs that train on them."""
 
+import json
+
 import pytest
+from PIL import Image
 
 from model.config import InputConfig, KeypointHeadConfig, ModelConfig
 from pipeline.config import DataConfig, RunConfig, TrainConfig
@@ -29,6 +32,23 @@ def shards(tmp_path_factory):
 @pytest.fixture(scope="session")
 def keypoint_shards(tmp_path_factory):
     return draw_shards(tmp_path_factory.mktemp("keypoint_stream"), keypoints=True)
+
+
+@pytest.fixture(scope="session")
+def shards_of_many_shapes(tmp_path_factory):
+    """Shards of 24 drawn images of six aspect ratios."""
+    folder = tmp_path_factory.mktemp("many_shapes")
+    annotations, images = draw_shapes_dataset(folder / "drawn", 24, 48, 3, seed=1)
+    document = json.loads(annotations.read_text())
+    for index, record in enumerate(document["images"]):
+        size = ((48, 48), (64, 48), (72, 48), (96, 48), (48, 64), (48, 80))[index % 6]
+        wide = Image.new("RGB", size, (90, 90, 90))
+        wide.paste(Image.open(images / record["file_name"]), (0, 0))
+        wide.save(images / record["file_name"], quality=92)
+        record["width"], record["height"] = size
+    annotations.write_text(json.dumps(document))
+    write_shards(read_coco(str(annotations), str(images)), str(folder / "shards"), 24, 4)
+    return str(folder / "shards")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from model.config.keypoint_names import COCO_PERSON_KEYPOINTS, flip_order
 from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
 from model.structures.batch_masks import encode_bitmaps, join_masks, rasterize_masks
 from pipeline.ingest.shapes import SHAPE_KEYPOINTS
-from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentation
+from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentations
 from pipeline.stream.collate import sample_from_row
 
 SIZE = ImageSize(40, 60)
@@ -165,24 +165,22 @@ def test_extreme_points_stay_on_their_side_of_the_box(keypoint_rows, flip):
         assert torch.allclose(sides, targets.boxes, atol=0.05)
 
 
-@given(st.integers(0, 2**32), st.integers(1, 2000), st.integers(1, 2000))
-def test_a_drawn_size_has_a_given_short_side_within_the_limit(seed, height, width):
-    size = ImageSize(height, width)
-    drawn = [
-        draw_augmentation(size, (64, 96), 128, 0.5, np.random.default_rng(seed)) for _ in range(2)
-    ]
-    assert drawn[0] == drawn[1]
-    assert max(drawn[0].size) <= 128
-    assert min(drawn[0].size) in (64, 96) or max(drawn[0].size) == 128
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 2000), st.integers(1, 2000))
+def test_a_drawn_size_has_a_given_short_side_within_the_limit(fraction, height, width):
+    fractions = np.array([[fraction, 0.5]])
+    [drawn] = draw_augmentations([ImageSize(height, width)], fractions, (64, 96), 128, 0.5)
+    short_side = 64 if fraction < 0.5 else 96
+    assert max(drawn.size) <= 128
+    assert min(drawn.size) == short_side or max(drawn.size) == 128
 
 
-def test_flips_occur_with_their_probability():
+def test_an_image_is_flipped_if_its_fraction_is_below_the_probability():
+    sizes, fractions = [ImageSize(9, 9)] * 3, np.array([[0.0, 0.0], [0.0, 0.25], [0.0, 0.99]])
+
     def flips(probability):
-        return sum(
-            draw_augmentation(ImageSize(9, 9), (9,), 9, probability, np.random.default_rng(n)).flip
-            for n in range(400)
-        )
+        drawn = draw_augmentations(sizes, fractions, (9,), 9, probability)
+        return [augmentation.flip for augmentation in drawn]
 
-    assert flips(0.0) == 0 and flips(1.0) == 400
-    # 400 draws at 0.25: mean 100, five standard deviations are 43.
-    assert 57 < flips(0.25) < 143
+    assert flips(0.0) == [False] * 3
+    assert flips(0.25) == [True, False, False]
+    assert flips(1.0) == [True] * 3
