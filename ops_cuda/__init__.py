@@ -10,6 +10,7 @@ lines, the reference has its own file, ``<file>_reference.py``.
 docs/ADDING_AN_OPERATOR.md lists the files of an operator.
 """
 
+from ops_cuda.add_bias_relu import add_bias_relu_
 from ops_cuda.conv3x3 import conv3x3_relu, pack_conv3x3
 from ops_cuda.decode_proposals import decode_proposals
 from ops_cuda.deform_conv import deform_conv2d
@@ -30,6 +31,7 @@ __all__ = [
     "IGNORED",
     "NEGATIVE",
     "POSITIVE",
+    "add_bias_relu_",
     "backend",
     "batched_nms",
     "batched_nms_mask",

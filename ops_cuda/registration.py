@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from ops_cuda import library
 
@@ -27,6 +28,12 @@ def register_fake(operator: str) -> Callable[[FakeKernel], FakeKernel]:
         return fake
 
     return register
+
+
+def result_layout(feature_map: Tensor) -> torch.memory_format:
+    """Return the layout that kernels choose for a result (B, C, H, W) computed from this map."""
+    channels_last = feature_map.stride(1) == 1 and feature_map.shape[1] > 1
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def register_autocast_to_float32(*operators: str) -> None:

@@ -16,7 +16,7 @@ from ops_cuda.checks import (
     require_rows,
 )
 from ops_cuda.library import compiled_for
-from ops_cuda.registration import register_autograd, register_fake
+from ops_cuda.registration import register_autograd, register_fake, result_layout
 from ops_cuda.roi_align_reference import multiscale_roi_align_reference
 
 
@@ -108,12 +108,6 @@ def _check(
         require_one_device(rois=rois, **{f"features[{level}]": feature})
 
 
-def _layout(feature: Tensor) -> torch.memory_format:
-    """Return the layout of the result, as the kernels choose it (is_channels_last in csrc)."""
-    channels_last = feature.stride(1) == 1 and feature.shape[1] > 1
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
 @register_fake("multiscale_roi_align")
 def _multiscale_roi_align_fake(
     features: Sequence[Tensor],
@@ -128,14 +122,16 @@ def _multiscale_roi_align_fake(
 ) -> Tensor:
     first = features[0]
     shape = (rois.shape[0], first.shape[1], output_side, output_side)
-    return torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=_layout(first))
+    return torch.empty(
+        shape, dtype=first.dtype, device=first.device, memory_format=result_layout(first)
+    )
 
 
 @register_fake("multiscale_roi_align_backward")
 def _multiscale_roi_align_backward_fake(
     gradient: Tensor, features: Sequence[Tensor], rois: Tensor, *options: Any
 ) -> list[Tensor]:
-    return [torch.empty_like(feature, memory_format=_layout(feature)) for feature in features]
+    return [torch.empty_like(feature, memory_format=result_layout(feature)) for feature in features]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

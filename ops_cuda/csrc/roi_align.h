@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "memory_layout.h"
 #include "portable.h"
 
 namespace ops_cuda {
@@ -61,10 +62,6 @@ inline void check_roi_gradient(
           gradient.scalar_type() == features[0].scalar_type(),
       "gradient must be (R, C, S, S) of the features' type");
 }
-
-// Whether results get the channels_last layout; the fake kernels decide the same way
-// (ops_cuda/roi_align.py).
-inline bool is_channels_last(const Tensor& map) { return map.stride(1) == 1 && map.size(1) > 1; }
 
 // Level of a ROI [image, x1, y1, x2, y2] among `levels`, the finest of which has scale 2^-finest.
 template <typename T>

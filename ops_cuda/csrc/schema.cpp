@@ -59,6 +59,9 @@ STABLE_TORCH_LIBRARY(ops_cuda, library) {
       "preprocess(Tensor[] images, int[] heights, int[] widths, int canvas_height, "
       "int canvas_width, float[] mean, float[] std, bool reverse_channels, ScalarType dtype, "
       "bool antialias) -> Tensor");
+  // bias has the type in which x is summed.
+  library.def(
+      "add_bias_relu_(Tensor(a!) x, Tensor? bias, Tensor? shortcut, bool relu) -> ()");
   library.def("pack_conv3x3(Tensor weight) -> Tensor");
   // vector_bytes: the widest registers to use, 64, 32 or 16; the machine may have narrower ones.
   library.def(

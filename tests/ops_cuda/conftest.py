@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+import ops_cuda
+from tests.ops_cuda.emulation.build import build_emulation
 from tests.real_images import coco_tiny  # noqa: F401
 
 
@@ -18,3 +20,11 @@ def two_thread_counts():
 
     yield both
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def gpu(tmp_path_factory):
+    """The CUDA kernels compiled for the CPU."""
+    assert ops_cuda.backend().startswith("compiled")
+    build_emulation(tmp_path_factory.mktemp("emulation"))
+    return torch.ops.ops_emulated

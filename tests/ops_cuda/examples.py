@@ -26,6 +26,32 @@ def selected_anchors():
     return [each.values for each in top], [each.indices for each in top], deltas, anchors, limits
 
 
+def run_example(operator, arguments):
+    """Call an operator with copies of its arguments, and return its result."""
+    return with_result(operator)(*copy_tensors(arguments))
+
+
+def with_result(operator):
+    """Return the operator as a function; one in place returns its changed first argument."""
+
+    def run(*arguments):
+        result = operator(*arguments)
+        return arguments[0] if result is None else result
+
+    return run
+
+
+def copy_tensors(value):
+    """Copy all tensors of a nested list or tuple; return other values unchanged."""
+    match value:
+        case torch.Tensor():
+            return value.detach().clone().requires_grad_(value.requires_grad)
+        case list() | tuple():
+            return type(value)(copy_tensors(each) for each in value)
+        case _:
+            return value
+
+
 def examples():
     """Return arguments per operator, as torch.ops.ops_cuda.<name> takes them."""
     boxes, scores = random_boxes(50), tied_scores(50)
@@ -70,6 +96,12 @@ def examples():
             True,
             torch.float32,
             False,
+        ),
+        "add_bias_relu_": (
+            torch.randn(2, 40, 5, 9),
+            torch.randn(40),
+            torch.randn(2, 40, 5, 9),
+            True,
         ),
         "pack_conv3x3": (torch.rand(40, 3, 3, 3),),
         "conv3x3_relu": (

@@ -9,7 +9,7 @@ import torch
 
 import ops_cuda
 from ops_cuda import library
-from tests.ops_cuda.examples import examples
+from tests.ops_cuda.examples import copy_tensors, examples, run_example, with_result
 from tests.ops_cuda.scenes import (
     SCALES,
     pyramid,
@@ -66,8 +66,8 @@ def run_compiled(function, arguments):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_operator_compiles_to_one_graph(name):
     operator, arguments = getattr(torch.ops.ops_cuda, name), examples()[name]
-    actual = run_compiled(lambda *inputs: operator(*inputs), arguments)
-    torch.testing.assert_close(actual, operator(*arguments), rtol=0, atol=0)
+    actual = run_compiled(with_result(operator), copy_tensors(arguments))
+    torch.testing.assert_close(actual, run_example(operator, arguments), rtol=0, atol=0)
 
 
 def pool(maps, rois):

@@ -16,6 +16,7 @@
 #include "../roi_align.h"
 #include "floating_types.h"
 #include "launch.h"
+#include "pack.h"
 #include "roi_on_level.h"
 
 namespace ops_cuda::gpu {
@@ -25,11 +26,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int kWarp = 32, kWarpsPerBlock = 4;
-
-template <typename T, int N>
-struct alignas(N * sizeof(T)) Pack {
-  T values[N];
-};
 
 // pooled: (R, S, S, C). Each lane processes N channels per step; C is a multiple of N.
 template <typename T, int N>
@@ -59,6 +55,49 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock) pool(
   }
 }
 
+// Which channels a lane adds to. Vector atomics, new in compute capability 9.0, add four neighboring
+// channels at once; without them, neighboring lanes have neighboring channels.
+template <typename S>
+struct LaneChannels {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  static constexpr int kVector = std::is_same_v<S, float> ? 4 : 1;
+#else
+  static constexpr int kVector = 1;
+#endif
+  static constexpr int kPerLane = 8;
+  static constexpr int kPerWarp = kWarp * kPerLane;
+
+  // Channel k of a lane, k < kPerLane, after the first channel of the warp.
+  static __device__ int64_t at(int lane, int k) {
+    return k / kVector * kVector * kWarp + lane * kVector + k % kVector;
+  }
+
+  // Adds `weight * values` to the lane's channels of a pixel; there are `channels` in all.
+  static __device__ void add(
+      S* pixel, int64_t first, int64_t channels, int lane, const S* values, S weight) {
+#pragma unroll
+    for (int k = 0; k < kPerLane; k += kVector) {
+      const int64_t c = first + at(lane, k);
+      if (c >= channels) return;
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+      if constexpr (kVector == 4) {
+        if (channels % 4 == 0) {
+          atomicAdd(
+              reinterpret_cast<float4*>(pixel + c),
+              make_float4(
+                  weight * values[k], weight * values[k + 1], weight * values[k + 2],
+                  weight * values[k + 3]));
+          continue;
+        }
+      }
+#endif
+      for (int v = 0; v < kVector && c + v < channels; ++v) {
+        atomicAdd(pixel + c + v, weight * values[k + v]);
+      }
+    }
+  }
+};
+
 // Adds to the maps of the pyramid. gradient: (R, S, S, C).
 template <typename T>
 __global__ void __launch_bounds__(kWarp* kWarpsPerBlock) accumulate_gradient(
@@ -66,28 +105,27 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock) accumulate_gradient(
     const SumType<T>* __restrict__ rois, int64_t count,
     const __grid_constant__ RoiAlignOptions options, const T* __restrict__ gradient) {
   using S = SumType<T>;
+  using Lane = LaneChannels<S>;
   const int64_t side = options.output_side, bins = side * side, channels = pyramid.channels;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarpsPerBlock;
+  const int lane = threadIdx.x;
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.y;
        item < count * bins; item += warps) {
     const int64_t bin = item % bins;
     const RoiOnLevel<S, S> roi(rois + 5 * (item / bins), pyramid, options);
-    for (int64_t c = threadIdx.x; c < channels; c += kWarp) {
-      const S value = static_cast<S>(gradient[item * channels + c]);
+    // Up to 256 channels at a time, so that pixels and weights are rarely computed twice.
+    for (int64_t first = 0; first < channels; first += Lane::kPerWarp) {
+      S values[Lane::kPerLane];
+#pragma unroll
+      for (int k = 0; k < Lane::kPerLane; ++k) {
+        const int64_t c = first + Lane::at(lane, k);
+        values[k] = c < channels ? static_cast<S>(gradient[item * channels + c]) : S(0);
+      }
       visit_pixels(roi, bin / side, bin % side, channels, S(), [&](int64_t offset, S weight) {
-        atomicAdd(roi.image + offset + c, weight * value);
+        Lane::add(roi.image + offset, first, channels, lane, values, weight);
       });
     }
   }
-}
-
-template <typename T>
-T* data_pointer(const Tensor& tensor) {
-  return static_cast<T*>(const_cast<void*>(tensor.const_data_ptr()));
-}
-
-bool is_aligned(const void* pointer, size_t bytes) {
-  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
 template <typename Map, typename S>

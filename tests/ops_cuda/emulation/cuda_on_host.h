@@ -45,6 +45,18 @@ T atomicXor(T* target, T value) {
   return std::atomic_ref<T>(*target).fetch_xor(value);
 }
 
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline void atomicAdd(float4* target, float4 value) {
+  float* parts = reinterpret_cast<float*>(target);
+  atomicAdd(parts, value.x);
+  atomicAdd(parts + 1, value.y);
+  atomicAdd(parts + 2, value.z);
+  atomicAdd(parts + 3, value.w);
+}
+
 inline int atomicMax(int* target, int value) {
   std::atomic_ref<int> shared(*target);
   int before = shared.load();
