@@ -1,9 +1,10 @@
-"""Convolution with norm, shortcut and ReLU, and its fast path for inference on the CPU.
+"""Convolution with norm, shortcut and ReLU, in as few passes over the maps as possible.
 
-The fast path is for fp32 without gradients, autocast or a tracer; otherwise layers run as torch
-defines them. On the fast path a batch norm is folded once instead of in every forward pass; bias,
-shortcut and ReLU are applied while the convolution writes its output; and large 3x3 convolutions
-use Winograd's method.
+In training, a fixed norm is folded into the weights, and bias, shortcut and ReLU are one pass after
+the convolution. Without gradients, the folded weights are also kept, in the type the convolution
+computes in. On the CPU in fp32, bias, shortcut and ReLU are then applied while the convolution
+writes its output, and large 3x3 convolutions use Winograd's method. A tracer or compiler sees the
+plain layers.
 """
 
 import math
@@ -13,9 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers.norm import convolve_and_normalize, fold_norm, is_fixed
+from model.layers.norm import (
+    convolve_and_normalize,
+    fold_norm,
+    fold_scale_and_shift,
+    is_fixed,
+    scale_and_shift,
+)
 from model.layers.weight_cache import cached_from_weights
-from ops_cuda import conv3x3_relu, pack_conv3x3
+from ops_cuda import add_bias_relu_, conv3x3_relu, pack_conv3x3
 
 # Below this many 4x4 tiles, reading Winograd's weights, four times as large, costs more than its
 # fewer products save. Measured with 256 and 512 channels: 0.7 to 0.9x oneDNN's speed at 6 tiles,
@@ -43,23 +50,23 @@ def convolve(
         (B, C_out, H', W').
     """
     if norm is not None and not is_fixed(norm):
-        return _add_and_relu(norm(convolve(x, conv)), shortcut, relu)
-    if not infers_on_cpu(x) or not _is_plain(conv):
+        return _finish(norm(convolve(x, conv)), None, shortcut, relu)
+    if _is_traced() or not _is_plain(conv):
         y = conv(x) if norm is None else convolve_and_normalize(x, conv, norm)
-        return _add_and_relu(y, shortcut, relu)
-    folded = _fold(conv, norm)
-    if folded.winograd is not None and _count_tiles(x) >= MIN_WINOGRAD_TILES:
-        relu_now = relu and shortcut is None
-        y = conv3x3_relu(x, folded.winograd, folded.bias, conv.out_channels, relu_now)
-        return y if shortcut is None else _add_and_relu(y, shortcut, relu)
-    return _convolve_fused(x, conv, folded, shortcut, relu)
+        return _finish(y, None, shortcut, relu)
+    if infers_on_cpu(x):
+        return _infer_on_cpu(x, conv, norm, shortcut, relu)
+    weight, bias = _folded_weights(x, conv, norm)
+    if _adds_bias_for_free(x.device):
+        bias = None if bias is None else bias.to(weight.dtype)
+        return _finish(_convolve(x, conv, weight, bias), None, shortcut, relu)
+    return _finish(_convolve(x, conv, weight, None), bias, shortcut, relu)
 
 
 def infers_on_cpu(x: Tensor) -> bool:
     """Return whether the fast path applies: fp32 on the CPU, no gradients, no tracer."""
     return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        _is_traced()
         or torch.is_grad_enabled()
         or type(x) is not Tensor
         or x.device.type != "cpu"
@@ -81,31 +88,81 @@ class _FoldedConv:
     winograd: Tensor | None
 
 
+def _adds_bias_for_free(device: torch.device) -> bool:
+    """Return whether convolutions add a bias while they write their output, as oneDNN does.
+
+    With cuDNN, torch adds it in another pass.
+    """
+    return device.type == "cpu"
+
+
+def _is_traced() -> bool:
+    return (
+        torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    )
+
+
 def _is_plain(conv: nn.Conv2d) -> bool:
     # Subclasses and parametrized layers compute their weights in other ways.
     return (
         type(conv) is nn.Conv2d
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
-        and conv.weight.dtype == torch.float32
-        and conv.weight.device.type == "cpu"
         and not conv.weight.is_inference()  # has no version counter, so nothing can be cached
     )
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module | None) -> _FoldedConv:
+def _computed_type(x: Tensor) -> torch.dtype:
+    """Return the type in which a convolution of x computes."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _folded_weights(
+    x: Tensor, conv: nn.Conv2d, norm: nn.Module | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias with the norm folded in; in training, gradients flow through them."""
+    layers = [conv] if norm is None else [conv, norm]
+    is_trained = any(each.requires_grad for layer in layers for each in layer.parameters())
+    if not (is_trained and torch.is_grad_enabled()):
+        folded = _fold(conv, norm, _computed_type(x))
+        return folded.weight, folded.bias
+    if norm is None:
+        return conv.weight, conv.bias
+    if any(each.requires_grad for each in norm.parameters()):
+        return fold_norm(conv, norm)
+    tensors = [*norm.parameters(), *norm.buffers()]
+    affine = cached_from_weights(norm, tensors, norm.eps, lambda: scale_and_shift(norm))  # type: ignore[arg-type]
+    return fold_scale_and_shift(conv, *affine)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module | None, dtype: torch.dtype) -> _FoldedConv:
     tensors = [conv.weight] if conv.bias is None else [conv.weight, conv.bias]
     if norm is not None:
         tensors += [*norm.parameters(), *norm.buffers()]
 
     def compute() -> _FoldedConv:
         weight, bias = (conv.weight, conv.bias) if norm is None else fold_norm(conv, norm)
-        weight = weight.detach().contiguous(memory_format=torch.channels_last)
+        weight = weight.detach().to(dtype, memory_format=torch.channels_last)
+        bias = None if bias is None else bias.detach()
+        on_cpu = weight.device.type == "cpu" and dtype == torch.float32
         geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
         suits_winograd = conv.kernel_size == (3, 3) and geometry == ((1, 1),) * 3 + (1,)
-        return _FoldedConv(weight, bias, pack_conv3x3(weight) if suits_winograd else None)
+        packed = pack_conv3x3(weight) if on_cpu and suits_winograd else None
+        return _FoldedConv(weight, bias, packed)
 
-    return cached_from_weights(conv, tensors, getattr(norm, "eps", None), compute)
+    return cached_from_weights(conv, tensors, (getattr(norm, "eps", None), dtype), compute)
+
+
+def _infer_on_cpu(
+    x: Tensor, conv: nn.Conv2d, norm: nn.Module | None, shortcut: Tensor | None, relu: bool
+) -> Tensor:
+    folded = _fold(conv, norm, torch.float32)
+    if folded.winograd is not None and _count_tiles(x) >= MIN_WINOGRAD_TILES:
+        relu_now = relu and shortcut is None
+        y = conv3x3_relu(x, folded.winograd, folded.bias, conv.out_channels, relu_now)
+        return y if shortcut is None else _finish(y, None, shortcut, relu)
+    return _convolve_fused(x, conv, folded, shortcut, relu)
 
 
 def _convolve_fused(
@@ -116,10 +173,8 @@ def _convolve_fused(
     # torch.compile's backend calls these operators; they have no public name.
     fused = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
     if fused is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        y = F.conv2d(
-            x, folded.weight, folded.bias, conv.stride, conv.padding, conv.dilation, conv.groups
-        )
-        return _add_and_relu(y, shortcut, relu)
+        y = _convolve(x, conv, folded.weight, folded.bias)
+        return _finish(y, None, shortcut, relu)
     activation = "relu" if relu else None
     if shortcut is None:
         y = fused(x, folded.weight, folded.bias, *geometry, activation or "none", [], "")
@@ -131,11 +186,19 @@ def _convolve_fused(
     return result
 
 
+def _convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
 def _count_tiles(x: Tensor) -> int:
     return len(x) * math.ceil(x.shape[2] / 4) * math.ceil(x.shape[3] / 4)
 
 
-def _add_and_relu(y: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
-    if shortcut is not None:
-        y = y.add_(shortcut)
+def _finish(y: Tensor, bias: Tensor | None, shortcut: Tensor | None, relu: bool) -> Tensor:
+    """Add bias and shortcut and apply the ReLU, in place and in one pass if nothing traces."""
+    if bias is None and shortcut is None:
+        return F.relu_(y) if relu else y
+    if not _is_traced():
+        return add_bias_relu_(y, bias, shortcut, relu)
+    y = y if shortcut is None else y.add_(shortcut)
     return F.relu_(y) if relu else y

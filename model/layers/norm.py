@@ -82,7 +82,17 @@ def scale_and_shift(norm: FrozenBatchNorm | nn.BatchNorm2d) -> tuple[Tensor, Ten
 
 def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Return weight and bias of the convolution that equals ``norm(conv(x))`` for a fixed norm."""
-    scale, shift = scale_and_shift(norm)  # type: ignore[arg-type]
+    return fold_scale_and_shift(conv, *scale_and_shift(norm))  # type: ignore[arg-type]
+
+
+def fold_scale_and_shift(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the convolution that equals ``conv(x) * scale + shift``.
+
+    Args:
+        conv: to C channels.
+        scale: (C,).
+        shift: (C,).
+    """
     if conv.bias is not None:
         shift = shift + conv.bias * scale
     return conv.weight * scale[:, None, None, None], shift

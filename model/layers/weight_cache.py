@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -19,10 +20,11 @@ class _Snapshot:
     # An alias: as long as it lives, no other tensor can be allocated at the same address.
     alias: Tensor
     version: int
+    is_trained: bool
 
     @classmethod
     def take(cls, tensor: Tensor) -> "_Snapshot":
-        return cls(tensor.detach(), tensor._version)
+        return cls(tensor.detach(), tensor._version, tensor.requires_grad)
 
     def matches(self, tensor: Tensor) -> bool:
         alias = self.alias
@@ -61,8 +63,10 @@ def cached_from_weights(
     """Return ``compute()``, cached until one of the tensors changes.
 
     A change is another tensor, storage, dtype or layout, an in-place operation such as
-    ``load_state_dict``, or a step of any optimizer. Writes through ``tensor.data`` go unnoticed.
-    Tensors created in inference mode have no version counter, so nothing is cached for them.
+    ``load_state_dict``, or, for tensors that require gradients, a step of any optimizer. Writes
+    through ``tensor.data`` go unnoticed. The value is computed without gradients. Tensors created
+    in inference mode have no version counter, so nothing is cached for them, nor for subclasses of
+    ``Tensor`` (a tracer's).
 
     Args:
         layer: owner; the cached value is freed with it.
@@ -70,7 +74,8 @@ def cached_from_weights(
         settings: everything else the value depends on.
         compute: computes the value. Only one kind of value can be cached per layer.
     """
-    if any(tensor.is_inference() for tensor in tensors):
+    is_plain = all(type(each) in (Tensor, nn.Parameter) for each in tensors)
+    if not is_plain or any(tensor.is_inference() for tensor in tensors):
         return compute()
     entry = _CACHE.get(layer)
     if entry is not None and entry.matches(tensors, settings):
@@ -78,12 +83,20 @@ def cached_from_weights(
         return value
     _clear_after_optimizer_steps()
     sources = tuple(map(_Snapshot.take, tensors))
-    value = compute()
+    # Tensors created in inference mode could not be used in training.
+    with torch.inference_mode(False), torch.no_grad():
+        value = compute()
     _CACHE[layer] = _Entry(sources, settings, value)
     return value
 
 
 @functools.cache
 def _clear_after_optimizer_steps() -> None:
+    register_optimizer_step_post_hook(lambda *_: _forget_trained_weights())
+
+
+def _forget_trained_weights() -> None:
     # Fused optimizers modify weights without increasing their version (torch 2.15).
-    register_optimizer_step_post_hook(lambda *_: _CACHE.clear())
+    for layer, entry in list(_CACHE.items()):
+        if any(source.is_trained for source in entry.sources):
+            _CACHE.pop(layer, None)

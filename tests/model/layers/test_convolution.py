@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.layers import convolution
 from model.layers.convolution import convolve, infers_on_cpu
@@ -99,6 +100,84 @@ def test_the_fast_path_is_not_taken_under_autocast_or_a_compiler():
     with torch.no_grad():
         graph = torch.export.export(_Wrapped(conv), (x,)).graph_module
     assert not any("ops_cuda" in str(node.target) for node in graph.graph.nodes)
+
+
+@pytest.mark.parametrize("norm", [None, FrozenBatchNorm, nn.BatchNorm2d])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("with_shortcut", [False, True])
+@pytest.mark.parametrize("bias_is_free", [True, False], ids=["cpu", "as_on_cuda"])
+def test_training_equals_the_layers_one_by_one(
+    monkeypatch, norm, relu, with_shortcut, bias_is_free
+):
+    monkeypatch.setattr(convolution, "_adds_bias_for_free", lambda device: bias_is_free)
+    conv = nn.Conv2d(8, 12, 3, padding=1, bias=norm is None).double()
+    norm = norm and random_norm(norm, 12).double()
+    x = random_maps().double().requires_grad_()
+    shortcut = torch.randn(1, 12, 24, 24).double().requires_grad_() if with_shortcut else None
+    inputs = [x, *conv.parameters(), *(norm.parameters() if norm else ())]
+    inputs += [shortcut] if with_shortcut else []
+    result = convolve(x, conv, norm, shortcut, relu)
+    y = conv(x) if norm is None else norm(conv(x))
+    y = y + shortcut if with_shortcut else y
+    expected = y.relu() if relu else y
+    torch.testing.assert_close(result, expected)
+    weights = torch.randn_like(expected)
+    actual_gradients = torch.autograd.grad(result, inputs, weights)
+    torch.testing.assert_close(actual_gradients, torch.autograd.grad(expected, inputs, weights))
+
+
+@pytest.mark.parametrize("bias_is_free", [True, False], ids=["cpu", "as_on_cuda"])
+def test_inference_in_half_precision_keeps_weights_in_that_type(monkeypatch, bias_is_free):
+    monkeypatch.setattr(convolution, "_adds_bias_for_free", lambda device: bias_is_free)
+    conv, norm = nn.Conv2d(8, 12, 3, padding=1, bias=False), random_norm(FrozenBatchNorm, 12)
+    x, casts = random_maps(), []
+    with torch.no_grad():
+        expected = norm(conv(x)).relu()
+        for _ in range(2):
+            with torch.autocast("cpu", torch.bfloat16), CountedCasts(casts):
+                result = convolve(x.bfloat16(), conv, norm, relu=True)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), expected, rtol=0.03, atol=0.03)
+    # The second call casts at most the bias.
+    assert casts.count(conv.weight.shape) == 1
+
+
+def test_frozen_layers_are_folded_once_and_trained_ones_after_every_step():
+    frozen, trained = (nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2))
+    frozen.requires_grad_(False)
+    norms = [random_norm(FrozenBatchNorm, 8) for _ in range(2)]
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    x, folds = random_maps(), []
+    for _ in range(3):
+        with CountedProducts(folds):
+            y = convolve(convolve(x, frozen, norms[0], relu=True), trained, norms[1])
+        expected = norms[1](trained(norms[0](frozen(x)).relu()))
+        torch.testing.assert_close(y, expected)
+        y.sum().backward()
+        optimizer.step()
+    # The weights of one frozen layer once, those of the trained layer three times.
+    assert folds.count(frozen.weight.shape) == 4
+
+
+class CountedProducts(TorchDispatchMode):
+    """Record the shapes of all elementwise products."""
+
+    operators = (torch.ops.aten.mul.Tensor,)
+
+    def __init__(self, shapes):
+        super().__init__()
+        self.shapes = shapes
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in self.operators:
+            self.shapes.append(args[0].shape)
+        return function(*args, **(kwargs or {}))
+
+
+class CountedCasts(CountedProducts):
+    """Record the shapes of all conversions to another type."""
+
+    operators = (torch.ops.aten._to_copy.default,)
 
 
 class _Wrapped(nn.Module):
