@@ -4,6 +4,7 @@ Shapes as in ``model.structures``.
 Source: He et al. 2017, sections 3 and 5.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from model.boxes.convention import BoxConvention
 from model.boxes.selection import Candidates, SelectedBoxes, candidates_above
 from model.config import BoxHeadConfig, Conventions
 from model.heads.box import BoxHead, Res5BoxHead, box_losses
+from model.heads.count_on_host import CountOnHost
 from model.heads.keypoint import KeypointHead, keypoint_loss, keypoint_origins, keypoint_targets
 from model.heads.mask import MaskHead, mask_loss, mask_targets
 from model.heads.training_rois import TrainingRois, sample_training_rois
@@ -23,6 +25,9 @@ from model.structures import BatchTargets, ImageBatch, LossTerm, Proposals
 
 # res5 keeps about 1 MB of maps per ROI; all ROIs of a batch at once would be several GB.
 ROIS_PER_CHUNK = 512
+# On a GPU the mask head takes a multiple of this many ROIs: few shapes are easier to reuse memory
+# for, and to choose convolution algorithms for.
+POSITIVES_STEP = 32
 
 
 class RoiHeads(nn.Module):
@@ -82,12 +87,20 @@ class RoiHeads(nn.Module):
             box_class and box_regression, and mask and keypoint if there are heads for them.
         """
         rois = sample_training_rois(proposals, targets, images.sampling_seeds, self.settings)
+        positives = None
         if _syncs_are_free(images.device) or self.has_batch_norm:
             rois = rois.without_padding()
+        else:
+            positives = CountOnHost(rois.labels > 0)
         box_features = self.box.extract(self.box_pooler(features, rois.rois))
         logits, deltas = self.box.predict(box_features)
         beta = self.conventions.box_smooth_l1_beta
         losses = box_losses(logits, deltas, rois, self.box_coder, beta)
+        if positives is not None:
+            # The device has the box head to compute while the host reads how many masks to predict:
+            # usually a fraction of the slots.
+            most = math.ceil(positives.read() / POSITIVES_STEP) * POSITIVES_STEP
+            rois = rois.fewer_positive_slots(max(most, POSITIVES_STEP))
         positive = rois.positive()
         # Like pooled features, targets are relative to the boxes of the source convention.
         in_source_boxes = replace(positive, rois=self.box_convention.source_boxes(positive.rois))

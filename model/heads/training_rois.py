@@ -45,6 +45,17 @@ class TrainingRois:
         slots = self._select(self.positive_slots)
         return replace(slots, valid=slots.labels > 0)
 
+    def fewer_positive_slots(self, most: int) -> "TrainingRois":
+        """Keep ``most`` of the slots that may hold positives: all that do, then any others.
+
+        Args:
+            most: at least the number of positives.
+        """
+        is_positive = self.labels[self.positive_slots] > 0
+        first = is_positive.byte().argsort(descending=True, stable=True)[:most]
+        # In their old order, image by image.
+        return replace(self, positive_slots=self.positive_slots[first.sort().values])
+
     def without_padding(self) -> "TrainingRois":
         """Return the real samples only: less to compute, at the cost of a device sync."""
         kept = self._select(self.valid.nonzero().squeeze(1))

@@ -25,15 +25,17 @@ def losses_and_gradients(detector, batch, targets):
     return terms, {name: p.grad.clone() for name, p in detector.named_parameters()}
 
 
+@pytest.mark.parametrize("step", [1, 3, 32])
 @pytest.mark.parametrize("empty_images", [0, 1])
 def test_padding_changes_neither_losses_nor_gradients(
-    full_detector, scenes, box_targets, with_keypoints, make_batch, monkeypatch, empty_images
+    full_detector, scenes, box_targets, with_keypoints, make_batch, monkeypatch, empty_images, step
 ):
     targets = [with_keypoints(t) for t in [box_targets([], [])] * empty_images + scenes]
     batch = make_batch(targets)
     expected, expected_gradients = losses_and_gradients(full_detector, batch, targets)
     assert expected["keypoint"].count > 0
     monkeypatch.setattr(roi_heads_module, "_syncs_are_free", lambda device: False)
+    monkeypatch.setattr(roi_heads_module, "POSITIVES_STEP", step)
     padded, gradients = losses_and_gradients(full_detector, batch, targets)
     for name, term in padded.items():
         # The same numbers summed in another order, fp32.
@@ -42,6 +44,25 @@ def test_padding_changes_neither_losses_nor_gradients(
     for name, gradient in gradients.items():
         assert gradient.isfinite().all()
         torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_mask_head_gets_few_more_rois_than_there_are_positives(
+    full_detector, scenes, with_keypoints, make_batch, monkeypatch
+):
+    monkeypatch.setattr(roi_heads_module, "_syncs_are_free", lambda device: False)
+    monkeypatch.setattr(roi_heads_module, "POSITIVES_STEP", 2)
+    targets = [with_keypoints(target) for target in scenes]
+    sizes = []
+    full_detector.roi_heads.mask.register_forward_pre_hook(
+        lambda _, arguments: sizes.append(len(arguments[0]))
+    )
+    with ForbidSync():
+        terms = full_detector(make_batch(targets), targets)
+    positives = int(terms["mask"].count)
+    assert 0 < positives <= sizes[0] <= positives + 1
+    settings = full_detector.roi_heads.settings
+    slots = len(scenes) * settings.samples_per_image * settings.positive_fraction
+    assert sizes[0] < slots
 
 
 def test_losses_from_proposals_and_their_gradients_need_no_sync(
