@@ -16,6 +16,7 @@ from model.inference.test_time_augmentation import detect_in_views
 from model.preprocess import canvas_size, normalize_images, resized_size
 from model.structures import Category, ImageBatch, ImageSize
 from model.weights.load import load_network
+from model.weights.load_arguments import check_device
 
 Image = npt.NDArray[np.uint8]
 """(h, w, 3) uint8 RGB."""
@@ -48,7 +49,7 @@ class Predictor:
 
     def to(self, device: str | torch.device) -> "Predictor":
         """Move the weights to ``device``; returns the predictor itself."""
-        self.detector.to(device)
+        self.detector.to(check_device(device))
         return self
 
     @torch.inference_mode()
@@ -64,13 +65,13 @@ class Predictor:
             Detections of each image in its original pixels, on the CPU.
 
         Raises:
-            TypeError: an image is not a uint8 array.
+            TypeError: the images are not a list, an image is not a uint8 array, or the batch size
+                is not an integer.
             ValueError: an image has another shape, or the batch size is not positive.
         """
-        if isinstance(images, np.ndarray) and images.ndim == 3:
-            raise TypeError("predict takes a list of images; got a single array: predict([image])")
-        for index, image in enumerate(images):
-            check_image(index, image)
+        check_images(images)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+            raise TypeError(f"batch_size must be an integer; got {batch_size!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         augmentation = self.config.test_augmentation
@@ -145,6 +146,24 @@ def load_detector(
         **overrides,
     )
     return Predictor(network)
+
+
+def check_images(images: object) -> None:
+    """Raise unless ``images`` is a sequence of RGB images as arrays.
+
+    Raises:
+        TypeError: it is not a sequence, or an image is not a uint8 array.
+        ValueError: an image has another shape than (h, w, 3), or no pixels.
+    """
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        raise TypeError("predict takes a list of images; got a single array: predict([image])")
+    if not isinstance(images, Sequence | np.ndarray) or isinstance(images, str | bytes):
+        raise TypeError(
+            "predict takes a list of (height, width, 3) uint8 arrays; "
+            f"got a value of type {type(images).__name__}"
+        )
+    for index, image in enumerate(images):
+        check_image(index, image)
 
 
 def check_image(index: int, image: object) -> None:

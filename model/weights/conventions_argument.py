@@ -4,7 +4,12 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from model.config.settings import ConfigError, check_settings, nearest_by_last_part
+from model.config.settings import (
+    ConfigError,
+    check_settings,
+    nearest_by_last_part,
+    short_repr,
+)
 from model.weights.setting_origins import ORIGINS, Origin
 from model.weights.stated_settings import EVERY_SECTION
 
@@ -21,7 +26,13 @@ def parse_conventions(conventions: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ConfigError: lists every unknown name with the nearest valid one, and every invalid value.
+        TypeError: they are not a mapping of names.
     """
+    if not isinstance(conventions, Mapping) or any(not isinstance(key, str) for key in conventions):
+        raise TypeError(
+            "conventions must be a dict by name, such as {'roi_aligned': False}; "
+            f"got {short_repr(conventions)}"
+        )
     stated, problems = {}, []
     for name, value in conventions.items():
         key = _KEYS.get(name.removeprefix(_PREFIX))

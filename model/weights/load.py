@@ -24,6 +24,7 @@ from model.weights.conflicts import describe_overruled_weights
 from model.weights.fill import fill_detector
 from model.weights.inference_config import read_for_inference
 from model.weights.inference_settings import override_inference_settings
+from model.weights.load_arguments import check_config, check_device, check_source
 from model.weights.read import read_weights
 from model.weights.report import LoadReport, WeightsError, shorten
 
@@ -43,9 +44,9 @@ def load_network(
     """Load the network of a trained detector, in eval mode.
 
     Args:
-        source: a folder that ``save_detector`` wrote, or a file or its ``https://`` address: ours
-            (.safetensors, .pth), or a detector of this family of torchvision, detectron2,
-            Detectron or maskrcnn-benchmark.
+        source: a folder that ``save_detector`` wrote, the folder of a run (for its newest
+            checkpoint), or a file or its ``https://`` address: ours (.safetensors, .pth), or a
+            detector of this family of torchvision, detectron2, Detectron or maskrcnn-benchmark.
         config: a YAML file with a ``model`` section, or a ModelConfig; only needed for a file of
             ours without its folder. For all others, its settings of inference (input size, score
             threshold ..) are used where it states them. Architecture and conventions are those of
@@ -65,9 +66,13 @@ def load_network(
     Raises:
         WeightsError: the file is missing, damaged or does not fit the config, or a tensor of the
             detector or of the file is left over.
-        TypeError: there is no such override.
+        TypeError: there is no such override, or an argument has the wrong type.
+        ValueError: there is no such device.
         ConfigError: the YAML file, a convention or the value of an override is not valid.
     """
+    check_source(source)
+    check_config(config)
+    device = check_device(device)
     detector, report = read_detector(source, config, conventions, **overrides)
     _log_report(source, report)
     if problems := report.problems(allow_missing, allow_unused):

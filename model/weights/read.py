@@ -1,5 +1,6 @@
 """Reading weights of any library, from a path or the web, under our names."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from model.weights.maskrcnn_benchmark.convert import (
 )
 from model.weights.report import WeightsError
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage.checksums import verify_checksums
 from model.weights.storage.download import fetch_weights
-from model.weights.storage.model_folder import read_saved_config
+from model.weights.storage.model_folder import find_model_folder, read_saved_config
 from model.weights.storage.weights_file import StoredWeights, read_weights_file
 from model.weights.torchvision.convert import (
     convert_torchvision,
@@ -22,6 +24,8 @@ from model.weights.torchvision.convert import (
     is_torchvision_backbone,
     is_torchvision_detector,
 )
+
+_LOG = logging.getLogger(__name__)
 
 _Recognize = Callable[[StoredWeights], bool]
 _Convert = Callable[[StoredWeights, ModelConfig], ConvertedWeights]
@@ -40,23 +44,30 @@ def read_weights(source: str | Path, config: ModelConfig | None = None) -> Conve
     """Read weights under our names, with all that is known about their detector.
 
     Args:
-        source: a folder that ``save_detector`` wrote, a weights file, or its ``https://`` address.
+        source: a folder that ``save_detector`` wrote, the folder of a run (for its newest
+            checkpoint), a weights file, or its ``https://`` address.
         config: settings that cannot be inferred from weights of other libraries; what it states
             replaces the library's conventions.
 
     Raises:
-        WeightsError: they cannot be read, or their model is not supported.
+        WeightsError: they cannot be read, are damaged, or their model is not supported.
     """
     path = fetch_weights(source)
+    if path.is_dir() and (found := find_model_folder(path)) != path:
+        _LOG.info("%s: loading its newest checkpoint, %s", path, found.relative_to(path))
+        path = found
     folder = path if path.is_dir() else path.parent
-    stored = read_weights_file(folder / WEIGHTS_FILE if path.is_dir() else path)
+    file = folder / WEIGHTS_FILE if path.is_dir() else path
+    has_config = path.is_dir() or (path.name == WEIGHTS_FILE and (folder / CONFIG_FILE).exists())
+    verify_checksums(folder, (file.name, CONFIG_FILE) if has_config else (file.name,))
+    stored = read_weights_file(file)
     for recognizes, convert in _CONVERTERS:
         if recognizes(stored):
             try:
                 return convert(stored, config or ModelConfig())
             except WeightsError as error:
                 raise type(error)(f"{path}: {error}") from error
-    if path.is_dir() or (path.name == WEIGHTS_FILE and (folder / CONFIG_FILE).exists()):
+    if has_config:
         own_config, categories = read_saved_config(folder)
         return ConvertedWeights(
             OUR_ECOSYSTEM,

@@ -17,6 +17,7 @@ from typing import IO
 from urllib.parse import SplitResult, urldefrag, urlsplit
 
 from model.weights.report import WeightsError
+from model.weights.storage.checksums import file_sha256
 
 CACHE_VARIABLE = "MASKRCNN_RAY_CACHE"
 TIMEOUT_S = 30.0
@@ -80,7 +81,7 @@ class _Download:
         """Return the file in the cache, if it is there and undamaged."""
         if not self.target.is_file():
             return None
-        if self.digest is not None and _digest(self.target) != self.digest:
+        if self.digest is not None and file_sha256(self.target) != self.digest:
             self.target.unlink()
             return None
         return self.target
@@ -95,7 +96,7 @@ class _Download:
                 f"the download of {self.shown} was interrupted {_ATTEMPTS} times, the last time "
                 f"after {_size(self.partial)} bytes. They are kept: run again to continue there"
             )
-        digest = _digest(self.partial)
+        digest = file_sha256(self.partial)
         if self.digest is not None and digest != self.digest:
             self._discard()
             raise WeightsError(
@@ -232,11 +233,6 @@ def _copy(response: IO[bytes], file: IO[bytes]) -> bool:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

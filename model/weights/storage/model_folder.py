@@ -1,4 +1,4 @@
-"""Our own format: a folder with ``model.safetensors`` and ``model.json``."""
+"""Our own format: a folder with ``model.safetensors``, ``model.json`` and ``checksums.json``."""
 
 import json
 import shutil
@@ -12,14 +12,21 @@ from model.detector import Detector
 from model.structures import Category
 from model.weights.report import WeightsError
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage.checksums import CHECKSUMS_FILE, write_checksums
 
 FORMAT = 2
+CHECKPOINT_PATTERN = "step_*"
+"""Names of the folders of a training's checkpoints; they end in the step, with leading zeros."""
 
 
 def save_detector(detector: Detector, folder: str | Path) -> None:
-    """Write model.safetensors and model.json (format, config, categories) into ``folder``."""
+    """Write a detector into ``folder``, which is created if need be.
+
+    The files are model.safetensors, model.json (format, config, categories) and checksums.json.
+    """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
+    (target / CHECKSUMS_FILE).unlink(missing_ok=True)
     # safetensors refuses other memory layouts than contiguous, such as channels_last.
     tensors = {name: tensor.contiguous() for name, tensor in detector.state_dict().items()}
     save_file(tensors, target / WEIGHTS_FILE)
@@ -31,6 +38,32 @@ def save_detector(detector: Detector, folder: str | Path) -> None:
     (target / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
     # safetensors makes files that only their owner can read; on a shared disk others run the model.
     shutil.copymode(target / CONFIG_FILE, target / WEIGHTS_FILE)
+    write_checksums(target, (WEIGHTS_FILE, CONFIG_FILE))
+
+
+def find_model_folder(folder: Path) -> Path:
+    """Return the folder with a model's files: ``folder``, or the newest checkpoint of its run.
+
+    Args:
+        folder: a model's folder, the folder of a run, or the folder ``train`` of a run.
+
+    Raises:
+        WeightsError: there is neither.
+    """
+    if (folder / WEIGHTS_FILE).is_file():
+        return folder
+    checkpoints = [
+        path
+        for path in (*folder.glob(CHECKPOINT_PATTERN), *folder.glob(f"train/{CHECKPOINT_PATTERN}"))
+        if (path / WEIGHTS_FILE).is_file() and (path / CONFIG_FILE).is_file()
+    ]
+    if not checkpoints:
+        raise WeightsError(
+            f"{folder} has neither {WEIGHTS_FILE} nor a checkpoint ({CHECKPOINT_PATTERN}, "
+            f"train/{CHECKPOINT_PATTERN}) with {WEIGHTS_FILE} and {CONFIG_FILE}; pass the folder "
+            "of a model, or a weights file"
+        )
+    return max(checkpoints, key=lambda path: path.name)
 
 
 def read_saved_config(folder: Path) -> tuple[ModelConfig, tuple[Category, ...]]:
@@ -48,8 +81,21 @@ def read_saved_config(folder: Path) -> tuple[ModelConfig, tuple[Category, ...]]:
             )
         config = ModelConfig.model_validate(content["config"])
         categories = tuple(Category(**category) for category in content["categories"])
+    except FileNotFoundError:
+        raise WeightsError(
+            f"{path} is missing; it states the architecture and the classes. Copy it from where "
+            f"the weights come from, or load {WEIGHTS_FILE} itself and pass config="
+        ) from None
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
-        raise WeightsError(f"{path} is not the config of a detector: {error}") from error
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        first = ".".join(str(part) for part in problems[0]["loc"])
+        raise WeightsError(
+            f"{path} is damaged or not the config of a detector: {first}: {problems[0]['msg']}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{path} is damaged or not the config of a detector: {type(error).__name__}: {error}"
+        ) from error
     return config, categories

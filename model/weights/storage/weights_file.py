@@ -58,7 +58,10 @@ def read_weights_file(path: Path) -> StoredWeights:
         raise
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise WeightsError(f"{path} is damaged or not a weights file: {first_line}") from error
+        raise WeightsError(
+            f"{path} is damaged or not a weights file ({first_line}); replace it with an intact "
+            "copy, or use another one"
+        ) from error
     return _unwrap(content, path)
 
 

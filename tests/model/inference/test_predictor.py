@@ -143,6 +143,22 @@ def test_a_single_array_is_rejected_with_the_remedy(predictor):
         predictor.predict(np.zeros((40, 40, 3), np.uint8))
 
 
+@pytest.mark.parametrize(
+    "images",
+    [None, "photo.jpg", b"", 3, {}, (image for image in ()), torch.zeros(1, 8, 8, 3)],
+    ids=lambda images: type(images).__name__,
+)
+def test_anything_but_a_list_is_rejected_with_its_type(predictor, images):
+    with pytest.raises(TypeError, match=f"predict takes a list .*type {type(images).__name__}$"):
+        predictor.predict(images)
+
+
+@pytest.mark.parametrize("batch_size", [2.0, "4", None, True])
+def test_a_batch_size_that_is_no_integer_is_rejected(predictor, batch_size):
+    with pytest.raises(TypeError, match=f"batch_size must be an integer; got {batch_size!r}"):
+        predictor.predict([], batch_size)
+
+
 def test_config_categories_and_device_are_those_of_the_detector(predictor):
     detector = predictor.detector
     assert predictor.config is detector.config

@@ -43,3 +43,35 @@ def test_a_saved_retinanet_is_loaded_unchanged(build_retinanet, tmp_path):
     assert loaded.config == detector.config
     for name, tensor in loaded.state_dict().items():
         assert tensor.equal(detector.state_dict()[name])
+
+
+def save_checkpoints(tiny_config, run, *steps):
+    for step in steps:
+        save_detector(build_detector(tiny_config(), CATEGORIES), run / f"train/step_{step:08d}")
+
+
+@pytest.mark.parametrize("folder", ["", "train"])
+def test_a_run_is_loaded_from_its_newest_complete_checkpoint(tiny_config, tmp_path, folder, caplog):
+    save_checkpoints(tiny_config, tmp_path, 20, 100, 120)
+    (tmp_path / "train/step_00000120/model.json").unlink()
+    (tmp_path / "train/step_00000100").rename(tmp_path / "train/damaged-step_00000100")
+    with caplog.at_level("INFO", logger="model.weights"):
+        loaded = load_network(tmp_path / folder).state_dict()
+    expected = load_network(tmp_path / "train/step_00000020").state_dict()
+    assert all(tensor.equal(loaded[name]) for name, tensor in expected.items())
+    assert "newest checkpoint" in caplog.text and "step_00000020" in caplog.text
+
+
+def test_a_folder_without_a_model_is_named_with_what_was_expected(tmp_path):
+    with pytest.raises(WeightsError, match=r"neither model\.safetensors nor a checkpoint"):
+        load_network(tmp_path)
+
+
+def test_a_missing_config_is_named_with_the_remedy(saved):
+    detector, folder = saved
+    (folder / "model.json").unlink()
+    (folder / "checksums.json").unlink()
+    with pytest.raises(WeightsError, match=r"model\.json is missing; .* pass config="):
+        load_network(folder)
+    # The remedy.
+    assert load_network(folder / "model.safetensors", detector.config).config == detector.config
