@@ -1,6 +1,6 @@
 """Where a run keeps what several jobs share, below its ``output``."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline import storage
 from pipeline.config import RunConfig
@@ -14,6 +14,31 @@ EVALUATION_FOLDER = "evaluation"
 Split = Literal["train", "val"]
 
 SPLITS: tuple[Split, ...] = ("train", "val")
+
+
+OUTPUT_MARK = "{output}"
+"""The output folder in records, which stay valid when the folder is moved."""
+
+
+def to_portable(document: Any, output: str) -> Any:
+    """Replace the output folder by a mark, in all URLs of a document of plain values."""
+    return _replace_prefix(document, output.rstrip("/"), OUTPUT_MARK)
+
+
+def from_portable(document: Any, output: str) -> Any:
+    """Restore the document that `to_portable` was given, for the present output folder."""
+    return _replace_prefix(document, OUTPUT_MARK, output.rstrip("/"))
+
+
+def _replace_prefix(document: Any, prefix: str, replacement: str) -> Any:
+    match document:
+        case str() if document == prefix or document.startswith(f"{prefix}/"):
+            return replacement + document[len(prefix) :]
+        case dict():
+            return {k: _replace_prefix(v, prefix, replacement) for k, v in document.items()}
+        case list() | tuple():
+            return [_replace_prefix(value, prefix, replacement) for value in document]
+    return document
 
 
 def split_shards_url(config: RunConfig, split: Split) -> str:

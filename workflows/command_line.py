@@ -52,7 +52,7 @@ def _run(job: Job, config: RunConfig, program: str) -> int:
     from pipeline.infer.inference_worker import CountMismatchError
     from pipeline.storage import StorageError
     from pipeline.sweep.driver import SweepError
-    from pipeline.track.mlflow_run import TrackingError
+    from pipeline.track.mlflow_store import TrackingError
     from pipeline.train.checkpoint import CheckpointError
     from pipeline.train.failures import TrainingError
     from pipeline.train.run_record import RunMismatchError

@@ -28,8 +28,8 @@ from pipeline.track.mlflow_run import (
     MLFLOW_DIGEST_LENGTH,
     TrackedRun,
     open_run,
-    tracking_uri,
 )
+from pipeline.track.mlflow_store import recorded_uri, tracking_uri
 from pipeline.track.weights_source import newest_checkpoint, pin_version, resolve_weights
 from pipeline.train.run_record import read_run_record
 
@@ -145,7 +145,7 @@ def run_evaluation(
 def _training_run_id(config: RunConfig) -> str | None:
     """Return the MLflow run of the output's training; None if another store holds it."""
     record = read_run_record(config.output)
-    if record is None or record.tracking_uri != tracking_uri(config):
+    if record is None or record.tracking_uri != recorded_uri(tracking_uri(config), config.output):
         return None
     return record.run_id
 

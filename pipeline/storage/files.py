@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from urllib.parse import quote
 
 import pyarrow.fs
 
-from pipeline.storage.retries import StorageError, missing_file, retry
+from pipeline.storage.retries import StorageError, retry
 from pipeline.storage.urls import join, local_path
 
 _COPY_BYTES = 8 << 20
@@ -63,6 +62,12 @@ def exists(url: str) -> bool:
     store, path = filesystem(url)
     info = retry(url, lambda: store.get_file_info(path))
     return bool(info.type != pyarrow.fs.FileType.NotFound)
+
+
+def is_file(url: str) -> bool:
+    """Whether a file exists at the URL."""
+    store, path = filesystem(url)
+    return bool(retry(url, lambda: store.get_file_info(path)).is_file)
 
 
 def read_bytes(url: str) -> bytes:
@@ -118,6 +123,26 @@ def upload_file(source: Path, url: str) -> None:
         )
 
     retry(url, upload)
+
+
+def download_file(url: str, target: Path) -> None:
+    """Copy a file to a local path atomically, without loading it into memory.
+
+    Raises:
+        MissingFileError: no file exists at the URL.
+    """
+    store, path = filesystem(url)
+
+    def download() -> None:
+        with (
+            _replacing(target) as partial,
+            store.open_input_stream(path) as source,
+            partial.open("wb") as sink,
+        ):
+            while chunk := source.read(_COPY_BYTES):
+                sink.write(chunk)
+
+    retry(url, download)
 
 
 def read_json(url: str) -> Any:
@@ -176,53 +201,6 @@ def file_sizes(url: str, suffixes: Sequence[str] = ()) -> dict[str, int]:
     return sizes
 
 
-def upload_folder(folder: Path, url: str) -> None:
-    """Copy every file in a local folder to the same relative path below the URL."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            upload_file(path, join(url, path.relative_to(folder).as_posix()))
-
-
-def download_folder(url: str, folder: Path) -> None:
-    """Copy every file below the URL to the same relative path in a local folder.
-
-    Raises:
-        MissingFileError: the URL has no files below it.
-    """
-    files = list_files(url)
-    if not files:
-        raise missing_file(url)
-    for file in files:
-        target = folder / file[len(url) :].strip("/")
-        with _replacing(target) as partial:
-            _download(file, partial)
-
-
-@contextmanager
-def fetch(url: str) -> Iterator[Path]:
-    """Yield a local path to a file or folder, valid inside the ``with`` block.
-
-    A local URL is yielded as its own path; anything else is downloaded to a temporary folder.
-
-    Raises:
-        MissingFileError: no file or folder exists at the URL.
-    """
-    local = local_path(url)
-    if local is not None:
-        if not local.exists():
-            raise missing_file(url)
-        yield local
-        return
-    store, path = filesystem(url)
-    with tempfile.TemporaryDirectory(prefix="fetched-") as scratch:
-        target = Path(scratch) / (path.rpartition("/")[2] or "content")
-        if retry(url, lambda: store.get_file_info(path)).is_file:
-            _download(url, target)
-        else:
-            download_folder(url, target)
-        yield target
-
-
 def delete(url: str) -> None:
     """Delete a file, or a folder with everything in it; do nothing if neither exists."""
     store, path = filesystem(url)
@@ -235,18 +213,6 @@ def delete(url: str) -> None:
             store.delete_dir(path)
 
     retry(url, remove)
-
-
-def _download(url: str, target: Path) -> None:
-    store, path = filesystem(url)
-
-    def copy() -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with store.open_input_stream(path) as source, target.open("wb") as sink:
-            while chunk := source.read(_COPY_BYTES):
-                sink.write(chunk)
-
-    retry(url, copy)
 
 
 @contextmanager

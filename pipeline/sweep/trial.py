@@ -10,7 +10,7 @@ from pipeline import storage
 from pipeline.config import RunConfig, SweepConfig
 from pipeline.output_layout import split_shards_url
 from pipeline.sweep.search_space import with_values
-from pipeline.track.mlflow_run import tracking_uri
+from pipeline.track.mlflow_store import tracking_uri
 from pipeline.train.driver import run_training
 
 

@@ -15,6 +15,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage.checksums import write_checksums
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
 REQUIREMENTS = ("torch", "torchvision", "numpy", "pandas", "maskrcnn-ray")
@@ -68,6 +69,7 @@ def log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> Log
             detector.mkdir()
             for file in (WEIGHTS_FILE, CONFIG_FILE):  # leaves out the optimizer's state
                 shutil.copyfile(folder / file, detector / file)
+            write_checksums(detector, (WEIGHTS_FILE, CONFIG_FILE))
             with warnings.catch_warnings():
                 # The signature is given explicitly; an input example would only repeat it.
                 warnings.filterwarnings("ignore", message=".*input example was not provided")

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,23 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Param, RunStatus
+from mlflow.entities import Param, Run, RunStatus
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
 from ops_cuda import backend
 from pipeline.config import RunConfig, config_digest, to_yaml
-from pipeline.storage import join, local_path
+from pipeline.track.mlflow_store import (
+    TrackingError,
+    artifact_location,
+    hide_password,
+    open_store,
+    tracking_uri,
+)
 
 logger = logging.getLogger(__name__)
 
 PARAMS_PER_REQUEST = 100  # MLflow's limit for log_batch
 MAX_PARAM_LENGTH = 6000  # characters, MLflow's limit
 MLFLOW_DIGEST_LENGTH = 36  # characters, the width of MLflow's column for a dataset's digest
-
-
-class TrackingError(RuntimeError):
-    """MLflow cannot be reached or refuses a request; the message says where and what to do."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,6 @@ class TrackedRun:
     run_id: str
     experiment_id: str
     url: str
-
-
-def tracking_uri(config: RunConfig) -> str:
-    """Return ``track.uri``, else MLFLOW_TRACKING_URI, else the output's own SQLite file.
-
-    Raises:
-        TrackingError: neither is set, and the output is not a local folder.
-    """
-    uri = config.track.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
-        return uri
-    folder = local_path(config.output)
-    if folder is None:
-        raise TrackingError(
-            f"output {config.output} is not a local folder, so it cannot hold MLflow's database; "
-            "set track.uri or MLFLOW_TRACKING_URI to a tracking server."
-        )
-    return f"sqlite:///{folder.absolute() / 'mlflow.db'}"
 
 
 @contextmanager
@@ -83,16 +66,18 @@ def open_run(
     """
     uri = tracking_uri(config)
     try:
-        client = _client(uri)
-        if run_id is None:
-            run = _create_run(client, config, uri, job, parent_run_id)
-        else:
-            run = client.get_run(run_id)
-            client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        client = open_store(config)
+        run = None if run_id is None else _continue_run(client, run_id)
+        if run is None:
+            run = _create_run(client, config, job, parent_run_id)
+    except TrackingError:
+        raise
     except Exception as error:  # of SQLAlchemy, requests or MLflow, depending on the store
+        first_line = next(iter(str(error).splitlines()), "")
         raise TrackingError(
             f"MLflow at {hide_password(uri)} cannot record the run "
-            f"({type(error).__name__}: {error}). Start the server, or set track.uri."
+            f"({type(error).__name__}: {hide_password(first_line)}). Start the server, or set "
+            "track.uri."
         ) from error
     info = run.info
     url = _run_url(uri, info.experiment_id, info.run_id)
@@ -117,11 +102,6 @@ def flatten_settings(tree: BaseModel | dict[str, Any], prefix: str = "") -> dict
     return flat
 
 
-def hide_password(text: str) -> str:
-    """Replace the secret of ``scheme://user:secret@host`` with ``***``."""
-    return re.sub(r"(://[^/\s:@]+):[^/\s@]+@", r"\1:***@", text)
-
-
 def code_commit() -> str:
     """Return the git commit of this code, with ``-dirty`` if it has changes; else ``unknown``."""
     root = Path(__file__).resolve().parent.parent.parent
@@ -140,15 +120,22 @@ def _git(root: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def _client(uri: str) -> MlflowClient:
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+def _continue_run(client: MlflowClient, run_id: str) -> Run | None:
+    """Mark a run as running; return None if someone deleted it."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        logger.warning("MLflow has no run %s any more; recording in a new run", run_id)
+        return None
+    client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+    return run
 
 
 def _create_run(
-    client: MlflowClient, config: RunConfig, uri: str, job: str, parent_run_id: str | None
-) -> Any:
+    client: MlflowClient, config: RunConfig, job: str, parent_run_id: str | None
+) -> Run:
     tags = {
         "job": job,
         "config_digest": config_digest(config),
@@ -158,7 +145,7 @@ def _create_run(
     }
     if parent_run_id:
         tags["mlflow.parentRunId"] = parent_run_id
-    experiment_id = _experiment(client, config, uri)
+    experiment_id = _experiment(client, config)
     run = client.create_run(experiment_id, run_name=f"{config.name}-{job}", tags=tags)
     params = [Param(key, value) for key, value in flatten_settings(config).items()]
     for first in range(0, len(params), PARAMS_PER_REQUEST):
@@ -167,30 +154,18 @@ def _create_run(
     return run
 
 
-def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
+def _experiment(client: MlflowClient, config: RunConfig) -> str:
     name = config.track.experiment
     if (existing := client.get_experiment_by_name(name)) is not None:
         return str(existing.experiment_id)
     try:
-        location = _artifact_location(config, uri)
+        location = artifact_location(config)
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
         # Another job may have created it between the two calls.
         if (existing := client.get_experiment_by_name(name)) is None:
             raise
         return str(existing.experiment_id)
-
-
-def _artifact_location(config: RunConfig, uri: str) -> str | None:
-    """Return the artifact folder; None for a server, which has its own.
-
-    Without one, MLflow would use the current directory for a bare database.
-    """
-    if uri.startswith(("http://", "https://")):
-        return None
-    if uri.startswith("sqlite:///"):
-        return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-    return join(config.output, "mlartifacts")
 
 
 def _run_url(uri: str, experiment_id: str, run_id: str) -> str:

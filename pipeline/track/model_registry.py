@@ -1,6 +1,5 @@
 """Register model versions, with their provenance and metrics."""
 
-import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +10,13 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage.checksums import file_sha256
 from pipeline.config import RunConfig, config_digest
 from pipeline.output_layout import split_shards_url
 from pipeline.shards.manifest import read_manifest
 from pipeline.track.logged_model import log_model
-from pipeline.track.mlflow_run import MLFLOW_DIGEST_LENGTH, code_commit, tracking_uri
+from pipeline.track.mlflow_run import MLFLOW_DIGEST_LENGTH, code_commit
+from pipeline.track.mlflow_store import open_store
 from pipeline.track.promotion import METRIC_TAG, RegisteredVersion, promote
 from pipeline.track.weights_source import resolve_weights
 
@@ -48,8 +49,7 @@ def register_model(
             f"track.champion_metric {config.track.champion_metric} was not measured; "
             f"the evaluation has {', '.join(sorted(metrics))}"
         )
-    uri = tracking_uri(config)
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client = open_store(config)
     with resolve_weights(checkpoint_url, config) as folder:
         if not folder.is_dir():
             raise ValueError(f"{checkpoint_url} is a bare weights file; register its folder")
@@ -62,12 +62,6 @@ def register_model(
             _log_model_metrics(client, run_id, model.model_id, metrics, dataset_digest)
             version = _create_version(client, config.track.model_name, model, run_id, tags)
     return promote(client, config.track.model_name, version, config.track.champion_metric)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _provenance(

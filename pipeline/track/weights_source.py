@@ -3,36 +3,37 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import mlflow
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage.checksums import CHECKSUMS_FILE, verify_checksums
 from model.weights.storage.download import fetch_weights
+from model.weights.storage.model_folder import CHECKPOINT_PATTERN
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER
-from pipeline.track.mlflow_run import TrackingError, hide_password, tracking_uri
+from pipeline.track.mlflow_store import TrackingError, hide_password, open_store, tracking_uri
+
+MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 
 
 def newest_checkpoint(config: RunConfig) -> str:
     """Return the URL of the newest complete checkpoint of the output's training.
 
     Raises:
-        FileNotFoundError: there is no complete checkpoint.
+        MissingFileError: there is no complete checkpoint.
     """
     training = storage.join(config.output, TRAINING_FOLDER)
-    files = set(storage.list_files(training, (WEIGHTS_FILE, CONFIG_FILE)))
-    folders = {file.rpartition("/")[0] for file in files if file.endswith(WEIGHTS_FILE)}
-    complete = [folder for folder in folders if storage.join(folder, CONFIG_FILE) in files]
-    if not complete:
-        raise FileNotFoundError(
+    newest = _newest_checkpoint(training)
+    if newest is None:
+        raise storage.MissingFileError(
             f"no checkpoint below {training}; train first, or set the weights to use"
         )
-    # Folder names end in the step, with leading zeros.
-    return max(complete, key=lambda folder: folder.rpartition("/")[2])
+    return newest
 
 
 def pin_version(source: str, config: RunConfig) -> str:
@@ -44,24 +45,24 @@ def pin_version(source: str, config: RunConfig) -> str:
     if not (source.startswith("models:/") and "@" in source):
         return source
     name, alias = source.removeprefix("models:/").split("@", 1)
-    uri = tracking_uri(config)
     try:
-        version = _client(uri).get_model_version_by_alias(name, alias).version
+        version = open_store(config).get_model_version_by_alias(name, alias).version
     except MlflowException as error:
         raise TrackingError(
-            f"there is no model {name}@{alias} in {hide_password(uri)} ({error.message}). "
-            "Register one first with workflows/register.py."
+            f"there is no model {name}@{alias} in {hide_password(tracking_uri(config))} "
+            f"({error.message}). Register one first with workflows/register.py."
         ) from error
     return f"models:/{name}/{version}"
 
 
 @contextmanager
 def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
-    """Provide weights as a local path for a ``with`` block.
+    """Provide weights as a local path for a ``with`` block, checked against their checksums.
 
     Args:
         source: ``models:/name@alias``, ``models:/name/version``, ``runs:/id/path``, the URL of a
-            checkpoint folder or of a weights file, or the ``https://`` address of a weights file.
+            model's folder, of a run's folder (for its newest checkpoint) or of a weights file, or
+            the ``https://`` address of a weights file.
         config: selects the MLflow store.
 
     Yields:
@@ -69,28 +70,89 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
 
     Raises:
         TrackingError: the MLflow store has no such model or run.
-        FileNotFoundError: the folder does not hold model.safetensors and model.json.
-        WeightsError: the download failed, or it has another digest than requested.
+        MissingFileError: nothing is there, or a folder without model.safetensors and model.json.
+        WeightsError: the download failed, it has another digest than requested, or a file is
+            damaged.
     """
     if source.startswith(("https://", "http://")):
         yield fetch_weights(source)
-        return
-    if not source.startswith(("models:/", "runs:/")):
-        with storage.fetch(source) as path:
-            yield _model_folder(path, source) if path.is_dir() else path
-        return
-    with tempfile.TemporaryDirectory(prefix="weights-") as folder:
-        yield _model_folder(_download(source, config, Path(folder)), source)
+    elif source.startswith(("models:/", "runs:/")):
+        with tempfile.TemporaryDirectory(prefix="weights-") as scratch:
+            folder = _downloaded_model(_download(source, config, Path(scratch)), source)
+            verify_checksums(folder, MODEL_FILES, shown=source)
+            yield folder
+    else:
+        url, is_folder = _find_stored(source)
+        with tempfile.TemporaryDirectory(prefix="weights-") as scratch:
+            path = _local_copy(url, is_folder, Path(scratch))
+            folder, shown = (path, url) if is_folder else (path.parent, url.rpartition("/")[0])
+            verify_checksums(folder, MODEL_FILES if is_folder else (path.name,), shown)
+            yield path
+
+
+def _newest_checkpoint(folder: str) -> str | None:
+    """Return the URL of the newest checkpoint in a folder that has both files of a model."""
+    files = set(storage.list_files(folder, MODEL_FILES))
+    complete = [
+        url
+        for url in (file.removesuffix(f"/{CONFIG_FILE}") for file in files)
+        if f"{url}/{WEIGHTS_FILE}" in files
+        and fnmatchcase(url[len(folder) :].strip("/"), CHECKPOINT_PATTERN)
+    ]
+    # Names end in the step, with leading zeros.
+    return max(complete, default=None)
+
+
+def _find_stored(source: str) -> tuple[str, bool]:
+    """Return the URL of a model's folder or of a weights file, and whether it is a folder.
+
+    Raises:
+        MissingFileError: there is neither.
+    """
+    source = source.rstrip("/")
+    if storage.exists(storage.join(source, WEIGHTS_FILE)):
+        for name in MODEL_FILES:
+            if not storage.exists(storage.join(source, name)):
+                raise storage.MissingFileError(
+                    f"{source} holds {WEIGHTS_FILE} but no {name}, which states the architecture "
+                    f"and the classes; copy it there, or name the file {WEIGHTS_FILE} itself"
+                )
+        return source, True
+    if not storage.exists(source):
+        raise storage.MissingFileError(f"{source}: no such file or folder; check the URL")
+    if storage.is_file(source):
+        return source, False
+    for folder in (source, storage.join(source, TRAINING_FOLDER)):
+        if (newest := _newest_checkpoint(folder)) is not None:
+            return newest, True
+    raise storage.MissingFileError(
+        f"{source} does not hold {WEIGHTS_FILE} and {CONFIG_FILE}, and no checkpoints. Is it a "
+        "checkpoint folder?"
+    )
+
+
+def _local_copy(url: str, is_folder: bool, scratch: Path) -> Path:
+    """Return the path of a local file or folder, or download what is needed of it."""
+    local = storage.local_path(url)
+    if local is not None:
+        return local
+    folder = url if is_folder else url.rpartition("/")[0]
+    names = MODEL_FILES if is_folder else (url.rpartition("/")[2],)
+    for name in (*names, CHECKSUMS_FILE):
+        if name in names or storage.exists(storage.join(folder, name)):
+            storage.download_file(storage.join(folder, name), storage.path_below(scratch, name))
+    return scratch if is_folder else scratch / names[0]
 
 
 def _download(source: str, config: RunConfig, folder: Path) -> Path:
     uri = tracking_uri(config)
     try:
         artifact_uri = pin_version(source, config)
+        client = open_store(config)
         if artifact_uri.startswith("models:/"):
             name, version = artifact_uri.removeprefix("models:/").split("/", 1)
             # Resolved by our client: MLflow would resolve models:/ with its global settings.
-            artifact_uri = _client(uri).get_model_version_download_uri(name, version)
+            artifact_uri = client.get_model_version_download_uri(name, version)
         return Path(
             mlflow.artifacts.download_artifacts(
                 artifact_uri=artifact_uri, dst_path=str(folder), tracking_uri=uri
@@ -100,15 +162,9 @@ def _download(source: str, config: RunConfig, folder: Path) -> Path:
         raise TrackingError(f"there is no {source} in {hide_password(uri)}: {error}") from error
 
 
-def _model_folder(folder: Path, source: str) -> Path:
+def _downloaded_model(folder: Path, source: str) -> Path:
     """Return the folder with the model's files: ``folder`` or one below it."""
     for candidate in (folder, *sorted(p.parent for p in folder.rglob(WEIGHTS_FILE))):
-        if (candidate / WEIGHTS_FILE).is_file() and (candidate / CONFIG_FILE).is_file():
+        if all((candidate / name).is_file() for name in MODEL_FILES):
             return candidate
-    raise FileNotFoundError(
-        f"{source} does not hold {WEIGHTS_FILE} and {CONFIG_FILE}. Is it a checkpoint folder?"
-    )
-
-
-def _client(uri: str) -> MlflowClient:
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    raise storage.MissingFileError(f"{source} does not hold {WEIGHTS_FILE} and {CONFIG_FILE}")

@@ -22,7 +22,8 @@ from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER, split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from pipeline.stream.dataset_checks import check_training_data, check_validation_data
-from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run, tracking_uri
+from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run
+from pipeline.track.mlflow_store import recorded_uri, tracking_uri
 from pipeline.track.weights_source import newest_checkpoint
 from pipeline.train.failures import StopOnLastingError, TrainingError, to_training_error
 from pipeline.train.run_record import (
@@ -102,7 +103,7 @@ def run_training(
 
 def _present_record(config: RunConfig, manifest: Manifest, recorded: RunRecord | None) -> RunRecord:
     """Build this job's record; its run id is empty if a new MLflow run is needed."""
-    uri = tracking_uri(config)
+    uri = recorded_uri(tracking_uri(config), config.output)
     return RunRecord(
         run_id=recorded.run_id if recorded and recorded.tracking_uri == uri else "",
         tracking_uri=uri,

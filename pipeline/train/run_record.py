@@ -1,13 +1,14 @@
 """``run.json``: an output folder's MLflow run, the settings it was trained with, and its result."""
 
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.output_layout import TRAINING_FOLDER
+from pipeline.output_layout import TRAINING_FOLDER, from_portable, to_portable
 from pipeline.track.mlflow_run import flatten_settings
+from pipeline.track.mlflow_store import recorded_uri
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,11 @@ class RunMismatchError(ValueError):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The record of a training in its output folder.
+    """The record of a training in its output folder; in the file, URLs below it are relative.
 
     Args:
         run_id: the MLflow run; a resumed training continues it.
-        tracking_uri: tracker of that run.
+        tracking_uri: tracker of that run (`recorded_uri`).
         dataset_digest: digest of the training shards.
         model: the detector's settings, flat.
         recipe: the training settings that affect the result, flat, scaled to the batch.
@@ -60,12 +61,21 @@ def read_run_record(output: str) -> RunRecord | None:
         StorageError: the record cannot be read.
     """
     url = _record_url(output)
-    return RunRecord(**storage.read_json(url)) if storage.exists(url) else None
+    if not storage.exists(url):
+        return None
+    try:
+        record = RunRecord(**from_portable(storage.read_json(url), output))
+    except TypeError as error:
+        raise storage.StorageError(
+            f"{url}: not the record of a training ({error}); rename it, and the training continues "
+            "without it"
+        ) from error
+    return replace(record, tracking_uri=recorded_uri(record.tracking_uri, output))
 
 
 def write_run_record(output: str, record: RunRecord) -> None:
     """Write the record of an output folder, atomically."""
-    storage.write_json(_record_url(output), asdict(record))
+    storage.write_json(_record_url(output), to_portable(asdict(record), output))
 
 
 def _record_url(output: str) -> str:

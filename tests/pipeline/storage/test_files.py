@@ -63,6 +63,24 @@ def test_fetch_yields_a_local_file_or_folder(location):
         assert (path / "a.txt").read_bytes() == b"abc"
 
 
+def test_a_folder_is_moved_with_everything_in_it(location):
+    for name in ("step_1/a", "step_1/deep/b", "step_10/a"):
+        storage.write_bytes(storage.join(location, name), name.encode())
+    storage.move_folder(storage.join(location, "step_1"), storage.join(location, "aside"))
+    names = [url.removeprefix(location) for url in storage.list_files(location)]
+    assert names == ["/aside/a", "/aside/deep/b", "/step_10/a"]
+    assert storage.read_bytes(storage.join(location, "aside/deep/b")) == b"step_1/deep/b"
+    assert not storage.exists(storage.join(location, "step_1"))
+    with pytest.raises(storage.MissingFileError):
+        storage.move_folder(storage.join(location, "step_1"), storage.join(location, "again"))
+
+
+def test_a_file_is_told_from_a_folder(location):
+    storage.write_bytes(storage.join(location, "folder/file"), b"x")
+    names = ("folder/file", "folder", "other")
+    assert [storage.is_file(storage.join(location, name)) for name in names] == [True, False, False]
+
+
 def test_delete_removes_files_and_folders_and_can_be_repeated(location):
     folder = storage.join(location, "f")
     for name in ("a", "b"):

@@ -4,13 +4,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.config import TrackConfig
-from pipeline.track.mlflow_run import (
-    TrackingError,
-    flatten_settings,
-    hide_password,
-    open_run,
-    tracking_uri,
-)
+from pipeline.track.mlflow_run import flatten_settings, open_run
+from pipeline.track.mlflow_store import TrackingError, hide_password, tracking_uri
 
 
 def test_the_default_store_is_in_the_local_output_folder(run_config, monkeypatch, tmp_path):

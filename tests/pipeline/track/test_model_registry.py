@@ -8,9 +8,10 @@ from mlflow import MlflowClient
 from safetensors.numpy import save_file
 
 from model.weights import load_network
+from model.weights.storage.checksums import file_sha256
 from pipeline.config import TrainConfig
-from pipeline.track.mlflow_run import TrackingError
-from pipeline.track.model_registry import file_sha256, register_model
+from pipeline.track.mlflow_store import TrackingError
+from pipeline.track.model_registry import register_model
 from pipeline.track.weights_source import pin_version, resolve_weights
 
 DATASET = "d" * 64
@@ -53,7 +54,11 @@ def test_a_version_resolves_to_the_weights_that_were_registered(run_config, run,
     by_alias = f"models:/{version.name}@champion"
     assert pin_version(by_alias, run_config) == f"models:/{version.name}/{version.version}"
     with resolve_weights(by_alias, run_config) as folder:
-        assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "checksums.json",
+            "model.json",
+            "model.safetensors",
+        ]
         resolved = load_network(folder).state_dict()
     registered = load_network(make_checkpoint(7)).state_dict()
     assert all((resolved[name] == tensor).all() for name, tensor in registered.items())

@@ -127,7 +127,7 @@ def test_versions_are_promoted_stored_and_fetched_through_the_server(
     config, tiny_checkpoint, tmp_path
 ):
     other = tmp_path / "other"
-    shutil.copytree(tiny_checkpoint, other)
+    shutil.copytree(tiny_checkpoint, other, ignore=shutil.ignore_patterns("checksums.json"))
     settings = (other / "model.json").read_text()
     (other / "model.json").write_text(settings.replace("circle", "disc"))
     with open_run(config, "train") as run:

@@ -1,0 +1,47 @@
+"""Versions of files: text that changes when a file is written again, without reading it."""
+
+import boto3
+import pyarrow.fs
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.storage.files import filesystem
+from pipeline.storage.retries import retry
+from pipeline.storage.urls import join, local_path
+
+
+def file_versions(url: str) -> dict[str, str]:
+    """Return the version of every file below a folder, by URL.
+
+    It is the ETag of an object in S3, else the size and the time of the last change. A copy of a
+    file may have another version; a file with other content does not have the same one.
+
+    Args:
+        url: folder; a missing one yields an empty dictionary.
+
+    Raises:
+        StorageError: the store cannot be read.
+    """
+    if local_path(url) is None:
+        return retry(url, lambda: _object_versions(url))
+    store, root = filesystem(url)
+    selector = pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)
+    infos = retry(url, lambda: store.get_file_info(selector))
+    return {
+        join(url, info.path[len(root) :]): f"{info.size} {info.mtime_ns}"
+        for info in infos
+        if info.is_file
+    }
+
+
+def _object_versions(url: str) -> dict[str, str]:
+    _, path = filesystem(url)
+    bucket, _, prefix = path.partition("/")
+    pages = boto3.client("s3").get_paginator("list_objects_v2")
+    versions = {}
+    try:
+        for page in pages.paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else ""):
+            for entry in page.get("Contents", ()):
+                versions[join(f"s3://{bucket}", entry["Key"])] = entry["ETag"]
+    except (BotoCoreError, ClientError) as error:
+        raise OSError(str(error)) from error
+    return {key: version for key, version in versions.items() if not key.endswith("/")}
