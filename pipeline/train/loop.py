@@ -111,6 +111,8 @@ class TrainingLoop:
         self.hooks = hooks or LoopHooks()
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._watch = NonFiniteWatch()
+        # On a GPU, reading a value would stop the host until all earlier work is done.
+        self._syncs_are_free = device.type == "cpu"
         self._meter = StepMeter(plan.total_steps, plan.images_per_step, clock)
 
     def run(self, batches: Iterator[MicroBatch]) -> None:
@@ -185,8 +187,7 @@ class TrainingLoop:
         steps_taken = step + 1
         should_log = steps_taken % plan.log_every == 0 or steps_taken == plan.total_steps
         should_pause = self.hooks.pauses_after(steps_taken)
-        # Reading the finite flags waits for the device: on a GPU, only do so when waiting anyway.
-        if self.device.type == "cpu" or should_log or should_pause:
+        if self._syncs_are_free or should_log or should_pause:
             self._watch.raise_if_not_finite()
         if should_log:
             self.hooks.log(self._meter.report(steps_taken, lr, norm))
