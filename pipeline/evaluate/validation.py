@@ -82,7 +82,7 @@ def predict_rows(predictor: Predictor, rows: Iterable[ShardRow], batch: int) -> 
 
     Args:
         predictor: on any device.
-        rows: images to predict; at most two batches of them are in memory at a time.
+        rows: images to predict; two windows of batches are in memory at a time.
         batch: images per forward pass.
     """
     images = (InputImage(row.image_id, row.file_name, row.image_bytes) for row in rows)
@@ -98,11 +98,18 @@ def predict_rows(predictor: Predictor, rows: Iterable[ShardRow], batch: int) -> 
 
 
 def rows_of_rank(shards_url: str, rank: int, world_size: int) -> Iterator[ShardRow]:
-    """Yield every world_size-th row, starting at ``rank``; shares differ by at most one row."""
+    """Yield one of ``world_size`` contiguous shares of the rows; they differ by at most one row.
+
+    A contiguous share reads each of its row groups once, which no other rank reads but those at its
+    ends, and whose images have similar shapes.
+    """
+    manifest = read_manifest(shards_url)
+    begin, end = (manifest.rows * r // world_size for r in (rank, rank + 1))
     first = 0  # index of the row group's first row in the dataset
-    for file in read_manifest(shards_url).files:
+    for file in manifest.files:
         for group, rows in enumerate(file.row_groups):
-            own = [n for n in range(rows) if (first + n) % world_size == rank]
+            own = range(max(begin - first, 0), min(end - first, rows))
             first += rows
             if own:
-                yield from rows_from_arrow(read_row_group(shards_url, file.name, group).take(own))
+                table = read_row_group(shards_url, file.name, group)
+                yield from rows_from_arrow(table.slice(own.start, len(own)))

@@ -1,4 +1,9 @@
-"""Predict on a stream of encoded images: decode ahead, batch, and report unreadable images."""
+"""Predict on a stream of encoded images: decode ahead, batch by shape, report unreadable images.
+
+A batch of images in arrival order is largely padding. The predictor batches what it gets in one
+call by shape; it gets a window of several batches. Windows and batches depend on nothing but the
+images, so that a repeated job predicts the same.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,6 +17,8 @@ from pipeline.infer.inputs import InputImage
 from pipeline.shards.decode import decode_image
 
 DECODE_THREADS = 2
+WINDOW_BATCHES = 8
+MAX_WINDOW_BYTES = 256 << 20  # of pixels; large images make smaller windows
 
 Decoded = np.ndarray | str
 """(H, W, 3) uint8 RGB, or the reason why the image could not be decoded."""
@@ -45,28 +52,48 @@ def predict_images(
     Yields:
         One prediction per image, in order.
     """
-    for group in _decoded_groups(images, batch):
-        decoded = [pixels for _, pixels in group if isinstance(pixels, np.ndarray)]
+    for window in _decoded_windows(images, batch):
+        decoded = [pixels for _, pixels in window if isinstance(pixels, np.ndarray)]
         detections = iter(predictor.predict(decoded, batch_size=batch))
-        for image, pixels in group:
+        for image, pixels in window:
             if isinstance(pixels, str):
                 yield ImagePrediction(image, None, error=pixels)
             else:
                 yield ImagePrediction(image, next(detections))
 
 
-def _decoded_groups(
+def _decoded_windows(
     images: Iterable[InputImage], batch: int
 ) -> Iterator[list[tuple[InputImage, Decoded]]]:
-    """Yield groups of ``batch`` images; the next group is decoded while the caller uses one."""
+    """Yield windows of whole batches, in order; the last may be shorter."""
+    window: list[tuple[InputImage, Decoded]] = []
+    window_bytes = 0
+    for image, pixels in _decode_ahead(images, batch):
+        window.append((image, pixels))
+        window_bytes += _pixel_bytes(pixels)
+        is_full = len(window) == WINDOW_BATCHES * batch or window_bytes >= MAX_WINDOW_BYTES
+        if is_full and len(window) % batch == 0:
+            yield window
+            window, window_bytes = [], 0
+    if window:
+        yield window
+
+
+def _decode_ahead(images: Iterable[InputImage], batch: int) -> Iterator[tuple[InputImage, Decoded]]:
+    """Yield decoded images in order; threads decode the next window while the caller uses one."""
     waiting: deque[tuple[InputImage, Future[Decoded]]] = deque()
+    largest = 0
     with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
         for image in images:
             waiting.append((image, pool.submit(_decode, image)))
-            if len(waiting) == 2 * batch:
-                yield [_pop_decoded(waiting) for _ in range(batch)]
+            # One batch until a size is known, then as many as fit a window.
+            fitting = MAX_WINDOW_BYTES // largest if largest else 0
+            while len(waiting) > min(max(batch, fitting), WINDOW_BATCHES * batch):
+                first, pixels = _pop_decoded(waiting)
+                largest = max(largest, _pixel_bytes(pixels))
+                yield first, pixels
         while waiting:
-            yield [_pop_decoded(waiting) for _ in range(min(batch, len(waiting)))]
+            yield _pop_decoded(waiting)
 
 
 def _pop_decoded(
@@ -74,6 +101,10 @@ def _pop_decoded(
 ) -> tuple[InputImage, Decoded]:
     image, decoded = waiting.popleft()
     return image, decoded.result()
+
+
+def _pixel_bytes(decoded: Decoded) -> int:
+    return decoded.nbytes if isinstance(decoded, np.ndarray) else 0
 
 
 def _decode(image: InputImage) -> Decoded:

@@ -13,9 +13,11 @@ import torch.multiprocessing as mp
 
 from model import Predictor
 from model.weights import load_network
+from pipeline.evaluate import validation
 from pipeline.evaluate.coco_metrics import coco_metrics
 from pipeline.evaluate.validation import predict_rows, rows_of_rank, validate
 from pipeline.shards.coco_ground_truth import coco_ground_truth
+from pipeline.shards.shard_file import read_row_group
 from tests.pipeline.oracle import oracle, read_all_rows
 
 
@@ -75,6 +77,24 @@ def test_ranks_share_all_rows_evenly(shapes_shards, world_size):
     ]
     assert sorted(chain.from_iterable(shares)) == list(range(1, 12))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 20])
+def test_ranks_read_few_row_groups_twice(shapes_shards, monkeypatch, world_size):
+    reads = []
+
+    def read(url, file, group):
+        reads.append((file, group))
+        return read_row_group(url, file, group)
+
+    monkeypatch.setattr(validation, "read_row_group", read)
+    for rank in range(world_size):
+        before = len(reads)
+        rows = list(rows_of_rank(shapes_shards, rank, world_size))
+        assert len(reads) - before <= len(rows)
+    # 3 row groups; each border between two ranks may be inside one.
+    assert len(reads) <= 3 + world_size - 1
+    assert len(set(reads)) == 3
 
 
 def validate_as_one_of_two(rank, port, checkpoint, shards_url, folder):
