@@ -15,6 +15,7 @@ from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
 
 WIDTH, HEIGHT = 60, 40
+CROWD = {"size": [48, 48], "counts": [1000, 500, 804]}
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,19 @@ def add_invalid_records(source):
     (source.images / second["file_name"]).unlink()
     third["width"] = 50
     document["images"].append({**fourth, "file_name": "again.jpg"})
-    document["images"].append({"id": 99, "file_name": "x.jpg"})
+    document["images"].append({"id": 99, "file_name": ""})
     document["annotations"] = [a for a in document["annotations"] if a["image_id"] != 5]
     changes = [
-        {"bbox": [-5, 10, 20, 20]},  # clipped
+        {"bbox": [-5, 10, 20, 20], "segmentation": []},  # clipped
         {"bbox": [60, 10, 5, 5]},
         {"bbox": [3, 3, 0, 9]},
         {"category_id": 77},
         {"image_id": 12345},
-        {"id": of_image[4][0]["id"]},
+        {**of_image[4][0]},  # listed twice
         {"bbox": [1, float("nan"), 4, 4]},
         {"segmentation": [[1, 2]]},
-        {"segmentation": {"size": [48, 48], "counts": [1000, 500, 804]}, "iscrowd": 1},  # valid
-        {"id": None},
+        {"segmentation": CROWD, "bbox": [20, 0, 12, 48], "iscrowd": 1},  # valid
+        {"id": None, "bbox": "none"},
     ]
     document["annotations"] += [
         of_image[6][0] | {"id": number} | change for number, change in enumerate(changes, 1001)
@@ -74,7 +75,7 @@ def add_invalid_records(source):
         "degenerate box": 1,
         "unknown category": 1,
         "unknown image id": 1,
-        "duplicate annotation id": 1,
+        "annotation listed twice": 1,
         "non-finite coordinates": 1,
         "invalid polygon": 1,
         "malformed annotation": 1,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from model.config.settings import Fraction, NonNegative, Positive, Settings
 from pipeline.storage.urls import Location
@@ -111,6 +111,27 @@ class DataConfig(Settings):
         (), description="Training split: one mapping, or a list of mappings to be combined."
     )
     val: Parts = Field((), description="Validation split, in the same form.")
+    classes: tuple[str, ...] = Field(
+        (),
+        description="voc: names of the classes, in order; empty: VOC's twenty, or if most objects "
+        "have other names, all names in the files.",
+    )
+    exif_orientation: Literal["auto", "apply", "ignore"] = Field(
+        "auto",
+        description="Whether images are turned as their EXIF data says: apply, ignore, or auto: "
+        "where only the turned image has the annotated size. Inference on image files always "
+        "turns them.",
+    )
+    bit_depth: Annotated[int, Field(ge=1, le=32)] | None = Field(
+        None,
+        description="Significant bits of images with 16 or 32 bits per channel, such as 12; "
+        "white is 2 ** bit_depth - 1, so 1 is for floats from 0 to 1; null: as the file says.",
+    )
+    max_quarantined: Fraction = Field(
+        0.05,
+        description="Share of the images, and of the annotations, that may be left out as "
+        "unusable; above it the job fails and prints the reasons.",
+    )
     train_shards: Location | None = Field(
         None, description="URL of the training shards; default: {output}/shards/train."
     )
@@ -140,6 +161,13 @@ class DataConfig(Settings):
     def parts(self, split: Literal["train", "val"]) -> tuple[SplitConfig, ...]:
         """Return the parts of a split; empty if only its shards are given."""
         return self.train if split == "train" else self.val
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_unique(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) != len(classes) or "" in classes:
+            raise ValueError("must be different names")
+        return classes
 
     @model_validator(mode="after")
     def _splits_match_the_source(self) -> "DataConfig":

@@ -16,7 +16,6 @@ from pipeline.infer.visualizations import (
     predicted_objects,
     visualization_name,
 )
-from pipeline.shards.decode import decode_image
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.row import ShardRow, read_rows
 
@@ -71,7 +70,7 @@ def draw_comparisons(
     )
     readable = (pair for pair in pairs if pair[1].error is None)
     for annotated, predicted in islice(readable, count):
-        pixels = decode_image(annotated.image_bytes)
+        pixels = annotated.decode()
         comparison = side_by_side(
             [
                 draw_objects(pixels, ground_truth_objects(annotated, manifest)),

@@ -85,7 +85,7 @@ def predict_rows(predictor: Predictor, rows: Iterable[ShardRow], batch: int) -> 
         rows: images to predict; two windows of batches are in memory at a time.
         batch: images per forward pass.
     """
-    images = (InputImage(row.image_id, row.file_name, row.image_bytes) for row in rows)
+    images = map(InputImage.from_row, rows)
     results: list[dict[str, Any]] = []
     failures: list[str] = []
     count = 0

@@ -14,7 +14,6 @@ import numpy as np
 
 from model import Detections, Predictor
 from pipeline.infer.inputs import InputImage
-from pipeline.shards.decode import decode_image
 
 DECODE_THREADS = 2
 WINDOW_BATCHES = 8
@@ -111,6 +110,6 @@ def _decode(image: InputImage) -> Decoded:
     if image.error is not None:
         return image.error
     try:
-        return decode_image(image.encoded)
+        return image.decode()
     except Exception as error:  # decoders raise errors of many types
         return f"cannot be decoded ({type(error).__name__}: {error})"

@@ -58,7 +58,7 @@ def run_inference(config: RunConfig) -> InferenceResult:
     settings = config.infer
     inputs = settings.inputs or split_shards_url(config, "val")
     output = settings.output or storage.join(config.output, "predictions")
-    chunks = plan_inputs(inputs, settings.images_per_shard)
+    chunks = plan_inputs(inputs, settings.images_per_shard, config.data.bit_depth)
     source = pin_version(settings.model or f"models:/{config.track.model_name}@{CHAMPION}", config)
     with resolve_weights(source, config) as path:
         model = ModelFiles.read(path, config.model)

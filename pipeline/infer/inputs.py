@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.shards.decode import IMAGE_SUFFIXES, Pixels, decode_image
 from pipeline.shards.manifest import MANIFEST_NAME, read_manifest
-from pipeline.shards.row import read_rows
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+from pipeline.shards.row import ShardRow, read_rows
 
 
 @dataclass(frozen=True)
@@ -21,14 +20,37 @@ class InputImage:
     Args:
         image_id: the dataset's id; for a folder of images the index in its sorted listing.
         file_name: as in the dataset, or relative to the folder.
-        encoded: JPEG, PNG or WebP bytes.
+        encoded: the image file.
         error: why the image could not be read; ``encoded`` is empty then.
+        orientation: EXIF orientation to turn the pixels by; None follows the file.
+        bit_depth: significant bits of an image with more than 8; None follows the file.
     """
 
     image_id: int
     file_name: str
     encoded: bytes
     error: str | None = None
+    orientation: int | None = None
+    bit_depth: int | None = None
+
+    @classmethod
+    def from_row(cls, row: ShardRow) -> "InputImage":
+        """Return the image of a row, to be decoded as its annotations require."""
+        return cls(
+            row.image_id,
+            row.file_name,
+            row.image_bytes,
+            orientation=row.orientation,
+            bit_depth=row.bit_depth,
+        )
+
+    def decode(self) -> Pixels:
+        """Return the image's pixels, (H, W, 3) uint8 RGB.
+
+        Raises:
+            DecodeError: the image is damaged, too large or of unknown depth.
+        """
+        return decode_image(self.encoded, self.orientation, self.bit_depth)
 
 
 @dataclass(frozen=True)
@@ -44,6 +66,8 @@ class InputChunk:
         files: names relative to the folder: one shard, or the images.
         first_id: image_id of the first image, for a folder of images.
         is_shard: whether the only file is a shard.
+        bit_depth: significant bits of images with more than 8, in a folder of images; None follows
+            the files.
     """
 
     name: str
@@ -53,14 +77,19 @@ class InputChunk:
     files: tuple[str, ...] = field(repr=False)
     first_id: int = 0
     is_shard: bool = False
+    bit_depth: int | None = None
 
 
-def plan_inputs(url: str, images_per_chunk: int) -> tuple[InputChunk, ...]:
+def plan_inputs(
+    url: str, images_per_chunk: int, bit_depth: int | None = None
+) -> tuple[InputChunk, ...]:
     """Split the input into chunks; the same content always gives the same chunks.
 
     Args:
         url: a folder with a manifest.json (shards), a folder of images at any depth, or one image.
         images_per_chunk: chunk size for a folder of images; a shard is a chunk.
+        bit_depth: significant bits of images with more than 8, in a folder of images; None follows
+            the files.
 
     Raises:
         FileNotFoundError: the URL holds neither shards nor images.
@@ -84,7 +113,9 @@ def plan_inputs(url: str, images_per_chunk: int) -> tuple[InputChunk, ...]:
         )
     listing = sorted((file[len(url) :].strip("/"), size) for file, size in sizes.items())
     return tuple(
-        _chunk_of_images(url, first, listing[first : first + images_per_chunk], images_per_chunk)
+        _chunk_of_images(
+            url, first, listing[first : first + images_per_chunk], images_per_chunk, bit_depth
+        )
         for first in range(0, len(listing), images_per_chunk)
     )
 
@@ -104,21 +135,32 @@ def read_images(chunk: InputChunk) -> Iterator[InputImage]:
         try:
             # If the input is a single image, its URL is the folder and its name is empty.
             url = storage.join(chunk.folder_url, name) if name else chunk.folder_url
-            yield InputImage(image_id, name or chunk.folder_url, storage.read_bytes(url))
+            yield InputImage(
+                image_id,
+                name or chunk.folder_url,
+                storage.read_bytes(url),
+                bit_depth=chunk.bit_depth,
+            )
         except storage.MissingFileError as error:
             yield InputImage(image_id, name, b"", str(error))
 
 
 def _chunk_of_images(
-    url: str, first: int, listing: list[tuple[str, int]], images_per_chunk: int
+    url: str,
+    first: int,
+    listing: list[tuple[str, int]],
+    images_per_chunk: int,
+    bit_depth: int | None,
 ) -> InputChunk:
+    content = listing if bit_depth is None else [listing, bit_depth]
     return InputChunk(
         name=f"part-{first // images_per_chunk:05d}",
         images=len(listing),
-        identity=hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
+        identity=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
         folder_url=url,
         files=tuple(name for name, _ in listing),
         first_id=first,
+        bit_depth=bit_depth,
     )
 
 
@@ -129,7 +171,7 @@ def _read_shard(chunk: InputChunk) -> Iterator[InputImage]:
     reason = "the shard ended early"
     try:
         for row in read_rows(chunk.folder_url, file):
-            yield InputImage(row.image_id, row.file_name, row.image_bytes)
+            yield InputImage.from_row(row)
             read += 1
     except (OSError, pa.ArrowException) as error:
         # Damage is permanent only if the content differs from the manifest's digest.

@@ -12,7 +12,6 @@ from pipeline.draw import DrawnObject, Skeleton, draw_objects, encode_png, visib
 from pipeline.infer.detection_rows import DetectionRow, read_detection_rows
 from pipeline.infer.inputs import InputChunk, read_images
 from pipeline.infer.ledger import output_url
-from pipeline.shards.decode import decode_image
 
 IMAGES_FOLDER = "pictures"
 """Folder of the drawn images, in that of the predictions or the report."""
@@ -71,7 +70,7 @@ def draw_predictions(
     )
     urls: list[str] = []
     for image, row in islice((pair for pair in pairs if pair[1].error is None), count):
-        drawn = draw_objects(decode_image(image.encoded), predicted_objects(row, MIN_DRAWN_SCORE))
+        drawn = draw_objects(image.decode(), predicted_objects(row, MIN_DRAWN_SCORE))
         urls.append(storage.join(images_url, visualization_name(len(urls), row.file_name)))
         storage.write_bytes(urls[-1], encode_png(drawn))
     return urls

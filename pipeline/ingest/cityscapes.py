@@ -7,6 +7,8 @@ label that ends in "group" is a crowd region.
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,15 +18,10 @@ from PIL import Image, ImageDraw
 
 from model.structures import Category, ImageSize
 from pipeline import storage
+from pipeline.ingest.identifiers import number_names
 from pipeline.ingest.instance_masks import mask_annotation
-from pipeline.ingest.listing import (
-    Annotation,
-    ImageRecord,
-    Listing,
-    image_id_from_name,
-    read_files,
-)
-from pipeline.ingest.validate import InvalidRecordError, Reject
+from pipeline.ingest.listing import Annotation, ImageRecord, Listing, read_files
+from pipeline.ingest.rejects import InvalidRecordError, Reject
 
 _IDS = {
     **{"person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28},
@@ -45,6 +42,7 @@ _BACKGROUND = frozenset(
 _NOT_PAINTED = "license plate"  # part of its car, so it occludes nothing
 
 _SUFFIX = "_gtFine_polygons.json"
+_MAX_SIDE = 2**31 - 1
 
 
 def read_cityscapes(root_url: str, image_set: str) -> Listing:
@@ -68,9 +66,10 @@ def read_cityscapes(root_url: str, image_set: str) -> Listing:
     images: list[ImageRecord] = []
     rejects: list[Reject] = []
     fingerprint = hashlib.sha256()
-    for url, data in zip(urls, read_files(urls), strict=True):
-        name = url[len(folder) : -len(_SUFFIX)].strip("/")
-        image_id = image_id_from_name(PurePosixPath(name).name)
+    names = [url[len(folder) : -len(_SUFFIX)].strip("/") for url in urls]
+    ids = _number_images(names)
+    for name, url, data in zip(names, urls, read_files(urls), strict=True):
+        image_id = ids[name]
         fingerprint.update(hashlib.sha256(name.encode()).digest())
         fingerprint.update(hashlib.sha256(data or b"").digest())
         try:
@@ -91,6 +90,15 @@ def read_cityscapes(root_url: str, image_set: str) -> Listing:
         images_listed=len(urls),
         annotations_listed=sum(len(image.annotations) for image in images) + objects_rejected,
     )
+
+
+def _number_images(names: Sequence[str]) -> dict[str, int]:
+    """Return an id for each image: that of the file name, or of the whole path if it repeats."""
+    files = Counter(PurePosixPath(name).name for name in names)
+    short = {name: PurePosixPath(name).name for name in names}
+    unique = {name: file if files[file] == 1 else name for name, file in short.items()}
+    ids = number_names(list(unique.values()))
+    return {name: ids[key] for name, key in unique.items()}
 
 
 def _read_image(
@@ -131,10 +139,12 @@ class CityscapesMasks:
             StorageError: the store cannot be read.
         """
         _, objects = _parse(storage.read_bytes(self.url))
+        if image.size is None:
+            raise ValueError(f"{image.file_name} is not loaded: it has no size")
         canvas = Image.new("I", (image.size.width, image.size.height), 0)
         draw = ImageDraw.Draw(canvas)
         for number, item in enumerate(objects, 1):
-            if item["label"] != _NOT_PAINTED and _is_outline(item["polygon"], image.size):
+            if _is_painted(item, image.size):
                 draw.polygon([tuple(point) for point in item["polygon"]], fill=number)
         painted = np.asarray(canvas)
         annotations: list[Annotation] = []
@@ -154,45 +164,64 @@ class CityscapesMasks:
         return tuple(annotations), tuple(rejects)
 
 
-def _parse(data: bytes | None) -> tuple[ImageSize, list[dict[str, Any]]]:
-    """Return the image size and the objects that are not marked deleted."""
+def _parse(data: bytes | None) -> tuple[ImageSize | None, list[Any]]:
+    """Return the image size, None if it is missing or zero, and the objects that are not deleted.
+
+    The objects are not yet validated.
+    """
     reason = "unreadable annotation file"
     try:
         document = json.loads(data or b"")
-        height, width, objects = (document[key] for key in ("imgHeight", "imgWidth", "objects"))
-        kept = [item for item in objects if not item.get("deleted")]
-        typed = all(
-            isinstance(item["label"], str) and isinstance(item["polygon"], list) for item in kept
-        )
+        sides = [document.get(key) or 0 for key in ("imgHeight", "imgWidth")]
+        kept = [
+            item
+            for item in document["objects"]
+            if not (isinstance(item, dict) and item.get("deleted"))
+        ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidRecordError(reason, f"{type(error).__name__}: {error}") from None
-    if type(height) is not int or type(width) is not int or not typed:
-        raise InvalidRecordError(reason, "a size, label or polygon has the wrong type")
-    return ImageSize(height, width), kept
+        detail = f"{type(error).__name__}: {error}"[:200]
+        raise InvalidRecordError(reason, detail) from None
+    if not all(type(side) is int and 0 <= side <= _MAX_SIDE for side in sides):
+        raise InvalidRecordError(reason, f"imgHeight and imgWidth are {sides}"[:200])
+    return ImageSize(*sides) if all(sides) else None, kept
 
 
-def _read_object(item: dict[str, Any], number: int, size: ImageSize) -> Annotation | None:
+def _read_object(item: Any, number: int, size: ImageSize | None) -> Annotation | None:
     """Return the annotation, without box and mask; None if its label is not a detection class."""
+    if not isinstance(item, dict) or not isinstance(item.get("label"), str):
+        raise InvalidRecordError("malformed annotation", repr(item)[:80])
     label = item["label"]
     name = label.removesuffix("group")
     if name in _BACKGROUND or name == _NOT_PAINTED:
         return None
     if name not in _IDS:
         raise InvalidRecordError("unknown category", f"{label[:40]!r} is not a Cityscapes label")
-    if not _is_outline(item["polygon"], size):
-        detail = (
-            f"{len(item['polygon'])} points; expected 3 or more [x, y], none far outside the image"
-        )
+    # If the file has no size, that of the image decides when the masks are painted.
+    if not _is_outline(item.get("polygon"), size or ImageSize(_MAX_SIDE, _MAX_SIDE)):
+        detail = "expected 3 or more points [x, y], none far outside the image"
         raise InvalidRecordError("invalid polygon", detail)
     return {"id": number, "category_id": _IDS[name], "iscrowd": int(name != label)}
 
 
-def _is_outline(polygon: list[Any], size: ImageSize) -> bool:
+def _is_painted(item: Any, size: ImageSize) -> bool:
+    """Whether an object, of any label, hides those that are listed before it."""
+    return (
+        isinstance(item, dict)
+        and item.get("label") != _NOT_PAINTED
+        and _is_outline(item.get("polygon"), size)
+    )
+
+
+def _is_outline(polygon: Any, size: ImageSize) -> bool:
     """Whether there are three or more points, none so far outside that painting is slow."""
     limit = 10 * max(size)
-    return len(polygon) >= 3 and all(
-        isinstance(point, list)
-        and len(point) == 2
-        and all(type(v) in (int, float) and abs(v) <= limit for v in point)
-        for point in polygon
+    return (
+        isinstance(polygon, list)
+        and len(polygon) >= 3
+        and all(
+            isinstance(point, list)
+            and len(point) == 2
+            and all(type(v) in (int, float) and abs(v) <= limit for v in point)
+            for point in polygon
+        )
     )

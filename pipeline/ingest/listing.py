@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from model.structures import Category, ImageSize
 from pipeline import storage
-from pipeline.ingest.validate import Reject
+from pipeline.ingest.rejects import Reject
 from pipeline.shards.keypoints import KeypointSet, merge_keypoint_sets
 from pipeline.shards.manifest import EvaluationProtocol
 
@@ -16,7 +16,7 @@ _READ_THREADS = 16  # they mostly wait for the store
 _READ_AHEAD = 256  # files in memory
 
 Annotation = dict[str, Any]
-"""In COCO's format."""
+"""In COCO's format; ``source_id`` is the annotation's own id as JSON, if ``id`` differs."""
 
 
 class MaskSource(Protocol):
@@ -36,20 +36,24 @@ class ImageRecord:
     """One annotated image as its dataset lists it, not yet opened.
 
     Args:
-        image_id: the dataset's id of the image.
+        image_id: our id of the image: the dataset's own, if that is an integer.
         file_name: relative to the folder of images.
-        size: as annotated.
+        size: as annotated; None if the annotations do not say.
         annotations: in COCO's format, not yet validated.
         images_url: the folder of images.
         mask_source: where to read masks that ``annotations`` lack.
+        source_id: the dataset's id of the image as JSON, if ours differs.
+        size_is_annotated: whether ``size`` is the annotated one, not read from the file.
     """
 
     image_id: int
     file_name: str
-    size: ImageSize
+    size: ImageSize | None
     annotations: tuple[Annotation, ...]
     images_url: str
     mask_source: MaskSource | None = None
+    source_id: str | None = None
+    size_is_annotated: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Listing:
         annotations_listed: number of annotation records.
         protocol: which metrics the dataset is evaluated with.
         keypoints: the keypoints that the categories define; None if they define none.
+        renumbered: number of annotations whose own id is missing, repeated or no integer.
     """
 
     name: str
@@ -77,6 +82,7 @@ class Listing:
     annotations_listed: int
     protocol: EvaluationProtocol = "coco"
     keypoints: KeypointSet | None = None
+    renumbered: int = 0
 
 
 def combine_listings(listings: Sequence[Listing]) -> Listing:
@@ -110,6 +116,7 @@ def combine_listings(listings: Sequence[Listing]) -> Listing:
         # Mixed VOC years use the later protocol, which is also the last in alphabetical order.
         protocol=max(listing.protocol for listing in listings),
         keypoints=merge_keypoint_sets([listing.keypoints for listing in listings]),
+        renumbered=sum(listing.renumbered for listing in listings),
     )
 
 
@@ -144,15 +151,3 @@ def _read_if_exists(url: str) -> bytes | None:
         return storage.read_bytes(url)
     except storage.MissingFileError:
         return None
-
-
-def image_id_from_name(name: str) -> int:
-    """Derive a stable image id from a name, for datasets whose images have no ids.
-
-    Digits are read as a number (000005 is 5, 2008_000002 is 2008000002); any other name gives
-    the first 48 bits of its SHA-256.
-    """
-    digits = name.replace("_", "")
-    if digits.isascii() and digits.isdigit() and len(digits) <= 15:
-        return int(digits)
-    return int(hashlib.sha256(name.encode()).hexdigest()[:12], 16)

@@ -43,10 +43,8 @@ def draw_shapes_dataset(
         The COCO instances file and the folder of JPEG files.
     """
     annotations_path, images_folder = folder / ANNOTATIONS_FILE, folder / IMAGES_FOLDER
-    recipe = {"images": images, "side": side, "max_objects": max_objects, "seed": seed}
-    if keypoints:
-        recipe["keypoints"] = True
-    if annotations_path.exists() and json.loads(annotations_path.read_text())["info"] == recipe:
+    recipe = _recipe(images, side, max_objects, seed, keypoints)
+    if is_drawn(str(annotations_path), images, side, max_objects, seed, keypoints):
         return annotations_path, images_folder
     images_folder.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {
@@ -73,6 +71,23 @@ def draw_shapes_dataset(
             document["annotations"].append(_annotation(annotation_id, image_id, shape) | entries)
     storage.write_bytes(str(annotations_path), json.dumps(document).encode())
     return annotations_path, images_folder
+
+
+def is_drawn(
+    annotations_url: str, images: int, side: int, max_objects: int, seed: int, keypoints: bool
+) -> bool:
+    """Whether a complete dataset of these arguments has its annotations at the URL."""
+    if not storage.exists(annotations_url):
+        return False
+    document = storage.read_json(annotations_url)
+    return bool(document["info"] == _recipe(images, side, max_objects, seed, keypoints))
+
+
+def _recipe(
+    images: int, side: int, max_objects: int, seed: int, keypoints: bool
+) -> dict[str, int | bool]:
+    recipe = {"images": images, "side": side, "max_objects": max_objects, "seed": seed}
+    return recipe | {"keypoints": True} if keypoints else recipe
 
 
 def _annotation(annotation_id: int, image_id: int, shape: Shape) -> dict[str, Any]:

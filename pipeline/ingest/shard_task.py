@@ -2,10 +2,10 @@
 
 import hashlib
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,12 @@ import pyarrow.parquet as pq
 
 from model.structures import ImageSize
 from pipeline import storage
-from pipeline.ingest.listing import Annotation, ImageRecord
-from pipeline.ingest.validate import (
-    InvalidRecordError,
-    Reject,
-    ValidatedObject,
-    validate_annotation,
-    validate_image,
-)
+from pipeline.ingest.listing import ImageRecord
+from pipeline.ingest.load_image import load_image, read_size
+from pipeline.ingest.rejects import Reject
+from pipeline.ingest.shard_rows import RowBuilder, count_labeled_keypoints
 from pipeline.shards.aspect_bins import BIN_COUNT, aspect_bins
+from pipeline.shards.decoding import DEFAULT_DECODING, Decoding
 from pipeline.shards.manifest import ShardFile
 from pipeline.shards.shard_file import SCHEMA
 
@@ -45,6 +42,7 @@ class ShardTask:
         rows_per_group: images per row group.
         report_url: where to store the report of the finished shard.
         keypoint_count: number of keypoints the dataset defines.
+        decoding: settings of the dataset's images.
     """
 
     name: str
@@ -54,6 +52,7 @@ class ShardTask:
     rows_per_group: int
     report_url: str
     keypoint_count: int = 0
+    decoding: Decoding = DEFAULT_DECODING
 
 
 @dataclass(frozen=True)
@@ -74,23 +73,22 @@ def write_shard(task: ShardTask) -> ShardReport:
         StorageError: the store cannot be read or written. A missing image is not an error; it is
             quarantined.
     """
-    counts: Counter[str] = Counter()
-    rejects: list[Reject] = []
+    builder = RowBuilder(task.labels, task.keypoint_count, task.decoding)
     sizes: list[ImageSize] = []
     row_groups: list[int] = []
     keypoints_per_image: list[int] = []
     with tempfile.TemporaryDirectory(prefix="shard-") as scratch:
         path = Path(scratch) / task.name
         with pq.ParquetWriter(path, SCHEMA, **_PARQUET_OPTIONS) as writer:
-            for group in _row_groups(task, counts, rejects):
+            for group in _row_groups(task, builder):
                 table = pa.Table.from_pylist(group, SCHEMA)
                 writer.write_table(table, row_group_size=len(group))
                 row_groups.append(len(group))
                 sizes += [ImageSize(row["height"], row["width"]) for row in group]
                 if task.keypoint_count:
-                    keypoints_per_image += [_count_labeled_keypoints(row) for row in group]
+                    keypoints_per_image += [count_labeled_keypoints(row) for row in group]
         if not sizes:
-            return ShardReport(None, dict(counts), tuple(rejects))
+            return ShardReport(None, dict(builder.counts), tuple(builder.rejects))
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         storage.upload_file(path, storage.join(task.shards_url, task.name))
@@ -102,25 +100,26 @@ def write_shard(task: ShardTask) -> ShardReport:
         sizes=tuple(sizes),
         labelled_points=tuple(keypoints_per_image),
     )
-    return ShardReport(file, dict(counts), tuple(rejects))
+    return ShardReport(file, dict(builder.counts), tuple(builder.rejects))
 
 
-def _row_groups(
-    task: ShardTask, counts: Counter[str], rejects: list[Reject]
-) -> Iterator[list[dict[str, Any]]]:
+def _row_groups(task: ShardTask, builder: RowBuilder) -> Iterator[list[dict[str, Any]]]:
     """Yield full row groups of one aspect bin each; the last of each may be shorter."""
-    bins = aspect_bins([image.size for image in task.images])
+    load = partial(load_image, decoding=task.decoding)
     with ThreadPoolExecutor(_READ_THREADS) as pool:
+        records = _with_sizes(task, pool)
+        # Without a size the image is unusable, and `load_image` says why.
+        bins = aspect_bins([image.size or (1, 1) for image in records])
         for number in range(BIN_COUNT):
-            images = [task.images[index] for index in np.flatnonzero(bins == number)]
+            images = [records[index] for index in np.flatnonzero(bins == number)]
             group: list[dict[str, Any]] = []
             for first in range(0, len(images), task.rows_per_group):
                 chunk = images[first : first + task.rows_per_group]
-                for image, loaded in zip(chunk, pool.map(_load_image, chunk), strict=True):
+                for image, loaded in zip(chunk, pool.map(load, chunk), strict=True):
                     if isinstance(loaded, Reject):
-                        _quarantine_image(image, loaded, counts, rejects)
+                        builder.quarantine_image(image, loaded)
                     else:
-                        group.append(_make_row(image, loaded, task, counts, rejects))
+                        group.append(builder.build(loaded))
                 if len(group) >= task.rows_per_group:
                     yield group[: task.rows_per_group]
                     group = group[task.rows_per_group :]
@@ -128,116 +127,11 @@ def _row_groups(
                 yield group
 
 
-@dataclass(frozen=True)
-class _LoadedImage:
-    """The bytes of a valid image, its annotations with masks, and rejects for invalid masks."""
-
-    data: bytes
-    annotations: tuple[Annotation, ...]
-    mask_rejects: tuple[Reject, ...] = ()
-
-
-def _load_image(image: ImageRecord) -> _LoadedImage | Reject:
-    """Read and validate an image and the masks its annotations lack."""
-    url = storage.join(image.images_url, image.file_name)
-    try:
-        data = storage.read_bytes(url)
-    except storage.MissingFileError:
-        return Reject("image", image.file_name, image.image_id, None, "missing image file", url)
-    try:
-        validate_image(data, image.size)
-        if image.mask_source is None:
-            return _LoadedImage(data, image.annotations)
-        return _LoadedImage(data, *image.mask_source.add_masks(image))
-    except InvalidRecordError as error:
-        return Reject("image", image.file_name, image.image_id, None, error.reason, error.detail)
-
-
-def _quarantine_image(
-    image: ImageRecord, reject: Reject, counts: Counter[str], rejects: list[Reject]
-) -> None:
-    counts["images_quarantined"] += 1
-    counts["annotations_quarantined"] += len(image.annotations)
-    rejects.append(reject)
-    rejects += [
-        Reject("annotation", image.file_name, image.image_id, a["id"], "image quarantined", "")
-        for a in image.annotations
-    ]
-
-
-def _make_row(
-    image: ImageRecord,
-    loaded: _LoadedImage,
-    task: ShardTask,
-    counts: Counter[str],
-    rejects: list[Reject],
-) -> dict[str, Any]:
-    """Return the row of a valid image with its valid annotations."""
-    counts["annotations_quarantined"] += len(loaded.mask_rejects)
-    # A mask file may hold masks of objects that the annotations do not list.
-    counts["annotations_listed"] += len(loaded.annotations) + len(loaded.mask_rejects)
-    counts["annotations_listed"] -= len(image.annotations)
-    rejects += loaded.mask_rejects
-    objects: list[ValidatedObject] = []
-    for annotation in loaded.annotations:
-        ids = (image.file_name, image.image_id, annotation["id"])
-        try:
-            valid = validate_annotation(annotation, image.size, task.labels, task.keypoint_count)
-        except InvalidRecordError as error:
-            counts["annotations_quarantined"] += 1
-            rejects.append(Reject("annotation", *ids, error.reason, error.detail))
-            continue
-        objects.append(valid)
-        counts["crowd" if valid.iscrowd else "objects"] += 1
-        counts["without_mask"] += not (valid.has_mask or valid.iscrowd)
-        counts["with_keypoints"] += valid.num_keypoints > 0 and not valid.iscrowd
-        for reason, detail in _corrections(valid, annotation, task.keypoint_count, counts):
-            rejects.append(Reject("annotation", *ids, reason, detail, mended=True))
-    counts["images"] += 1
-    counts["images_without_objects"] += all(item.iscrowd for item in objects)
-    return _arrow_row(image, loaded.data, objects, task.keypoint_count > 0)
-
-
-def _corrections(
-    valid: ValidatedObject, annotation: Annotation, keypoint_count: int, counts: Counter[str]
-) -> Iterator[tuple[str, str]]:
-    """Count the corrections of a valid annotation; yield the reason and detail of each."""
-    if valid.overshoot:
-        counts["clipped"] += 1
-        yield "box clipped", f"it extended {valid.overshoot:.2f} px beyond the image"
-    if valid.points_outside:
-        counts["points_outside"] += valid.points_outside
-        yield "keypoints outside the image", f"{valid.points_outside} stored as unlabeled"
-    if annotation.get("keypoints") and not keypoint_count:
-        counts["keypoints_unnamed"] += 1
-        yield "keypoints left out", "the categories do not share one list of keypoint names"
-
-
-def _count_labeled_keypoints(row: Mapping[str, Any]) -> int:
-    """Count the labeled keypoints of a row's objects, not of its crowd regions."""
-    return sum(
-        visibility > 0
-        for points, iscrowd in zip(row["keypoints"], row["iscrowd"], strict=True)
-        for visibility in points[2::3]
-        if not iscrowd
-    )
-
-
-def _arrow_row(
-    image: ImageRecord, data: bytes, objects: Sequence[ValidatedObject], with_keypoints: bool
-) -> dict[str, Any]:
-    return {
-        "image_bytes": data,
-        "height": image.size.height,
-        "width": image.size.width,
-        "image_id": image.image_id,
-        "file_name": image.file_name,
-        "boxes": [item.box for item in objects],
-        "labels": [item.label for item in objects],
-        "polygons": [item.polygons for item in objects],
-        "rle": [item.rle for item in objects],
-        "iscrowd": [item.iscrowd for item in objects],
-        "area": [item.area for item in objects],
-        "annotation_id": [item.annotation_id for item in objects],
-        "keypoints": [item.keypoints for item in objects] if with_keypoints else None,
-    }
+def _with_sizes(task: ShardTask, pool: ThreadPoolExecutor) -> list[ImageRecord]:
+    """Return the task's images, with sizes from the files where the annotations have none."""
+    records = list(task.images)
+    missing = [index for index, image in enumerate(records) if image.size is None]
+    read = partial(read_size, decoding=task.decoding)
+    for index, record in zip(missing, pool.map(read, [records[i] for i in missing]), strict=True):
+        records[index] = record
+    return records

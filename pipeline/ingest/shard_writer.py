@@ -5,7 +5,6 @@ group holds images of similar aspect ratio, as training batches do. The manifest
 until then ``parts/`` holds a report of each finished shard, so that a killed job resumes there.
 """
 
-import hashlib
 import json
 import logging
 from collections import Counter
@@ -18,8 +17,11 @@ from pydantic import TypeAdapter
 
 from pipeline import storage
 from pipeline.ingest.listing import Listing
+from pipeline.ingest.quarantine import check_quarantine
+from pipeline.ingest.rejects import Reject
 from pipeline.ingest.shard_task import ShardReport, ShardTask, write_shard
-from pipeline.ingest.validate import Reject
+from pipeline.ingest.source_digest import source_digest
+from pipeline.shards.decoding import DEFAULT_DECODING, Decoding
 from pipeline.shards.manifest import (
     MANIFEST_NAME,
     QUARANTINE_NAME,
@@ -48,11 +50,19 @@ _COUNTS = (
     "with_keypoints",
     "points_outside",
     "keypoints_unnamed",
+    "images_turned",
+    "orientation_unclear",
+    "renumbered",
 )
 
 
 def write_shards(
-    listing: Listing, shards_url: str, rows_per_shard: int, rows_per_group: int
+    listing: Listing,
+    shards_url: str,
+    rows_per_shard: int,
+    rows_per_group: int,
+    decoding: Decoding = DEFAULT_DECODING,
+    max_quarantined: float = 1.0,
 ) -> Manifest:
     """Write the shards of a listing, or keep existing ones that were written from the same source.
 
@@ -64,34 +74,35 @@ def write_shards(
         shards_url: folder for shards, ``manifest.json`` and ``quarantine.jsonl``.
         rows_per_shard: images per file.
         rows_per_group: images per row group, the unit of reading.
+        decoding: settings of the dataset's images.
+        max_quarantined: share of the images, and of the annotations, that may be left out.
 
     Raises:
-        StorageError: a location cannot be read or written, or no image is valid.
+        StorageError: a location cannot be read or written.
+        QuarantineError: more is left out than allowed, or nothing is left.
     """
-    source_digest = _source_digest(listing, rows_per_shard, rows_per_group)
-    existing = _existing_manifest(shards_url, source_digest)
+    digest = source_digest(listing, (_SHUFFLE_SEED, rows_per_shard, rows_per_group), decoding)
+    existing = _existing_manifest(shards_url, digest)
     if existing is not None:
+        check_quarantine(listing, existing, shards_url, max_quarantined)
         logger.info("%s is up to date: %s", shards_url, existing.summary())
         return existing
     # Without its manifest the folder counts as incomplete until the new one is written.
     storage.delete(storage.join(shards_url, MANIFEST_NAME))
-    parts_url = storage.join(shards_url, _PARTS, source_digest[:16])
+    parts_url = storage.join(shards_url, _PARTS, digest[:16])
     for url in storage.list_files(storage.join(shards_url, _PARTS)):
         # Reports of another source, whose shards have the same names.
         if not url.startswith(parts_url):
             storage.delete(url)
-    tasks = list(_plan_tasks(listing, shards_url, parts_url, rows_per_shard, rows_per_group))
+    tasks = list(
+        _plan_tasks(listing, shards_url, parts_url, rows_per_shard, rows_per_group, decoding)
+    )
     reports = _run_tasks(tasks)
     rejects = [*listing.rejects, *(reject for report in reports for reject in report.rejects)]
-    manifest = _make_manifest(listing, source_digest, reports, rejects)
-    if not manifest.files:
-        raise storage.StorageError(
-            f"{listing.name}: none of the {len(listing.images)} images below "
-            f"{', '.join(_image_folders(listing)) or 'it'} is valid ({manifest.reasons}); check "
-            "the folder of images"
-        )
+    manifest = _make_manifest(listing, digest, reports, rejects, decoding)
     lines = (json.dumps(asdict(reject)) + "\n" for reject in rejects)
     storage.write_bytes(storage.join(shards_url, QUARANTINE_NAME), "".join(lines).encode())
+    check_quarantine(listing, manifest, shards_url, max_quarantined)
     _delete_stale_shards(shards_url, manifest)
     write_manifest(shards_url, manifest)
     storage.delete(storage.join(shards_url, _PARTS))
@@ -99,33 +110,7 @@ def write_shards(
     return manifest
 
 
-def _source_digest(listing: Listing, rows_per_shard: int, rows_per_group: int) -> str:
-    """Hash the annotations, the images' names and sizes in bytes, and the layout of the shards."""
-    sizes = {
-        (folder, url[len(folder) :].strip("/")): size
-        for folder in _image_folders(listing)
-        for url, size in storage.file_sizes(folder).items()
-    }
-    images = [
-        (image.file_name, sizes.get((image.images_url, image.file_name)))
-        for image in listing.images
-    ]
-    images.sort(key=lambda pair: (pair[0], -1 if pair[1] is None else pair[1]))
-    # Versions differ only in keypoints: shards without any are kept if they are of version 1.
-    version = 1 if listing.keypoints is None else SCHEMA_VERSION
-    layout = [version, _SHUFFLE_SEED, rows_per_shard, rows_per_group]
-    digest = hashlib.sha256(listing.fingerprint)
-    # "coco" is left out, so that shards older than the other protocols are kept.
-    protocol = [] if listing.protocol == "coco" else [listing.protocol]
-    digest.update(json.dumps([layout, images, *protocol]).encode())
-    return digest.hexdigest()
-
-
-def _image_folders(listing: Listing) -> list[str]:
-    return list(dict.fromkeys(image.images_url for image in listing.images))
-
-
-def _existing_manifest(shards_url: str, source_digest: str) -> Manifest | None:
+def _existing_manifest(shards_url: str, digest: str) -> Manifest | None:
     """Return the manifest of complete shards written from this source; None if there are none."""
     if not storage.exists(storage.join(shards_url, MANIFEST_NAME)):
         return None
@@ -138,7 +123,7 @@ def _existing_manifest(shards_url: str, source_digest: str) -> Manifest | None:
         return None
     actual = storage.list_files(shards_url, (".parquet",))
     expected = sorted(storage.join(shards_url, file.name) for file in manifest.files)
-    return manifest if manifest.source_digest == source_digest and actual == expected else None
+    return manifest if manifest.source_digest == digest and actual == expected else None
 
 
 def _plan_tasks(
@@ -147,6 +132,7 @@ def _plan_tasks(
     parts_url: str,
     rows_per_shard: int,
     rows_per_group: int,
+    decoding: Decoding,
 ) -> Iterator[ShardTask]:
     """Shuffle the images and yield the task of each shard."""
     labels = {category.id: label for label, category in enumerate(listing.categories, 1)}
@@ -162,6 +148,7 @@ def _plan_tasks(
             rows_per_group=rows_per_group,
             report_url=storage.join(parts_url, f"{name}.json"),
             keypoint_count=keypoint_count,
+            decoding=decoding,
         )
 
 
@@ -198,13 +185,15 @@ def _write_or_reuse(task: ShardTask) -> ShardReport:
 
 def _make_manifest(
     listing: Listing,
-    source_digest: str,
+    digest: str,
     reports: Sequence[ShardReport],
     rejects: Sequence[Reject],
+    decoding: Decoding,
 ) -> Manifest:
     counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
     counts["images_listed"] = listing.images_listed
     counts["annotations_listed"] = listing.annotations_listed
+    counts["renumbered"] = listing.renumbered
     for reject in listing.rejects:
         counts[f"{reject.record}s_quarantined"] += 1
     for report in reports:
@@ -213,11 +202,13 @@ def _make_manifest(
         version=SCHEMA_VERSION,
         categories=listing.categories,
         files=tuple(report.file for report in reports if report.file is not None),
-        source_digest=source_digest,
+        source_digest=digest,
         counts=dict(counts),
         reasons=dict(Counter(reject.reason for reject in rejects if not reject.mended)),
         protocol=listing.protocol,
         keypoints=listing.keypoints,
+        mended=dict(Counter(reject.reason for reject in rejects if reject.mended)),
+        decoding=decoding,
     )
 
 

@@ -2,10 +2,9 @@
 
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 from pipeline import storage
-from pipeline.config import RunConfig, SplitConfig
+from pipeline.config import DataConfig, RunConfig, SplitConfig
 from pipeline.ingest.cityscapes import read_cityscapes
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.listing import Listing, combine_listings
@@ -13,10 +12,12 @@ from pipeline.ingest.shapes_dataset import (
     ANNOTATIONS_FILE,
     IMAGES_FOLDER,
     draw_shapes_dataset,
+    is_drawn,
 )
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.voc import read_voc
 from pipeline.output_layout import Split, split_shards_url
+from pipeline.shards.decoding import Decoding
 from pipeline.shards.manifest import Manifest, read_manifest
 
 
@@ -34,22 +35,32 @@ def prepare_split(config: RunConfig, split: Split) -> Manifest:
     if data.source == "shapes":
         listing = _list_shapes(config, split)
     elif parts := data.parts(split):
-        listing = combine_listings([_list_part(data.source, part) for part in parts])
+        listing = combine_listings([_list_part(data, part) for part in parts])
     else:
         return read_manifest(shards_url)
-    return write_shards(listing, shards_url, data.rows_per_shard, data.rows_per_group)
+    return write_shards(
+        listing,
+        shards_url,
+        data.rows_per_shard,
+        data.rows_per_group,
+        Decoding(data.exif_orientation, data.bit_depth),
+        data.max_quarantined,
+    )
 
 
-def _list_part(source: Literal["coco", "voc", "cityscapes"], part: SplitConfig) -> Listing:
+def _list_part(data: DataConfig, part: SplitConfig) -> Listing:
     # The configuration requires the keys of each source; "" and 0 only satisfy the type checker.
     root, image_set = part.root or "", part.set or ""
-    match source:
+    match data.source:
         case "coco":
             return read_coco(part.annotations or "", part.images or "", part.image_ids)
         case "voc":
-            return read_voc(root, image_set, part.challenge_year or 0, part.masks)
+            year = part.challenge_year or 0
+            return read_voc(root, image_set, year, part.masks, data.classes)
         case "cityscapes":
             return read_cityscapes(root, image_set)
+        case "shapes":
+            raise ValueError("drawn shapes have no parts")
 
 
 def _list_shapes(config: RunConfig, split: Split) -> Listing:
@@ -65,7 +76,8 @@ def _list_shapes(config: RunConfig, split: Split) -> Listing:
     folder = storage.local_path(folder_url)
     if folder is not None:
         draw_shapes_dataset(folder, *recipe)
-    else:
+    elif not is_drawn(storage.join(folder_url, ANNOTATIONS_FILE), *recipe):
+        # Uploaded again, the same images would count as changed.
         with tempfile.TemporaryDirectory(prefix="shapes-") as scratch:
             draw_shapes_dataset(Path(scratch), *recipe)
             storage.upload_folder(Path(scratch), folder_url)

@@ -1,14 +1,13 @@
-"""Validate annotations and images: keep, correct or quarantine each, with a reason."""
+"""Validate annotations: keep, correct or quarantine each, with a reason."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import pycocotools.mask as coco_masks
+from typing import Any
 
 from model.structures import ImageSize
-from pipeline.shards.decode import DecodeError, decode_image
+from pipeline.ingest.rejects import InvalidRecordError
+from pipeline.ingest.validate_mask import Box, Mask, Polygons, check_mask_fits_box, validate_mask
 from pipeline.shards.keypoints import PIXEL_CENTER
 
 _CLIP_TOLERANCE_PX = 0.01
@@ -17,35 +16,10 @@ _CLIP_TOLERANCE_PX = 0.01
 _MIN_SIDE_PX = 0.01
 """A thinner box has no width left in float32."""
 
-Box = tuple[float, float, float, float]
-Polygons = tuple[tuple[float, ...], ...]
-"""Each polygon is a flat x y x y ..."""
+_AREA_TOLERANCE = 0.1
+"""An annotated area that differs more from the mask's, relatively, is reported."""
 
-
-@dataclass(frozen=True)
-class Reject:
-    """A line of quarantine.jsonl: a record that was left out, or corrected if ``mended``.
-
-    ``reason`` is one of a few fixed phrases, so that it can be counted; ``detail`` is about this
-    record.
-    """
-
-    record: Literal["image", "annotation"]
-    file: str | None
-    image_id: int | None
-    annotation_id: int | None
-    reason: str
-    detail: str
-    mended: bool = False
-
-
-class InvalidRecordError(Exception):
-    """An image or annotation must be quarantined; ``reason`` and ``detail`` as in `Reject`."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
+_FLAGS = {"0": False, "false": False, "1": True, "true": True}
 
 
 @dataclass(frozen=True)
@@ -53,17 +27,19 @@ class ValidatedObject:
     """A valid annotation: its box, x1 y1 x2 y2 inside the image, and its mask and keypoints.
 
     Args:
-        annotation_id: as in the annotations.
+        annotation_id: our id of the annotation.
         label: 1..K.
         box: x1 y1 x2 y2, clipped to the image.
         polygons: the mask, unless it is an RLE.
         rle: the mask as COCO's compressed counts, unless it is polygons.
         iscrowd: whether this is a crowd region.
-        area: square pixels, as annotated.
+        area: of the mask, or of the box of an object without a mask, square pixels.
         overshoot: how far the box extended beyond the image before clipping, pixels.
         keypoints: flat x y visibility ..., in the same pixels as the box; empty if the dataset has
             no keypoints.
         points_outside: number of keypoints labeled outside the image, now unlabeled.
+        corrections: reason and detail of what was corrected, except for the two counts above.
+        source_id: the annotation's id as the dataset writes it, if ours differs.
     """
 
     annotation_id: int
@@ -76,6 +52,8 @@ class ValidatedObject:
     overshoot: float = 0.0
     keypoints: tuple[float, ...] = ()
     points_outside: int = 0
+    corrections: tuple[tuple[str, str], ...] = ()
+    source_id: str | None = None
 
     @property
     def num_keypoints(self) -> int:
@@ -97,7 +75,8 @@ def validate_annotation(
     """Validate one COCO annotation and clip its box to the image.
 
     Args:
-        annotation: with ``id``, ``category_id``, ``bbox`` (x y w h), ``segmentation``, ...
+        annotation: with ``id``, ``category_id``, ``bbox`` (x y w h), ``segmentation``, ...; a
+            missing box is that of the mask, and the area is always that of the mask.
         size: size of its image.
         labels: category id -> label 1..K.
         keypoint_count: number of keypoints the dataset defines; an annotation without keypoints
@@ -106,39 +85,102 @@ def validate_annotation(
     Raises:
         InvalidRecordError: the annotation must be quarantined.
     """
-    try:
-        category, box = annotation["category_id"], [float(v) for v in annotation["bbox"]]
-        x, y, width, height = box
-        area = float(annotation.get("area", width * height))
-        iscrowd = bool(annotation.get("iscrowd", 0))
-    except KeyError as error:
-        raise InvalidRecordError("malformed annotation", f"{error} is missing") from None
-    except (TypeError, ValueError):
-        given = f"bbox {annotation['bbox']!r}, area {annotation.get('area')!r}"[:120]
-        detail = f"bbox must be 4 numbers and area a number; got {given}"
-        raise InvalidRecordError("malformed annotation", detail) from None
-    if category not in labels:
-        detail = f"category_id {category} is not among the categories"
-        raise InvalidRecordError("unknown category", detail)
-    if not all(map(math.isfinite, (*box, area))):
-        raise InvalidRecordError("non-finite coordinates", f"bbox {box}, area {area}")
-    clipped, overshoot = _clip_box((x, y, width, height), size)
-    polygons, rle = _validate_mask(annotation.get("segmentation"), size)
+    label = _validate_category(annotation, labels)
+    iscrowd = _validate_flag(annotation.get("iscrowd"))
+    given_box, given_area = _validate_numbers(annotation)
+    mask = validate_mask(annotation.get("segmentation"), size)
+    box = given_box or _box_of_mask(mask)
+    clipped, overshoot = _clip_box(box, size)
+    x, y, width, height = box
+    check_mask_fits_box(mask, (x, y, x + width, y + height), size)
+    # COCO's areas of crowd regions are not those of their masks, and no metric uses them.
+    measured = Mask() if iscrowd else mask
+    area = _measure_area(measured, width * height, size, given_area)
     keypoints, points_outside = _validate_keypoints(
         annotation.get("keypoints"), size, keypoint_count
     )
+    corrections = []
+    if mask.parts_dropped:
+        corrections.append(("polygon part left out", f"{mask.parts_dropped} unusable"))
+    if given_box is None:
+        corrections.append(("box computed from the mask", ""))
+    if given_area is not None and not math.isclose(
+        given_area, area, rel_tol=_AREA_TOLERANCE, abs_tol=1
+    ):
+        corrections.append(("area corrected", f"annotated {given_area:g}, measured {area:g}"))
     return ValidatedObject(
         annotation_id=annotation["id"],
-        label=labels[category],
+        label=label,
         box=clipped,
-        polygons=polygons,
-        rle=rle,
+        polygons=mask.polygons,
+        rle=mask.rle,
         iscrowd=iscrowd,
         area=area,
         overshoot=overshoot,
         keypoints=keypoints,
         points_outside=points_outside,
+        corrections=tuple(corrections),
+        source_id=annotation.get("source_id"),
     )
+
+
+def _validate_category(annotation: Mapping[str, Any], labels: Mapping[int, int]) -> int:
+    if "category_id" not in annotation:
+        raise InvalidRecordError("malformed annotation", "category_id is missing")
+    category = annotation["category_id"]
+    if type(category) is not int or category not in labels:
+        detail = f"category_id {category!r}"[:80] + " is not among the categories"
+        raise InvalidRecordError("unknown category", detail)
+    return labels[category]
+
+
+def _validate_flag(value: Any) -> bool:
+    """Return ``iscrowd`` as a bool; a missing one is False."""
+    if value is None:
+        return False
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and value.strip().casefold() in _FLAGS:
+        return _FLAGS[value.strip().casefold()]
+    raise InvalidRecordError("malformed annotation", f"iscrowd must be 0 or 1; got {value!r}"[:120])
+
+
+def _validate_numbers(annotation: Mapping[str, Any]) -> tuple[Box | None, float | None]:
+    """Return the annotated box, x y w h, and area; None for what is missing."""
+    given, area = annotation.get("bbox"), annotation.get("area")
+    try:
+        if isinstance(given, str):
+            raise TypeError("characters are not numbers")
+        box = None if given is None or given == [] else [float(value) for value in given]
+        area = None if area is None else float(area)
+        if box is not None:
+            x, y, width, height = box
+    except (TypeError, ValueError, OverflowError):
+        detail = f"bbox must be 4 numbers and area a number; got bbox {given!r}, area {area!r}"
+        raise InvalidRecordError("malformed annotation", detail[:120]) from None
+    if box is None:
+        return None, area
+    if not all(map(math.isfinite, (*box, x + width, y + height, width * height))):
+        raise InvalidRecordError("non-finite coordinates", f"bbox {box}")
+    return (x, y, width, height), area
+
+
+def _box_of_mask(mask: Mask) -> Box:
+    """Return the box around a mask, x y w h."""
+    if mask.bounds is None:
+        raise InvalidRecordError("malformed annotation", "it has neither bbox nor segmentation")
+    x1, y1, x2, y2 = mask.bounds
+    return x1, y1, x2 - x1, y2 - y1
+
+
+def _measure_area(mask: Mask, box_area: float, size: ImageSize, annotated: float | None) -> float:
+    """Return the area of the mask; without one the annotated area if possible, or the box's."""
+    usable = annotated if annotated is not None and math.isfinite(annotated) else None
+    if mask.bounds is not None:
+        return mask.area(size, usable)
+    if usable is not None and 0 < usable <= (1 + _AREA_TOLERANCE) * box_area + 1:
+        return usable
+    return box_area
 
 
 def _clip_box(box: Box, size: ImageSize) -> tuple[Box, float]:
@@ -161,54 +203,13 @@ def _clip_box(box: Box, size: ImageSize) -> tuple[Box, float]:
     return clipped, overshoot if overshoot > _CLIP_TOLERANCE_PX else 0.0
 
 
-def _validate_mask(segmentation: Any, size: ImageSize) -> tuple[Polygons, str | None]:
-    """Return (polygons, None) or ((), RLE); ((), None) if there is no mask."""
-    if not segmentation:
-        return (), None
-    if isinstance(segmentation, dict):
-        return (), _validate_rle(segmentation, size)
-    try:
-        polygons = tuple(tuple(float(v) for v in polygon) for polygon in segmentation)
-    except (TypeError, ValueError):
-        detail = "segmentation is not a list of lists of numbers"
-        raise InvalidRecordError("invalid polygon", detail) from None
-    for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            detail = f"{len(polygon)} numbers; a polygon needs 3 or more x y pairs"
-            raise InvalidRecordError("invalid polygon", detail)
-        if not all(map(math.isfinite, polygon)):
-            raise InvalidRecordError("non-finite coordinates", "in a polygon")
-    return polygons, None
-
-
-def _validate_rle(segmentation: Mapping[str, Any], size: ImageSize) -> str:
-    """Return COCO's compressed counts of a compressed or uncompressed RLE."""
-    counts = segmentation.get("counts")
-    if segmentation.get("size") != list(size):
-        detail = (
-            f"mask size {segmentation.get('size')} differs from image size {list(size)} "
-            "(height, width)"
-        )
-        raise InvalidRecordError("invalid RLE mask", detail)
-    try:
-        if isinstance(counts, list):
-            if sum(counts) != size.height * size.width or min(counts, default=-1) < 0:
-                detail = "run lengths are negative or do not add up to the image's pixels"
-                raise InvalidRecordError("invalid RLE mask", detail)
-            counts = coco_masks.frPyObjects(dict(segmentation), *size)["counts"].decode("ascii")
-        coco_masks.decode({"size": list(size), "counts": counts})
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InvalidRecordError("invalid RLE mask", str(error)) from None
-    return str(counts)
-
-
 def _validate_keypoints(given: Any, size: ImageSize, count: int) -> tuple[tuple[float, ...], int]:
     """Return the flat keypoints, and how many were labeled outside the image, now unlabeled."""
     if not given or not count:
         return (0.0,) * (3 * count), 0
     try:
         numbers = [float(v) for v in given]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidRecordError("invalid keypoints", "not a flat list of numbers") from None
     if len(numbers) != 3 * count:
         detail = f"{len(numbers)} numbers; {count} keypoints need {3 * count}"
@@ -227,22 +228,3 @@ def _validate_keypoints(given: Any, size: ImageSize, count: int) -> tuple[tuple[
         labeled = visibility > 0 and inside
         kept += [x + PIXEL_CENTER, y + PIXEL_CENTER, visibility] if labeled else [0.0, 0.0, 0.0]
     return tuple(kept), outside
-
-
-def validate_image(data: bytes, size: ImageSize) -> None:
-    """Check that an encoded image is complete and of the annotated size.
-
-    Args:
-        data: the encoded image.
-        size: the image size according to its annotations.
-
-    Raises:
-        InvalidRecordError: the image must be quarantined.
-    """
-    try:
-        height, width = decode_image(data).shape[:2]
-    except DecodeError as error:
-        raise InvalidRecordError("truncated or unreadable image", str(error)) from None
-    if (height, width) != size:
-        detail = f"the image is {width}x{height}, its annotations say {size.width}x{size.height}"
-        raise InvalidRecordError("image size differs from annotations", detail)

@@ -5,22 +5,22 @@ marked difficult are neither trained on nor counted as misses, so they become cr
 """
 
 import hashlib
-import math
+import logging
 import re
-import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from model.structures import Category, ImageSize
+from model.structures import Category
 from pipeline import storage
-from pipeline.ingest.listing import (
-    Annotation,
-    ImageRecord,
-    Listing,
-    image_id_from_name,
-    read_files,
-)
-from pipeline.ingest.validate import InvalidRecordError, Reject
-from pipeline.ingest.voc_masks import VocMasks, mask_sizes
+from pipeline.ingest.identifiers import number_names
+from pipeline.ingest.listing import Annotation, ImageRecord, Listing, read_files
+from pipeline.ingest.rejects import InvalidRecordError, Reject
+from pipeline.ingest.voc_masks import VocMasks, mask_versions
+from pipeline.ingest.voc_xml import AnnotationFile, read_annotation_file
+from pipeline.shards.decode import IMAGE_SUFFIXES
+
+logger = logging.getLogger(__name__)
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -30,12 +30,13 @@ VOC_CLASSES = (
 """In VOC's order: class masks number them from 1."""
 
 _FIRST_AREA_YEAR = 2010  # AP is the area under the curve from this challenge on
-_IDS = {name: number for number, name in enumerate(VOC_CLASSES, 1)}
-_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
-_UNREADABLE = "unreadable annotation file"
+_MAX_NAME = 250  # bytes of a part of a path, without the extension
+_CLASS_LIST_LINE = re.compile(r"\S+\s+-?[01]")
 
 
-def read_voc(root_url: str, image_set: str, year: int, masks: bool = False) -> Listing:
+def read_voc(
+    root_url: str, image_set: str, year: int, masks: bool = False, classes: Sequence[str] = ()
+) -> Listing:
     """Read a VOC dataset.
 
     Args:
@@ -43,6 +44,8 @@ def read_voc(root_url: str, image_set: str, year: int, masks: bool = False) -> L
         image_set: name of a list in ImageSets/Main, or in ImageSets/Segmentation with masks.
         year: of the challenge; decides the evaluation protocol.
         masks: also read the objects' masks from SegmentationObject.
+        classes: names of the classes, in order; default: VOC's, or if most objects have other
+            names, all names in the files.
 
     Raises:
         StorageError: there is no such list, or it names no image. A missing or damaged annotation
@@ -52,33 +55,32 @@ def read_voc(root_url: str, image_set: str, year: int, masks: bool = False) -> L
     set_url = storage.join(root_url, "ImageSets", kind, f"{image_set}.txt")
     names, rejects, lines = _read_set(set_url)
     annotation_urls = [storage.join(root_url, "Annotations", f"{name}.xml") for name in names]
-    images: list[ImageRecord] = []
-    fingerprint = hashlib.sha256(repr((masks, names)).encode())
-    objects_listed = 0
-    names_by_id: dict[int, str] = {}
+    fingerprint = hashlib.sha256(repr((masks, names, tuple(classes))).encode())
+    ids = number_names(names)
+    files: dict[str, AnnotationFile] = {}
     for name, data in zip(names, read_files(annotation_urls), strict=True):
-        image_id = image_id_from_name(name)
-        same_id = names_by_id.setdefault(image_id, name)
         fingerprint.update(hashlib.sha256(data or b"").digest())
         try:
-            if same_id != name:
-                raise InvalidRecordError("duplicate image id", f"{same_id} has the same id")
-            if data is None:
-                raise InvalidRecordError("missing annotation file")
-            image, object_rejects = _read_image(data, name, image_id, root_url, masks)
+            files[name] = _parse(name, data)
         except InvalidRecordError as error:
-            file = f"Annotations/{name}.xml"
-            rejects.append(Reject("image", file, image_id, None, error.reason, error.detail))
-            continue
+            rejects.append(_reject_image(name, ids, error))
+    class_names = tuple(classes) or _choose_classes(files.values(), set_url)
+    # Class masks number VOC's classes, or those that are given, but not learned ones.
+    numbered = bool(classes) or class_names == VOC_CLASSES
+    reader = _ImageReader(root_url, class_names, masks, numbered)
+    images: list[ImageRecord] = []
+    objects_listed = 0
+    for name, file in files.items():
+        image, object_rejects = reader.read(file, name, ids[name])
         images.append(image)
         rejects += object_rejects
         objects_listed += len(image.annotations) + len(object_rejects)
     if masks:
-        fingerprint.update(mask_sizes(root_url, names))
+        fingerprint.update(mask_versions(root_url, names))
     return Listing(
         name=set_url,
         fingerprint=fingerprint.digest(),
-        categories=tuple(Category(number, name) for name, number in _IDS.items()),
+        categories=tuple(Category(number, name) for name, number in reader.class_ids.items()),
         images=tuple(images),
         rejects=tuple(rejects),
         images_listed=lines,
@@ -87,10 +89,40 @@ def read_voc(root_url: str, image_set: str, year: int, masks: bool = False) -> L
     )
 
 
+def _reject_image(name: str, ids: Mapping[str, int], error: InvalidRecordError) -> Reject:
+    return Reject("image", f"Annotations/{name}.xml", ids[name], None, error.reason, error.detail)
+
+
+def _parse(name: str, data: bytes | None) -> AnnotationFile:
+    if data is not None:
+        return read_annotation_file(data)
+    if _CLASS_LIST_LINE.fullmatch(name):
+        raise InvalidRecordError("invalid image name", f"{name[:80]!r}; is it a list of one class?")
+    raise InvalidRecordError("missing annotation file")
+
+
+def _choose_classes(files: Iterable[AnnotationFile], url: str) -> tuple[str, ...]:
+    """Return VOC's classes, or all names in the files if most objects are of other classes."""
+    objects = Counter(item["category_id"] for file in files for item in file.annotations)
+    del objects[""]
+    foreign = sum(number for name, number in objects.items() if name not in VOC_CLASSES)
+    if 2 * foreign <= objects.total():
+        return VOC_CLASSES
+    names = tuple(sorted(objects))
+    logger.warning(
+        "%s: most objects are not of VOC's classes; the %d names in its files are the classes: %s. "
+        "Set data.classes to choose them and their order.",
+        url,
+        len(names),
+        ", ".join(names),
+    )
+    return names
+
+
 def _read_set(url: str) -> tuple[list[str], list[Reject], int]:
     """Return the names in an image list, its unusable lines, and the number of lines."""
     try:
-        lines = storage.read_bytes(url).decode("utf-8", "replace").split("\n")
+        text = storage.read_bytes(url).decode("utf-8-sig", "replace")
     except storage.MissingFileError as error:
         folder = url.rpartition("/")[0]
         stems = [PurePosixPath(file).stem for file in storage.list_files(folder, (".txt",))]
@@ -99,16 +131,15 @@ def _read_set(url: str) -> tuple[list[str], list[Reject], int]:
         raise storage.MissingFileError(
             f"{url}: no such image list; available: {available}"
         ) from error
-    entries = [line.strip() for line in lines if line.strip()]
+    entries = [line.strip().replace("\\", "/") for line in text.split("\n") if line.strip()]
     names: dict[str, None] = {}
     rejects = []
     for entry in entries:
-        if not _NAME.fullmatch(entry):
+        if not _is_name(entry):
             reason, detail = "invalid image name", f"{entry[:80]!r} in {url}"
             rejects.append(Reject("image", None, None, None, reason, detail))
         elif entry in names:
-            reason, detail = "image listed twice", f"in {url}"
-            rejects.append(Reject("image", entry, image_id_from_name(entry), None, reason, detail))
+            rejects.append(Reject("image", entry, None, None, "image listed twice", f"in {url}"))
         else:
             names[entry] = None
     if not names:
@@ -116,94 +147,82 @@ def _read_set(url: str) -> tuple[list[str], list[Reject], int]:
     return list(names), rejects, len(entries)
 
 
-def _read_image(
-    data: bytes, name: str, image_id: int, root_url: str, masks: bool
-) -> tuple[ImageRecord, list[Reject]]:
-    """Return the image of an XML file with its usable objects, and the unusable ones."""
-    root = parse_annotation(data)
-    try:
-        height, width = (
-            int(float(root.findtext(f"size/{side}", ""))) for side in ("height", "width")
-        )
-    except (ValueError, OverflowError):
-        raise InvalidRecordError(_UNREADABLE, "its image size is missing or not a number") from None
-    path = PurePosixPath(name)
-    file_name = PurePosixPath(root.findtext("filename", "").strip()).name
-    if PurePosixPath(file_name).stem != path.name:
-        file_name = f"{path.name}.jpg"
-    file_name = str(path.with_name(file_name))
-    annotations: list[Annotation] = []
-    rejects: list[Reject] = []
-    elements = root.findall("object")
-    for number, element in enumerate(elements, 1):
-        try:
-            annotations.append(_read_object(element, number))
-        except InvalidRecordError as error:
-            ids = (file_name, image_id, number)
-            rejects.append(Reject("annotation", *ids, error.reason, error.detail))
-    record = ImageRecord(
-        image_id=image_id,
-        file_name=file_name,
-        size=ImageSize(height, width),
-        annotations=tuple(annotations),
-        images_url=storage.join(root_url, "JPEGImages"),
-        mask_source=VocMasks(root_url, name, len(elements)) if masks else None,
+def _is_name(entry: str) -> bool:
+    """Whether a line names a file below the dataset's folders."""
+    parts = entry.split("/")
+    return (
+        entry.isprintable()
+        and "\ufffd" not in entry
+        and all(part not in ("", ".", "..") for part in parts)
+        and all(len(part.encode()) <= _MAX_NAME for part in parts)
     )
-    return record, rejects
 
 
-class _NoDoctypeBuilder(ET.TreeBuilder):
-    """Refuses document type declarations, the only place where entities can be declared."""
+class _ImageReader:
+    """Reads the images of a dataset from their XML files.
 
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise InvalidRecordError(_UNREADABLE, f"it declares the document type {name[:40]}")
-
-
-def parse_annotation(data: bytes) -> ET.Element:
-    """Parse an untrusted VOC annotation file to its root element.
-
-    Raises:
-        InvalidRecordError: not XML, not a VOC annotation, or it declares a document type.
+    Args:
+        root_url: the folder of the dataset.
+        class_names: the classes, in order.
+        masks: whether objects have masks.
+        classes_are_numbered: whether class masks number the classes in this order.
     """
-    parser = ET.XMLParser(target=_NoDoctypeBuilder())
-    try:
-        parser.feed(data)
-        root: ET.Element = parser.close()
-    except (ET.ParseError, ValueError, LookupError) as error:
-        raise InvalidRecordError(_UNREADABLE, str(error)) from None
-    if root.tag != "annotation":
-        detail = f"its root element is {root.tag[:40]}; expected annotation"
-        raise InvalidRecordError(_UNREADABLE, detail)
-    return root
 
+    def __init__(
+        self, root_url: str, class_names: Sequence[str], masks: bool, classes_are_numbered: bool
+    ) -> None:
+        self.root_url = root_url
+        self.images_url = storage.join(root_url, "JPEGImages")
+        self.class_ids = {name: number for number, name in enumerate(class_names, 1)}
+        self.masks = masks
+        self.classes_are_numbered = classes_are_numbered
+        self.files = {
+            url[len(self.images_url) :].strip("/")
+            for url in storage.list_files(self.images_url, IMAGE_SUFFIXES)
+        }
 
-def _read_object(element: ET.Element, number: int) -> Annotation:
-    """Convert one object to COCO's format, with its box in continuous pixels from 0."""
-    name = element.findtext("name", "").strip()
-    # Not element.iter: the parts of a person have boxes too.
-    x1, y1, x2, y2 = (
-        _read_number(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")
-    )
-    if name not in _IDS:
-        detail = f"{name[:40]!r} is not one of VOC's {len(VOC_CLASSES)} classes"
-        raise InvalidRecordError("unknown category", detail)
-    box = [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]
-    return {
-        "id": number,
-        "category_id": _IDS[name],
-        "bbox": box,
-        "area": box[2] * box[3],
-        "iscrowd": int(_read_number(element, "difficult", "0") != 0),
-    }
+    def read(
+        self, file: AnnotationFile, name: str, image_id: int
+    ) -> tuple[ImageRecord, list[Reject]]:
+        """Return an image with its usable objects, and the unusable ones."""
+        file_name = self._find_file(file.stated_file, name)
+        annotations: list[Annotation] = []
+        errors = list(file.errors)
+        for annotation in file.annotations:
+            class_name = annotation["category_id"]
+            if class_name in self.class_ids:
+                annotations.append({**annotation, "category_id": self.class_ids[class_name]})
+                continue
+            detail = f"{class_name[:40]!r} is not one of the {len(self.class_ids)} classes"
+            errors.append((annotation["id"], InvalidRecordError("unknown category", detail)))
+        rejects = [
+            Reject("annotation", file_name, image_id, number, error.reason, error.detail)
+            for number, error in errors
+        ]
+        object_count = len(file.annotations) + len(file.errors)
+        record = ImageRecord(
+            image_id=image_id,
+            file_name=file_name,
+            size=file.size,
+            annotations=tuple(annotations),
+            images_url=self.images_url,
+            mask_source=VocMasks(self.root_url, name, object_count, self.classes_are_numbered)
+            if self.masks
+            else None,
+        )
+        return record, rejects
 
+    def _find_file(self, stated: str, name: str) -> str:
+        """Return the file of an image, relative to the folder of images.
 
-def _read_number(element: ET.Element, path: str, default: str = "") -> float:
-    text = element.findtext(path, default)
-    detail = f"{path} is {text[:40]!r}"
-    try:
-        value = float(text)
-    except ValueError:
-        raise InvalidRecordError("malformed annotation", detail) from None
-    if not math.isfinite(value):
-        raise InvalidRecordError("non-finite coordinates", detail)
-    return value
+        The ``<filename>`` often lacks its extension or names another file; the name in the list
+        decides then.
+        """
+        folder = PurePosixPath(name).parent
+        if stated and stated.startswith(PurePosixPath(name).name):
+            candidate = str(folder / stated)
+            if candidate in self.files:
+                return candidate
+        candidates = [f"{name}{suffix}" for suffix in ("", *IMAGE_SUFFIXES)]
+        candidates += [f"{name}{suffix.upper()}" for suffix in IMAGE_SUFFIXES]
+        return next((file for file in candidates if file in self.files), f"{name}.jpg")

@@ -18,7 +18,8 @@ from model.structures import ImageSize
 from pipeline import storage
 from pipeline.ingest.instance_masks import mask_annotation
 from pipeline.ingest.listing import Annotation, ImageRecord
-from pipeline.ingest.validate import InvalidRecordError, Reject
+from pipeline.ingest.rejects import InvalidRecordError, Reject
+from pipeline.storage.versions import file_versions
 
 _FOLDERS = ("SegmentationObject", "SegmentationClass")
 _BORDER = 255
@@ -33,11 +34,14 @@ class VocMasks:
         root_url: the dataset's folder.
         name: of the image, without extension.
         object_count: number of objects in the XML file, including unusable ones.
+        classes_are_numbered: whether class masks number the dataset's classes in its order, so
+            that they can be compared with the XML file.
     """
 
     root_url: str
     name: str
     object_count: int
+    classes_are_numbered: bool = True
 
     def add_masks(self, image: ImageRecord) -> tuple[tuple[Annotation, ...], tuple[Reject, ...]]:
         """Return the annotations with masks; an object without mask pixels keeps its box alone.
@@ -46,6 +50,8 @@ class VocMasks:
             InvalidRecordError: a mask file is missing, damaged or of another size.
             StorageError: the store cannot be read.
         """
+        if image.size is None:
+            raise ValueError(f"{image.file_name} is not loaded: it has no size")
         numbers, classes = (self._read(folder, image.size) for folder in _FOLDERS)
         annotations: list[Annotation] = []
         rejects: list[Reject] = []
@@ -61,7 +67,7 @@ class VocMasks:
                 annotations.append(annotation)
                 continue
             mask_class = int(np.bincount(classes[pixels]).argmax())
-            if mask_class != category:
+            if self.classes_are_numbered and mask_class != category:
                 detail = f"class {category} in the XML file, class {mask_class} in the mask file"
                 reject(number, "mask class differs from annotation", detail)
                 continue
@@ -108,11 +114,12 @@ def _share_inside(pixels: NDArray[np.bool_], box: Sequence[float]) -> float:
     return float(inside.mean())
 
 
-def mask_sizes(root_url: str, names: Sequence[str]) -> bytes:
-    """Return the sizes in bytes of the images' mask files as JSON, to detect changed masks."""
-    by_url: dict[str, int] = {}
+def mask_versions(root_url: str, names: Sequence[str]) -> bytes:
+    """Return the versions of the images' mask files as JSON, to detect changed masks."""
+    by_file: dict[str, str] = {}
     for folder in _FOLDERS:
-        by_url |= storage.file_sizes(storage.join(root_url, folder))
-    by_file = {url.removeprefix(root_url).strip("/"): size for url, size in by_url.items()}
-    sizes = [[by_file.get(f"{folder}/{name}.png", -1) for folder in _FOLDERS] for name in names]
-    return json.dumps(sizes).encode()
+        url = storage.join(root_url, folder)
+        for file, version in file_versions(url).items():
+            by_file[f"{folder}/{file[len(url) :].strip('/')}"] = version
+    versions = [[by_file.get(f"{folder}/{name}.png", "") for folder in _FOLDERS] for name in names]
+    return json.dumps(versions).encode()

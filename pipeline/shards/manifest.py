@@ -1,17 +1,19 @@
 """The manifest of a folder of shards: its content, its source, and what was left out."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from model.structures import Category, ImageSize
 from pipeline import storage
+from pipeline.shards.decoding import DEFAULT_DECODING, Decoding
 from pipeline.shards.keypoints import KeypointSet
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # version 1 has no keypoints
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)  # 1 has no keypoints; 1 and 2 have no orientation and source ids
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 
@@ -56,10 +58,15 @@ class Manifest:
             (boxes clipped to the image), ``without_mask``, ``with_keypoints`` (objects with a
             labeled keypoint), ``points_outside`` (keypoints labeled outside their image, stored
             as unlabeled) and ``keypoints_unnamed`` (annotations whose keypoints are left out
-            because the categories do not share one list of names).
+            because the categories do not share one list of names), ``images_turned`` (by their
+            EXIF orientation), ``orientation_unclear`` (images with an EXIF orientation whose
+            annotations fit both ways, used as stored) and ``renumbered`` (annotations whose own id
+            is missing, repeated or no integer).
         reasons: number of quarantined records for each reason.
         protocol: which metrics the dataset is evaluated with.
         keypoints: the keypoints of the objects; None if the categories define none.
+        mended: number of corrected records for each reason.
+        decoding: settings of the images.
     """
 
     version: int
@@ -70,6 +77,8 @@ class Manifest:
     reasons: dict[str, int]
     protocol: EvaluationProtocol = "coco"
     keypoints: KeypointSet | None = None
+    mended: dict[str, int] = field(default_factory=dict)
+    decoding: Decoding = DEFAULT_DECODING
 
     @property
     def rows(self) -> int:
@@ -96,8 +105,7 @@ class Manifest:
             f"regions of {len(self.categories)} categories in {len(self.files)} shards"
         )
         if self.reasons:
-            reasons = (f"{reason} ({number})" for reason, number in sorted(self.reasons.items()))
-            line += f"; left out: {', '.join(reasons)}"
+            line += f"; left out: {_counted(self.reasons)}"
         if count["clipped"]:
             line += f"; {count['clipped']} boxes clipped to their image"
         if self.keypoints is not None:
@@ -112,7 +120,27 @@ class Manifest:
                 f"; keypoints of {count['keypoints_unnamed']} annotations left out: the categories "
                 "do not share one list of keypoint names"
             )
+        if other := {name: n for name, n in self.mended.items() if name not in _COUNTED_ABOVE}:
+            line += f"; corrected: {_counted(other)}"
+        if count.get("without_mask"):
+            line += f"; {count['without_mask']} objects without a mask"
+        if count.get("renumbered"):
+            line += f"; {count['renumbered']} annotations renumbered"
+        if count.get("images_turned"):
+            line += f"; {count['images_turned']} images turned as their EXIF data says"
+        if count.get("orientation_unclear"):
+            line += (
+                f"; {count['orientation_unclear']} images have an EXIF orientation, but their "
+                "annotations fit both ways: used as stored (data.exif_orientation=apply turns them)"
+            )
         return line
+
+
+_COUNTED_ABOVE = ("box clipped", "keypoints outside the image", "keypoints left out")
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} ({number})" for reason, number in sorted(reasons.items()))
 
 
 _JSON: TypeAdapter[Manifest] = TypeAdapter(Manifest)
@@ -141,7 +169,7 @@ def read_manifest(shards_url: str) -> Manifest:
     if manifest.version not in READABLE_VERSIONS:
         raise storage.StorageError(
             f"{url}: unsupported schema version {manifest.version}; this program reads versions "
-            f"{' and '.join(map(str, READABLE_VERSIONS))}; run "
+            f"{', '.join(map(str, READABLE_VERSIONS))}; run "
             "workflows/prepare_shards.py to write the shards again"
         )
     return manifest

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.structures import ImageSize
+from pipeline.shards.decode import STORED, Pixels, decode_image
 from pipeline.shards.shard_file import open_shard, read_open_row_group
 
 Floats = NDArray[np.float64]
@@ -25,7 +26,7 @@ class ShardRow:
     Args:
         image_bytes: the encoded image, unchanged.
         size: size of the decoded image.
-        image_id: the dataset's id of the image.
+        image_id: our id of the image: the dataset's own, if that is an integer.
         file_name: as in the annotations.
         boxes: (G, 4) x1 y1 x2 y2.
         labels: (G,) 1..K, in the order of the manifest's categories.
@@ -34,10 +35,14 @@ class ShardRow:
         object_offsets: (G + 1,) into polygons.
         rle: G COCO run-length strings; None if the mask is polygons.
         iscrowd: (G,) bool.
-        area: (G,) square pixels, as annotated.
+        area: (G,) square pixels, of the mask or, without one, of the box.
         annotation_id: (G,).
         keypoints: (G, P, 3) x, y and visibility: 0 unlabeled, 1 hidden, 2 visible; None if the
             dataset has no keypoints.
+        orientation: EXIF orientation that the stored pixels are turned by.
+        bit_depth: significant bits of an image with more than 8; None follows the file.
+        source_image_id: the dataset's id of the image as JSON; None if ours is the same.
+        source_annotation_id: G such ids of annotations.
     """
 
     image_bytes: bytes
@@ -54,6 +59,18 @@ class ShardRow:
     area: Floats
     annotation_id: Integers
     keypoints: Floats | None = None
+    orientation: int = STORED
+    bit_depth: int | None = None
+    source_image_id: str | None = None
+    source_annotation_id: tuple[str | None, ...] = ()
+
+    def decode(self) -> Pixels:
+        """Return the image's pixels, (H, W, 3) uint8 RGB, to which all coordinates refer.
+
+        Raises:
+            DecodeError: the encoded image is damaged.
+        """
+        return decode_image(self.image_bytes, self.orientation, self.bit_depth)
 
     def polygons(self, index: int) -> list[Floats]:
         """Return the polygons of one object, each (V, 2)."""
@@ -90,6 +107,11 @@ def _row(columns: Mapping[str, Any], index: int) -> ShardRow:
         area=_numbers(value["area"].values),
         annotation_id=_numbers(value["annotation_id"].values),
         keypoints=_keypoints(value["keypoints"]),
+        orientation=value["orientation"].as_py() or STORED,
+        # Schema versions 1 and 2 have no orientation; their 16-bit images use all bits.
+        bit_depth=value["bit_depth"].as_py() if value["orientation"].is_valid else 16,
+        source_image_id=value["source_image_id"].as_py(),
+        source_annotation_id=tuple(value["source_annotation_id"].as_py() or ()),
     )
 
 

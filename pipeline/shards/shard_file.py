@@ -26,6 +26,13 @@ SCHEMA = pa.schema(
         ("annotation_id", pa.list_(pa.int64())),
         # For each object a flat x y visibility x y visibility ...; null if the dataset has none.
         ("keypoints", pa.list_(pa.list_(pa.float64()))),
+        # EXIF orientation that the stored pixels are turned by, and the significant bits of deep
+        # images; see pipeline.shards.decode.
+        ("orientation", pa.int8()),
+        ("bit_depth", pa.int8()),
+        # The dataset's own ids as JSON; null where ours are the same.
+        ("source_image_id", pa.string()),
+        ("source_annotation_id", pa.list_(pa.string())),
     ]
 )
 """Columns of a shard. Coordinates are float64, so that COCO's decimals round-trip exactly."""
@@ -45,9 +52,10 @@ def read_open_row_group(shard: pq.ParquetFile, group: int, with_images: bool = T
     """Read one row group of an open shard; columns that its schema version lacks become null."""
     columns = [name for name in SCHEMA.names if with_images or name != "image_bytes"]
     table = shard.read_row_group(group, columns=columns)
-    if "keypoints" not in table.column_names:  # schema version 1
-        nulls = pa.nulls(table.num_rows, SCHEMA.field("keypoints").type)
-        table = table.append_column("keypoints", nulls)
+    for name in columns:
+        if name not in table.column_names:
+            nulls = pa.nulls(table.num_rows, SCHEMA.field(name).type)
+            table = table.append_column(name, nulls)
     return table
 
 

@@ -21,7 +21,7 @@ from model.structures import (
     Targets,
 )
 from model.structures.batch_masks import identity_to_canvas
-from pipeline.shards.decode import DecodeError, decode_image
+from pipeline.shards.decode import DecodeError
 from pipeline.shards.row import ShardRow
 from pipeline.shards.run_lengths import run_ends
 from pipeline.stream.augment import TrainingSample
@@ -56,7 +56,7 @@ def sample_from_row(
         DecodeError: the image is damaged, its size differs from the row's, or a run-length mask
             does not fit the image.
     """
-    pixels = decode_image(row.image_bytes)
+    pixels = row.decode()
     if pixels.shape[:2] != row.size:
         raise DecodeError(f"the image is {pixels.shape[:2]}, but its row says {tuple(row.size)}")
     kept = np.flatnonzero(~row.iscrowd)

@@ -32,7 +32,8 @@ class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
 
         Args:
             context: not used; the detector is already loaded.
-            model_input: column ``image`` of encoded images (JPEG, PNG, ...); turned as their EXIF data says.
+            model_input: column ``image`` of encoded images (JPEG, PNG, ...), which are turned as
+                their EXIF data says.
             params: ``score_threshold``; detections with a lower score are left out.
 
         Returns:

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.structures import ImageSize
-from pipeline.ingest.validate import InvalidRecordError, validate_annotation, validate_image
+from pipeline.ingest.load_image import validate_image
+from pipeline.ingest.rejects import InvalidRecordError
+from pipeline.ingest.validate import validate_annotation
+from pipeline.shards.decoding import DEFAULT_DECODING
 
 SIZE = ImageSize(40, 60)
 LABELS = {7: 1, 9: 2}
@@ -53,7 +56,14 @@ def test_a_valid_annotation_is_kept_unchanged():
         ({"bbox": [10, math.nan, 5, 3]}, "non-finite coordinates"),
         ({"bbox": [10, 10, math.inf, 3]}, "non-finite coordinates"),
         ({"bbox": [10, 10, 5]}, "malformed annotation"),
-        ({"bbox": None}, "malformed annotation"),
+        ({"bbox": None, "segmentation": None}, "malformed annotation"),
+        ({"bbox": "1234"}, "malformed annotation"),
+        ({"bbox": [10**400, 0, 1, 1]}, "malformed annotation"),
+        ({"area": [1]}, "malformed annotation"),
+        ({"iscrowd": "yes"}, "malformed annotation"),
+        ({"iscrowd": 2}, "malformed annotation"),
+        ({"category_id": [9]}, "unknown category"),
+        ({"category_id": True}, "unknown category"),
         ({"bbox": "abcd"}, "malformed annotation"),
         ({"segmentation": [[1, 2, 3, 4]]}, "invalid polygon"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "invalid polygon"),
@@ -72,7 +82,7 @@ def test_an_invalid_annotation_is_quarantined_with_its_reason(changes, reason):
 @given(st.floats(-30, 80), st.floats(-30, 60), st.floats(0.02, 90), st.floats(0.02, 90))
 def test_a_box_is_clipped_to_its_image(x, y, width, height):
     inside = (max(x, 0), max(y, 0), min(x + width, 60), min(y + height, 40))
-    given = annotation(bbox=[x, y, width, height])
+    given = annotation(bbox=[x, y, width, height], segmentation=[])
     if inside[2] - inside[0] < 0.01 or inside[3] - inside[1] < 0.01:
         with pytest.raises(InvalidRecordError, match="outside"):
             validate_annotation(given, SIZE, LABELS)
@@ -89,7 +99,8 @@ def test_an_rle_mask_is_stored_compressed(compressed):
     bitmap[5:20, 7:9] = 1
     encoded = coco_masks.encode(bitmap)
     counts = encoded["counts"].decode() if compressed else uncompressed(bitmap)
-    given = annotation(segmentation={"size": list(SIZE), "counts": counts}, iscrowd=1)
+    mask = {"size": list(SIZE), "counts": counts}
+    given = annotation(bbox=[7, 5, 2, 15], segmentation=mask, iscrowd=1)
     valid = validate_annotation(given, SIZE, LABELS)
     assert valid.iscrowd and valid.polygons == ()
     assert np.array_equal(coco_masks.decode({"size": list(SIZE), "counts": valid.rle}), bitmap)
@@ -171,7 +182,7 @@ def encode(kind, mode="RGB", size=(60, 40)):
     ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA")]
 )
 def test_complete_images_of_any_color_mode_are_valid(kind, mode):
-    validate_image(encode(kind, mode), SIZE)
+    validate_image(encode(kind, mode), SIZE, DEFAULT_DECODING)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -179,12 +190,12 @@ def test_complete_images_of_any_color_mode_are_valid(kind, mode):
 def test_a_truncated_image_is_quarantined(kind, share):
     data = encode(kind)
     with pytest.raises(InvalidRecordError) as caught:
-        validate_image(data[: int(len(data) * share)], SIZE)
+        validate_image(data[: int(len(data) * share)], SIZE, DEFAULT_DECODING)
     assert caught.value.reason == "truncated or unreadable image"
 
 
 def test_an_image_of_another_size_is_quarantined():
     with pytest.raises(InvalidRecordError) as caught:
-        validate_image(encode("JPEG"), ImageSize(60, 40))
+        validate_image(encode("JPEG"), ImageSize(60, 40), DEFAULT_DECODING)
     assert caught.value.reason == "image size differs from annotations"
     assert "60x40" in caught.value.detail and "40x60" in caught.value.detail

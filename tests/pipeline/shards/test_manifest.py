@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -13,7 +14,7 @@ from pipeline.ingest.coco import read_coco
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.coco_ground_truth import coco_ground_truth
 from pipeline.shards.keypoints import KeypointSet
-from pipeline.shards.manifest import read_manifest, write_manifest
+from pipeline.shards.manifest import SCHEMA_VERSION, read_manifest, write_manifest
 from pipeline.shards.row import rows_from_arrow
 from pipeline.shards.shard_file import SCHEMA, read_row_group
 from pipeline.storage import StorageError
@@ -56,17 +57,14 @@ def test_the_error_of_a_damaged_manifest_names_the_file(tmp_path):
         read_manifest(str(tmp_path))
 
 
-def version_1_source_digest(annotations, images, *layout):
-    """Hash the annotations and the sizes of the images as version 1 did."""
-    names = [image["file_name"] for image in json.loads(annotations.read_text())["images"]]
-    listed = sorted([name, (images / name).stat().st_size] for name in names)
-    rest = json.dumps([[1, 20170322, *layout], listed]).encode()
-    return hashlib.sha256(annotations.read_bytes() + rest).hexdigest()
+LATER_COLUMNS = [
+    *("keypoints", "orientation", "bit_depth", "source_image_id", "source_annotation_id"),
+]
 
 
 @pytest.fixture
 def version_1_shards(shapes_images, tmp_path):
-    """Shards of schema version 1: without the keypoints column and the manifest's fields for it."""
+    """Shards of schema version 1: without later columns and the manifest's fields for them."""
     url = str(tmp_path / "old")
     annotations, images = shapes_images
     manifest = write_shards(read_coco(str(annotations), str(images)), url, 4, 2)
@@ -75,16 +73,17 @@ def version_1_shards(shapes_images, tmp_path):
         path = Path(url) / file.name
         shard = pq.ParquetFile(path)
         groups = [shard.read_row_group(n) for n in range(shard.num_row_groups)]
-        with pq.ParquetWriter(path, SCHEMA.remove(SCHEMA.get_field_index("keypoints"))) as writer:
+        schema = pa.schema([field for field in SCHEMA if field.name not in LATER_COLUMNS])
+        with pq.ParquetWriter(path, schema) as writer:
             for group in groups:
-                writer.write_table(group.drop_columns("keypoints"))
+                writer.write_table(group.drop_columns(LATER_COLUMNS))
         files.append(replace(file, sha256=f"old {file.name}"))
     counts = {k: v for k, v in manifest.counts.items() if "keypoints" not in k and "point" not in k}
-    old = {"version": 1, "files": tuple(files), "counts": counts}
-    old["source_digest"] = version_1_source_digest(annotations, images, 4, 2)
+    old = {"version": 1, "source_digest": "old", "files": tuple(files), "counts": counts}
     write_manifest(url, replace(manifest, **old))
     document = json.loads((Path(url) / "manifest.json").read_text())
-    del document["keypoints"]
+    for key in ("keypoints", "mended", "decoding"):
+        del document[key]
     for file in document["files"]:
         del file["labelled_points"]
     (Path(url) / "manifest.json").write_text(json.dumps(document))
@@ -99,19 +98,23 @@ def test_version_1_shards_are_readable(version_1_shards, shapes_shards):
     assert old["images"] == new["images"]
     rows = all_rows(version_1_shards)
     assert {row.keypoints for row in rows} == {None}
+    assert {(row.orientation, row.bit_depth, row.source_image_id) for row in rows} == {
+        (1, 16, None)
+    }
     group = rows_from_arrow(read_row_group(version_1_shards, manifest.files[0].name, 1))
     assert [row.image_id for row in group] == [row.image_id for row in rows[2:4]]
     assert group[0].boxes.tolist() == rows[2].boxes.tolist()
 
 
-def test_existing_version_1_shards_are_not_written_again(version_1_shards, shapes_images):
+def test_existing_version_1_shards_are_written_again(version_1_shards, shapes_images):
     listing = read_coco(*map(str, shapes_images))
-    existing = read_manifest(version_1_shards)
-    assert write_shards(listing, version_1_shards, 4, 2) == existing
+    manifest = write_shards(listing, version_1_shards, 4, 2)
+    assert manifest.version == SCHEMA_VERSION
+    assert read_manifest(version_1_shards) == manifest
 
 
 def test_a_later_version_is_an_error(version_1_shards):
-    write_manifest(version_1_shards, replace(read_manifest(version_1_shards), version=3))
-    message = "unsupported schema version 3; this program reads versions 1 and 2"
+    write_manifest(version_1_shards, replace(read_manifest(version_1_shards), version=99))
+    message = "unsupported schema version 99; this program reads versions 1, 2, 3"
     with pytest.raises(StorageError, match=message):
         read_manifest(version_1_shards)
