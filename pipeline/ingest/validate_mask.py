@@ -24,7 +24,9 @@ _SAME_AREA = 1e-3  # relative difference by which an annotated area may be round
 _ROUNDING_PX = 1.0  # by which boxes and outlines are commonly rounded
 _MIN_OVERLAP = 0.5  # IoU of a mask's bounds and its box; less is suspicious
 _MIN_SHARE_INSIDE = 0.5  # of a mask's pixels in its box
-_MISTAKE_OVERLAP = 0.8  # IoU after a mistake is undone that proves the mistake
+_PROOFS = ((0.5, 0.8), (0.8, 0.95))
+"""A mistake is proven if the IoU is below the first number, and above the second once undone."""
+
 _MIN_PROOF_SIDE_PX = 4.0  # boxes that are smaller overlap by chance
 
 
@@ -103,14 +105,18 @@ def check_mask_fits_box(mask: Mask, box: Box, size: ImageSize) -> None:
             relative, in percent, scaled or with x and y exchanged.
     """
     bounds = mask.bounds
-    if bounds is None or _iou(bounds, box) >= _MIN_OVERLAP:
+    overlap = 1.0 if bounds is None else _iou(bounds, box)
+    if bounds is None or overlap >= _PROOFS[-1][0]:
         return
     shown = f"mask {_rounded(bounds)}, box {_rounded(box)} (x1 y1 x2 y2)"
     if min(box[2] - box[0], box[3] - box[1]) >= _MIN_PROOF_SIDE_PX:
         for mistake, undo in _mistakes(size):
-            if _iou(undo(bounds), box) >= _MISTAKE_OVERLAP:
+            undone = _iou(undo(bounds), box)
+            if any(overlap < low and undone >= high for low, high in _PROOFS):
                 reason = "mask in other coordinates than its box"
                 raise InvalidRecordError(reason, f"{mistake}: {shown}")
+    if overlap >= _MIN_OVERLAP:
+        return
     grown = (
         *(box[0] - _ROUNDING_PX, box[1] - _ROUNDING_PX),
         *(box[2] + _ROUNDING_PX, box[3] + _ROUNDING_PX),

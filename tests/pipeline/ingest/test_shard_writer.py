@@ -30,16 +30,21 @@ def test_a_second_call_writes_nothing_and_returns_the_existing_manifest(source, 
     assert modification_times(shards.iterdir()) == before
 
 
-@pytest.mark.parametrize("change", ["annotation", "image", "layout", "lost shard"])
+@pytest.mark.parametrize("change", ["annotation", "image", "same size", "layout", "lost shard"])
 def test_shards_are_written_again_after_a_change(source, tmp_path, change):
     shards = tmp_path / "shards"
     first = source.write_shards(shards)
     sizes = {}
     if change == "annotation":
-        source.document["annotations"][0]["area"] += 1
+        source.document["annotations"][0]["bbox"][0] += 1
     elif change == "image":
         image = source.images / "000001.jpg"
         image.write_bytes(image.read_bytes() + b"\0")
+    elif change == "same size":
+        image = source.images / "000001.jpg"
+        data = bytearray(image.read_bytes())
+        data[-40] ^= 1
+        image.write_bytes(data)
     elif change == "layout":
         sizes = {"rows_per_shard": 12}
     else:
@@ -97,6 +102,21 @@ def test_a_killed_job_resumes_after_its_last_finished_shard(source, tmp_path):
     assert modification_times(finished) == finished
     assert manifest.counts["images"] == manifest.rows == 12
     assert not (shards / "parts").exists()
+
+
+@pytest.mark.s3
+def test_images_in_a_bucket_that_are_redrawn_at_the_same_size_are_noticed(s3, source, tmp_path):
+    bucket = s3("redrawn")
+    annotations, images, shards = (storage.join(bucket, name) for name in ("a.json", "images", "s"))
+    storage.upload_folder(source.images, images)
+    storage.write_json(annotations, source.document)
+    first = write_shards(read_coco(annotations, images), shards, 12, 12)
+    assert write_shards(read_coco(annotations, images), shards, 12, 12) == first
+    name = storage.join(images, "000001.jpg")
+    data = bytearray(storage.read_bytes(name))
+    data[-40] ^= 1
+    storage.write_bytes(name, bytes(data))
+    assert write_shards(read_coco(annotations, images), shards, 12, 12).digest != first.digest
 
 
 @pytest.mark.s3
