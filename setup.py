@@ -8,13 +8,15 @@ Environment variables:
     OPS_CUDA=0              never build CUDA kernels
     OPS_CUDA=1              build them or fail
     OPS_SANITIZE=1          CPU kernels with AddressSanitizer and UndefinedBehaviorSanitizer
-    TORCH_CUDA_ARCH_LIST    GPU architectures, default "8.0;9.0+PTX"
+    TORCH_CUDA_ARCH_LIST    GPU architectures; default: those of the GPUs here, or without one all
+                            that nvcc knows of 7.5, 8.0, 9.0, 10.0 and 12.0, and PTX
     MAX_JOBS                number of parallel compiler processes
 """
 
 import os
 import re
 import shutil
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +37,9 @@ SANITIZERS = [
     *("-O1", "-g", "-fno-omit-frame-pointer", "-DOPS_ONE_VERSION"),
     *("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
 ]
-DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
+# Turing; Ampere and Ada (8.6 and 8.9 run the code of 8.0); Hopper; Blackwell in data centers and
+# elsewhere
+ARCHITECTURES = ("7.5", "8.0", "9.0", "10.0", "12.0")
 
 
 def toolkit_candidates() -> Iterator[Path]:
@@ -72,6 +76,22 @@ def find_toolkit() -> tuple[Path | None, str]:
         if version and int(version[1]) // 1000 == int(major) and static_runtime(folder):
             return folder, f"toolkit {folder}"
     return None, f"no CUDA {major} toolkit with nvcc, headers and libcudart_static.a found"
+
+
+def default_architectures(toolkit: Path) -> str:
+    """Return the architectures to compile for, as TORCH_CUDA_ARCH_LIST takes them.
+
+    The newest is also included as PTX, which drivers compile for later GPUs.
+    """
+    gpus = range(torch.cuda.device_count())
+    found = sorted({torch.cuda.get_device_capability(gpu) for gpu in gpus})
+    if found:
+        names = [f"{major}.{minor}" for major, minor in found]
+    else:
+        nvcc = [str(toolkit / "bin" / "nvcc"), "--list-gpu-arch"]
+        known = subprocess.run(nvcc, capture_output=True, text=True, check=True).stdout.split()
+        names = [name for name in ARCHITECTURES if f"compute_{name.replace('.', '')}" in known]
+    return ";".join(names) + "+PTX"
 
 
 def cpu_library(sanitize: bool) -> Extension:
@@ -138,7 +158,9 @@ class BuildOperators(cpp_extension.BuildExtension):
         report(f"{'CPU and CUDA kernels' if toolkit else 'CPU kernels only'}: {reason}")
         libraries = [cpu_library(sanitize)]
         if toolkit:
-            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES)
+            if "TORCH_CUDA_ARCH_LIST" not in os.environ:
+                os.environ["TORCH_CUDA_ARCH_LIST"] = default_architectures(toolkit)
+            report(f"compiling for {os.environ['TORCH_CUDA_ARCH_LIST']}")
             cpp_extension.CUDA_HOME = str(toolkit)
             libraries.append(cuda_library(toolkit, optional=choice != "1"))
         self.distribution.ext_modules = libraries

@@ -5,9 +5,14 @@ top-level extension modules: Ray puts the shipped working directory, which lacks
 first on the path, so inside this package workers would not find them.
 """
 
+import ctypes
+import functools
 import importlib.util
+import logging
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 KERNELS: dict[str, frozenset[str]] = {}
 """Devices ("cpu", "cuda", "meta") with a kernel, per operator; empty without the library."""
@@ -52,7 +57,33 @@ def record_kernels(operator: str) -> None:
 
 def compiled_for(operator: str, device: torch.device) -> bool:
     """Return whether ``operator`` has a compiled kernel for ``device``; else its reference runs."""
-    return device.type in KERNELS.get(operator, ())
+    if device.type not in KERNELS.get(operator, ()):
+        return False
+    if device.type != "cuda" or torch.compiler.is_compiling():
+        return True
+    return _has_code_for(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@functools.cache
+def _has_code_for(gpu: int) -> bool:
+    """Return whether the CUDA library holds code for a GPU; warn if it does not."""
+    spec = importlib.util.find_spec("_ops_cuda_gpu")
+    if spec is None or spec.origin is None:
+        return False
+    has_code_for = ctypes.CDLL(spec.origin).ops_cuda_has_code_for
+    has_code_for.restype = ctypes.c_bool
+    if has_code_for(gpu):
+        return True
+    major, minor = torch.cuda.get_device_capability(gpu)
+    logger.warning(
+        "the compiled operators have no code for %s (compute capability %d.%d), and their slower "
+        "reference implementations run instead. `TORCH_CUDA_ARCH_LIST=%d.%d OPS_CUDA=1 pip install "
+        "-e . --no-build-isolation` compiles them for it.",
+        torch.cuda.get_device_name(gpu),
+        *(major, minor),
+        *(major, minor),
+    )
+    return False
 
 
 def backend() -> str:
