@@ -168,7 +168,9 @@ class RoiHeads(nn.Module):
         target_masks = mask_targets(
             targets.masks, targets.counts, positive, side, convention, images.sizes
         )
-        return mask_loss(logits, target_masks, positive.valid)
+        # Objects that have only a box teach no mask.
+        has_mask = targets.masks.has_mask()[positive.matched_gt_indices]
+        return mask_loss(logits, target_masks, positive.valid & has_mask)
 
     def _keypoint_loss(
         self, heatmaps: Tensor, positive: TrainingRois, images: ImageBatch, targets: BatchTargets

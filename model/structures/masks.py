@@ -68,7 +68,7 @@ class RunLengthMasks:
 
 @dataclass(frozen=True)
 class MixedMasks:
-    """Objects with either polygons or runs: each object is empty in the other representation."""
+    """Objects with polygons, runs or neither: each is empty in the representations it lacks."""
 
     polygons: PolygonMasks
     runs: RunLengthMasks
@@ -82,6 +82,11 @@ class MixedMasks:
 
     def __len__(self) -> int:
         return len(self.polygons)
+
+    def has_mask(self) -> Tensor:
+        """Return (N,) bool: whether each object has polygons or runs; some have only a box."""
+        polygons = self.polygons.object_offsets.diff() > 0
+        return polygons | (self.runs.run_offsets.diff() > 0)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "MixedMasks":
         """Return the masks on ``device``."""

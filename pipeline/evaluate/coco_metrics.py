@@ -7,7 +7,7 @@ ranges, M detection limits.
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ def coco_metrics(
             for c in ground_truth["categories"]
         ),
         images=len(ground_truth["images"]),
-        notes=_notes(keypoint_names) if "keypoints" in kinds else (),
+        notes=tuple(_notes(ground_truth, keypoint_names, kinds)),
     )
 
 
@@ -98,14 +98,24 @@ def _check_keypoints(names: Sequence[str], results: Sequence[Mapping[str, Any]])
         )
 
 
-def _notes(keypoint_names: tuple[str, ...]) -> tuple[str, ...]:
-    if keypoint_names == COCO_PERSON_KEYPOINTS:
-        return ()
-    return (
-        "The keypoints are not the 17 keypoints of a COCO person. OKS uses a sigma of "
-        f"{UNIFORM_SIGMA} for each of them, so these metrics can be compared with each other but "
-        "not with published results.",
+def _notes(
+    ground_truth: Mapping[str, Any], keypoint_names: tuple[str, ...], kinds: Sequence[str]
+) -> Iterator[str]:
+    without_mask = sum(
+        not (annotation.get("segmentation") or annotation.get("iscrowd", 0))
+        for annotation in ground_truth["annotations"]
     )
+    if "segm" in kinds and without_mask:
+        yield (
+            f"Objects without a mask: {without_mask}. The mask metrics leave them out: they are "
+            "neither found nor missed, and predictions on them do not count."
+        )
+    if "keypoints" in kinds and keypoint_names != COCO_PERSON_KEYPOINTS:
+        yield (
+            "The keypoints are not the 17 keypoints of a COCO person. OKS uses a sigma of "
+            f"{UNIFORM_SIGMA} for each of them, so these metrics can be compared with each other "
+            "but not with published results."
+        )
 
 
 def _class_values(evaluator: COCOeval, kind: str) -> dict[int, dict[str, float]]:

@@ -1,11 +1,14 @@
 """Check that a dataset has the classes, masks and keypoints that the model learns."""
 
+import logging
 from collections.abc import Iterator
 
 from model.config.keypoint_names import flip_order
 from model.config.settings import ConfigError
 from pipeline.config import RunConfig
 from pipeline.shards.manifest import Manifest
+
+logger = logging.getLogger(__name__)
 
 
 def check_training_data(config: RunConfig, manifest: Manifest, shards_url: str) -> None:
@@ -25,6 +28,14 @@ def check_training_data(config: RunConfig, manifest: Manifest, shards_url: str) 
     ]
     if problems:
         raise ConfigError(problems)
+    if config.model.mask is not None and _without_mask(manifest):
+        logger.warning(
+            "%d of %d objects of %s have no mask: their boxes are trained, the mask loss leaves "
+            "them out",
+            _without_mask(manifest),
+            _objects(manifest),
+            shards_url,
+        )
 
 
 def check_validation_data(config: RunConfig, manifest: Manifest, shards_url: str) -> None:
@@ -55,12 +66,19 @@ def _class_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> I
             f"model.num_classes: {shards_url} has {classes} categories; "
             f"got {config.model.num_classes}"
         )
-    without_mask = manifest.counts.get("without_mask", 0)
-    if config.model.mask is not None and without_mask:
+    if config.model.mask is not None and 0 < _objects(manifest) == _without_mask(manifest):
         yield (
-            f"model.mask: {without_mask} objects of {shards_url} have no mask; set model.mask=null "
-            "to train boxes only"
+            f"model.mask: no object of {shards_url} has a mask; set model.mask=null to train boxes "
+            "only"
         )
+
+
+def _objects(manifest: Manifest) -> int:
+    return manifest.counts.get("objects", 0)
+
+
+def _without_mask(manifest: Manifest) -> int:
+    return manifest.counts.get("without_mask", 0)
 
 
 def _keypoint_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from model.heads.mask import MaskHead, mask_loss, mask_targets
 from model.structures import (
     BitmapMasks,
+    ImageBatch,
     ImageSize,
     MixedMasks,
     PolygonMasks,
@@ -202,3 +203,26 @@ def test_without_positives_the_loss_and_all_gradients_are_zero():
     assert term.count.item() == 0
     term.total.backward()
     assert all((p.grad == 0).all() for p in head.parameters())
+
+
+@pytest.mark.parametrize("kind", ["polygons", "runs"])
+def test_an_object_without_a_mask_does_not_count_in_the_mask_loss(full_detector, kind):
+    both = BATCH[0] if kind == "polygons" else with_runs(BATCH[0], SIZES[0])
+    masks, none_and_one = both.masks, torch.tensor([0, 0, 1])
+    if kind == "polygons":
+        square = masks.vertices[masks.polygon_offsets[1] :]
+        alone = PolygonMasks(square, torch.tensor([0, len(square)]), none_and_one)
+    else:
+        ends = masks.run_ends[masks.run_offsets[1] :]
+        alone = replace(masks, run_ends=ends, run_offsets=none_and_one * len(ends))
+    targets = [replace(both, masks=alone), BATCH[1]]
+    joined = join_targets(targets, torch.device("cpu"), with_masks=True)
+    assert joined.masks.has_mask().tolist() == [False, True, True, False]
+    images = ImageBatch(torch.zeros(2, 3, 64, 64), SIZES, SIZES)
+    logits = torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    loss = full_detector.roi_heads._mask_loss(logits, ROIS, images, joined)
+    expected = mask_loss(
+        logits[1:], make_targets(BATCH, ROIS, "polygon", SIZES)[1:], torch.ones(2, dtype=torch.bool)
+    )
+    assert loss.count == expected.count == 2
+    torch.testing.assert_close(loss.total, expected.total)

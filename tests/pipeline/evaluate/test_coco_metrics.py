@@ -188,3 +188,17 @@ def test_nothing_is_printed_and_no_argument_is_changed(capsys):
     coco_metrics(gt, results)
     assert capsys.readouterr() == ("", "")
     assert (gt, results) == before
+
+
+def test_objects_without_a_mask_are_left_out_of_mask_metrics_and_counted():
+    gt, _ = random_case(0)
+    for annotation in gt["annotations"]:
+        annotation |= {"iscrowd": 0, "segmentation": rle_of_box(annotation["bbox"])}
+    gt["annotations"][0]["segmentation"] = []
+    metrics = coco_metrics(gt, perfect_results(gt))
+    assert metrics.values["segm/AP"] == pytest.approx(1.0)
+    assert any(note.startswith("Objects without a mask: 1.") for note in metrics.notes)
+    missed = coco_metrics(gt, perfect_results(gt)[1:])
+    assert missed.values["segm/AP"] == pytest.approx(1.0)
+    assert missed.values["bbox/AP"] < 0.99
+    assert not coco_metrics(gt, [], ["bbox"]).notes
