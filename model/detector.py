@@ -29,6 +29,7 @@ from model.structures import (
     Targets,
     join_targets,
 )
+from model.structures.batch_targets import check_joined_targets
 
 
 class Detector(nn.Module, ABC):
@@ -82,13 +83,15 @@ class Detector(nn.Module, ABC):
         return next(self.parameters()).device
 
     def forward(
-        self, images: ImageBatch, targets: Sequence[Targets] | None = None
+        self,
+        images: ImageBatch,
+        targets: Sequence[Targets] | BatchTargets | None = None,
     ) -> dict[str, LossTerm] | list[Detections]:
         """Return losses if there are targets, detections otherwise.
 
         Args:
             images: B images on the detector's device, with sampling seeds if there are targets.
-            targets: ground truth of each image, on the same device.
+            targets: ground truth of each image, or of the batch, on the same device.
 
         Returns:
             With targets, the losses by name: rpn_objectness, rpn_box, box_class, box_regression,
@@ -225,7 +228,9 @@ class Detector(nn.Module, ABC):
             sizes = [(size,) for size in settings.anchor_sizes]
         return self.make_anchors(sizes, settings.anchor_ratios)
 
-    def _join_targets(self, images: ImageBatch, targets: Sequence[Targets]) -> BatchTargets:
+    def _join_targets(
+        self, images: ImageBatch, targets: Sequence[Targets] | BatchTargets
+    ) -> BatchTargets:
         if len(targets) != len(images):
             raise ValueError(f"{len(images)} images but {len(targets)} targets")
         if len(images.sampling_seeds) != len(images):
@@ -233,10 +238,9 @@ class Detector(nn.Module, ABC):
                 f"training needs one sampling seed per image; got {len(images.sampling_seeds)} for "
                 f"{len(images)} images"
             )
-        keypoint = self.config.keypoint
-        return join_targets(
-            targets,
-            images.device,
-            with_masks=self.config.mask is not None,
-            num_keypoints=len(keypoint.names) if keypoint is not None else 0,
-        )
+        with_masks, keypoint = self.config.mask is not None, self.config.keypoint
+        num_keypoints = 0 if keypoint is None else len(keypoint.names)
+        if isinstance(targets, BatchTargets):
+            check_joined_targets(targets, with_masks, num_keypoints)
+            return targets
+        return join_targets(targets, images.device, with_masks, num_keypoints)

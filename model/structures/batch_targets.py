@@ -10,7 +10,12 @@ from torch import Tensor
 from model.structures.batch_masks import join_masks
 from model.structures.masks import InstanceMasks, MixedMasks
 from model.structures.targets import Targets
-from model.structures.transfer import tensor_on
+from model.structures.transfer import map_tensors, tensor_on
+
+_NO_MASKS = (
+    "the mask head needs masks in every target; got None. If the dataset has no masks, "
+    "set model.mask to null."
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class BatchTargets:
         counts: objects of each image, known to the host without a sync.
         masks: G + 1 masks, or None if the detector does not need them.
         keypoints: (G + 1, P, 3) float32, or None if the detector does not need them.
+        image_ids: the dataset's id of each image, for error messages.
     """
 
     boxes: Tensor
@@ -35,11 +41,20 @@ class BatchTargets:
     counts: tuple[int, ...]
     masks: MixedMasks | None = None
     keypoints: Tensor | None = None
+    image_ids: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        """Return B."""
+        return len(self.counts)
 
     @property
     def max_objects(self) -> int:
         """Largest number of objects in an image."""
         return max(self.counts, default=0)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "BatchTargets":
+        """Return the targets on ``device``."""
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
 def join_targets(
@@ -49,6 +64,8 @@ def join_targets(
     num_keypoints: int = 0,
 ) -> BatchTargets:
     """Concatenate the ground truth of a batch.
+
+    About 180 small operations: on a GPU, join on the host and move the result.
 
     Args:
         targets: ground truth of each image, on ``device``.
@@ -60,7 +77,7 @@ def join_targets(
         ValueError: masks or keypoints are needed but missing, or there are not P keypoints.
     """
     counts = tuple(len(target) for target in targets)
-    keypoints = [_require_keypoints(target, num_keypoints) for target in targets if num_keypoints]
+    keypoints = [_check_keypoints(t.keypoints, num_keypoints) for t in targets if num_keypoints]
     return BatchTargets(
         boxes=torch.cat(
             [*(target.boxes.float() for target in targets), torch.zeros(1, 4, device=device)]
@@ -79,27 +96,43 @@ def join_targets(
         keypoints=torch.cat([*keypoints, torch.zeros(1, num_keypoints, 3, device=device)])
         if num_keypoints
         else None,
+        image_ids=tuple(target.image_id for target in targets),
     )
+
+
+def check_joined_targets(targets: BatchTargets, with_masks: bool, num_keypoints: int) -> None:
+    """Raise unless joined targets have what a detector learns.
+
+    Args:
+        targets: ground truth of a batch.
+        with_masks: whether the detector learns masks.
+        num_keypoints: P of the keypoint head; 0 if there is none.
+
+    Raises:
+        ValueError: masks or keypoints are needed but missing, or there are not P keypoints.
+    """
+    if with_masks and targets.masks is None:
+        raise ValueError(_NO_MASKS)
+    if num_keypoints:
+        _check_keypoints(targets.keypoints, num_keypoints)
 
 
 def _require_masks(target: Targets) -> InstanceMasks:
     if target.masks is None:
-        raise ValueError(
-            "the mask head needs masks in every target; got None. If the dataset has no masks, "
-            "set model.mask to null."
-        )
+        raise ValueError(_NO_MASKS)
     return target.masks
 
 
-def _require_keypoints(target: Targets, count: int) -> Tensor:
-    if target.keypoints is None:
+def _check_keypoints(keypoints: Tensor | None, count: int) -> Tensor:
+    """Return the keypoints in float32."""
+    if keypoints is None:
         raise ValueError(
             "the keypoint head needs keypoints in every target; got None. If the dataset has no "
             "keypoints, set model.keypoint to null."
         )
-    if target.keypoints.shape[1] != count:
+    if keypoints.shape[1] != count:
         raise ValueError(
-            f"targets have {target.keypoints.shape[1]} keypoints per object, the keypoint head "
+            f"targets have {keypoints.shape[1]} keypoints per object, the keypoint head "
             f"{count}: model.keypoint.names must list those of the dataset, in its order"
         )
-    return target.keypoints.float()
+    return keypoints.float()

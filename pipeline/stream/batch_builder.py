@@ -31,6 +31,7 @@ class BatchSettings:
         rounding: how the resized sides are rounded; see ``model.preprocess.resized_size``.
         convention: box convention.
         canvas: images that share a canvas; see ``train.canvas``.
+        pin_memory: whether batches are in page-locked memory, to be copied to a GPU.
     """
 
     short_sides: tuple[int, ...]
@@ -42,6 +43,7 @@ class BatchSettings:
     rounding: ResizeRounding = "nearest"
     convention: BoxConvention = CONTINUOUS
     canvas: CanvasScope = "global_batch"
+    pin_memory: bool = False
 
     @property
     def keypoint_count(self) -> int | None:
@@ -109,7 +111,7 @@ def build_batch(
         samples.append(augment(sample, augmentations[planned.slot], keypoint_flip))
     # Below 2^62: a seed fits an int64, twice over.
     seeds = (random_bits(plan.seed, step, own, Purpose.SAMPLING, draws=1)[:, 0] >> 2).tolist()
-    batch = collate(samples, seeds, canvas, settings.size_divisor, step)
+    batch = collate(samples, seeds, canvas, settings.size_divisor, step, settings.pin_memory)
     return BuiltBatch(batch, tuple(bad_rows))
 
 

@@ -1,17 +1,18 @@
-"""Decode shard rows to training samples, and pad samples to one batch.
+"""Decode shard rows to training samples, and join samples to one batch.
 
 Shapes: G ground-truth objects of an image, P keypoints.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.preprocess import pad_batch
+from model.preprocess import canvas_size, pad_batch
 from model.structures import (
+    BatchTargets,
     ImageBatch,
     ImageSize,
     InstanceMasks,
@@ -19,12 +20,15 @@ from model.structures import (
     PolygonMasks,
     RunLengthMasks,
     Targets,
+    join_targets,
 )
 from model.structures.batch_masks import identity_to_canvas
+from model.structures.transfer import map_tensors, tensors_of
 from pipeline.shards.decode import DecodeError
 from pipeline.shards.row import ShardRow
 from pipeline.shards.run_lengths import run_ends
 from pipeline.stream.augment import TrainingSample
+from pipeline.stream.packed_tensors import TensorLayout, allocate_packed, on_copied_buffer
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,24 @@ class StreamBatch:
 
     Args:
         images: on one canvas.
-        targets: one per image.
+        targets: the objects of all images.
         step: optimizer step the batch is for.
+        buffer: (N,) uint8, the memory of all tensors of the batch.
     """
 
     images: ImageBatch
-    targets: tuple[Targets, ...]
+    targets: BatchTargets
     step: int
+    buffer: Tensor
+
+    def on_copied_buffer(self, copy: Tensor) -> "StreamBatch":
+        """Return the batch with its tensors in a copy of the buffer, on any device."""
+        return replace(
+            self,
+            images=on_copied_buffer(self.images, copy),
+            targets=on_copied_buffer(self.targets, copy),
+            buffer=copy,
+        )
 
 
 def sample_from_row(
@@ -135,8 +150,9 @@ def collate(
     canvas: ImageSize,
     size_divisor: int,
     step: int,
+    pin_memory: bool = False,
 ) -> StreamBatch:
-    """Pad samples to one batch.
+    """Join samples to one batch.
 
     Args:
         samples: already augmented.
@@ -144,12 +160,37 @@ def collate(
         canvas: minimum size of the padded images.
         size_divisor: the padded size is a multiple of this.
         step: optimizer step the batch is for.
+        pin_memory: whether the batch is in page-locked memory, to be copied to a GPU.
     """
+    targets = join_targets(
+        [sample.targets for sample in samples],
+        torch.device("cpu"),
+        with_masks=samples[0].targets.masks is not None,
+        num_keypoints=_keypoint_count(samples[0].targets),
+    )
+    sizes = [ImageSize(*sample.pixels.shape[:2]) for sample in samples]
+    padded = canvas_size(sizes, size_divisor, canvas)
+    tensors = tensors_of(targets)
+    buffer, (pixels, *packed) = allocate_packed(
+        [
+            TensorLayout((len(samples), *padded, 3), torch.uint8),
+            *(TensorLayout(tuple(tensor.shape), tensor.dtype) for tensor in tensors),
+        ],
+        pin_memory,
+    )
+    for tensor, copy in zip(tensors, packed, strict=True):
+        copy.copy_(tensor)
     images = pad_batch(
         [sample.pixels for sample in samples],
         [sample.original_size for sample in samples],
         sampling_seeds,
         size_divisor,
         canvas,
+        out=pixels,
     )
-    return StreamBatch(images, tuple(sample.targets for sample in samples), step)
+    in_order = iter(packed)
+    return StreamBatch(images, map_tensors(targets, lambda _: next(in_order)), step, buffer)
+
+
+def _keypoint_count(targets: Targets) -> int:
+    return 0 if targets.keypoints is None else targets.keypoints.shape[1]

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
+import torch
 
 from model.boxes.convention import BoxConvention
 from pipeline.config import RunConfig
@@ -15,6 +16,7 @@ from pipeline.shards.manifest import read_manifest
 from pipeline.stream.batch_builder import BadRow, BatchSettings, BuiltBatch, build_batch
 from pipeline.stream.collate import StreamBatch
 from pipeline.stream.dataset_checks import check_training_data, flip_swaps_no_keypoints
+from pipeline.stream.device_copy import BatchCopy, DeviceCopier
 from pipeline.stream.planned_row import PlannedRow, planned_rows
 from pipeline.stream.read_plan import ReadPlan
 from pipeline.stream.shard_plan import plan_shards, slots_of_rank
@@ -38,6 +40,7 @@ def open_stream(
     world_size: int,
     start_step: int,
     total_steps: int,
+    device: str | torch.device = "cpu",
 ) -> "TrainingStream":
     """Open one worker's stream from ``start_step`` to ``total_steps``, read by Ray Data.
 
@@ -51,13 +54,14 @@ def open_stream(
         world_size: number of workers; global_batch must be divisible by workers x accumulate.
         start_step: first step of the stream; a resumed run gets the batches it has not seen.
         total_steps: number of steps of the whole run.
+        device: where the batches are used; the copies overlap with its work.
 
     Raises:
         ConfigError: the dataset's classes, masks or keypoints do not fit the model.
         StorageError: there is no manifest.
     """
     plan = _plan_worker(config, shards_url, rank, world_size, range(start_step, total_steps))
-    return TrainingStream(read_with_ray(plan, world_size), plan, config)
+    return TrainingStream(read_with_ray(plan, world_size), plan, config, device)
 
 
 def open_local_stream(
@@ -67,10 +71,11 @@ def open_local_stream(
     world_size: int,
     start_step: int,
     total_steps: int,
+    device: str | torch.device = "cpu",
 ) -> "TrainingStream":
     """Open the same stream as `open_stream`, read in this process without a cluster."""
     plan = _plan_worker(config, shards_url, rank, world_size, range(start_step, total_steps))
-    return TrainingStream(read_locally(plan), plan, config)
+    return TrainingStream(read_locally(plan), plan, config, device)
 
 
 def _plan_worker(
@@ -102,7 +107,13 @@ class TrainingStream(Iterator[StreamBatch]):
     the GIL. ``bad_rows`` lists the unreadable rows so far.
     """
 
-    def __init__(self, tables: Generator[pa.Table], plan: ReadPlan, config: RunConfig) -> None:
+    def __init__(
+        self,
+        tables: Generator[pa.Table],
+        plan: ReadPlan,
+        config: RunConfig,
+        device: str | torch.device,
+    ) -> None:
         self.bad_rows: list[BadRow] = []
         self._tables = tables
         self._plan = plan
@@ -116,6 +127,7 @@ class TrainingStream(Iterator[StreamBatch]):
             rounding=config.model.conventions.resize_rounding,
             convention=BoxConvention(config.model.conventions.legacy_geometry),
             canvas=config.train.canvas,
+            pin_memory=torch.device(device).type == "cuda",
         )
         self._micro_batch = len(plan.slots) // config.train.accumulate
         self._lookahead = max(config.data.lookahead_batches, config.data.decode_threads)
@@ -125,6 +137,8 @@ class TrainingStream(Iterator[StreamBatch]):
         self._decoders = ThreadPoolExecutor(config.data.decode_threads, "stream-decode")
         self._micro_batches = self._plan_micro_batches()
         self._pending: deque[Future[BuiltBatch]] = deque()
+        self._copier = DeviceCopier(torch.device(device))
+        self._next: tuple[BuiltBatch, BatchCopy] | None = None  # its copy has started
         # Start now rather than at the first batch: the model is built in the meantime.
         self._decode_ahead()
 
@@ -133,12 +147,16 @@ class TrainingStream(Iterator[StreamBatch]):
 
     def __next__(self) -> StreamBatch:
         try:
-            if not self._pending:
+            if self._next is None and not self._pending:
                 raise StopIteration
-            built = self._pending.popleft().result()
-            self._decode_ahead()
+            built, copy = self._next or self._start_copy()
+            # The next batch is copied during this step, unless it would have to be waited for.
+            is_ready = (
+                self._pending and self._pending[0].done() and not self._pending[0].exception()
+            )
+            self._next = self._start_copy() if is_ready else None
             self._record_bad_rows(built)
-            return built.batch
+            return copy.wait()
         except BaseException:
             self.close()
             raise
@@ -157,10 +175,17 @@ class TrainingStream(Iterator[StreamBatch]):
     def close(self) -> None:
         """End the threads and the Ray Data execution; a second call does nothing."""
         self._pending.clear()
+        self._next = None
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._reader.shutdown(wait=True, cancel_futures=True)
         self._tables.close()
         self._early_rows.clear()
+
+    def _start_copy(self) -> tuple[BuiltBatch, BatchCopy]:
+        """Wait for the next decoded batch and start to copy it."""
+        built = self._pending.popleft().result()
+        self._decode_ahead()
+        return built, self._copier.start(built.batch)
 
     def _plan_micro_batches(self) -> Iterator[tuple[int, range]]:
         """Yield the step and slots of each of this worker's micro-batches."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.structures import ImageBatch, Targets
+from model.structures import BatchTargets, ImageBatch, Targets
 from pipeline.train.loss_normalization import normalize_losses
 from pipeline.train.non_finite import NonFiniteWatch
 from pipeline.train.optimizer import set_learning_rate
@@ -30,8 +30,8 @@ class MicroBatch(Protocol):
         """The images of one micro-batch."""
 
     @property
-    def targets(self) -> Sequence[Targets]:
-        """The objects of each image."""
+    def targets(self) -> Sequence[Targets] | BatchTargets:
+        """The objects of each image, or of the micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +148,7 @@ class TrainingLoop:
                     f"the data ended at step {step} of {plan.total_steps}; "
                     "open the stream for all steps of the run"
                 )
-            images = batch.images
-            if self.device.type == "cuda" and not images.pixels.is_cuda:
-                # Only copies from pinned memory overlap with computation.
-                images = replace(images, pixels=images.pixels.pin_memory())
-            images = images.to(self.device, non_blocking=True)
-            targets = tuple(target.to(self.device, non_blocking=True) for target in batch.targets)
+            images, targets, image_ids = _on_device(batch, self.device)
 
             # Workers exchange gradients only in the last backward pass of a step.
             gradient_sync: AbstractContextManager[object] = nullcontext()
@@ -165,7 +160,6 @@ class TrainingLoop:
                 losses = normalize_losses(terms)
                 torch.autograd.backward(scaler.scale(losses.loss / plan.accumulate))
 
-            image_ids = tuple(target.image_id for target in batch.targets)
             all_finite = losses.values.isfinite().all()
             self._watch.observe(step, "loss", image_ids, losses.finite, all_finite)
             micro_losses.append(losses.values)
@@ -195,3 +189,18 @@ class TrainingLoop:
             with self._meter.paused():
                 self.hooks.pause(steps_taken)
             self.model.train()
+
+
+def _on_device(
+    batch: MicroBatch, device: torch.device
+) -> tuple[ImageBatch, Sequence[Targets] | BatchTargets, tuple[int, ...]]:
+    """Return images and targets on the device, and the ids of the images."""
+    images, targets = batch.images, batch.targets
+    if device.type == "cuda" and not images.pixels.is_cuda:
+        # Only copies from pinned memory overlap with computation.
+        images = replace(images, pixels=images.pixels.pin_memory())
+    images = images.to(device, non_blocking=True)
+    if isinstance(targets, BatchTargets):
+        return images, targets.to(device, non_blocking=True), targets.image_ids
+    moved = tuple(target.to(device, non_blocking=True) for target in targets)
+    return images, moved, tuple(target.image_id for target in targets)

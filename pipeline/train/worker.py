@@ -164,7 +164,13 @@ class _Worker:
         )
         shards = self.task.train_shards
         with open_stream(
-            self.task.config, shards, self.rank, self.world_size, start_step, total_steps
+            self.task.config,
+            shards,
+            self.rank,
+            self.world_size,
+            start_step,
+            total_steps,
+            self.device,
         ) as stream:
             self.stream = stream
             loop.run(stream)

@@ -95,9 +95,27 @@ def test_losses_are_those_of_the_heads(kind, any_detector, keypoint_scenes, make
         num_keypoints=3 if any_detector.config.keypoint else 0,
     )
     parts = any_detector.losses(any_detector.features(batch), batch, targets)
+    joined = any_detector(batch, targets)
     for name, term in terms.items():
-        assert term.total.equal(parts[name].total)
-        assert term.count.equal(parts[name].count)
+        for other in (parts[name], joined[name]):
+            assert term.total.equal(other.total)
+            assert term.count.equal(other.count)
+
+
+def test_joined_targets_need_the_masks_and_keypoints_that_the_detector_learns(
+    any_detector, keypoint_scenes, make_batch
+):
+    batch, config = make_batch(keypoint_scenes), any_detector.config
+    if config.mask is not None:
+        joined = join_targets(keypoint_scenes, CPU, num_keypoints=3)
+        with pytest.raises(ValueError, match=r"set model\.mask to null"):
+            any_detector(batch, joined)
+    if config.keypoint is not None:
+        with pytest.raises(ValueError, match=r"set model\.keypoint to null"):
+            any_detector(batch, join_targets(keypoint_scenes, CPU, with_masks=True))
+    joined = join_targets(keypoint_scenes[:1], CPU, with_masks=True, num_keypoints=3)
+    with pytest.raises(ValueError, match="2 images but 1 targets"):
+        any_detector(batch, joined)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from model.structures import PolygonMasks, Targets, join_targets
+from model.structures.transfer import tensors_of
 from tests.ops_cuda.forbid_sync import ForbidSync
 
 CPU = torch.device("cpu")
@@ -94,3 +95,16 @@ def test_the_zero_row_has_no_polygons():
     joined = join_targets([image], CPU, with_masks=True)
     assert joined.masks.polygons.object_offsets.tolist() == [0, 1, 1]
     assert joined.masks.runs.run_offsets.tolist() == [0, 0, 0]
+
+
+def test_joined_targets_move_with_all_their_tensors(scenes, with_keypoints):
+    images = [with_keypoints(scene) for scene in scenes]
+    joined = join_targets(images, CPU, with_masks=True, num_keypoints=3)
+    moved = joined.to(torch.device("meta"))
+    assert {tensor.device.type for tensor in tensors_of(moved)} == {"meta"}
+    shapes = [[tensor.shape for tensor in tensors_of(each)] for each in (joined, moved)]
+    assert shapes[0] == shapes[1]
+    # boxes, labels, offsets, keypoints; three of polygons and four of runs
+    assert len(shapes[0]) == 4 + 3 + 4
+    assert (len(moved), moved.counts) == (2, joined.counts)
+    assert moved.image_ids == tuple(image.image_id for image in images)

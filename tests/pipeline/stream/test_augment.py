@@ -166,6 +166,7 @@ def test_extreme_points_stay_on_their_side_of_the_box(keypoint_rows, flip):
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(1, 2000), st.integers(1, 2000))
+@settings(deadline=None)
 def test_a_drawn_size_has_a_given_short_side_within_the_limit(fraction, height, width):
     fractions = np.array([[fraction, 0.5]])
     [drawn] = draw_augmentations([ImageSize(height, width)], fractions, (64, 96), 128, 0.5)

@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from model.structures import ImageSize, MixedMasks, PolygonMasks
+from model.structures import ImageSize, MixedMasks, PolygonMasks, join_targets
 from model.structures.batch_masks import rasterize_masks
+from model.structures.transfer import tensors_of
 from pipeline.shards.decode import DecodeError
 from pipeline.shards.row import ShardRow
 from pipeline.stream.collate import blank_sample, collate, sample_from_row
 
+CPU = torch.device("cpu")
 FIRST = np.array([[2, 2], [9, 2], [9, 9]], dtype=float)
 SECOND = np.array([[12, 1], [18, 1], [18, 6], [12, 6]], dtype=float)
 THIRD = np.array([[4, 10], [10, 10], [10, 14]], dtype=float)
@@ -140,4 +142,46 @@ def test_a_batch_is_padded_to_the_canvas_of_its_step():
     assert batch.images.pixels[0, :, 16:].sum() == batch.images.pixels[0, :, :, 20:].sum() == 0
     assert batch.images.sizes == batch.images.original_sizes == ((16, 20), (30, 10))
     assert (batch.images.sampling_seeds, batch.step) == ((11, 12), 4)
-    assert [target.image_id for target in batch.targets] == [8, -1]
+    assert batch.targets.image_ids == (8, -1)
+
+
+def mixed_batch():
+    """A batch of an image with polygons and run lengths, and one without objects."""
+    bitmap = np.zeros((16, 20), np.uint8, order="F")
+    bitmap[10:14, 4:10] = 1
+    counts = coco_masks.encode(bitmap)["counts"].decode()
+    mixed = row(
+        rle=(None, "crowd", counts),
+        vertices=np.concatenate([FIRST, SECOND]),
+        polygon_offsets=np.array([0, 3, 7]),
+        object_offsets=np.array([0, 2, 2, 2]),
+        keypoints=np.arange(27, dtype=float).reshape(3, 3, 3),
+    )
+    samples = [sample_from_row(mixed, True, 3), blank_sample(ImageSize(30, 10), True, 3)]
+    joined = join_targets([sample.targets for sample in samples], CPU, True, 3)
+    return collate(samples, (11, 12), ImageSize(32, 32), size_divisor=32, step=4), joined
+
+
+def test_the_objects_of_a_batch_are_joined():
+    batch, joined = mixed_batch()
+    for tensor, expected in zip(tensors_of(batch.targets), tensors_of(joined), strict=True):
+        assert tensor.dtype == expected.dtype and torch.equal(tensor, expected)
+    assert batch.targets.counts == (2, 0)
+    assert batch.targets.image_ids == (8, -1)
+
+
+def test_all_tensors_of_a_batch_are_in_one_buffer_and_move_with_it():
+    batch, _ = mixed_batch()
+    parts = tensors_of(batch.images) + tensors_of(batch.targets)
+    memory = batch.buffer.untyped_storage().data_ptr()
+    assert {tensor.untyped_storage().data_ptr() for tensor in parts} == {memory}
+    content = [tensor.clone() for tensor in parts]
+    moved = batch.on_copied_buffer(batch.buffer.clone())
+    batch.buffer.zero_()
+    for tensor, expected in zip(
+        tensors_of(moved.images) + tensors_of(moved.targets), content, strict=True
+    ):
+        assert tensor.stride() == expected.stride()
+        assert torch.equal(tensor, expected)
+    assert moved.targets.counts == batch.targets.counts
+    assert (moved.images.sizes, moved.step) == (batch.images.sizes, 4)

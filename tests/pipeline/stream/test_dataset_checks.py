@@ -86,7 +86,7 @@ def test_keypoint_names_that_cannot_be_flipped_train_only_without_flips(
     assert "left_side has no counterpart right_side" in error
     no_flips = config.model_copy(update={"data": DataConfig(flip_probability=0.0)})
     with open_local_stream(no_flips, str(tmp_path), 0, 1, 0, 1) as stream:
-        assert next(stream).targets[0].keypoints.shape[1:] == (4, 3)
+        assert next(stream).targets.keypoints.shape[1:] == (4, 3)
 
 
 def test_keypoint_names_without_sides_give_a_warning(

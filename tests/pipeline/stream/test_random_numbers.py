@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.stream.random_numbers import Purpose, random_bits, random_fractions
@@ -13,6 +13,7 @@ steps = st.integers(0, 2**40)
 
 
 @given(seeds, steps, st.lists(st.integers(0, 2**20), min_size=1), st.integers(1, 4))
+@settings(deadline=None)
 def test_numbers_of_a_slot_do_not_depend_on_the_other_slots(seed, step, slots, draws):
     together = random_bits(seed, step, slots, AUGMENTATION, draws)
     assert together.shape == (len(slots), draws)

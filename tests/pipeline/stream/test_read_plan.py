@@ -1,6 +1,6 @@
 """Laws of planned reads, for any dataset, batch and number of workers."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.stream.read_plan import ReadPlan, plan_reads
@@ -9,6 +9,7 @@ from tests.pipeline.stream.manifests import batches, datasets, manifest_of, seed
 
 
 @given(datasets, st.integers(1, 3), seeds, st.sampled_from([1, 2, 4]), st.data())
+@settings(deadline=None)
 def test_reads_of_all_workers_fill_every_slot_of_the_run_once(data, share, seed, world, draw):
     """For any number of workers and any first and last step of the run."""
     plan = plan_shards(data, 4 * share, seed)
@@ -39,6 +40,7 @@ def test_reads_of_all_workers_fill_every_slot_of_the_run_once(data, share, seed,
 
 
 @given(datasets, batches, seeds)
+@settings(deadline=None)
 def test_rows_are_read_no_later_than_their_step(data, batch, seed):
     plan = plan_shards(data, batch, seed)
     steps = range(2 * plan.steps_per_epoch)

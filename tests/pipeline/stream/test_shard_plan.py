@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.shards.aspect_bins import BIN_COUNT, aspect_bins
@@ -19,6 +19,7 @@ from tests.pipeline.stream.manifests import (
 
 
 @given(datasets, batches, seeds, st.integers(0, 3))
+@settings(deadline=None)
 def test_an_epoch_repeats_no_image_and_leaves_out_less_than_a_batch(data, batch, seed, epoch):
     plan = plan_shards(data, batch, seed)
     images = images_of_epoch(plan, epoch)
@@ -32,6 +33,7 @@ def test_an_epoch_repeats_no_image_and_leaves_out_less_than_a_batch(data, batch,
 
 
 @given(datasets, batches, seeds)
+@settings(deadline=None)
 def test_few_batches_of_an_epoch_mix_aspect_ratios_and_only_neighboring_ones(data, batch, seed):
     plan = plan_shards(data, batch, seed)
     bins = plan.bins[images_of_epoch(plan, 0)]

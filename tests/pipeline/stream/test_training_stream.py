@@ -18,6 +18,7 @@ from pipeline.shards.row import read_rows
 from pipeline.shards.shard_file import SCHEMA
 from pipeline.stream.shard_plan import images_of_step, plan_shards
 from pipeline.stream.training_stream import StreamError, open_local_stream, open_stream
+from tests.pipeline.stream.objects import objects_of_images
 
 
 def content(batch):
@@ -32,9 +33,9 @@ def content(batch):
             batch.images.sampling_seeds[index],
             pixels[index].numpy().tobytes(),
             target.boxes.numpy().tobytes(),
-            target.masks.vertices.numpy().tobytes(),
+            target.vertices.numpy().tobytes(),
         )
-        for index, target in enumerate(batch.targets)
+        for index, target in enumerate(objects_of_images(batch))
     ]
 
 
@@ -168,7 +169,7 @@ def test_the_stream_yields_every_objects_keypoints(keypoint_config, keypoint_sha
     seen = {}
     with open_local_stream(keypoint_config, keypoint_shards, 0, 1, 0, 12) as stream:
         for batch in stream:
-            for target in batch.targets:
+            for target in objects_of_images(batch):
                 top, left, right, bottom = target.keypoints.unbind(1)
                 sides = torch.stack([left[:, 0], top[:, 1], right[:, 0], bottom[:, 1]], 1)
                 assert torch.allclose(sides, target.boxes, atol=0.05)
@@ -186,7 +187,7 @@ def test_an_unreadable_row_has_no_keypoints_and_the_stream_continues(
     name = read_manifest(keypoint_shards).files[2].name
     (tmp_path / name).write_bytes(b"no parquet")
     with open_local_stream(keypoint_config, str(tmp_path), 0, 1, 0, 5) as stream:
-        counts = [target.keypoints.shape[1:] for batch in stream for target in batch.targets]
+        counts = [batch.targets.keypoints.shape[1:] for batch in stream]
         assert stream.bad_rows
     assert set(counts) == {(4, 3)}
 
@@ -200,7 +201,7 @@ def test_images_with_few_keypoints_are_left_out_of_training_and_counted_in_the_l
     expected = {row.image_id for row in keypoint_rows if (row.keypoints[..., 2] > 0).sum() >= 8}
     assert 4 < len(expected) < 22
     with open_local_stream(config, keypoint_shards, 0, 1, 0, 12) as stream:
-        shown = {target.image_id for batch in stream for target in batch.targets}
+        shown = {image_id for batch in stream for image_id in batch.targets.image_ids}
     assert shown == expected
     left_out = f"{22 - len(expected)} of 22 images have fewer than 8 labeled keypoints"
     assert left_out in caplog.text
@@ -269,3 +270,12 @@ def test_real_images_stream_from_a_bucket(ray_cluster, s3, coco_tiny):
         ray_cluster.kill(worker)
     assert len({image[1] for batch in batches for image in batch}) > 72
     assert batches == read(open_local_stream, config, shards, 0, 1, 0, 10)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_batches_are_copied_to_the_gpu(config, shards):
+    with open_local_stream(config, shards, 0, 1, 0, 13, "cuda") as stream:
+        on_gpu = [batch.on_copied_buffer(batch.buffer.cpu()) for batch in stream]
+    whole = read(open_local_stream, config, shards, 0, 1, 0, 13)
+    assert [content(batch) for batch in on_gpu] == whole
