@@ -11,6 +11,7 @@ from model.weights.architecture.backbone import RES5_OF_BOX_HEAD
 from model.weights.class_rows import ClassRows, is_class_layer
 from model.weights.conversion import ConvertedWeights
 from model.weights.report import LoadReport, WeightsError, format_mismatch, shorten
+from model.weights.storage.weights_file import check_finite
 
 
 def fill_detector(
@@ -30,7 +31,7 @@ def fill_detector(
         allow_mismatch: leave class layers of another shape at initialization.
 
     Raises:
-        WeightsError: another tensor has the wrong shape, or no tensor fits.
+        WeightsError: another tensor has the wrong shape, no tensor fits, or a value is not finite.
     """
     own = detector.state_dict()
     weights = _move_res5_to_box_head(weights, own)
@@ -51,6 +52,7 @@ def fill_detector(
     if not fitting:
         examples = ", ".join(list(state)[:3])
         raise WeightsError(f"{source} has no tensor of this detector, only {examples} ...")
+    check_finite(fitting, source)
     detector.load_state_dict(fitting, strict=False)
     original_names = weights.original_names
     return LoadReport(

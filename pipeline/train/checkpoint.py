@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from model import Detector, save_detector
-from model.weights.storage import WEIGHTS_FILE
+from model.weights import WeightsError
+from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage.checksums import DamagedFileError, verify_checksums, write_checksums
+from model.weights.storage.model_folder import read_saved_config
+from model.weights.storage.weights_file import check_finite, read_weights_file
 from pipeline.train.distributed import gather_objects
 
 TRAINING_FILE = "training.pt"
@@ -26,6 +29,10 @@ RandomState = dict[str, Tensor]
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read or does not fit the model; the message says what to do."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A file of a checkpoint is missing or damaged; the message names it, without a remedy."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ def save_checkpoint(folder: Path, detector: Detector, state: SavedState) -> None
     try:
         save_detector(detector, partial)
         torch.save(vars(state), partial / TRAINING_FILE)
+        write_checksums(partial, (WEIGHTS_FILE, CONFIG_FILE, TRAINING_FILE))
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
@@ -61,14 +69,47 @@ def save_checkpoint(folder: Path, detector: Detector, state: SavedState) -> None
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def verify_checkpoint(folder: Path, shown: str | None = None) -> None:
+    """Check that a checkpoint's files are complete and undamaged.
+
+    Without checksums (a checkpoint of an older version) only damage that shows in the structure of
+    the files is found, such as a missing end, and weights that are not finite.
+
+    Args:
+        folder: folder of the checkpoint.
+        shown: how the error message names it; default its path.
+
+    Raises:
+        DamagedCheckpointError: a file is missing or damaged.
+    """
+    shown = shown or str(folder)
+    try:
+        if verify_checksums(folder, shown=shown):
+            return
+    except DamagedFileError as error:
+        raise DamagedCheckpointError(f"{error.fault}.") from error
+    try:
+        read_saved_config(folder)
+        check_finite(read_weights_file(folder / WEIGHTS_FILE).tensors, folder / WEIGHTS_FILE)
+        load_saved_state(folder)
+    except (WeightsError, DamagedCheckpointError) as error:
+        message = str(error).replace(str(folder), shown)
+        raise DamagedCheckpointError(message) from error
+
+
 def load_checkpoint_weights(folder: Path, detector: Detector) -> None:
     """Load a checkpoint's weights into a detector of the same model.
 
     Raises:
+        DamagedCheckpointError: the file is damaged.
         CheckpointError: names or shapes differ.
     """
     try:
-        detector.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        tensors = read_weights_file(folder / WEIGHTS_FILE).tensors
+    except WeightsError as error:
+        raise DamagedCheckpointError(str(error)) from error
+    try:
+        detector.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(
             f"checkpoint {folder.name} holds another model: {error}. Restore the model settings it "
@@ -80,15 +121,15 @@ def load_saved_state(folder: Path) -> SavedState:
     """Read ``training.pt``: everything but the weights. Code in the file is not executed.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        DamagedCheckpointError: the file is missing or damaged.
     """
     try:
         content = torch.load(folder / TRAINING_FILE, map_location="cpu", weights_only=True)
         return SavedState(**content)
-    except Exception as error:  # of pickle, zip or the file system; the advice is the same
-        raise CheckpointError(
-            f"{folder / TRAINING_FILE} cannot be read ({type(error).__name__}: {error}); "
-            "delete this checkpoint to continue from the previous one."
+    except Exception as error:  # of pickle, zip or the file system
+        reason = next(iter(str(error).splitlines()), "").partition(". ")[0]
+        raise DamagedCheckpointError(
+            f"{folder / TRAINING_FILE} cannot be read ({type(error).__name__}: {reason})."
         ) from error
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig
+from ray.train import FailureConfig, LoggingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 
@@ -25,7 +25,9 @@ from pipeline.stream.dataset_checks import check_training_data, check_validation
 from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run
 from pipeline.track.mlflow_store import recorded_uri, tracking_uri
 from pipeline.track.weights_source import newest_checkpoint
+from pipeline.train.checkpoint_store import KeepNewestCheckpoints
 from pipeline.train.failures import StopOnLastingError, TrainingError, to_training_error
+from pipeline.train.resume import clear_interrupted_state, find_checkpoint
 from pipeline.train.run_record import (
     RunRecord,
     check_resumable,
@@ -73,6 +75,7 @@ def run_training(
         TrainingError: the training failed, with the message of the worker that failed; or it cannot
             start, because of the classes, the workers, or frozen norms without weights.
         ConfigError: the masks or keypoints of the shards do not fit the model.
+        CheckpointError: the output has checkpoints, but no intact one.
         RunMismatchError: the output holds a run that these settings cannot continue.
         FileNotFoundError: there are no training shards.
     """
@@ -85,10 +88,19 @@ def run_training(
     present = dataclasses.replace(_present_record(config, manifest, recorded), adopted=adopted)
     if recorded is not None:
         check_resumable(recorded, present, config.output)
-        if recorded.result is not None and is_finished(recorded, present):
+    checkpoint = find_checkpoint(config.output)
+    if recorded is not None and recorded.result is not None and is_finished(recorded, present):
+        finished = TrainingResult(run_id=recorded.run_id, **recorded.result)
+        if checkpoint == finished.checkpoint_url:
             logger.info("the training in %s is finished; nothing to do", config.output)
-            return TrainingResult(run_id=recorded.run_id, **recorded.result)
-    check_frozen_parts(config)
+            return finished
+        logger.warning(
+            "the training in %s was finished, but its last checkpoint is gone; training again from "
+            "%s",
+            config.output,
+            checkpoint or "the beginning",
+        )
+    check_frozen_parts(config, resumes=checkpoint is not None)
 
     resources = connect()
     run_id = present.run_id or None
@@ -127,14 +139,18 @@ def _check_data(config: RunConfig, manifest: Manifest, shards: str) -> None:
         check_validation_data(config, read_manifest(val_shards), val_shards)
 
 
-def check_frozen_parts(config: RunConfig) -> None:
+def check_frozen_parts(config: RunConfig, resumes: bool = False) -> None:
     """Check that the parts of the detector that are not trained have weights.
+
+    Args:
+        config: the job's settings.
+        resumes: whether the training continues from a checkpoint, which has all weights.
 
     Raises:
         TrainingError: the backbone's norms are frozen without weights, so they do not normalize.
     """
     train, backbone = config.train, config.model.backbone
-    if train.weights is not None or train.allow_frozen_random_norms or _has_checkpoint(config):
+    if train.weights is not None or train.allow_frozen_random_norms or resumes:
         return
     if backbone.norm == "frozen_bn":
         raise TrainingError(
@@ -149,14 +165,6 @@ def check_frozen_parts(config: RunConfig) -> None:
             "their random weights; set train.weights or model.backbone.frozen_stages=0",
             backbone.frozen_stages,
         )
-
-
-def _has_checkpoint(config: RunConfig) -> bool:
-    try:
-        newest_checkpoint(config)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _fit(
@@ -178,6 +186,7 @@ def _fit(
         nan_report=nan_report,
     )
     storage.delete(nan_report)
+    clear_interrupted_state(config.output)
     store, path = storage.filesystem(config.output)
     scaling = scaling_config(config, resources)
     trainer = TorchTrainer(
@@ -188,9 +197,12 @@ def _fit(
             name=TRAINING_FOLDER,
             storage_path=path,
             storage_filesystem=store,
-            checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
             failure_config=FailureConfig(max_failures=config.train.max_failures),
-            callbacks=[*callbacks, StopOnLastingError()],
+            callbacks=[
+                *callbacks,
+                KeepNewestCheckpoints(config.output, config.train.keep_checkpoints),
+                StopOnLastingError(),
+            ],
             # At lower levels Ray prints every report in full.
             logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": worker_environment(bool(scaling.use_gpu))},
@@ -204,12 +216,10 @@ def _fit(
     worker_result: WorkerResult = fitted.return_value
     if worker_result.not_finite is not None:
         raise TrainingError(f"{worker_result.not_finite} Their ids are in {nan_report}.")
-    name = fitted.checkpoint.path.rstrip("/").rpartition("/")[2]
-    metrics = worker_result.metrics or {k: v for k, v in fitted.metrics.items() if "/" in k}
     return TrainingResult(
-        checkpoint_url=storage.join(config.output, TRAINING_FOLDER, name),
+        checkpoint_url=newest_checkpoint(config),
         run_id=run.run_id,
-        metrics=metrics,
+        metrics=worker_result.metrics,
         steps=worker_result.steps,
     )
 

@@ -1,9 +1,6 @@
 """One Ray Train worker: run the training loop with its rank, device and share of the data."""
 
 import logging
-import sys
-import tempfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +20,18 @@ from pipeline.evaluate.validation import validate
 from pipeline.operator_backend import warn_if_not_compiled
 from pipeline.stream.training_stream import TrainingStream, open_stream
 from pipeline.track.metric_sink import MetricSink
-from pipeline.train.checkpoint import save_checkpoint
-from pipeline.train.distributed import average_norm_statistics
+from pipeline.train.checkpoint import (
+    CheckpointError,
+    DamagedCheckpointError,
+    verify_checkpoint,
+)
+from pipeline.train.checkpoint_store import (
+    checkpoint_name,
+    list_checkpoints,
+    training_url,
+    write_checkpoint,
+)
+from pipeline.train.distributed import average_norm_statistics, gather_objects
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.non_finite import NonFiniteLossError
 from pipeline.train.out_of_memory import explain_out_of_memory, training_remedy
@@ -36,6 +43,7 @@ from pipeline.train.training_state import (
     new_training_state,
     resume_training_state,
 )
+from pipeline.train.worker_logging import configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +109,7 @@ class _Worker:
         # Workers on one machine share its cores: more threads than reserved would compete.
         torch.set_num_threads(max(1, int(self.config.cpus_per_worker)))
         torch.manual_seed(task.config.seed)
-        _configure_logging(rank)
+        configure_logging(rank)
         if rank == 0:
             logger.info("training on %s, operators %s", self.device, backend())
             warn_if_not_compiled(self.device)
@@ -110,13 +118,30 @@ class _Worker:
         self.state = self._build_state()
 
     def _build_state(self) -> TrainingState:
-        """Resume from the newest checkpoint, or start a new training."""
+        """Resume from the newest checkpoint in the output folder, or start a new training.
+
+        That checkpoint may be newer than the last one reported to Ray: it is written before the
+        validation, and reported after it.
+        """
         config, categories = self.task.config, self.task.categories
-        checkpoint = ray.train.get_checkpoint()
+        newest = None
+        if self.rank == 0:
+            newest = next(iter(list_checkpoints(config.output)), None)
+        # The workers of a machine share one download of the same object.
+        checkpoint = gather_objects(None if newest is None else _reported(newest))[0]
         if checkpoint is None:
             return new_training_state(config, categories, self.device)
-        with checkpoint.as_directory() as folder:
-            return resume_training_state(config, categories, self.device, Path(folder), self.rank)
+        shown = storage.join(training_url(config.output), checkpoint.path.rpartition("/")[2])
+        with checkpoint.as_directory() as directory:
+            folder = Path(directory)
+            try:
+                verify_checkpoint(folder, shown)
+                return resume_training_state(config, categories, self.device, folder, self.rank)
+            except DamagedCheckpointError as error:
+                raise CheckpointError(
+                    f"{error} Submit the job again: it sets this checkpoint aside and resumes from "
+                    "the one before."
+                ) from error
 
     def train(self) -> WorkerResult:
         total_steps = self.config.schedule.steps
@@ -192,9 +217,11 @@ class _Worker:
         return step == self.config.schedule.steps or step % self.config.checkpoint_every == 0
 
     def _pause(self, step: int) -> None:
-        """Validate, save and report to Ray, as due; every worker takes part."""
+        """Save, validate and report to Ray, as due; every worker takes part."""
         average_norm_statistics(self.state.detector)
         self._count_bad_rows(step)
+        # Saved first: a validation that fails must not cost the checkpoint.
+        checkpoint = self._save(step) if self._should_checkpoint(step) else None
         if self._should_validate(step) and self.task.val_shards is not None:
             self._validate(self.task.val_shards, step)
         metrics = {
@@ -203,26 +230,27 @@ class _Worker:
             PLACEMENT_GROUP: current_placement_group_id(),
             **self.metrics,
         }
-        if not self._should_checkpoint(step):
-            ray.train.report(metrics)
-            return
+        ray.train.report(
+            metrics,
+            checkpoint=checkpoint,
+            checkpoint_dir_name=None if checkpoint is None else checkpoint_name(step),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+        )
+
+    def _save(self, step: int) -> ray.train.Checkpoint | None:
+        """Write a checkpoint; return it on rank 0, when every worker knows that it is complete."""
         saved = self.state.state_to_save(step)
-        if self.rank != 0:
-            ray.train.report(metrics)
-            return
-        if self.sink is not None:
-            # Steps before a checkpoint are never repeated: deliver their metrics now, in case this
-            # worker is killed later.
-            self.sink.flush(CHECKPOINT_FLUSH_TIMEOUT_S)
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
-            folder = Path(scratch) / "checkpoint"
-            save_checkpoint(folder, self.state.detector, saved)
-            ray.train.report(
-                metrics,
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-                checkpoint_dir_name=f"step_{step:08d}",
-            )
-        logger.info("step %d  checkpoint saved", step)
+        url = None
+        if self.rank == 0:
+            if self.sink is not None:
+                # Steps before a checkpoint are never repeated: deliver their metrics now, in case
+                # this worker is killed later.
+                self.sink.flush(CHECKPOINT_FLUSH_TIMEOUT_S)
+            url = write_checkpoint(self.task.config.output, self.state.detector, saved)
+            logger.info("step %d  checkpoint saved", step)
+        # A worker that fails in what follows would end the others, also one that still writes.
+        gather_objects(url)
+        return None if url is None else _reported(url)
 
     def _count_bad_rows(self, step: int) -> None:
         """Record how many images all workers could not read since these processes started."""
@@ -246,25 +274,10 @@ class _Worker:
             logger.info("step %d  %s", step, "  ".join(shown))
 
 
-def _configure_logging(rank: int) -> None:
-    """Print rank 0's log lines and every rank's warnings to stdout, which Ray shows the driver.
-
-    Only rank 0 prints warnings about the weights.
-    """
-    package = logging.getLogger("pipeline")
-    package.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    if not package.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        package.addHandler(handler)
-        package.propagate = False
-    # Every rank loads the same weights and would repeat the same warnings.
-    logging.getLogger("model.weights").setLevel(logging.WARNING if rank == 0 else logging.ERROR)
-    # Ray would print every report in full; it names this logger after its file.
-    reports = Path(ray.train.__file__).parent / "v2" / "_internal" / "execution" / "context.py"
-    logging.getLogger(str(reports)).setLevel(logging.WARNING)
-    # The weight of a 1x1 convolution is both channels-last and contiguous, and DDP computes
-    # different strides for the two.
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # Its replacement does not exist in the older torch versions that we support.
-    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+def _reported(checkpoint_url: str) -> ray.train.Checkpoint:
+    """Return a checkpoint of the output folder as Ray Train's object."""
+    context = ray.train.get_context().get_storage()
+    name = checkpoint_url.rpartition("/")[2]
+    return ray.train.Checkpoint(
+        f"{context.experiment_fs_path}/{name}", filesystem=context.storage_filesystem
+    )

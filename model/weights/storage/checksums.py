@@ -13,10 +13,23 @@ from model.weights.report import WeightsError
 
 CHECKSUMS_FILE = "checksums.json"
 
-_REMEDY = (
-    "Replace the file with an intact copy, or use another checkpoint; if it was changed on "
-    f"purpose, delete the {CHECKSUMS_FILE} beside it."
-)
+
+class DamagedFileError(WeightsError):
+    """A file is missing or not the one that was recorded.
+
+    Args:
+        fault: what is wrong with which file, as a sentence without a full stop.
+    """
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return (
+            f"{self.fault}. Replace it with an intact copy, or use another checkpoint; if it was "
+            f"changed on purpose, delete the {CHECKSUMS_FILE} beside it."
+        )
 
 
 def write_checksums(folder: Path, names: Iterable[str]) -> None:
@@ -43,7 +56,7 @@ def verify_checksums(folder: Path, names: Iterable[str] = (), shown: str | None 
         Whether the folder has a record.
 
     Raises:
-        WeightsError: a file is missing or damaged, or the record itself is.
+        DamagedFileError: a file is missing or damaged, or the record itself is.
     """
     shown = shown or str(folder)
     recorded = _read_checksums(folder, shown)
@@ -55,7 +68,7 @@ def verify_checksums(folder: Path, names: Iterable[str] = (), shown: str | None 
         except OSError as error:  # no permission, or a failing disk
             fault = f"cannot be read ({error.strerror})"
         if fault:
-            raise WeightsError(f"{shown}/{name} {fault}. {_REMEDY}")
+            raise DamagedFileError(f"{shown}/{name} {fault}")
     return True
 
 
@@ -76,12 +89,13 @@ def _read_checksums(folder: Path, shown: str) -> dict[str, tuple[int, str]] | No
             for name, entry in json.loads(path.read_text())["files"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"{shown}/{CHECKSUMS_FILE} is damaged ({type(error).__name__}: {error}). Delete it to "
-            "load the files beside it without a check."
+        raise DamagedFileError(
+            f"{shown}/{CHECKSUMS_FILE} is damaged ({type(error).__name__}: {error})"
         ) from error
     if unsafe := [name for name in files if not _is_file_name(name)]:
-        raise WeightsError(f"{shown}/{CHECKSUMS_FILE} names a file outside its folder: {unsafe[0]}")
+        raise DamagedFileError(
+            f"{shown}/{CHECKSUMS_FILE} names a file outside its folder: {unsafe[0]!r}"
+        )
     return files
 
 

@@ -65,6 +65,24 @@ def read_weights_file(path: Path) -> StoredWeights:
     return _unwrap(content, path)
 
 
+def check_finite(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Raise if a weight is NaN or infinite, as no trained one is.
+
+    Args:
+        tensors: weights by name.
+        source: names the weights in the error message.
+
+    Raises:
+        WeightsError: names the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise WeightsError(
+                f"{source} is damaged: {name} has values that are NaN or infinite; replace it with "
+                "an intact copy, or use another one"
+            )
+
+
 def _is_torch_file(path: Path) -> bool:
     """Return whether torch.save wrote it: a zip archive, or formerly a pickle with its number."""
     with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -193,6 +194,47 @@ def test_a_killed_worker_loses_only_the_steps_since_the_checkpoint(finished, sha
     assert killed_result.steps == STEPS
     expected = loss_history(config.output, result.run_id)
     assert_same_history(loss_history(tmp_path, killed_result.run_id), expected)
+
+
+def test_a_failed_validation_and_a_damaged_checkpoint_cost_only_their_own_steps(
+    finished, shards, tmp_path, caplog
+):
+    """The checkpoint is saved before the validation; Ray's own files cannot stop a resumed run."""
+    config, result = finished
+    broken_shards = Path(shutil.copytree(shards["val_shards"], tmp_path / "val"))
+    for file in broken_shards.glob("*.parquet"):
+        file.write_bytes(b"damaged")
+    output = tmp_path / "output"
+    broken = {**shards, "val_shards": str(broken_shards)}
+    with pytest.raises(TrainingError, match=r"^training failed on worker \d: .*parquet") as raised:
+        run_training(make_config(output, broken, steps=4))
+    assert "\n" not in str(raised.value)
+    train = output / "train"
+    assert sorted(path.name for path in train.glob("step_*")) == ["step_00000002", "step_00000004"]
+
+    weights = train / "step_00000004" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    (train / "checkpoint_manager_snapshot.json").write_text('{"ray_version": "2.')
+    resumed = run_training(make_config(output, shards))
+    [warning] = [m for m in caplog.messages if "damaged" in m]
+    assert str(weights) in warning and "resuming from" in warning
+    assert sorted(path.name for path in train.glob("*step_*")) == [
+        "damaged-step_00000004",
+        "step_00000004",
+        "step_00000006",
+    ]
+    assert resumed.checkpoint_url == str(train / "step_00000006")
+    expected = loss_history(config.output, result.run_id)
+    assert_same_history(loss_history(output, resumed.run_id), expected)
+
+
+def test_a_finished_training_in_a_moved_folder_is_found_there(finished, tmp_path):
+    config, result = finished
+    moved = shutil.copytree(config.output, tmp_path / "moved ?%20#")
+    found = run_training(config.model_copy(update={"output": str(moved)}))
+    assert found.checkpoint_url == f"{moved}/train/step_{STEPS:08d}"
+    assert found.run_id == result.run_id
+    assert str(config.output) not in (moved / "train/run.json").read_text()
 
 
 def test_nan_stops_the_run_and_writes_the_image_ids(shards, tmp_path):

@@ -62,7 +62,7 @@ def test_damage_is_one_line_with_the_file_and_the_remedy(original, saved, name, 
         LOADERS[loader](saved, original[0])
     message = str(raised.value)
     assert message.startswith(f"{file} is damaged")
-    assert "Replace the file with an intact copy" in message
+    assert "Replace it with an intact copy" in message
     assert "\n" not in message
 
 
@@ -105,7 +105,7 @@ def test_a_file_changed_on_purpose_loads_once_its_checksums_are_deleted(saved):
 )
 def test_damaged_checksums_are_named_with_the_remedy(saved, content):
     (saved / "checksums.json").write_text(content)
-    with pytest.raises(WeightsError, match=r"checksums\.json is damaged .*Delete it") as raised:
+    with pytest.raises(WeightsError, match=r"checksums\.json is damaged .*delete the") as raised:
         load_network(saved)
     assert "\n" not in str(raised.value)
 

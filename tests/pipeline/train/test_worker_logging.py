@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from pipeline.train.worker import _configure_logging
+from pipeline.train.worker_logging import configure_logging
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def restored_loggers():
 @pytest.mark.usefixtures("restored_loggers")
 def test_only_rank_0_prints_warnings_about_weights():
     for rank, warns in ((0, True), (1, False)):
-        _configure_logging(rank)
+        configure_logging(rank)
         assert logging.getLogger("model.weights.load").isEnabledFor(logging.WARNING) == warns
         assert logging.getLogger("pipeline.train").isEnabledFor(logging.WARNING)
         assert logging.getLogger("pipeline.train").isEnabledFor(logging.INFO) == warns

@@ -1,0 +1,128 @@
+"""The checkpoints in an output folder: write, list and delete them, and set damaged ones aside.
+
+A folder ``train/step_*`` counts as a checkpoint when all its files are there. On disk it appears
+with all files at once; in S3 the settings are uploaded after the weights, and the checksums last.
+"""
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray.train
+
+from model import Detector
+from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage.checksums import CHECKSUMS_FILE
+from model.weights.storage.model_folder import CHECKPOINT_PATTERN
+from pipeline import storage
+from pipeline.output_layout import TRAINING_FOLDER
+from pipeline.train.checkpoint import TRAINING_FILE, SavedState, save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+DAMAGED_PREFIX = "damaged-"
+_STEP_PREFIX = CHECKPOINT_PATTERN.rstrip("*")
+_FILES = (WEIGHTS_FILE, TRAINING_FILE, CONFIG_FILE)
+
+
+def training_url(output: str) -> str:
+    """Return the folder of an output's training."""
+    return storage.join(output, TRAINING_FOLDER)
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of the folder of the checkpoint after ``step`` steps."""
+    return f"{_STEP_PREFIX}{step:08d}"
+
+
+def write_checkpoint(output: str, detector: Detector, state: SavedState) -> str:
+    """Write a checkpoint, replacing one of the same step, and return its URL."""
+    url = storage.join(training_url(output), checkpoint_name(state.step))
+    local = storage.local_path(url)
+    if local is not None:
+        save_checkpoint(local, detector, state)
+        return url
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+        folder = Path(scratch) / "checkpoint"
+        save_checkpoint(folder, detector, state)
+        storage.delete(url)
+        for name in (*_FILES, CHECKSUMS_FILE):
+            storage.upload_file(folder / name, storage.join(url, name))
+    return url
+
+
+def list_checkpoints(output: str) -> list[str]:
+    """Return the URLs of the checkpoints in an output folder, newest first.
+
+    The folder of an interrupted upload is left out. One that lost a file after its checksums were
+    written is not: it is damaged.
+    """
+    files_of = _files_by_folder(output)
+    training = training_url(output)
+    return [
+        storage.join(training, name)
+        for name, files in sorted(files_of.items(), reverse=True)
+        if name.startswith(_STEP_PREFIX) and (CHECKSUMS_FILE in files or files >= {*_FILES})
+    ]
+
+
+def list_damaged(output: str) -> list[str]:
+    """Return the names of the checkpoints that were set aside."""
+    return sorted(name for name in _files_by_folder(output) if name.startswith(DAMAGED_PREFIX))
+
+
+def set_aside(url: str) -> str:
+    """Rename a damaged checkpoint, so that nothing reads it any more; return its new name."""
+    training, _, name = url.rpartition("/")
+    aside = f"{DAMAGED_PREFIX}{name}"
+    count = 1
+    while storage.exists(storage.join(training, aside)):
+        count += 1
+        aside = f"{DAMAGED_PREFIX}{name}-{count}"
+    storage.move_folder(url, storage.join(training, aside))
+    return aside
+
+
+def delete_partial_checkpoints(output: str) -> None:
+    """Delete what writers left that were killed; none may be at work."""
+    training = storage.local_path(training_url(output))
+    for path in training.glob(f".{CHECKPOINT_PATTERN}.partial") if training else ():
+        storage.delete(str(path))
+
+
+class KeepNewestCheckpoints(ray.train.UserCallback):  # type: ignore[misc]
+    """Deletes old checkpoints whenever a new one has been reported, also those of earlier jobs.
+
+    Ray Train would delete only what it knows from this job.
+
+    Args:
+        output: the output folder of the training.
+        keep: number of newest checkpoints to keep.
+    """
+
+    def __init__(self, output: str, keep: int) -> None:
+        self.output = output
+        self.keep = keep
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Delete all but the newest checkpoints; a failure only logs a warning."""
+        if checkpoint is None:
+            return
+        try:
+            for url in list_checkpoints(self.output)[self.keep :]:
+                storage.delete(url)
+        except storage.StorageError as error:
+            logger.warning("old checkpoints are not deleted: %s", error)
+
+
+def _files_by_folder(output: str) -> dict[str, set[str]]:
+    """Return the names of the files in each folder of an output's training."""
+    training = training_url(output)
+    files_of: dict[str, set[str]] = {}
+    for file in storage.list_files(training):
+        folder, _, name = file[len(training) :].strip("/").partition("/")
+        files_of.setdefault(folder, set()).add(name)
+    return files_of
