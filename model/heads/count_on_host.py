@@ -18,7 +18,7 @@ class CountOnHost:
             # Only copies to pinned memory return before they are done.
             self._count = torch.empty(1, dtype=count.dtype, pin_memory=True)
             self._count.copy_(count, non_blocking=True)
-            self._copied = torch.cuda.Event()
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
 
     def read(self) -> int:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.config.settings import Precision
 from model.detections import Detections
 from model.detector import Detector
+from model.inference.precision import autocast, check_precision
 from model.inference.test_time_augmentation import detect_in_views
 from model.preprocess import canvas_size, normalize_images, resized_size
 from model.structures import Category, ImageBatch, ImageSize
@@ -27,10 +29,16 @@ class Predictor:
 
     Args:
         detector: the network. It is switched to eval mode while it predicts.
+        precision: fp32, or bf16 or fp16 for autocast, which is faster on GPUs.
+
+    Raises:
+        ValueError: the device of the detector cannot compute in this precision.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, precision: Precision = "fp32") -> None:
+        check_precision(precision, detector.device)
         self.detector = detector
+        self.precision: Precision = precision
 
     @property
     def config(self) -> ModelConfig:
@@ -49,7 +57,9 @@ class Predictor:
 
     def to(self, device: str | torch.device) -> "Predictor":
         """Move the weights to ``device``; returns the predictor itself."""
-        self.detector.to(check_device(device))
+        device = check_device(device)
+        check_precision(self.precision, device)
+        self.detector.to(device)
         return self
 
     @torch.inference_mode()
@@ -78,12 +88,13 @@ class Predictor:
         training = self.detector.training
         self.detector.eval()
         try:
-            if augmentation is None:
-                return self._predict_in_batches(images, batch_size)
-            return [
-                detect_in_views(self.detector, self._upload(image), augmentation).to("cpu")
-                for image in images
-            ]
+            with autocast(self.precision, self.device):
+                if augmentation is None:
+                    return self._predict_in_batches(images, batch_size)
+                return [
+                    detect_in_views(self.detector, self._upload(image), augmentation).to("cpu")
+                    for image in images
+                ]
         finally:
             self.detector.train(training)
 
@@ -126,6 +137,7 @@ def load_detector(
     config: str | Path | ModelConfig | None = None,
     device: str | torch.device = "cpu",
     *,
+    precision: Precision = "fp32",
     allow_missing: Sequence[str] = (),
     allow_unused: Sequence[str] = (),
     conventions: Mapping[str, Any] | None = None,
@@ -134,8 +146,9 @@ def load_detector(
     """Load a trained detector, ready to predict.
 
     The arguments and errors are those of :func:`model.weights.load_network`, which returns the
-    network itself.
+    network itself, and ``precision`` of :class:`Predictor`.
     """
+    check_precision(precision, torch.device(check_device(device)))
     network = load_network(
         source,
         config,
@@ -145,7 +158,7 @@ def load_detector(
         conventions=conventions,
         **overrides,
     )
-    return Predictor(network)
+    return Predictor(network, precision)
 
 
 def check_images(images: object) -> None:

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from model.config.settings import NonNegative, Positive, Settings
+from model.config.settings import NonNegative, Positive, Precision, Settings
 from pipeline.storage.urls import Location
 
 
@@ -13,6 +13,9 @@ class EvaluateConfig(Settings):
     weights: Location | None = Field(
         None,
         description="Checkpoint URL or models:/name@alias; default: the run's newest checkpoint.",
+    )
+    precision: Precision = Field(
+        "fp32", description="Autocast dtype; bf16 or fp16 is faster on a GPU."
     )
     workers: Positive = Field(1, description="Model replicas, if the job joins a cluster.")
     pictures: NonNegative = Field(8, description="Images to draw predictions on.")

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from model.config.settings import Fraction, NonNegative, Positive, Settings
+from model.config.settings import Fraction, NonNegative, Positive, Precision, Settings
 from pipeline.storage.urls import Location
 
 
@@ -19,6 +19,9 @@ class InferConfig(Settings):
         None, description="models:/name@alias or weights URL; default: the champion."
     )
     batch: Positive = Field(4, description="Images per forward pass.")
+    precision: Precision = Field(
+        "fp32", description="Autocast dtype; bf16 or fp16 is faster on a GPU."
+    )
     workers: Positive = Field(1, description="Model replicas.")
     images_per_shard: Positive = Field(
         64, description="Images per output file, if the input is a folder of images."

@@ -1,8 +1,13 @@
 """Settings of experiment tracking."""
 
-from pydantic import Field
+import re
+
+from pydantic import Field, field_validator
 
 from model.config.settings import Settings
+
+# MLflow's limits; it would refuse these names only after the training.
+_MAX_MODEL_NAME, _MAX_EXPERIMENT_NAME = 256, 500
 
 
 class TrackConfig(Settings):
@@ -13,10 +18,37 @@ class TrackConfig(Settings):
         description="Tracking URI; default: MLFLOW_TRACKING_URI, else SQLite in {output}/mlflow.db "
         "if output is local.",
     )
-    experiment: str = Field("maskrcnn-ray", description="Experiment name.")
-    model_name: str = Field("maskrcnn-ray", description="Name of the registered model.")
+    experiment: str = Field(
+        "maskrcnn-ray",
+        min_length=1,
+        max_length=_MAX_EXPERIMENT_NAME,
+        description="Experiment name.",
+    )
+    model_name: str = Field(
+        "maskrcnn-ray",
+        min_length=1,
+        max_length=_MAX_MODEL_NAME,
+        description="Name of the registered model.",
+    )
     champion_metric: str = Field(
         "segm/AP",
         description="Metric that decides promotion to champion, such as bbox/AP, keypoints/AP or "
         "proposals/AR1000; higher is better.",
     )
+
+    @field_validator("model_name")
+    @classmethod
+    def _can_be_registered(cls, name: str) -> str:
+        if re.search(r"[/:@\x00-\x1f]", name) or name in (".", "..") or name != name.strip():
+            raise ValueError(
+                "the registry takes no name with '/', ':', '@' or control characters, and none "
+                "that begins or ends with a space; for example use team-parts for team/parts"
+            )
+        return name
+
+    @field_validator("experiment")
+    @classmethod
+    def _is_visible(cls, name: str) -> str:
+        if not name.strip():
+            raise ValueError("must not be blank")
+        return name

@@ -52,7 +52,11 @@ class TrainConfig(Settings):
         "auto", description="auto: one GPU per worker if the cluster has them, else the CPU."
     )
     cpus_per_worker: PositiveFloat = Field(1.0, description="CPUs reserved per worker.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast dtype.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Autocast dtype. auto: bf16 on GPUs that have it, fp16 on older ones, fp32 on "
+        "CPUs.",
+    )
     global_batch: Positive = Field(16, description="Images per optimizer step, over all workers.")
     accumulate: Positive = Field(1, description="Micro-batches per step; more need less memory.")
     canvas: CanvasScope = Field(

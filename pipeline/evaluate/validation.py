@@ -7,6 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from model import Detector, Predictor
+from model.config.settings import Precision
 from pipeline.evaluate.dataset_metrics import dataset_metrics, metric_kinds
 from pipeline.evaluate.metrics import Metrics
 from pipeline.infer.detection_rows import coco_results, detection_row
@@ -34,7 +35,12 @@ class RowPredictions:
 
 
 def validate(
-    detector: Detector, shards_url: str, rank: int, world_size: int, batch: int
+    detector: Detector,
+    shards_url: str,
+    rank: int,
+    world_size: int,
+    batch: int,
+    precision: Precision = "fp32",
 ) -> Metrics | None:
     """Evaluate a detector during training.
 
@@ -46,12 +52,13 @@ def validate(
         rank: rank of this process.
         world_size: number of processes that share the work.
         batch: images per forward pass.
+        precision: autocast dtype of the forward passes.
 
     Returns:
         The metrics on rank 0, None elsewhere.
     """
     rows = rows_of_rank(shards_url, rank, world_size)
-    share = predict_rows(Predictor(detector), rows, batch)
+    share = predict_rows(Predictor(detector, precision), rows, batch)
     gathered: list[RowPredictions | None] = [share]
     if world_size > 1:
         gathered = [None] * world_size
@@ -69,6 +76,7 @@ def validate(
             predicted_keypoints=config.keypoint.names if config.keypoint else None,
             has_classes=not config.is_proposal_network,
         ),
+        () if config.is_proposal_network else detector.categories,
     )
     return replace(
         metrics,

@@ -70,7 +70,7 @@ def run_inference(config: RunConfig) -> InferenceResult:
         inputs,
         source,
     )
-    job = InferenceJob(output, settings.batch, settings.score_threshold, source)
+    job = InferenceJob(output, settings.batch, settings.score_threshold, source, settings.precision)
     outcomes = predict_chunks(chunks, model, job, settings.workers)
     _write_failures(output, outcomes)
     images = draw_predictions(

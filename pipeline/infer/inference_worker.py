@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from model import Predictor
+from model.config.settings import Precision
 from pipeline.infer.detection_rows import detection_row, write_detection_rows
 from pipeline.infer.detection_stream import predict_images
 from pipeline.infer.inputs import InputChunk, read_images
@@ -27,12 +28,14 @@ class InferenceJob:
         batch: images per forward pass.
         score_threshold: detections with a lower score are left out.
         model_source: source of the weights, for the ledger.
+        precision: autocast dtype of the forward passes.
     """
 
     predictions_url: str
     batch: int
     score_threshold: float
     model_source: str
+    precision: Precision = "fp32"
 
 
 class InferenceWorker:
@@ -50,7 +53,7 @@ class InferenceWorker:
             torch.set_num_threads(min(threads, os.cpu_count() or 1))
         warn_if_not_compiled(torch.device(device))
         self.job = job
-        self.predictor = model.load(device)
+        self.predictor = model.load(device, job.precision)
 
     def ready(self) -> None:
         """Return once the model is loaded."""

@@ -7,6 +7,7 @@ file is complete.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from model.config.settings import Precision
 from pipeline import storage
 from pipeline.config import digest_of
 from pipeline.infer.detection_rows import SCHEMA_VERSION
@@ -39,18 +40,20 @@ class LedgerEntry:
     model: str
 
 
-def chunk_key(chunk: InputChunk, model_digest: str, score_threshold: float) -> str:
+def chunk_key(
+    chunk: InputChunk, model_digest: str, score_threshold: float, precision: Precision = "fp32"
+) -> str:
     """Return a digest of everything that the output depends on: equal keys mean equal outputs."""
-    return digest_of(
-        {
-            "schema": SCHEMA_VERSION,
-            "input": chunk.identity,
-            "images": chunk.images,
-            "model": model_digest,
-            # The names are hashed too: renaming one would invalidate every ledger.
-            "least_score": score_threshold,
-        }
-    )
+    content = {
+        "schema": SCHEMA_VERSION,
+        "input": chunk.identity,
+        "images": chunk.images,
+        "model": model_digest,
+        # The names are hashed too: renaming one would invalidate every ledger.
+        "least_score": score_threshold,
+    }
+    # Left out for fp32, as in ledgers from before there was a choice.
+    return digest_of(content if precision == "fp32" else content | {"precision": precision})
 
 
 def output_url(predictions_url: str, name: str) -> str:

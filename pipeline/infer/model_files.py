@@ -7,7 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from model import ModelConfig, Predictor, load_detector
+from model import Category, ModelConfig, Predictor, load_detector
+from model.config.settings import Precision
 from model.weights import resolve_config
 from model.weights.conflicts import find_conflicts, list_overruled_settings
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
@@ -70,12 +71,23 @@ class ModelFiles:
             digest.update(self.config.model_dump_json().encode())
         return digest.hexdigest()
 
-    def load(self, device: str) -> Predictor:
-        """Load the detector on ``device``."""
+    def classes(self) -> tuple[Category, ...]:
+        """Return the K classes; label i is ``classes()[i - 1]``. A proposal network has none."""
+        if self.config is not None:
+            network = self.load("cpu")
+            return () if network.config.is_proposal_network else network.categories
+        saved = json.loads(self.files[CONFIG_FILE])
+        if ModelConfig.model_validate(saved["config"]).is_proposal_network:
+            return ()
+        return tuple(Category(**category) for category in saved["categories"])
+
+    def load(self, device: str, precision: Precision = "fp32") -> Predictor:
+        """Load the detector on ``device``, to predict in ``precision``."""
         with tempfile.TemporaryDirectory(prefix="detector-") as scratch:
             for name, content in self.files.items():
                 (Path(scratch) / name).write_bytes(content)
             if self.config is None:
-                return load_detector(scratch, device=device)
+                return load_detector(scratch, device=device, precision=precision)
             [name] = self.files
-            return load_detector(Path(scratch) / name, config=self.config, device=device)
+            path = Path(scratch) / name
+            return load_detector(path, config=self.config, device=device, precision=precision)

@@ -11,6 +11,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
+from model.inference.precision import check_precision
 from pipeline.infer.inference_worker import (
     CountMismatchError,
     InferenceJob,
@@ -55,7 +56,9 @@ def predict_chunks(
         RuntimeError: workers kept dying on a chunk or while loading the model.
     """
     digest = model.digest
-    keys = {chunk.name: chunk_key(chunk, digest, job.score_threshold) for chunk in chunks}
+    keys = {
+        chunk.name: chunk_key(chunk, digest, job.score_threshold, job.precision) for chunk in chunks
+    }
     if stale := remove_stale(job.predictions_url, list(keys)):
         logger.warning("removed %d outputs whose input no longer exists: %s", len(stale), stale[:5])
     entries = finished_entries(job.predictions_url, keys)
@@ -105,7 +108,7 @@ def _predict_in_process(
 ) -> Iterator[LedgerEntry]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     warn_if_not_compiled(torch.device(device))
-    predictor = model.load(device)
+    predictor = model.load(device, job.precision)
     for chunk in chunks:
         yield predict_chunk(predictor, chunk, job, keys[chunk.name])
 
@@ -162,6 +165,9 @@ def _worker_factory(
     """Return a function that starts one worker, and how many workers to start.
 
     The number is limited to the cluster's GPUs, or to its CPUs if it has no GPU.
+
+    Raises:
+        ValueError: their device cannot compute in the precision of the job.
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
@@ -172,6 +178,7 @@ def _worker_factory(
     worker_class: Any = ray.remote(**options)(InferenceWorker)
     stored_model = ray.put(model)
     device = "cuda" if gpus else "cpu"
+    check_precision(job.precision, torch.device(device))
     threads = max(1, cpus // count)
     return lambda: worker_class.remote(stored_model, job, device, threads), count
 

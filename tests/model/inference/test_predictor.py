@@ -192,3 +192,23 @@ def test_load_detector_applies_inference_settings(full_detector, tmp_path):
     assert len(loaded.predict([random_image(64, 80)])[0]) == 2
     with pytest.raises(TypeError, match="no_such_setting"):
         load_detector(tmp_path, no_such_setting=1)
+
+
+def test_load_detector_predicts_in_half_precision(full_detector, tmp_path):
+    save_detector(full_detector, tmp_path)
+    image = random_image(64, 80)
+    exact, half = (
+        load_detector(tmp_path, precision=precision).predict([image])[0]
+        for precision in ("fp32", "bf16")
+    )
+    assert half.boxes.dtype == torch.float32
+    assert not half.scores.equal(exact.scores)
+    # Random weights: only the best detections are sure to be the same.
+    torch.testing.assert_close(half.scores[:3], exact.scores[:3], rtol=0.05, atol=0.02)
+
+
+def test_a_precision_that_the_device_lacks_is_rejected_before_the_weights_are_read(tmp_path):
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        load_detector(tmp_path / "nowhere", precision="fp16")
+    with pytest.raises(ValueError, match="precision must be fp32, bf16 or fp16; got 'half'"):
+        load_detector(tmp_path / "nowhere", precision="half")

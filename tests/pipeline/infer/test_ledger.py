@@ -38,8 +38,9 @@ def test_the_entry_of_a_finished_chunk_has_its_counts(folder):
         chunk_key(replace(CHUNK, images=5), "model", 0.05),
         chunk_key(CHUNK, "another model", 0.05),
         chunk_key(CHUNK, "model", 0.3),
+        chunk_key(CHUNK, "model", 0.05, "bf16"),
     ],
-    ids=["content", "count", "model", "threshold"],
+    ids=["content", "count", "model", "threshold", "precision"],
 )
 def test_a_chunk_whose_output_would_differ_is_not_finished(folder, key):
     assert finished_entries(folder, {"part-00000": key}) == {}

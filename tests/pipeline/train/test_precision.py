@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from model.inference.precision import fastest_precision
 from pipeline.train.precision import Precision
 
 CPU = torch.device("cpu")
@@ -25,3 +26,10 @@ def test_only_fp16_scales_gradients(kind):
     precision = Precision(kind, CPU)
     assert precision.scaler.scale(torch.tensor(3.0)).item() == 3.0
     assert not precision.skips_overflows
+
+
+def test_auto_is_the_fastest_precision_of_the_device(monkeypatch):
+    assert Precision("auto", CPU).kind == "fp32"
+    for capability, kind in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert fastest_precision(torch.device("cuda")) == kind
