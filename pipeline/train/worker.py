@@ -109,6 +109,9 @@ class _Worker:
         # Workers on one machine share its cores: more threads than reserved would compete.
         torch.set_num_threads(max(1, int(self.config.cpus_per_worker)))
         torch.manual_seed(task.config.seed)
+        if device.type == "cuda":
+            # Products of fp32 matrices in TF32, as torch computes convolutions by default.
+            torch.set_float32_matmul_precision("high")
         configure_logging(rank)
         if rank == 0:
             logger.info("training on %s, operators %s", self.device, backend())
@@ -262,10 +265,11 @@ class _Worker:
             self.sink.log({"train/bad_rows": count.item()}, step)
 
     def _validate(self, shards: str, step: int) -> None:
-        batch = self.task.config.evaluate.batch
+        settings = self.task.config.evaluate
+        batch, precision = settings.batch, settings.precision
         with explain_out_of_memory(self.device, f"lower evaluate.batch (now {batch})"):
             detector = self.state.detector.eval()
-            metrics = validate(detector, shards, self.rank, self.world_size, batch)
+            metrics = validate(detector, shards, self.rank, self.world_size, batch, precision)
         if metrics is not None and self.sink is not None:
             values = {f"val/{name}": value for name, value in metrics.values.items()}
             self.metrics |= values
