@@ -18,10 +18,10 @@ from pipeline import storage
 from pipeline.cluster import prepare_environment
 from pipeline.config import RunConfig, digest_of
 from pipeline.evaluate.evaluation import run_evaluation
-from pipeline.evaluate.registration import register_evaluated
+from pipeline.evaluate.registration import check_champion_metric, register_evaluated
 from pipeline.infer.inference import run_inference
 from pipeline.ingest.splits import prepare_split
-from pipeline.output_layout import Split, split_shards_url
+from pipeline.output_layout import Split, from_portable, split_shards_url, to_portable
 from pipeline.train.driver import run_training
 
 Outcome = dict[str, Any]
@@ -73,8 +73,10 @@ def run_chain(config: RunConfig) -> Iterator[StageRecord]:
         The stages' records in the order of ``STAGES``, each as soon as it is available.
 
     Raises:
+        ConfigError: a setting of a late stage is wrong.
         Exception: the exception of the first stage that failed; finished stages are kept.
     """
+    check_champion_metric(config)
     # Reserves no CPU: a stage waits for workers that it starts, and they may need all CPUs.
     task = ray.remote(num_cpus=0, max_retries=0)(_run_stage)
     running: dict[str, Any] = {}
@@ -95,7 +97,7 @@ def _run_stage(name: str, config: RunConfig, *upstream: StageRecord) -> StageRec
     stage = next(stage for stage in STAGES if stage.name == name)
     key = _stage_key(stage, config, upstream)
     success_url = storage.join(config.output, "stages", name, "_SUCCESS.json")
-    finished = _finished_record(success_url, key)
+    finished = _finished_record(success_url, key, config.output)
     if finished is not None and not stage.always_runs and _files_exist(stage, finished.outcome):
         return replace(finished, skipped=True)
     started = time.monotonic()
@@ -105,7 +107,7 @@ def _run_stage(name: str, config: RunConfig, *upstream: StageRecord) -> StageRec
         return replace(finished, skipped=True)
     seconds = round(time.monotonic() - started, 1)
     record = StageRecord(name, key, outcome, seconds)
-    storage.write_json(success_url, asdict(record))
+    storage.write_json(success_url, to_portable(asdict(record), config.output))
     return record
 
 
@@ -121,14 +123,14 @@ def _files_exist(stage: Stage, outcome: Outcome) -> bool:
 
 def _stage_key(stage: Stage, config: RunConfig, upstream: tuple[StageRecord, ...]) -> str:
     settings = config.model_dump(mode="json", include=set(stage.sections))
-    inputs = {record.stage: record.outcome for record in upstream}
+    inputs = {record.stage: to_portable(record.outcome, config.output) for record in upstream}
     return digest_of({"stage": stage.name, "settings": settings, "inputs": inputs})
 
 
-def _finished_record(success_url: str, key: str) -> StageRecord | None:
+def _finished_record(success_url: str, key: str, output: str) -> StageRecord | None:
     if not storage.exists(success_url):
         return None
-    record = StageRecord(**storage.read_json(success_url))
+    record = StageRecord(**from_portable(storage.read_json(success_url), output))
     return record if record.key == key else None
 
 

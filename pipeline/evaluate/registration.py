@@ -1,11 +1,35 @@
 """The registration job: register the checkpoint that the output's evaluation measured."""
 
+from model.config import ModelConfig
+from model.config.settings import ConfigError
 from pipeline import storage
 from pipeline.config import RunConfig
+from pipeline.evaluate.metrics import VOC_METRIC, metric_names
 from pipeline.evaluate.report import REPORT_JSON
-from pipeline.output_layout import EVALUATION_FOLDER
+from pipeline.output_layout import EVALUATION_FOLDER, from_portable
 from pipeline.track.model_registry import register_model
 from pipeline.track.promotion import RegisteredVersion
+
+
+def check_champion_metric(config: RunConfig) -> None:
+    """Check before a training that its evaluation will measure ``track.champion_metric``.
+
+    Raises:
+        ConfigError: it is no metric of this detector.
+    """
+    metric, names = config.track.champion_metric, measured_metrics(config.model)
+    if metric not in names:
+        raise ConfigError(
+            [f"track.champion_metric: {metric} is not measured for this detector; use {names[0]}"]
+        )
+
+
+def measured_metrics(model: ModelConfig) -> tuple[str, ...]:
+    """Return the names of all metrics that an evaluation of a detector can have."""
+    kinds = ["proposals"] if model.is_proposal_network else ["bbox"]
+    kinds += ["segm"] if model.mask is not None else []
+    kinds += ["keypoints"] if model.keypoint is not None else []
+    return (*(f"{kind}/{name}" for kind in kinds for name in metric_names(kind)), VOC_METRIC)
 
 
 def register_evaluated(config: RunConfig) -> RegisteredVersion:
@@ -20,7 +44,7 @@ def register_evaluated(config: RunConfig) -> RegisteredVersion:
         raise storage.MissingFileError(
             f"there is no evaluation at {report_url}; run workflows/evaluate.py first"
         )
-    report = storage.read_json(report_url)
+    report = from_portable(storage.read_json(report_url), config.output)
     return register_model(
         config,
         checkpoint_url=report["weights"],

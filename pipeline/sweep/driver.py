@@ -15,9 +15,12 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import BasicVariantGenerator
 
+from model.config.settings import ConfigError
 from pipeline import storage
 from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig, config_digest, to_yaml
+from pipeline.evaluate.registration import measured_metrics
+from pipeline.output_layout import from_portable, to_portable
 from pipeline.sweep.results import TrialSummary, best_trial, summarize_trial
 from pipeline.sweep.search_space import check_space, distributions
 from pipeline.sweep.stopped_trials import StoppedTrials, wait_and_remove_groups
@@ -69,14 +72,18 @@ def run_sweep(config: RunConfig) -> SweepResult:
     """Run the search of ``config.sweep``; continue an interrupted one, or return a finished one.
 
     Raises:
-        ConfigError: the search space has keys or values that are not valid in a config.
+        ConfigError: the search space has keys or values that are not valid in a config, or
+            ``sweep.metric`` is not measured.
         SweepError: no trial succeeded, or the output holds another sweep.
         TrainingError: the cluster cannot hold one trial.
     """
     check_space(config)
+    _check_metric(config)
     record_url = storage.join(sweep_folder(config), "sweep.json")
-    record = storage.read_json(record_url) if storage.exists(record_url) else {}
-    digest = config_digest(config)
+    stored = storage.read_json(record_url) if storage.exists(record_url) else {}
+    record = from_portable(stored, config.output)
+    # A sweep that is moved to another output folder stays the same sweep.
+    digest = config_digest(config.model_copy(update={"output": ""}))
     if record and record["config_digest"] != digest:
         raise SweepError(
             f"{config.output} holds a sweep with other settings; choose another output"
@@ -88,15 +95,24 @@ def run_sweep(config: RunConfig) -> SweepResult:
     concurrent = concurrent_trials(config, connect())
     with open_run(config, "sweep", run_id=record.get("run_id")) as run:
         record = {"config_digest": digest, "run_id": run.run_id}
-        storage.write_json(record_url, record)
+        storage.write_json(record_url, to_portable(record, config.output))
         logger.info("%d trials, %d at a time", config.sweep.trials, concurrent)
         grid = _tuner(config, run, concurrent).fit()
         _remove_placement_groups(grid)
         trials = tuple(summarize_trial(result, config) for result in grid)
         _end_stopped_runs(config, run, trials)
         result = _conclude(config, run, trials)
-        storage.write_json(record_url, {**record, "result": asdict(result)})
+        finished = {**record, "result": asdict(result)}
+        storage.write_json(record_url, to_portable(finished, config.output))
     return result
+
+
+def _check_metric(config: RunConfig) -> None:
+    metric, names = config.sweep.metric, measured_metrics(config.model)
+    if not metric.startswith("train/") and metric.removeprefix("val/") not in names:
+        raise ConfigError(
+            [f"sweep.metric: {metric} is not measured for this detector; use {names[0]}"]
+        )
 
 
 def concurrent_trials(config: RunConfig, resources: ClusterResources) -> int:

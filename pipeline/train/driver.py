@@ -89,17 +89,8 @@ def run_training(
     if recorded is not None:
         check_resumable(recorded, present, config.output)
     checkpoint = find_checkpoint(config.output)
-    if recorded is not None and recorded.result is not None and is_finished(recorded, present):
-        finished = TrainingResult(run_id=recorded.run_id, **recorded.result)
-        if checkpoint == finished.checkpoint_url:
-            logger.info("the training in %s is finished; nothing to do", config.output)
-            return finished
-        logger.warning(
-            "the training in %s was finished, but its last checkpoint is gone; training again from "
-            "%s",
-            config.output,
-            checkpoint or "the beginning",
-        )
+    if recorded is not None and (result := _finished(config, recorded, present, checkpoint)):
+        return result
     check_frozen_parts(config, resumes=checkpoint is not None)
 
     resources = connect()
@@ -111,6 +102,24 @@ def run_training(
         finished = {k: v for k, v in dataclasses.asdict(result).items() if k != "run_id"}
         write_run_record(config.output, dataclasses.replace(record, result=finished))
     return result
+
+
+def _finished(
+    config: RunConfig, recorded: RunRecord, present: RunRecord, checkpoint: str | None
+) -> TrainingResult | None:
+    """Return the result of a finished training, if its last checkpoint is still there."""
+    if recorded.result is None or not is_finished(recorded, present):
+        return None
+    result = TrainingResult(run_id=recorded.run_id, **recorded.result)
+    if checkpoint == result.checkpoint_url:
+        logger.info("the training in %s is finished; nothing to do", config.output)
+        return result
+    logger.warning(
+        "the training in %s was finished, but its last checkpoint is gone; training again from %s",
+        config.output,
+        checkpoint or "the beginning",
+    )
+    return None
 
 
 def _present_record(config: RunConfig, manifest: Manifest, recorded: RunRecord | None) -> RunRecord:
