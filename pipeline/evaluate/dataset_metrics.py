@@ -1,14 +1,16 @@
 """All metrics of a detector on a dataset: which ones, and their values."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from model.structures import Category
 from pipeline.evaluate.coco_metrics import coco_metrics
 from pipeline.evaluate.metrics import VOC_METRIC, Metrics, mean_of_measured
 from pipeline.evaluate.proposal_metrics import proposal_metrics
 from pipeline.evaluate.voc_metrics import voc_metrics
+from pipeline.shards.class_match import ClassMatch, list_names, match_classes
 from pipeline.shards.coco_ground_truth import coco_ground_truth
 from pipeline.shards.keypoints import KeypointSet
 from pipeline.shards.manifest import read_manifest
@@ -17,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def dataset_metrics(
-    shards_url: str, results: Sequence[Mapping[str, Any]], kinds: Sequence[str]
+    shards_url: str,
+    results: Sequence[Mapping[str, Any]],
+    kinds: Sequence[str],
+    classes: Sequence[Category] = (),
 ) -> Metrics:
     """Compute COCO metrics, and VOC's AP as well if the manifest names VOC's protocol.
 
@@ -26,15 +31,27 @@ def dataset_metrics(
         results: COCO results format.
         kinds: any of "bbox", "segm" and "keypoints"; or "proposals" alone for the recall of a
             proposal network.
+        classes: the detector's classes, which are matched with the dataset's by name; those that
+            the dataset lacks get an AP of -1. Empty if the results have the dataset's category
+            ids.
 
     Raises:
+        ClassMismatchError: the detector and the dataset have no class in common.
         ValueError: a result has an image id or category id that the dataset does not have.
     """
     ground_truth = coco_ground_truth(shards_url)
     if tuple(kinds) == ("proposals",):
         return proposal_metrics(ground_truth, results)
+    manifest = read_manifest(shards_url)
+    notes: tuple[str, ...] = ()
+    if classes:
+        match = match_classes(classes, manifest.categories)
+        results = match.renumber(results)
+        ground_truth["categories"] += [each._asdict() for each in match.without_objects]
+        notes = tuple(_notes(match, ground_truth))
     metrics = coco_metrics(ground_truth, results, kinds)
-    protocol = read_manifest(shards_url).protocol
+    metrics = replace(metrics, notes=(*metrics.notes, *notes))
+    protocol = manifest.protocol
     if protocol == "coco":
         return metrics
     values = voc_metrics(ground_truth, results, eleven_points=protocol == "voc_11_points")
@@ -46,6 +63,16 @@ def dataset_metrics(
             for row in metrics.per_class
         ),
     )
+
+
+def _notes(match: ClassMatch, ground_truth: Mapping[str, Any]) -> Iterator[str]:
+    ids = {category["name"]: category["id"] for category in ground_truth["categories"]}
+    annotated = {annotation["category_id"] for annotation in ground_truth["annotations"]}
+    if missed := [name for name in match.unknown if ids[name] in annotated]:
+        yield (
+            f"The detector does not know these classes of the dataset, so their AP is 0: "
+            f"{list_names(missed)}."
+        )
 
 
 def metric_kinds(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric
 
+from model.structures import Category
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.comparison_images import draw_comparisons
@@ -22,8 +23,9 @@ from pipeline.infer.ledger import output_url
 from pipeline.infer.model_files import ModelFiles
 from pipeline.infer.visualizations import IMAGES_FOLDER
 from pipeline.infer.worker_pool import ChunkOutcome, predict_chunks
-from pipeline.output_layout import EVALUATION_FOLDER, split_shards_url
+from pipeline.output_layout import EVALUATION_FOLDER, split_shards_url, to_portable
 from pipeline.shards.manifest import read_manifest
+from pipeline.stream.dataset_checks import check_classes
 from pipeline.track.mlflow_run import (
     MLFLOW_DIGEST_LENGTH,
     TrackedRun,
@@ -90,7 +92,7 @@ def run_evaluation(
 
     Raises:
         FileNotFoundError: there are no shards or no weights.
-        ValueError: the detector predicts categories that the dataset does not have.
+        ConfigError: the detector and the dataset have no class in common.
     """
     shards_url = split_shards_url(config, "val")
     manifest = read_manifest(shards_url)
@@ -100,13 +102,17 @@ def run_evaluation(
     source = pin_version(weights or newest_checkpoint(config), config)
     with resolve_weights(source, config) as path:
         model = ModelFiles.read(path, config.model)
+    classes = model.classes()
+    if classes:
+        check_classes("the detector", classes, manifest.categories, shards_url)
     folder = storage.join(config.output, EVALUATION_FOLDER)
     predictions_url = storage.join(folder, "predictions")
     with open_run(config, "evaluate", run_id=run_id) as run:
         chunks = plan_inputs(shards_url, images_per_chunk=1)
-        job = InferenceJob(predictions_url, config.evaluate.batch, 0.0, source)
-        outcomes = predict_chunks(chunks, model, job, config.evaluate.workers)
-        metrics, failures = _measure(shards_url, predictions_url, outcomes)
+        settings = config.evaluate
+        job = InferenceJob(predictions_url, settings.batch, 0.0, source, settings.precision)
+        outcomes = predict_chunks(chunks, model, job, settings.workers)
+        metrics, failures = _measure(shards_url, predictions_url, outcomes, classes)
         if config.model.test_augmentation is not None:
             metrics = replace(metrics, notes=(*metrics.notes, TEST_AUGMENTATION_NOTE))
         images = draw_comparisons(
@@ -126,7 +132,7 @@ def run_evaluation(
             failures=tuple(failures),
             pictures=tuple(url[len(folder) :].strip("/") for url in images),
         )
-        report_url = _write_report(folder, report, run)
+        report_url = _write_report(config.output, report, run)
         _record(run, report, folder)
     return EvaluationResult(
         metrics=metrics.values,
@@ -151,7 +157,10 @@ def _training_run_id(config: RunConfig) -> str | None:
 
 
 def _measure(
-    shards_url: str, predictions_url: str, outcomes: Sequence[ChunkOutcome]
+    shards_url: str,
+    predictions_url: str,
+    outcomes: Sequence[ChunkOutcome],
+    classes: Sequence[Category],
 ) -> tuple[Metrics, list[str]]:
     """Return the metrics of the written predictions, and ``file name: reason`` of failures."""
     rows: list[DetectionRow] = [
@@ -171,14 +180,16 @@ def _measure(
             ),
             has_classes=all(row.category_ids is not None for row in rows),
         ),
+        classes,
     )
     return replace(metrics, images=len(rows), failed_images=len(failures)), failures
 
 
-def _write_report(folder: str, report: EvaluationReport, run: TrackedRun) -> str:
+def _write_report(output: str, report: EvaluationReport, run: TrackedRun) -> str:
+    folder = storage.join(output, EVALUATION_FOLDER)
     report_url = storage.join(folder, REPORT_PAGE)
     storage.write_bytes(report_url, report.to_markdown().encode())
-    document = {**report.to_json(), "run_id": run.run_id}
+    document = to_portable({**report.to_json(), "run_id": run.run_id}, output)
     storage.write_json(storage.join(folder, REPORT_JSON), document)
     return report_url
 

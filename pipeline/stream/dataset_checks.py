@@ -1,11 +1,13 @@
 """Check that a dataset has the classes, masks and keypoints that the model learns."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from model.config.keypoint_names import flip_order
 from model.config.settings import ConfigError
+from model.structures import Category
 from pipeline.config import RunConfig
+from pipeline.shards.class_match import ClassMismatchError, list_names, match_classes
 from pipeline.shards.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -38,18 +40,68 @@ def check_training_data(config: RunConfig, manifest: Manifest, shards_url: str) 
         )
 
 
-def check_validation_data(config: RunConfig, manifest: Manifest, shards_url: str) -> None:
-    """Raise if the validation shards have other keypoints than the model learns.
+def check_validation_data(
+    config: RunConfig,
+    manifest: Manifest,
+    shards_url: str,
+    train_categories: Sequence[Category] = (),
+) -> None:
+    """Raise if the validation shards have other classes or keypoints than the model learns.
 
     Shards without any keypoints pass: boxes and masks can still be validated.
 
+    Args:
+        config: the job's settings.
+        manifest: manifest of the validation shards.
+        shards_url: URL of the shards, for error messages.
+        train_categories: classes of the training shards; empty skips their comparison.
+
     Raises:
-        ConfigError: the shards' keypoints differ from the model's.
+        ConfigError: no class is in both splits, or the shards' keypoints differ from the model's.
     """
+    if train_categories and not config.model.is_proposal_network:
+        check_classes("the training data", train_categories, manifest.categories, shards_url)
     if config.model.keypoint is not None and manifest.keypoints is not None:
         problem = _name_problem(config.model.keypoint.names, manifest, shards_url)
         if problem is not None:
             raise ConfigError([problem])
+
+
+def check_classes(
+    learned_from: str,
+    learned: Sequence[Category],
+    evaluated: Sequence[Category],
+    shards_url: str,
+) -> None:
+    """Raise if no class that a detector learns is evaluated; warn about classes it cannot know.
+
+    Args:
+        learned_from: what has the learned classes, for messages.
+        learned: the classes of the detector.
+        evaluated: the classes of the shards it is evaluated on.
+        shards_url: URL of these shards.
+
+    Raises:
+        ConfigError: the classes cannot be matched by name.
+    """
+    try:
+        match = match_classes(learned, evaluated)
+    except ClassMismatchError as error:
+        raise ConfigError([f"classes of {learned_from} and of {shards_url}: {error}"]) from None
+    if match.unknown:
+        logger.warning(
+            "%s lacks classes of %s, so their AP will be 0 if they have objects: %s",
+            learned_from,
+            shards_url,
+            list_names(match.unknown),
+        )
+    if match.without_objects:
+        logger.info(
+            "%s has classes that %s lacks, so they have no AP: %s",
+            learned_from,
+            shards_url,
+            list_names([category.name for category in match.without_objects]),
+        )
 
 
 def flip_swaps_no_keypoints(config: RunConfig) -> bool:

@@ -145,7 +145,7 @@ def _check_data(config: RunConfig, manifest: Manifest, shards: str) -> None:
     check_training_data(config, manifest, shards)
     val_shards = split_shards_url(config, "val")
     if storage.exists(storage.join(val_shards, MANIFEST_NAME)):
-        check_validation_data(config, read_manifest(val_shards), val_shards)
+        check_validation_data(config, read_manifest(val_shards), val_shards, manifest.categories)
 
 
 def check_frozen_parts(config: RunConfig, resumes: bool = False) -> None:

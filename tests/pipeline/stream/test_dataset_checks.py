@@ -7,6 +7,7 @@ import pytest
 
 from model.config import KeypointHeadConfig, ModelConfig
 from model.config.settings import ConfigError
+from model.structures import Category
 from pipeline import storage
 from pipeline.config import DataConfig
 from pipeline.shards.manifest import read_manifest, write_manifest
@@ -75,6 +76,19 @@ def test_validation_shards_may_lack_keypoints_but_not_have_others(keypoint_confi
     person = with_keypoint_head(keypoint_config, KeypointHeadConfig())
     with pytest.raises(ConfigError, match="must be those of"):
         check_validation_data(person, manifest, keypoint_shards)
+
+
+def test_splits_are_matched_by_class_names_before_training(config, shards, caplog):
+    manifest = read_manifest(shards)
+    learned = manifest.categories
+    others = tuple(Category(n, name) for n, name in enumerate(("hexagon", "heart")))
+    with pytest.raises(ConfigError, match=r"no class has the same name: .*hexagon, heart"):
+        other = dataclasses.replace(manifest, categories=others)
+        check_validation_data(config, other, shards, learned)
+    assert not caplog.records
+    rare = dataclasses.replace(manifest, categories=(learned[2], others[0]))
+    check_validation_data(config, rare, shards, learned)
+    assert "AP will be 0 if they have objects: hexagon" in caplog.text
 
 
 def test_keypoint_names_that_cannot_be_flipped_train_only_without_flips(
