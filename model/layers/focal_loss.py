@@ -11,14 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# Logits computed at once. With fewer, launches take longer than the arithmetic on a GPU; with more,
+# temporary tensors take more memory.
+CHUNK = 1 << 24
+
 
 def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
     """Return the sum of the focal losses of all pairs of anchor and class.
 
     With p the probability of a class, the positive class of an anchor has the loss
     -alpha (1 - p)**gamma log(p), every other class -(1 - alpha) p**gamma log(1 - p). Besides the
-    logits and their gradient, memory is a few times the logits of one image: no one-hot targets are
-    made, and only the logits are saved for the backward pass.
+    logits and their gradient, memory is a few times CHUNK logits or those of one image: no one-hot
+    targets are made, and only the logits are saved for the backward pass.
 
     Args:
         logits: (B, A, K), any float type; the loss is computed in float32 or better.
@@ -44,15 +48,16 @@ class _FocalLoss(torch.autograd.Function):
         ctx.save_for_backward(logits, labels)
         ctx.alpha, ctx.gamma = alpha, gamma
         losses = []
-        for image, label in zip(logits, labels, strict=True):
-            x = _upcast(image)
-            positive = x.gather(1, _positive_column(label)).squeeze(1)
+        images = _images_per_chunk(logits)
+        for part, label in zip(logits.split(images), labels.split(images), strict=True):
+            x = _upcast(part)
+            positive = x.gather(2, _positive_column(label)).squeeze(2)
             correction = alpha * _negative_loss(-positive, gamma)
             correction = correction - (1 - alpha) * _negative_loss(positive, gamma)
-            loss = (1 - alpha) * _negative_loss(x, gamma).sum(1)
+            loss = (1 - alpha) * _negative_loss(x, gamma).sum(2)
             loss = loss + torch.where(label > 0, correction, 0.0)
             losses.append(torch.where(label >= 0, loss, 0.0).sum())
-        return torch.stack(losses).sum() if losses else _upcast(logits).sum()
+        return torch.stack(losses).sum()
 
     @staticmethod
     @once_differentiable
@@ -60,16 +65,23 @@ class _FocalLoss(torch.autograd.Function):
         logits, labels = ctx.saved_tensors
         alpha, gamma = ctx.alpha, ctx.gamma
         gradient = torch.empty_like(logits)
-        for image, label, output in zip(logits, labels, gradient, strict=True):
-            x = _upcast(image)
-            positive = x.gather(1, _positive_column(label))
+        images = _images_per_chunk(logits)
+        parts = (each.split(images) for each in (logits, labels, gradient))
+        for part, label, output in zip(*parts, strict=True):
+            x = _upcast(part)
+            positive = x.gather(2, _positive_column(label))
             correction = -alpha * _negative_slope(-positive, gamma)
             correction = correction - (1 - alpha) * _negative_slope(positive, gamma)
             weight = torch.where(label >= 0, (1 - alpha) * upstream, 0.0)
-            slope = _negative_slope(x, gamma).mul_(weight[:, None])
-            correction = torch.where(label[:, None] > 0, correction * upstream, 0.0)
-            output.copy_(slope.scatter_add_(1, _positive_column(label), correction))
+            slope = _negative_slope(x, gamma).mul_(weight[..., None])
+            correction = torch.where(label[..., None] > 0, correction * upstream, 0.0)
+            output.copy_(slope.scatter_add_(2, _positive_column(label), correction))
         return gradient, None, None, None
+
+
+def _images_per_chunk(logits: Tensor) -> int:
+    """Return how many images to compute at once: on the coarse levels of a pyramid, all."""
+    return max(1, CHUNK // max(1, logits[:1].numel()))
 
 
 def _upcast(x: Tensor) -> Tensor:
@@ -77,8 +89,8 @@ def _upcast(x: Tensor) -> Tensor:
 
 
 def _positive_column(label: Tensor) -> Tensor:
-    """Return the column of each anchor's class, (A, 1); 0 for background and ignored anchors."""
-    return (label - 1).clamp(min=0)[:, None]
+    """Return the column of each anchor's class, (B, A, 1); 0 for background and ignored anchors."""
+    return (label - 1).clamp(min=0)[..., None]
 
 
 def _negative_loss(x: Tensor, gamma: float) -> Tensor:

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.layers import focal_loss as focal_loss_module
 from model.layers.focal_loss import focal_loss
 
 
@@ -47,6 +48,19 @@ def test_loss_and_gradient_equal_the_equation_of_the_paper(
     # float64: the remaining error is the cancellation in log(1 - p) of the paper's form.
     for result, expected in zip(*results, strict=True):
         torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [1, 60, 1000])
+def test_images_in_chunks_give_the_same_loss_and_gradient(monkeypatch, chunk):
+    logits, labels = random_anchors(6, images=5, anchors=6, classes=4)
+    expected, whole = focal_loss(logits, labels, 0.25, 2.0), logits.clone().requires_grad_()
+    focal_loss(whole, labels, 0.25, 2.0).backward()
+    monkeypatch.setattr(focal_loss_module, "CHUNK", chunk)
+    parts = logits.clone().requires_grad_()
+    total = focal_loss(parts, labels, 0.25, 2.0)
+    total.backward()
+    torch.testing.assert_close(total, expected)
+    assert parts.grad.equal(whole.grad)
 
 
 def test_the_gradient_equals_finite_differences():
