@@ -1,5 +1,6 @@
 # make quickstart: install everything and run the whole chain of jobs on this machine.
 # make test:       install everything and pass the tests.
+# make fuzz:       10,000 damaged datasets of each format through ingest, about an hour.
 # make sanitize:   run the operator tests with AddressSanitizer and UndefinedBehaviorSanitizer.
 
 PYTHON ?= python3
@@ -7,13 +8,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: quickstart test lint sanitize install docs clean
+.PHONY: quickstart test fuzz lint sanitize install docs clean
 
 quickstart: install
 	$(BIN)/python workflows/end_to_end.py configs/quickstart.yaml
 
 test: install lint
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+fuzz: install
+	FUZZ_CASES=10000 $(BIN)/pytest -o timeout=14400 tests/pipeline/ingest/test_fuzz.py \
+	  tests/pipeline/shards/test_decode.py $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,7 +1,10 @@
 """Limit how much of a dataset may be left out before the job fails."""
 
+from collections.abc import Sequence
+
 from pipeline import storage
 from pipeline.ingest.listing import Listing
+from pipeline.ingest.rejects import Reject
 from pipeline.shards.manifest import QUARANTINE_NAME, Manifest
 
 _TOP_REASONS = 5
@@ -18,7 +21,11 @@ class QuarantineError(storage.StorageError):
 
 
 def check_quarantine(
-    listing: Listing, manifest: Manifest, shards_url: str, max_quarantined: float
+    listing: Listing,
+    manifest: Manifest,
+    shards_url: str,
+    max_quarantined: float,
+    rejects: Sequence[Reject] = (),
 ) -> None:
     """Check that enough of a dataset is usable.
 
@@ -27,30 +34,42 @@ def check_quarantine(
         manifest: counts of what is kept and left out.
         shards_url: folder of quarantine.jsonl, for the error message.
         max_quarantined: share of the images, and of the annotations, that may be left out.
+        rejects: what is left out; the error message shows one of the most common reason.
 
     Raises:
         QuarantineError: more is left out, no image is valid, or objects are listed but none is.
     """
     counts = manifest.counts
-    problems = []
+    too_many = [
+        f"{counts[f'{record}_quarantined']} of {counts[f'{record}_listed']} {record} left out"
+        for record in ("images", "annotations")
+        if counts[f"{record}_quarantined"] > max_quarantined * counts[f"{record}_listed"]
+    ]
     if not counts["images"]:
-        problems.append(f"none of the {counts['images_listed']} images is valid")
+        problem = f"none of the {counts['images_listed']} images is valid"
     elif counts["annotations_listed"] and not counts["objects"]:
-        problems.append(f"none of the {counts['annotations_listed']} annotations is an object")
+        problem = f"none of the {counts['annotations_listed']} annotations is an object"
+    elif too_many:
+        problem = " and ".join(too_many)
     else:
-        for record in ("images", "annotations"):
-            left_out, listed = counts[f"{record}_quarantined"], counts[f"{record}_listed"]
-            if left_out > max_quarantined * listed:
-                problems.append(f"{left_out} of {listed} {record} left out")
-    if not problems:
         return
     ranked = sorted(manifest.reasons.items(), key=lambda item: (-item[1], item[0]))[:_TOP_REASONS]
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in ranked)
-    advice = [_ADVICE[reason] for reason, _ in ranked if reason in _ADVICE]
-    if counts["images"]:
-        advice.append(f"allow a larger share with data.max_quarantined, now {max_quarantined:g}")
+    advice = ["correct the dataset"]
+    advice += [_ADVICE[reason] for reason, _ in ranked if reason in _ADVICE]
+    if counts["objects"]:
+        advice.append(f"allow a larger share with data.max_quarantined (now {max_quarantined:g})")
     raise QuarantineError(
-        f"{listing.name}: {' and '.join(problems)}: {reasons or 'no reasons'}. "
-        f"{storage.join(shards_url, QUARANTINE_NAME)} lists each. Correct the dataset, or "
-        f"{', or '.join(advice) or 'use another'}"
+        f"{listing.name}: {problem}: "
+        f"{', '.join(f'{reason} ({count})' for reason, count in ranked) or 'no reasons'}."
+        f"{_example(ranked, rejects)} All are in {storage.join(shards_url, QUARANTINE_NAME)}. "
+        f"To proceed, {', or '.join(advice)}."
     )
+
+
+def _example(ranked: Sequence[tuple[str, int]], rejects: Sequence[Reject]) -> str:
+    """Return a sentence about the first record that is left out for the most common reason."""
+    for reason, _ in ranked:
+        for reject in rejects:
+            if reject.reason == reason and reject.detail and not reject.mended:
+                return f" For example {reject.file or reject.record}: {reject.detail}."
+    return ""

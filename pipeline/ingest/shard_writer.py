@@ -102,7 +102,7 @@ def write_shards(
     manifest = _make_manifest(listing, digest, reports, rejects, decoding)
     lines = (json.dumps(asdict(reject)) + "\n" for reject in rejects)
     storage.write_bytes(storage.join(shards_url, QUARANTINE_NAME), "".join(lines).encode())
-    check_quarantine(listing, manifest, shards_url, max_quarantined)
+    check_quarantine(listing, manifest, shards_url, max_quarantined, rejects)
     _delete_stale_shards(shards_url, manifest)
     write_manifest(shards_url, manifest)
     storage.delete(storage.join(shards_url, _PARTS))

@@ -7,6 +7,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pipeline.shards.decode import (
@@ -18,6 +20,7 @@ from pipeline.shards.decode import (
     stored_size,
     upright_size,
 )
+from tests.pipeline.ingest.damage import fuzz
 
 
 def gradient(height=23, width=31):
@@ -86,8 +89,8 @@ def test_exif_orientation_turns_the_image_as_pillow_does(kind, orientation):
 def test_the_orientation_of_a_tiff_is_part_of_the_format(orientation):
     data = encode(Image.fromarray(gradient()), "TIFF", tiffinfo={0x0112: orientation})
     upright = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    for given in (None, STORED):
-        assert np.array_equal(decode_image(data, given), upright)
+    for chosen in (None, STORED):
+        assert np.array_equal(decode_image(data, chosen), upright)
     assert stored_size(data) == upright.shape[:2]
 
 
@@ -195,3 +198,41 @@ def test_data_that_is_not_an_image_is_an_error(data):
 def test_bytes_after_the_image_are_ignored():
     data = encode(Image.fromarray(gradient()), "JPEG")
     assert np.array_equal(decode_image(data + b"\0\0trailer"), decode_image(data))
+
+
+def turned(kind, **options):
+    image = Image.fromarray(gradient())
+    exif = image.getexif()
+    exif[0x0112] = 6
+    return encode(image, kind, exif=exif, **options)
+
+
+SEEDS = [
+    turned("JPEG"),
+    turned("JPEG", progressive=True),
+    turned("PNG"),
+    turned("WEBP"),
+    png_with_significant_bits(TWELVE_BITS, 12),
+    *(encode(Image.fromarray(gradient()), kind) for kind in ("BMP", "TIFF", "GIF", "PPM")),
+    encode(Image.fromarray(gradient()), "TIFF", compression="tiff_lzw"),
+    encode(Image.fromarray(TWELVE_BITS), "TIFF", tiffinfo={281: 4095}),
+]
+
+
+@fuzz
+@given(
+    st.sampled_from(SEEDS),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
+    st.sampled_from([1.0, 1.0, 0.9, 0.3]),
+)
+def test_damaged_bytes_decode_or_are_refused_in_words(data, changes, share):
+    damaged = bytearray(data)
+    for position, value in changes:
+        damaged[int(position * min(len(damaged), 400))] = value
+    damaged = bytes(damaged[: int(len(damaged) * share)])
+    for read in (decode_image, stored_size):
+        try:
+            read(damaged)
+        except DecodeError as error:
+            assert str(error)
+    assert 1 <= exif_orientation(damaged) <= 8
