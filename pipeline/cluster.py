@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,14 @@ ENVIRONMENT = {
 }
 
 
+# Ray itself waits minutes for a cluster that is not there.
+_ADDRESS_TIMEOUT_S = 10.0
+
+
+class ClusterError(ConnectionError):
+    """The Ray cluster cannot be joined; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class ClusterResources:
     """The total resources of a cluster."""
@@ -42,13 +51,42 @@ def connect() -> ClusterResources:
         The cluster's CPUs and GPUs.
 
     Raises:
-        ConnectionError: RAY_ADDRESS names a cluster that does not answer.
+        ClusterError: RAY_ADDRESS names a cluster that does not answer.
     """
     prepare_environment()
     if not ray.is_initialized():
-        ray.init(**_init_options())
+        address = os.environ.get("RAY_ADDRESS")
+        if address is not None:
+            check_address(address)
+        try:
+            ray.init(**_init_options())
+        except ConnectionError as error:
+            raise ClusterError(_unreachable(address, error)) from error
     total = ray.cluster_resources()
     return ClusterResources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0))
+
+
+def check_address(address: str) -> None:
+    """Check that something listens at an address of the form ``host:port``; accept any other.
+
+    Raises:
+        ClusterError: nothing does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # "auto", "local" or the address of a dashboard
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ADDRESS_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(_unreachable(address, error)) from error
+
+
+def _unreachable(address: str | None, error: Exception) -> str:
+    first_line = next(iter(str(error).splitlines()), type(error).__name__)
+    return (
+        f"no Ray cluster answers at RAY_ADDRESS={address} ({first_line}). Start it with "
+        "`ray start --head`, correct RAY_ADDRESS, or unset it to use this machine alone."
+    )
 
 
 @contextlib.contextmanager

@@ -47,20 +47,24 @@ def main(
 
 def _run(job: Job, config: RunConfig, program: str) -> int:
     # Imported late: see the module's docstring.
+    from ray.exceptions import RayError, RayTaskError
+
     from model.weights import WeightsError
     from pipeline import cluster
+    from pipeline.cluster import ClusterError
     from pipeline.infer.inference_worker import CountMismatchError
     from pipeline.storage import StorageError
     from pipeline.sweep.driver import SweepError
     from pipeline.track.mlflow_store import TrackingError
     from pipeline.train.checkpoint import CheckpointError
-    from pipeline.train.failures import TrainingError
+    from pipeline.train.failures import TrainingError, error_message
     from pipeline.train.run_record import RunMismatchError
 
     # Problems with a job's environment or inputs. Their messages say what to do, so they are
     # printed without a traceback; any other exception is a bug and keeps its own.
     expected_errors = (
         CheckpointError,
+        ClusterError,
         CountMismatchError,
         RunMismatchError,
         StorageError,
@@ -73,7 +77,19 @@ def _run(job: Job, config: RunConfig, program: str) -> int:
         with cluster.session():
             print(job(config), flush=True)
     except expected_errors as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        # An error of a Ray task is also a RayTaskError, whose text is the task's traceback.
+        print(f"{program}: {getattr(error, 'cause', error)}", file=sys.stderr)
+        return 1
+    except RayTaskError:
+        raise
+    except RayError as error:
+        # A machine or process was lost, or memory ran out: no bug of a job.
+        first_line = error_message(error).splitlines()[0]
+        print(
+            f"{program}: Ray stopped the job ({first_line}). Check the machines of the cluster "
+            "and their memory, then submit the job again: it continues.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

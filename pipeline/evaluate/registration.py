@@ -37,7 +37,7 @@ def register_evaluated(config: RunConfig) -> RegisteredVersion:
 
     Raises:
         FileNotFoundError: this output has no evaluation.
-        ValueError: ``track.champion_metric`` was not measured.
+        TrackingError: ``track.champion_metric`` was not measured.
     """
     report_url = storage.join(config.output, EVALUATION_FOLDER, REPORT_JSON)
     if not storage.exists(report_url):

@@ -16,7 +16,7 @@ from pipeline.output_layout import split_shards_url
 from pipeline.shards.manifest import read_manifest
 from pipeline.track.logged_model import log_model
 from pipeline.track.mlflow_run import MLFLOW_DIGEST_LENGTH, code_commit
-from pipeline.track.mlflow_store import open_store
+from pipeline.track.mlflow_store import TrackingError, open_store
 from pipeline.track.promotion import METRIC_TAG, RegisteredVersion, promote
 from pipeline.track.weights_source import resolve_weights
 
@@ -41,18 +41,19 @@ def register_model(
         dataset_digest: digest of the dataset on which the metrics were measured.
 
     Raises:
-        ValueError: the metric that decides is not among the metrics, or the checkpoint is a bare
+        TrackingError: the metric that decides is not among the metrics, or the checkpoint is a bare
             weights file.
+        WeightsError: a file of the checkpoint is damaged.
     """
     if config.track.champion_metric not in metrics:
-        raise ValueError(
+        raise TrackingError(
             f"track.champion_metric {config.track.champion_metric} was not measured; "
             f"the evaluation has {', '.join(sorted(metrics))}"
         )
     client = open_store(config)
     with resolve_weights(checkpoint_url, config) as folder:
         if not folder.is_dir():
-            raise ValueError(f"{checkpoint_url} is a bare weights file; register its folder")
+            raise TrackingError(f"{checkpoint_url} is a bare weights file; register its folder")
         tags = _provenance(client, config, folder, run_id)
         tags |= {"dataset_digest": dataset_digest, "checkpoint": checkpoint_url}
         tags |= {f"{METRIC_TAG}{key}": repr(float(value)) for key, value in metrics.items()}

@@ -111,9 +111,10 @@ def load_checkpoint_weights(folder: Path, detector: Detector) -> None:
     try:
         detector.load_state_dict(tensors)
     except RuntimeError as error:
+        differences = " ".join(str(error).split())  # one line each, with tabs
         raise CheckpointError(
-            f"checkpoint {folder.name} holds another model: {error}. Restore the model settings it "
-            "was trained with, or choose another output."
+            f"checkpoint {folder.name} holds another model: {differences[:500]}. Restore the model "
+            "settings it was trained with, or choose another output."
         ) from error
 
 

@@ -224,7 +224,7 @@ def _fit(
         raise to_training_error(error) from None
     worker_result: WorkerResult = fitted.return_value
     if worker_result.not_finite is not None:
-        raise TrainingError(f"{worker_result.not_finite} Their ids are in {nan_report}.")
+        raise TrainingError(worker_result.not_finite)
     return TrainingResult(
         checkpoint_url=newest_checkpoint(config),
         run_id=run.run_id,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray.train
+from safetensors import SafetensorError
 
 from pipeline.train.checkpoint import CheckpointError
 
@@ -17,7 +18,11 @@ class TrainingError(RuntimeError):
 LASTING_ERRORS = (
     TrainingError,
     CheckpointError,
+    SafetensorError,
     FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
     ValueError,
     TypeError,
     AttributeError,
@@ -86,4 +91,6 @@ def _lost_peer(error: Exception) -> bool:
 
 def _original(error: BaseException) -> BaseException:
     """Return the exception that user code raised, without Ray's wrappers."""
-    return getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error
+    while inner := getattr(error, "_base_exc", None) or getattr(error, "cause", None):
+        error = inner
+    return error

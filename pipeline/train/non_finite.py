@@ -28,6 +28,24 @@ class NonFiniteLossError(RuntimeError):
             "the annotations of these images."
         )
 
+    def explain(self, start_step: int, loaded_from: str | None) -> str:
+        """Return the error message for a training that started with loaded weights.
+
+        A loss that is not finite before the first update is the fault of the weights: the images
+        do not change from one training to the next.
+
+        Args:
+            start_step: optimizer steps taken before the weights were loaded.
+            loaded_from: where they come from; None for a training from scratch.
+        """
+        if loaded_from is None or self.step != start_step or self.what != "loss":
+            return str(self)
+        return (
+            f"the loss is NaN or infinite in the first step with the weights of {loaded_from}, "
+            "before any update: they are damaged or belong to another model. Use other weights or "
+            "an earlier checkpoint."
+        )
+
     def __reduce__(self) -> tuple[type["NonFiniteLossError"], tuple[int, tuple[int, ...], str]]:
         return type(self), (self.step, self.image_ids, self.what)
 

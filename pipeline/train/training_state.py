@@ -37,6 +37,7 @@ class TrainingState:
         precision: autocast and gradient scaling.
         device: this worker's device.
         start_step: optimizer steps taken before this process started.
+        loaded_from: the checkpoint or weights that training started with, if any.
     """
 
     detector: Detector
@@ -44,6 +45,7 @@ class TrainingState:
     precision: Precision
     device: torch.device
     start_step: int = 0
+    loaded_from: str | None = None
 
     def distributed_model(self) -> nn.Module:
         """Return the detector, wrapped to exchange gradients if there are several workers."""
@@ -88,7 +90,7 @@ def new_training_state(
         logger.info("weights from %s: %s", config.train.weights, report)
     _move_to(device, detector, config.train.channels_last)
     optimizer = build_optimizer(detector, config.train.optimizer)
-    return TrainingState(detector, optimizer, precision, device)
+    return TrainingState(detector, optimizer, precision, device, loaded_from=config.train.weights)
 
 
 def resume_training_state(
@@ -97,10 +99,19 @@ def resume_training_state(
     device: torch.device,
     checkpoint: Path,
     rank: int,
+    loaded_from: str,
 ) -> TrainingState:
     """Restore detector, optimizer, scaler and this worker's random state from a checkpoint.
 
     Learning rates, decays and momenta are those of ``config``, not the checkpoint's.
+
+    Args:
+        config: the job's settings.
+        categories: classes of the dataset.
+        device: this worker's device.
+        checkpoint: local folder of the checkpoint.
+        rank: rank of this worker.
+        loaded_from: URL of the checkpoint, for error messages.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or holds another model.
@@ -117,7 +128,7 @@ def resume_training_state(
         precision.scaler.load_state_dict(saved.scaler)
     restore_random_state(saved.random_states, rank, device)
     logger.info("resuming after step %d", saved.step)
-    return TrainingState(detector, optimizer, precision, device, saved.step)
+    return TrainingState(detector, optimizer, precision, device, saved.step, loaded_from)
 
 
 def _move_to(device: torch.device, detector: Detector, channels_last: bool) -> None:

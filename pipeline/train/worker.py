@@ -139,7 +139,9 @@ class _Worker:
             folder = Path(directory)
             try:
                 verify_checkpoint(folder, shown)
-                return resume_training_state(config, categories, self.device, folder, self.rank)
+                return resume_training_state(
+                    config, categories, self.device, folder, self.rank, shown
+                )
             except DamagedCheckpointError as error:
                 raise CheckpointError(
                     f"{error} Submit the job again: it sets this checkpoint aside and resumes from "
@@ -161,7 +163,9 @@ class _Worker:
             if self.rank == 0:
                 report = {"step": error.step, "image_ids": error.image_ids, "what": error.what}
                 storage.write_json(self.task.nan_report, report)
-            return WorkerResult(error.step, self.metrics, not_finite=str(error))
+            message = error.explain(self.state.start_step, self.state.loaded_from)
+            message += f" Step and image ids are in {self.task.nan_report}."
+            return WorkerResult(error.step, self.metrics, not_finite=message)
         finally:
             if self.sink is not None:
                 self.sink.close()

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.exceptions import OutOfMemoryError
 
+from model.weights import WeightsError
 from pipeline.config import load_config
 from workflows.command_line import format_values, main
 
@@ -103,6 +105,28 @@ def test_a_job_without_its_inputs_says_what_is_missing(ray_cluster, tmp_path, ca
 
     assert run_job(job, f"output={tmp_path}") == 1
     assert "run workflows/evaluate.py first" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_an_error_of_a_ray_task_is_shown_without_its_traceback(ray_cluster, capsys):
+    def damaged():
+        raise WeightsError("model.safetensors is damaged")
+
+    def job(_config):
+        return ray_cluster.get(ray_cluster.remote(damaged).remote())
+
+    assert run_job(job) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith(": model.safetensors is damaged")
+
+
+@pytest.mark.ray
+def test_what_ray_itself_raises_is_one_line(ray_cluster, capsys):
+    def job(_config):
+        raise OutOfMemoryError("a worker used too much memory\nmany more lines")
+
+    assert run_job(job) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "OutOfMemoryError: a worker used too much memory). Check the machines" in line
 
 
 @pytest.mark.ray

@@ -206,7 +206,7 @@ def test_a_failed_validation_and_a_damaged_checkpoint_cost_only_their_own_steps(
         file.write_bytes(b"damaged")
     output = tmp_path / "output"
     broken = {**shards, "val_shards": str(broken_shards)}
-    with pytest.raises(TrainingError, match=r"^training failed on worker \d: .*parquet") as raised:
+    with pytest.raises(TrainingError, match=r"^training failed on worker \d: ") as raised:
         run_training(make_config(output, broken, steps=4))
     assert "\n" not in str(raised.value)
     train = output / "train"

@@ -9,6 +9,7 @@ from ray.train.v2._internal.exceptions import (
     UserExceptionWithTraceback,
     WorkerHealthCheckFailedError,
 )
+from safetensors import SafetensorError
 
 from model.config.settings import ConfigError
 from model.weights import WeightsError
@@ -49,6 +50,8 @@ LASTING = (
     MissingFileError("s3://bucket/shards/part-0.parquet does not exist"),
     FileNotFoundError("weights/ does not hold model.safetensors"),
     TrainingError("out of memory"),
+    SafetensorError("Error while deserializing header"),
+    PermissionError("[Errno 13] Permission denied: 'train'"),
     ValueError("no image has 3 labeled keypoints"),
     TypeError("unsupported operand"),
     KeyError("boxes"),
@@ -86,6 +89,14 @@ def test_an_error_in_a_task_counts_as_its_cause():
     error = RayTaskError("read", TRACEBACK, ValueError("no columns")).as_instanceof_cause()
     with pytest.raises(ray.train.ControllerError, match="ValueError: no columns"):
         after_exception(error)
+
+
+def test_an_error_in_a_task_of_a_task_is_shown_as_the_first_cause():
+    inner = RayTaskError("read", TRACEBACK, WeightsError("w is damaged")).as_instanceof_cause()
+    outer = RayTaskError("plan", TRACEBACK, inner).as_instanceof_cause()
+    failure = ray.train.WorkerGroupError(TRACEBACK, {0: outer})
+    shown = str(to_training_error(failure))
+    assert shown == "training failed on worker 0: WeightsError: w is damaged"
 
 
 def test_a_training_error_is_shown_without_its_type():
