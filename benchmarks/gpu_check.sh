@@ -61,6 +61,8 @@ commands_of() {
       # confcutdir: the suite's conftest starts a cluster and an object store, which are missing here
       echo "$python -m pytest -q -m gpu --confcutdir=tests/ops_cuda tests/ops_cuda"
       echo "$python -m pytest -q -m gpu --confcutdir=tests/model tests/model"
+      echo "$python -m pytest -q -m gpu --confcutdir=tests/pipeline/train" \
+        "tests/pipeline/train/test_host_syncs.py"
       ;;
     memcheck)
       if command -v compute-sanitizer >/dev/null; then
@@ -78,6 +80,10 @@ commands_of() {
             "--batch 2 --out '$out/train_step_cuda_$precision.json'" ;;
         esac
       done
+      if [ "$1" = train ]; then
+        echo "$python -m benchmarks.train_step --device cuda --precision bf16 --models mask_rcnn" \
+          "--batch 16 --out '$out/train_step_cuda_bf16_16.json'"
+      fi
       ;;
     profile) echo "$python -m benchmarks.train_step --device cuda --precision bf16 --models mask_rcnn" \
       "--batch 2 --repeats 1 --profile '$out/profile_cuda.txt'" ;;

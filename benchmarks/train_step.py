@@ -3,12 +3,15 @@
     python -m benchmarks.train_step --device cpu --short-side 800 --batch 2
 
 Same weights, images and objects; stem, first stage and norm layers frozen; 512 proposals sampled
-per image. torchvision takes the masks as bitmaps, ours as polygons; both are prepared beforehand.
+per image. Ours is a step of the training loop, with a batch as the stream delivers it;
+torchvision's is that of its reference scripts. torchvision takes the masks as bitmaps, ours as
+polygons; both are in the memory of the host beforehand, and copied to the device in the step.
 """
 
 import argparse
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,9 +29,30 @@ from benchmarks.peers import (
     resize_images,
     time_alternately,
 )
+from model import Detector
+from model.config.settings import Precision
 from model.preprocess import pad_batch
-from model.structures import ImageSize, PolygonMasks, Targets
+from model.structures import (
+    BatchTargets,
+    ImageBatch,
+    ImageSize,
+    PolygonMasks,
+    Targets,
+    join_targets,
+)
 from ops_cuda import backend, rasterize_polygons
+from pipeline.config import OptimizerConfig
+from pipeline.train import precision as training_precision
+from pipeline.train.loop import LoopPlan, TrainingLoop
+from pipeline.train.optimizer import build_optimizer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as the loop reads it; that of the stream needs the packages of the pipeline."""
+
+    images: ImageBatch
+    targets: BatchTargets
 
 
 def main() -> None:
@@ -55,23 +79,13 @@ def _measure(model: str, options: argparse.Namespace, device: torch.device) -> d
     objects = [
         draw_ellipses(size, options.objects, classes, seed) for seed, size in enumerate(sizes)
     ]
-    batch = pad_batch(images, sizes, range(len(images))).to(device)
-    targets = [target.to(device) for target in objects]
-    peer_images = [image.permute(2, 0, 1).to(device).float() / 255 for image in images]
-    peer_targets = [
-        _as_peer_target(t, size, device) for t, size in zip(objects, sizes, strict=True)
+    batch = pad_batch(images, sizes, range(len(images)))
+    peer_images = [image.permute(2, 0, 1).float() / 255 for image in images]
+    peer_targets = [_as_peer_target(t, size) for t, size in zip(objects, sizes, strict=True)]
+    calls = [
+        _peer_step(peer, peer_images, peer_targets, options.precision, device),
+        _our_step(ours, Batch(batch, _join(ours, objects)), options.precision, device),
     ]
-
-    def peer_loss() -> Tensor:
-        return sum(peer(peer_images, [dict(target) for target in peer_targets]).values())
-
-    def our_loss() -> Tensor:
-        return sum(term.total / term.count.clamp(min=1) for term in ours(batch, targets).values())
-
-    def autocast() -> AbstractContextManager[object]:
-        return autocast_to(options.precision, device)
-
-    calls = [_step(peer, peer_loss, autocast), _step(ours, our_loss, autocast)]
     peer_ms, ours_ms = time_alternately(calls, options.repeats, device)
     launches, syncs = _count_host_calls(calls[1], device, options.profile)
     return {
@@ -91,26 +105,59 @@ def _measure(model: str, options: argparse.Namespace, device: torch.device) -> d
     }
 
 
-def _step(
-    model: nn.Module,
-    compute_loss: Callable[[], Tensor],
-    autocast: Callable[[], AbstractContextManager[object]],
+def _our_step(
+    detector: Detector, batch: Batch, precision: Precision, device: torch.device
 ) -> Callable[[], None]:
-    # A learning rate of zero, so that the weights and the amount of work stay the same.
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Return a function that takes a step of the training loop."""
+    loop = TrainingLoop(
+        model=detector,
+        optimizer=build_optimizer(detector, OptimizerConfig()),
+        # A learning rate of zero, so that the weights and the amount of work stay the same.
+        lr_schedule=lambda step: 0.0,
+        precision=training_precision.Precision(precision, device),
+        device=device,
+        plan=LoopPlan(0, sys.maxsize, images_per_step=len(batch.images), log_every=sys.maxsize),
+    )
+    return lambda: loop.train_step(0, iter([batch]))
+
+
+def _join(detector: Detector, objects: Sequence[Targets]) -> BatchTargets:
+    """Return the objects in the form in which the stream delivers them."""
+    keypoints = detector.config.keypoint
+    return join_targets(
+        objects,
+        torch.device("cpu"),
+        with_masks=detector.config.mask is not None,
+        num_keypoints=len(keypoints.names) if keypoints else 0,
+    )
+
+
+def _peer_step(
+    peer: nn.Module,
+    images: Sequence[Tensor],
+    targets: Sequence[Mapping[str, Tensor]],
+    precision: str,
+    device: torch.device,
+) -> Callable[[], None]:
+    """Return a function that takes a step as torchvision's reference scripts do."""
+    trainable = [parameter for parameter in peer.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trainable, lr=0.0, momentum=0.9, weight_decay=1e-4)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def step() -> None:
-        with autocast():
-            loss = compute_loss()
+        on_device = [image.to(device) for image in images]
+        moved = [{key: value.to(device) for key, value in each.items()} for each in targets]
+        with autocast_to(precision, device):
+            loss = sum(peer(on_device, moved).values())
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
 
     return step
 
 
-def _as_peer_target(target: Targets, size: ImageSize, device: torch.device) -> dict[str, Tensor]:
+def _as_peer_target(target: Targets, size: ImageSize) -> dict[str, Tensor]:
     """Return the objects in torchvision's form; its models ignore keys that they do not need."""
     if not isinstance(target.masks, PolygonMasks):
         raise TypeError(f"masks must be polygons; got {type(target.masks).__name__}")
@@ -127,7 +174,7 @@ def _as_peer_target(target: Targets, size: ImageSize, device: torch.device) -> d
     tensors = {"boxes": target.boxes, "labels": target.labels, "masks": masks}
     if target.keypoints is not None:
         tensors["keypoints"] = target.keypoints
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
+    return tensors
 
 
 def _peak_memory(call: Callable[[], None], device: torch.device) -> float | None:
@@ -176,7 +223,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", choices=MODELS, nargs="+", default=MODELS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--short-side", type=int, default=800, help="pixels")
     parser.add_argument("--images", type=Path, help="folder of images; default: synthetic images")
     parser.add_argument("--batch", type=int, default=2, help="images per step")

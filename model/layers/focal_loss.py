@@ -49,7 +49,9 @@ class _FocalLoss(torch.autograd.Function):
         ctx.alpha, ctx.gamma = alpha, gamma
         losses = []
         images = _images_per_chunk(logits)
-        for part, label in zip(logits.split(images), labels.split(images), strict=True):
+        for part, label in zip(
+            torch.split(logits, images), torch.split(labels, images), strict=True
+        ):
             x = _upcast(part)
             positive = x.gather(2, _positive_column(label)).squeeze(2)
             correction = alpha * _negative_loss(-positive, gamma)
@@ -66,7 +68,7 @@ class _FocalLoss(torch.autograd.Function):
         alpha, gamma = ctx.alpha, ctx.gamma
         gradient = torch.empty_like(logits)
         images = _images_per_chunk(logits)
-        parts = (each.split(images) for each in (logits, labels, gradient))
+        parts = (torch.split(each, images) for each in (logits, labels, gradient))
         for part, label, output in zip(*parts, strict=True):
             x = _upcast(part)
             positive = x.gather(2, _positive_column(label))

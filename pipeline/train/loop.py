@@ -128,10 +128,19 @@ class TrainingLoop:
         """
         self.model.train()
         for step in range(self.plan.start_step, self.plan.total_steps):
-            self._train_step(step, batches)
+            self.train_step(step, batches)
 
-    def _train_step(self, step: int, batches: Iterator[MicroBatch]) -> None:
-        """Take one optimizer step, then log and pause if they are due."""
+    def train_step(self, step: int, batches: Iterator[MicroBatch]) -> None:
+        """Take one optimizer step, then log and pause if they are due.
+
+        Args:
+            step: steps already taken.
+            batches: this worker's micro-batches, from those of ``step`` on.
+
+        Raises:
+            NonFiniteLossError: a loss or gradient was not finite; raised on every worker.
+            RuntimeError: ``batches`` ended early.
+        """
         plan, scaler = self.plan, self.precision.scaler
         lr = self.lr_schedule(step)
         set_learning_rate(self.optimizer, lr)

@@ -56,7 +56,7 @@ def test_a_whole_step_reads_nothing_from_the_device(case, precision, monkeypatch
     before = [p.detach().clone() for p in loop._parameters]
     batches = iter([MicroBatch()] * 2)
     with ForbidSync():
-        loop._train_step(0, batches)
+        loop.train_step(0, batches)
     assert any(not p.equal(old) for p, old in zip(loop._parameters, before, strict=True))
 
 
@@ -67,9 +67,9 @@ def test_a_whole_step_reads_nothing_from_the_device(case, precision, monkeypatch
 def test_a_whole_step_on_a_gpu_never_waits_for_it(case, precision):
     loop = training_loop(case, torch.device("cuda"), precision)
     batches = iter([MicroBatch()] * 4)
-    loop._train_step(0, batches)  # the first pass loads kernels
+    loop.train_step(0, batches)  # the first pass loads kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loop._train_step(1, batches)
+        loop.train_step(1, batches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
