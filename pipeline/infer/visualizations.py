@@ -1,5 +1,6 @@
 """Draw predicted objects on images, from the prediction files."""
 
+import re
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -78,4 +79,7 @@ def draw_predictions(
 
 def visualization_name(index: int, file_name: str) -> str:
     """Return a name like ``03_000000397133.png``; the index separates equal names."""
-    return f"{index:02d}_{Path(PurePosixPath(file_name).name).stem}.png"
+    stem = Path(PurePosixPath(file_name).name).stem
+    # File systems refuse NUL and names above 255 bytes, S3 servers backslashes.
+    safe = re.sub(r"[\\\x00-\x1f]", "_", stem)[:60]
+    return f"{index:02d}_{safe}.png"

@@ -172,6 +172,11 @@ def read_manifest(shards_url: str) -> Manifest:
             f"{', '.join(map(str, READABLE_VERSIONS))}; run "
             "workflows/prepare_shards.py to write the shards again"
         )
+    for file in manifest.files:
+        try:
+            storage.check_name(file.name)
+        except storage.UnsafeNameError as error:
+            raise storage.StorageError(f"{url}: {error}") from None
     return manifest
 
 

@@ -57,6 +57,15 @@ def test_the_error_of_a_damaged_manifest_names_the_file(tmp_path):
         read_manifest(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["../other/shard.parquet", "/etc/passwd", "a\\b", "a\0b", ""])
+def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path, name):
+    manifest = draw_coco(tmp_path / "source").write_shards(tmp_path / "shards")
+    files = (replace(manifest.files[0], name=name), *manifest.files[1:])
+    write_manifest(str(tmp_path / "shards"), replace(manifest, files=files))
+    with pytest.raises(StorageError, match=r"manifest\.json: .* not a name inside a folder"):
+        read_manifest(str(tmp_path / "shards"))
+
+
 LATER_COLUMNS = [
     *("keypoints", "orientation", "bit_depth", "source_image_id", "source_annotation_id"),
 ]
