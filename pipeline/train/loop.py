@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.structures import BatchTargets, ImageBatch, Targets
 from pipeline.train.loss_normalization import normalize_losses
-from pipeline.train.non_finite import NonFiniteWatch
+from pipeline.train.non_finite import NonFiniteWatch, SkippedSteps
 from pipeline.train.optimizer import set_learning_rate
 from pipeline.train.precision import Precision
 from pipeline.train.step_report import StepMeter, StepReport
@@ -111,6 +111,7 @@ class TrainingLoop:
         self.hooks = hooks or LoopHooks()
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._watch = NonFiniteWatch()
+        self._skipped = SkippedSteps()
         # On a GPU, reading a value would stop the host until all earlier work is done.
         self._syncs_are_free = device.type == "cpu"
         self._meter = StepMeter(plan.total_steps, plan.images_per_step, clock)
@@ -123,7 +124,8 @@ class TrainingLoop:
                 of ``plan.start_step``.
 
         Raises:
-            NonFiniteLossError: a loss or gradient was not finite; raised on every worker.
+            NonFiniteLossError: a loss or gradient was not finite, in fp16 for many steps in a row;
+                raised on every worker.
             RuntimeError: ``batches`` ended early.
         """
         self.model.train()
@@ -183,8 +185,10 @@ class TrainingLoop:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, plan.clip_norm, norm)
         scaler.step(self.optimizer)
         scaler.update()
-        if not self.precision.skips_overflows:
-            finite = norm.isfinite()
+        finite = norm.isfinite()
+        if self.precision.skips_overflows:
+            self._skipped.observe(finite)
+        else:
             self._watch.observe(step, "gradient", step_image_ids, finite, finite)
 
         steps_taken = step + 1
@@ -192,6 +196,7 @@ class TrainingLoop:
         should_pause = self.hooks.pauses_after(steps_taken)
         if self._syncs_are_free or should_log or should_pause:
             self._watch.raise_if_not_finite()
+            self._skipped.raise_if_too_many(step)
         if should_log:
             self.hooks.log(self._meter.report(steps_taken, lr, norm))
         if should_pause:

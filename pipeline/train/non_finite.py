@@ -8,6 +8,10 @@ from torch import Tensor
 
 from pipeline.train.distributed import gather_objects
 
+# Each skipped step of fp16 halves the loss scale: after this many in a row, from the usual 65,536,
+# the scale is below 1e-3, and the gradients would overflow without any scaling.
+MAX_SKIPPED_STEPS = 27
+
 
 class NonFiniteLossError(RuntimeError):
     """A loss or gradient became NaN or infinite.
@@ -48,6 +52,49 @@ class NonFiniteLossError(RuntimeError):
 
     def __reduce__(self) -> tuple[type["NonFiniteLossError"], tuple[int, tuple[int, ...], str]]:
         return type(self), (self.step, self.image_ids, self.what)
+
+
+class GradientOverflowError(NonFiniteLossError):
+    """Too many steps of fp16 in a row were skipped because gradients overflowed."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step, (), "gradient")
+        self.args = (
+            f"the gradients of the {MAX_SKIPPED_STEPS} steps up to step {step} became NaN or "
+            "infinite at every loss scale, so none of these steps was taken. Set "
+            "train.precision=bf16 or fp32, or lower train.optimizer.lr.",
+        )
+
+    def __reduce__(self) -> tuple[type["GradientOverflowError"], tuple[int]]:  # type: ignore[override]
+        return type(self), (self.step,)
+
+
+class SkippedSteps:
+    """Counts the steps in a row that fp16 skipped; the count stays on the device."""
+
+    def __init__(self) -> None:
+        self._in_a_row: Tensor | None = None
+        self._longest: Tensor | None = None
+
+    def observe(self, finite: Tensor) -> None:
+        """Record whether the gradients of a step are finite: a scalar bool."""
+        skipped = (~finite).long()
+        in_a_row = skipped if self._in_a_row is None else (self._in_a_row + 1) * skipped
+        longest = in_a_row if self._longest is None else torch.maximum(self._longest, in_a_row)
+        self._in_a_row, self._longest = in_a_row, longest
+
+    def raise_if_too_many(self, step: int) -> None:
+        """Read the count; the gradients, and so the count, are equal on all workers.
+
+        Args:
+            step: the last step.
+
+        Raises:
+            GradientOverflowError: ``MAX_SKIPPED_STEPS`` steps in a row were skipped.
+        """
+        longest, self._longest = self._longest, None
+        if longest is not None and longest.item() >= MAX_SKIPPED_STEPS:
+            raise GradientOverflowError(step)
 
 
 @dataclass(frozen=True)

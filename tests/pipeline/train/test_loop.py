@@ -1,5 +1,6 @@
 """The training loop on a toy detector: workers, accumulation, resuming, NaN and fp16."""
 
+import pickle
 import socket
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from model.structures import LossTerm
 from pipeline.config import OptimizerConfig
+from pipeline.train import non_finite
 from pipeline.train.distributed import average_norm_statistics
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.non_finite import NonFiniteLossError
@@ -212,6 +214,16 @@ def test_a_step_that_overflows_in_fp16_is_skipped():
     # Scales are powers of two: scaling and unscaling do not round.
     assert losses(reports[1:]) == losses(expected_reports)
     assert_same_weights(toy, expected)
+
+
+def test_overflows_in_many_steps_in_a_row_end_the_training(monkeypatch):
+    monkeypatch.setattr(non_finite, "MAX_SKIPPED_STEPS", 2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    train(scaler=scaler, overflows_in=[0, 2])  # not in a row
+    with pytest.raises(NonFiniteLossError, match=r"2 steps up to step 2 .* train.precision=bf16"):
+        train(scaler=scaler, overflows_in=[1, 2])
+    error = non_finite.GradientOverflowError(2)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_a_resumed_fp16_run_continues_with_the_saved_scale():
