@@ -11,6 +11,7 @@ from pipeline import storage
 from pipeline.shards.decode import IMAGE_SUFFIXES, Pixels, decode_image
 from pipeline.shards.manifest import MANIFEST_NAME, read_manifest
 from pipeline.shards.row import ShardRow, read_rows
+from pipeline.storage.versions import file_versions
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class InputChunk:
         name: name of the output file, without its suffix.
         images: number of images.
         identity: changes with the content: the shard's SHA-256, or a digest of the images' names
-            and sizes.
+            and versions.
         folder_url: folder that holds the files.
         files: names relative to the folder: one shard, or the images.
         first_id: image_id of the first image, for a folder of images.
@@ -111,7 +112,10 @@ def plan_inputs(
         raise FileNotFoundError(
             f"{url} holds neither shards ({MANIFEST_NAME}) nor images ({', '.join(IMAGE_SUFFIXES)})"
         )
-    listing = sorted((file[len(url) :].strip("/"), size) for file, size in sizes.items())
+    versions = file_versions(url)
+    listing = sorted(
+        (file[len(url) :].strip("/"), versions.get(file, str(size))) for file, size in sizes.items()
+    )
     return tuple(
         _chunk_of_images(
             url, first, listing[first : first + images_per_chunk], images_per_chunk, bit_depth
@@ -148,7 +152,7 @@ def read_images(chunk: InputChunk) -> Iterator[InputImage]:
 def _chunk_of_images(
     url: str,
     first: int,
-    listing: list[tuple[str, int]],
+    listing: list[tuple[str, str]],
     images_per_chunk: int,
     bit_depth: int | None,
 ) -> InputChunk:

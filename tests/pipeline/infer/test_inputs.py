@@ -44,6 +44,18 @@ def test_a_changed_file_changes_only_its_own_chunk(images):
     ]
 
 
+def test_an_image_that_is_redrawn_at_the_same_size_changes_its_chunk(images):
+    before = plan_inputs(str(images), 4)
+    assert plan_inputs(str(images), 4) == before
+    changed = images / before[1].files[0]
+    data = bytearray(changed.read_bytes())
+    data[-40] ^= 1
+    changed.write_bytes(data)
+    after = plan_inputs(str(images), 4)
+    same = [a.identity == b.identity for a, b in zip(before, after, strict=True)]
+    assert same == [True, False, True]
+
+
 def test_a_single_image_is_one_chunk(images):
     path = next(images.rglob("*.jpg"))
     [chunk] = plan_inputs(str(path), 4)
