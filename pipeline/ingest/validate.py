@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.structures import ImageSize
+from pipeline.ingest.mask_fit import check_mask_fits_box
 from pipeline.ingest.rejects import InvalidRecordError
-from pipeline.ingest.validate_mask import Box, Mask, Polygons, check_mask_fits_box, validate_mask
+from pipeline.ingest.validate_mask import Box, Mask, Polygons, validate_mask
 from pipeline.shards.keypoints import PIXEL_CENTER
 
 _CLIP_TOLERANCE_PX = 0.01
@@ -189,6 +190,9 @@ def _clip_box(box: Box, size: ImageSize) -> tuple[Box, float]:
     if width < _MIN_SIDE_PX or height < _MIN_SIDE_PX:
         detail = f"bbox {list(box)}; width and height must be at least {_MIN_SIDE_PX} px"
         raise InvalidRecordError("degenerate box", detail)
+    if x >= 0 and y >= 0 and max(x + width, y + height) <= 1 < min(size):
+        detail = f"bbox {list(box)} is within the first pixel; expected pixels, not 0 to 1"
+        raise InvalidRecordError("box in relative coordinates", detail)
     corners = (x, y, x + width, y + height)
     clipped = (
         max(x, 0.0),
