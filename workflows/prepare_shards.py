@@ -3,13 +3,19 @@
 import sys
 
 from pipeline.config import RunConfig
+from pipeline.output_layout import SPLITS, split_shards_url
 from workflows.command_line import main
+
+
+def plan(config: RunConfig) -> str:
+    """Say where the shards come from and where they are written."""
+    folders = " and ".join(split_shards_url(config, split) for split in SPLITS)
+    return f"writing shards of the {config.data.source} dataset to {folders}"
 
 
 def job(config: RunConfig) -> str:
     """Write the shards of both splits."""
     from pipeline.ingest.splits import prepare_split
-    from pipeline.output_layout import SPLITS
 
     return "\n".join(prepare_split(config, split).summary() for split in SPLITS)
 
@@ -19,11 +25,13 @@ if __name__ == "__main__":
         main(
             description="""
             Reads annotated images (data.source) and writes Parquet shards with a manifest, one
-            folder per split. Invalid records are listed in quarantine.jsonl beside the manifest.
+            folder per split. Records that are left out or corrected are listed in quarantine.jsonl
+            beside the manifest; if more than data.max_quarantined are left out, the job fails.
             Shards that are up to date are kept.""",
             example="python workflows/prepare_shards.py configs/coco_tiny.yaml "
             "output=s3://bucket/coco_tiny",
             job=job,
+            plan=plan,
             sections=("data",),
         )
     )

@@ -77,11 +77,13 @@ def parse_coco(
     if only is not None:
         kept = _find_images(only, image_ids, url)
         data += json.dumps(sorted(kept)).encode()
-        images = [image for image in images if _image_id(image, "id", image_ids) in (None, *kept)]
+        # Records without a usable id are kept, to be rejected below.
+        wanted = {None, *kept}
+        images = [image for image in images if _image_id(image, "id", image_ids) in wanted]
         pairs = [
             (annotation, number)
             for annotation, number in zip(annotations, numbers, strict=True)
-            if _image_id(annotation, "image_id", image_ids) in (None, *kept)
+            if _image_id(annotation, "image_id", image_ids) in wanted
         ]
     else:
         pairs = list(zip(annotations, numbers, strict=True))

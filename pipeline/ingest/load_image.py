@@ -60,9 +60,8 @@ def load_image(image: ImageRecord, decoding: Decoding) -> LoadedImage | Reject:
         StorageError: the store cannot be read.
     """
     url = storage.join(image.images_url, image.file_name)
-    try:
-        data = storage.read_bytes(url)
-    except storage.MissingFileError:
+    data = _read_if_file(url)
+    if data is None:
         return _reject(image, "missing image file", url)
     try:
         annotated = image.size if image.size_is_annotated else None
@@ -80,10 +79,12 @@ def read_size(image: ImageRecord, decoding: Decoding) -> ImageRecord:
 
     Without a usable file it is returned as it is: `load_image` will say what is wrong with it.
     """
+    data = _read_if_file(storage.join(image.images_url, image.file_name))
+    if data is None:
+        return image
     try:
-        data = storage.read_bytes(storage.join(image.images_url, image.file_name))
         stored = stored_size(data)
-    except (storage.MissingFileError, DecodeError):
+    except DecodeError:
         return image
     # EXIF alone decides: there is no annotated size that it could be compared with.
     apply = decoding.exif_orientation == "apply"
@@ -116,6 +117,18 @@ def validate_image(data: bytes, size: ImageSize | None, decoding: Decoding) -> I
         )
         raise InvalidRecordError("image size differs from annotations", detail)
     return geometry
+
+
+def _read_if_file(url: str) -> bytes | None:
+    """Return the content of a file; None if it is missing, or a folder."""
+    try:
+        return storage.read_bytes(url)
+    except storage.MissingFileError:
+        return None
+    except storage.StorageError:
+        if storage.is_file(url):
+            raise
+        return None
 
 
 def _choose(

@@ -21,6 +21,7 @@ from pipeline.ingest.quarantine import check_quarantine
 from pipeline.ingest.rejects import Reject
 from pipeline.ingest.shard_task import ShardReport, ShardTask, write_shard
 from pipeline.ingest.source_digest import source_digest
+from pipeline.progress import Progress, show_progress
 from pipeline.shards.decoding import DEFAULT_DECODING, Decoding
 from pipeline.shards.manifest import (
     MANIFEST_NAME,
@@ -85,7 +86,7 @@ def write_shards(
     existing = _existing_manifest(shards_url, digest)
     if existing is not None:
         check_quarantine(listing, existing, shards_url, max_quarantined)
-        logger.info("%s is up to date: %s", shards_url, existing.summary())
+        logger.info("%s is up to date; nothing to write", shards_url)
         return existing
     # Without its manifest the folder counts as incomplete until the new one is written.
     storage.delete(storage.join(shards_url, MANIFEST_NAME))
@@ -154,8 +155,18 @@ def _plan_tasks(
 
 def _run_tasks(tasks: Sequence[ShardTask]) -> list[ShardReport]:
     """Return the tasks' reports in order, running only those without a stored report."""
-    if not ray.is_initialized():
-        return [_write_or_reuse(task) for task in tasks]
+    total = sum(len(task.images) for task in tasks)
+    with show_progress("writing shards", total, "images") as progress:
+        if ray.is_initialized():
+            return _run_on_cluster(tasks, progress)
+        reports = []
+        for task in tasks:
+            reports.append(_write_or_reuse(task))
+            progress.add(len(task.images))
+        return reports
+
+
+def _run_on_cluster(tasks: Sequence[ShardTask], progress: Progress) -> list[ShardReport]:
     remote = ray.remote(_write_or_reuse)
     max_pending = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     pending: dict[ray.ObjectRef, int] = {}
@@ -163,16 +174,20 @@ def _run_tasks(tasks: Sequence[ShardTask]) -> list[ShardReport]:
     for number, task in enumerate(tasks):
         # Bounded, because a pending task holds its share of the annotations in memory.
         if len(pending) >= max_pending:
-            reports |= _wait_for_one(pending)
+            reports |= _wait_for_one(pending, tasks, progress)
         pending[remote.remote(task)] = number
     while pending:
-        reports |= _wait_for_one(pending)
+        reports |= _wait_for_one(pending, tasks, progress)
     return [reports[number] for number in range(len(tasks))]
 
 
-def _wait_for_one(pending: dict[ray.ObjectRef, int]) -> dict[int, ShardReport]:
+def _wait_for_one(
+    pending: dict[ray.ObjectRef, int], tasks: Sequence[ShardTask], progress: Progress
+) -> dict[int, ShardReport]:
     [finished], _ = ray.wait(list(pending), num_returns=1)
-    return {pending.pop(finished): ray.get(finished)}
+    number, report = pending.pop(finished), ray.get(finished)
+    progress.add(len(tasks[number].images))
+    return {number: report}
 
 
 def _write_or_reuse(task: ShardTask) -> ShardReport:

@@ -176,6 +176,13 @@ def test_a_malformed_image_record_is_listed(source, shards, change):
     assert set(reasons) == {"malformed image record", "unknown image id"}
 
 
+def test_a_folder_in_the_place_of_an_image_is_a_missing_file(source, shards):
+    name = source.document["images"][0]["file_name"]
+    (source.images / name).unlink()
+    (source.images / name).mkdir()
+    assert source.write_shards(shards).reasons["missing image file"] == 1
+
+
 def test_backslashes_separate_folders(source, shards):
     folder = source.images / "Bilder" / "März"
     folder.mkdir(parents=True)
