@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import mlflow
@@ -12,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.checksums import CHECKSUMS_FILE, verify_checksums
 from model.weights.storage.download import fetch_weights
-from model.weights.storage.model_folder import CHECKPOINT_PATTERN
+from model.weights.storage.model_folder import checkpoint_step
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER
@@ -93,14 +92,13 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
 def _newest_checkpoint(folder: str) -> str | None:
     """Return the URL of the newest checkpoint in a folder that has both files of a model."""
     files = set(storage.list_files(folder, MODEL_FILES))
-    complete = [
-        url
+    complete = {
+        step: url
         for url in (file.removesuffix(f"/{CONFIG_FILE}") for file in files)
         if f"{url}/{WEIGHTS_FILE}" in files
-        and fnmatchcase(url[len(folder) :].strip("/"), CHECKPOINT_PATTERN)
-    ]
-    # Names end in the step, with leading zeros.
-    return max(complete, default=None)
+        and (step := checkpoint_step(url[len(folder) :].strip("/"))) is not None
+    }
+    return complete[max(complete)] if complete else None
 
 
 def _find_stored(source: str) -> tuple[str, bool]:

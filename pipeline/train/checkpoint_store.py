@@ -14,7 +14,7 @@ import ray.train
 from model import Detector
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.checksums import CHECKSUMS_FILE
-from model.weights.storage.model_folder import CHECKPOINT_PATTERN
+from model.weights.storage.model_folder import checkpoint_step
 from pipeline import storage
 from pipeline.output_layout import TRAINING_FOLDER
 from pipeline.train.checkpoint import TRAINING_FILE, SavedState, save_checkpoint
@@ -22,7 +22,6 @@ from pipeline.train.checkpoint import TRAINING_FILE, SavedState, save_checkpoint
 logger = logging.getLogger(__name__)
 
 DAMAGED_PREFIX = "damaged-"
-_STEP_PREFIX = CHECKPOINT_PATTERN.rstrip("*")
 _FILES = (WEIGHTS_FILE, TRAINING_FILE, CONFIG_FILE)
 
 
@@ -33,7 +32,7 @@ def training_url(output: str) -> str:
 
 def checkpoint_name(step: int) -> str:
     """Return the name of the folder of the checkpoint after ``step`` steps."""
-    return f"{_STEP_PREFIX}{step:08d}"
+    return f"step_{step:08d}"
 
 
 def write_checkpoint(output: str, detector: Detector, state: SavedState) -> str:
@@ -58,13 +57,14 @@ def list_checkpoints(output: str) -> list[str]:
     The folder of an interrupted upload is left out. One that lost a file after its checksums were
     written is not: it is damaged.
     """
-    files_of = _files_by_folder(output)
     training = training_url(output)
-    return [
-        storage.join(training, name)
-        for name, files in sorted(files_of.items(), reverse=True)
-        if name.startswith(_STEP_PREFIX) and (CHECKSUMS_FILE in files or files >= {*_FILES})
-    ]
+    names = {
+        step: name
+        for name, files in _files_by_folder(output).items()
+        if (step := checkpoint_step(name)) is not None
+        and (CHECKSUMS_FILE in files or files >= {*_FILES})
+    }
+    return [storage.join(training, names[step]) for step in sorted(names, reverse=True)]
 
 
 def list_damaged(output: str) -> list[str]:
@@ -87,7 +87,7 @@ def set_aside(url: str) -> str:
 def delete_partial_checkpoints(output: str) -> None:
     """Delete what writers left that were killed; none may be at work."""
     training = storage.local_path(training_url(output))
-    for path in training.glob(f".{CHECKPOINT_PATTERN}.partial") if training else ():
+    for path in training.glob(".step_*.partial") if training else ():
         storage.delete(str(path))
 
 

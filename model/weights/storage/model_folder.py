@@ -1,6 +1,7 @@
 """Our own format: a folder with ``model.safetensors``, ``model.json`` and ``checksums.json``."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,8 +16,6 @@ from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.checksums import CHECKSUMS_FILE, write_checksums
 
 FORMAT = 2
-CHECKPOINT_PATTERN = "step_*"
-"""Names of the folders of a training's checkpoints; they end in the step, with leading zeros."""
 
 
 def save_detector(detector: Detector, folder: str | Path) -> None:
@@ -41,6 +40,12 @@ def save_detector(detector: Detector, folder: str | Path) -> None:
     write_checksums(target, (WEIGHTS_FILE, CONFIG_FILE))
 
 
+def checkpoint_step(name: str) -> int | None:
+    """Return the step of a checkpoint's folder (``step_00000900``); None for any other name."""
+    match = re.fullmatch(r"step_(\d+)", name, re.ASCII)
+    return int(match[1]) if match else None
+
+
 def find_model_folder(folder: Path) -> Path:
     """Return the folder with a model's files: ``folder``, or the newest checkpoint of its run.
 
@@ -52,18 +57,19 @@ def find_model_folder(folder: Path) -> Path:
     """
     if (folder / WEIGHTS_FILE).is_file():
         return folder
-    checkpoints = [
-        path
-        for path in (*folder.glob(CHECKPOINT_PATTERN), *folder.glob(f"train/{CHECKPOINT_PATTERN}"))
-        if (path / WEIGHTS_FILE).is_file() and (path / CONFIG_FILE).is_file()
-    ]
+    checkpoints = {
+        step: path
+        for path in (*folder.glob("train/*"), *folder.glob("*"))
+        if (step := checkpoint_step(path.name)) is not None
+        and (path / WEIGHTS_FILE).is_file()
+        and (path / CONFIG_FILE).is_file()
+    }
     if not checkpoints:
         raise WeightsError(
-            f"{folder} has neither {WEIGHTS_FILE} nor a checkpoint ({CHECKPOINT_PATTERN}, "
-            f"train/{CHECKPOINT_PATTERN}) with {WEIGHTS_FILE} and {CONFIG_FILE}; pass the folder "
-            "of a model, or a weights file"
+            f"{folder} has neither {WEIGHTS_FILE} nor a checkpoint (step_*, train/step_*) with "
+            f"{WEIGHTS_FILE} and {CONFIG_FILE}; pass the folder of a model, or a weights file"
         )
-    return max(checkpoints, key=lambda path: path.name)
+    return checkpoints[max(checkpoints)]
 
 
 def read_saved_config(folder: Path) -> tuple[ModelConfig, tuple[Category, ...]]:

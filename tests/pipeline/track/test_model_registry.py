@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 from safetensors.numpy import save_file
 
-from model.weights import load_network
+from model.weights import WeightsError, load_network
 from model.weights.storage.checksums import file_sha256
+from pipeline import storage
 from pipeline.config import TrainConfig
 from pipeline.track.mlflow_store import TrackingError
 from pipeline.track.model_registry import register_model
@@ -25,7 +27,9 @@ def test_registering_a_checkpoint_twice_makes_one_version(run_config, run, make_
 
 
 def test_a_champion_metric_that_was_not_measured_is_an_error(run_config, run, make_checkpoint):
-    with pytest.raises(TrackingError, match=r"segm/AP was not measured; the evaluation has bbox/AP"):
+    with pytest.raises(
+        TrackingError, match=r"segm/AP was not measured; .* has bbox/AP"
+    ):
         register_model(run_config, make_checkpoint(1), {"bbox/AP": 0.3}, run.run_id, DATASET)
 
 
@@ -47,6 +51,21 @@ def test_a_version_records_its_provenance(run_config, run, make_checkpoint, tmp_
     assert stored.tags["weights_sha256"] == file_sha256(Path(folder) / "model.safetensors")
     assert stored.tags["metric/segm/AP"] == "0.25"
     assert stored.tags["train_digest"] == "unknown"
+
+
+def test_a_damaged_registered_model_is_named(run_config, run, make_checkpoint):
+    version = register_model(run_config, make_checkpoint(3), {"segm/AP": 0.3}, run.run_id, DATASET)
+    client = MlflowClient(run.uri, registry_uri=run.uri)
+    source = client.get_model_version_download_uri(version.name, version.version)
+    [weights] = Path(storage.local_path(source)).rglob("model.safetensors")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-100] + bytes(100))
+    by_alias = f"models:/{version.name}@champion"
+    with pytest.raises(WeightsError) as raised, resolve_weights(by_alias, run_config):
+        pass
+    assert str(raised.value).startswith(f"{by_alias}/model.safetensors is damaged")
+    with pytest.raises(WeightsError, match="SHA-256"):
+        mlflow.pyfunc.load_model(source)
 
 
 def test_a_version_resolves_to_the_weights_that_were_registered(run_config, run, make_checkpoint):

@@ -68,6 +68,22 @@ def test_the_newest_checkpoint_is_found_and_nothing_changes(output, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("name", ["step_00000006.bak", "step_00000006 copy", "step_9x", "old"])
+def test_copies_of_a_checkpoint_under_other_names_are_not_resumed_from(output, name):
+    copied = storage.join(output, "train", name)
+    with storage.fetch(url_of(output, 4)) as folder:
+        storage.upload_folder(folder, copied)
+    assert find_checkpoint(output) == url_of(output, 6)
+    assert storage.exists(copied)
+
+
+def test_the_newest_step_counts_not_the_longest_name(tmp_path, detector):
+    output = str(tmp_path)
+    for step in (99_999_998, 100_000_000):
+        write_checkpoint(output, detector, SavedState(step))
+    assert find_checkpoint(output) == url_of(output, 100_000_000)
+
+
 def test_a_new_output_has_no_checkpoint(tmp_path):
     assert find_checkpoint(str(tmp_path / "new")) is None
 
