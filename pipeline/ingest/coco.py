@@ -202,7 +202,8 @@ class _Grouping:
         image = None if image_id is None else self.records.get(image_id)
         if image_id is None or image is None:
             detail = f"no valid image record has the id {annotation.get('image_id')!r}"[:200]
-            reject = Reject("annotation", None, None, number, "unknown image id", detail)
+            ids = (None, None, number)
+            reject = Reject("annotation", *ids, "unknown image id", detail, source_id=source_id)
             self.rejects.append(reject)
             return
         first = (

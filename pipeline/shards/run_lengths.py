@@ -42,7 +42,9 @@ def run_ends(counts: str, size: ImageSize) -> NDArray[np.int64]:
     runs[1::2] = np.cumsum(numbers[1::2])
     runs[2::2] = np.cumsum(numbers[2::2])
     ends: NDArray[np.int64] = np.cumsum(runs)
-    if runs.min() < 0 or ends[-1] != size.height * size.width:
+    pixels = size.height * size.width
+    # Longer runs could overflow to the right sum.
+    if runs.min() < 0 or runs.max() > pixels or ends[-1] != pixels:
         raise DecodeError(
             f"run-length mask does not cover its image of {size.width}x{size.height} exactly"
         )

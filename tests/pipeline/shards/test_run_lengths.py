@@ -28,3 +28,28 @@ def test_runs_of_any_length_round_trip(counts):
 def test_any_other_text_raises_decode_error(text):
     with pytest.raises(DecodeError, match="run-length mask"):
         run_ends(text, ImageSize(1_000_003, 999_983))
+
+
+def encode_numbers(numbers):
+    """Encode numbers as COCO's run-length strings do."""
+    text = ""
+    for number in numbers:
+        more = True
+        while more:
+            group = number & 31
+            number >>= 5
+            more = number != (-1 if group & 16 else 0)
+            text += chr((group | 32 if more else group) + 48)
+    return text
+
+
+def test_runs_whose_sum_overflows_to_the_size_of_the_image_are_refused():
+    long = 2**58
+    runs = [long] * 64 + [24]  # 64 of them are 2 ** 64
+    numbers = runs[:3] + [run - before for run, before in zip(runs[3:], runs[1:], strict=False)]
+    assert (
+        encode_numbers([24])
+        == coco_masks.frPyObjects({"size": [4, 6], "counts": [24]}, 4, 6)["counts"].decode()
+    )
+    with pytest.raises(DecodeError, match="does not cover"):
+        run_ends(encode_numbers(numbers), ImageSize(4, 6))
