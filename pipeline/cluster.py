@@ -1,20 +1,32 @@
-"""The Ray cluster of a job: the one it was submitted to, or a local one started for it."""
+"""The Ray cluster of a job: the one it was submitted to, or a local one started for it.
+
+A local cluster is closed: its processes listen on the loopback interface only, and nobody joins it
+without the token of the job.
+"""
 
 import contextlib
 import logging
 import os
+import re
+import secrets
 import socket
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
+from ray._private import ray_constants
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError
+
+logger = logging.getLogger(__name__)
 
 # Settings that all processes of a cluster must share, and settings that stop telemetry and noise in
 # the terminal. A variable that the user has set is left alone.
 ENVIRONMENT = {
-    # ray.init would enable token authentication, and `ray job submit` sends no token.
-    "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # An s3 checkpoint is resumable only after the controller has polled every rank.
@@ -27,9 +39,13 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
 }
 
+LOOPBACK = "127.0.0.1"
 
 # Ray itself waits minutes for a cluster that is not there.
 _ADDRESS_TIMEOUT_S = 10.0
+
+_HOST_AND_PORT = re.compile(r"[^/]+:\d+")
+_TOKEN_FILE = Path("~/.ray/auth_token")
 
 
 class ClusterError(ConnectionError):
@@ -51,19 +67,119 @@ def connect() -> ClusterResources:
         The cluster's CPUs and GPUs.
 
     Raises:
-        ClusterError: RAY_ADDRESS names a cluster that does not answer.
+        ClusterError: RAY_ADDRESS names a cluster that does not answer, or wants a token.
+    """
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS", "local")
+        if address in ("", "local"):
+            logger.info("starting Ray on this machine")
+            start_local()
+        else:
+            logger.info("joining the Ray cluster at %s", address)
+            _join(address)
+        resources = _total_resources()
+        logger.info("Ray has %g CPUs and %g GPUs", resources.cpus, resources.gpus)
+    return _total_resources()
+
+
+def start_local(**options: Any) -> None:
+    """Start a Ray that only this process and those it starts can use, and join it.
+
+    Its processes listen on the loopback interface and ask for a token, which they inherit from this
+    process: RAY_AUTH_TOKEN, or a new random one.
+
+    Args:
+        options: further arguments of ``ray.init``, for example ``num_cpus``.
     """
     prepare_environment()
-    if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS")
-        if address is not None:
-            check_address(address)
-        try:
-            ray.init(**_init_options())
-        except ConnectionError as error:
-            raise ClusterError(_unreachable(address, error)) from error
+    for name, value in _closing_environment().items():
+        os.environ.setdefault(name, value)
+    with _accept_loopback(), _without_advice():
+        ray.init(
+            # Otherwise Ray looks for the last cluster started here, and waits long if it is gone.
+            address="local",
+            _node_ip_address=LOOPBACK,
+            # Without the dashboard, a stopped Tune trial keeps its placement group.
+            include_dashboard=True,
+            **{"log_to_driver": True, "logging_level": logging.WARNING, **options},
+        )
+
+
+def _join(address: str) -> None:
+    prepare_environment()
+    check_address(address)
+    try:
+        _check_token(address)
+        with _without_advice():
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"the Ray cluster at RAY_ADDRESS={address} refuses the token of this process, or it "
+            "has none: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, as on "
+            "the machines of the cluster (docs/CLUSTER.md)."
+        ) from error
+    except ConnectionError as error:
+        raise ClusterError(_unreachable(address, error)) from error
+
+
+def _check_token(address: str) -> None:
+    """Raise AuthenticationError at once; ``ray.init`` would try again for minutes."""
+    if not _HOST_AND_PORT.fullmatch(address):
+        return
+    variables = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" and not (
+        any(os.environ.get(name) for name in variables) or _TOKEN_FILE.expanduser().exists()
+    ):
+        return  # ray.init raises it, and the client below would end the process
+    with contextlib.suppress(ray.exceptions.RpcError):  # left to ray.init
+        GcsClient(address=address)
+
+
+def _total_resources() -> ClusterResources:
     total = ray.cluster_resources()
     return ClusterResources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0))
+
+
+def _closing_environment() -> dict[str, str]:
+    """Return the variables that keep strangers out of a local cluster."""
+    loopback = next(
+        name
+        for name, addresses in psutil.net_if_addrs().items()
+        if any(address.address == LOOPBACK for address in addresses)
+    )
+    token = {} if "RAY_AUTH_TOKEN_PATH" in os.environ else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # The workers of a training connect to each other, past Ray.
+    return {**token, "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+
+
+@contextlib.contextmanager
+def _accept_loopback() -> Iterator[None]:
+    """Make ``ray.init`` keep a loopback address.
+
+    It replaces the address by that of the network, so that other machines could join, unless
+    clusters are disabled. RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 does that too, but only before ray is
+    imported.
+    """
+    enabled = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Leave out Ray's warnings about its own future defaults, which no user of a job can act on."""
+    authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    level = authentication.level
+    authentication.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        authentication.setLevel(level)
 
 
 def check_address(address: str) -> None:
@@ -105,13 +221,3 @@ def prepare_environment() -> None:
     """Set those variables of ``ENVIRONMENT`` that the user has not set."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-
-
-def _init_options() -> dict[str, Any]:
-    options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
-    if "RAY_ADDRESS" not in os.environ:
-        # Otherwise Ray looks for the last cluster started here, and waits long if it is gone.
-        options["address"] = "local"
-        # Without the dashboard, a stopped Tune trial keeps its placement group.
-        options["include_dashboard"] = True
-    return options

@@ -11,6 +11,9 @@ TRAINING_FOLDER = "train"
 EVALUATION_FOLDER = "evaluation"
 """Folder of the evaluation: report, images and predictions."""
 
+SWEEP_FOLDER = "sweep"
+"""Folder of the sweep: ``best.yaml`` and the trials."""
+
 Split = Literal["train", "val"]
 
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -45,3 +48,8 @@ def split_shards_url(config: RunConfig, split: Split) -> str:
     """Return the folder of a split's shards, whether or not they have been written."""
     given = config.data.train_shards if split == "train" else config.data.val_shards
     return given or storage.join(config.output, "shards", split)
+
+
+def predictions_url(config: RunConfig) -> str:
+    """Return the folder of the batch inference's output."""
+    return config.infer.output or storage.join(config.output, "predictions")

@@ -129,20 +129,14 @@ def _wait_until_healthy(server, port, log):
 @pytest.fixture(scope="session")
 def ray_cluster(s3_port):
     """A local Ray of 2 CPUs, started once per session; its workers can import the repository."""
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     import ray
 
-    # With the dashboard, as in production: without it a stopped trial of a sweep keeps its CPUs.
-    # address="local" starts a separate cluster even if the developer has one running.
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=300_000_000,
-        include_dashboard=True,
-        log_to_driver=False,
-    )
+    from pipeline import cluster
+
+    # As jobs start theirs, even if the developer has one running.
+    cluster.start_local(num_cpus=2, object_store_memory=300_000_000, log_to_driver=False)
     yield ray
     ray.shutdown()

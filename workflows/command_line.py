@@ -1,10 +1,12 @@
 """The command line that every job shares: ``python workflows/JOB.py CONFIG.yaml key=value ...``.
 
 Settings are checked first, and each job imports what it runs only when it is called: ray, torch and
-mlflow take seconds to import, and ``--help`` and the refusal of a wrong key need none of them.
+mlflow take seconds to import, and ``--help``, the refusal of a wrong key and the first line that a
+job shows need none of them. Results are printed to stdout; log lines and progress to stderr.
 """
 
 import argparse
+import logging
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -12,15 +14,25 @@ from collections.abc import Callable, Mapping, Sequence
 from model.config.settings import ConfigError
 from model.config.settings_table import list_settings
 from pipeline.config import RunConfig, load_config
+from pipeline.console import show_logs
+
+logger = logging.getLogger(__name__)
 
 Job = Callable[[RunConfig], str]
 """Runs a job and returns its closing message."""
+
+Plan = Callable[[RunConfig], str]
+"""Says what a job is about to do, without importing anything slow."""
+
+INTERRUPTED = 130
+"""The exit status of a job that Ctrl-C ended, as in a shell."""
 
 
 def main(
     description: str,
     example: str,
     job: Job,
+    plan: Plan,
     sections: Sequence[str],
     arguments: Sequence[str] | None = None,
 ) -> int:
@@ -30,16 +42,23 @@ def main(
         description: what the job reads and writes, for ``--help``.
         example: a command line that works, for ``--help``.
         job: runs the job and returns its closing message.
+        plan: says what the job is about to do, in the first line that it shows.
         sections: the sections of the configuration that the job reads, for ``--help``.
         arguments: the command line; default ``sys.argv``.
 
     Returns:
-        The exit status: 0 success, 1 the job failed, 2 the configuration is wrong.
+        The exit status: 0 success, 1 the job failed, 2 the configuration is wrong, 130 interrupted.
     """
     parser = _parser(description, example, sections)
     options = parser.parse_args(arguments)
     try:
-        return _run(job, load_config(options.config, options.settings), parser.prog)
+        config = load_config(options.config, options.settings)
+        with show_logs():
+            logger.info("%s: %s", parser.prog, plan(config))
+            return _run(job, config, parser.prog)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; start it again to continue", file=sys.stderr)
+        return INTERRUPTED
     except ConfigError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -47,6 +66,7 @@ def main(
 
 def _run(job: Job, config: RunConfig, program: str) -> int:
     # Imported late: see the module's docstring.
+    logger.info("loading PyTorch, Ray and MLflow")
     from ray.exceptions import RayError, RayTaskError
 
     from model.weights import WeightsError

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from pipeline.stages import StageRecord
 
 
+def plan(config: RunConfig) -> str:
+    """Say where the results of the stages are written."""
+    return f"running all stages that are not up to date; results in {config.output}"
+
+
 def job(config: RunConfig) -> str:
     """Run the stages that are not done yet, printing a line as each one ends."""
     from pipeline.stages import run_chain
@@ -46,6 +51,7 @@ if __name__ == "__main__":
             resumes it.""",
             example="python workflows/end_to_end.py configs/quickstart.yaml",
             job=job,
+            plan=plan,
             sections=("data", "model", "train", "evaluate", "track", "infer"),
         )
     )

@@ -2,8 +2,19 @@
 
 import sys
 
+from pipeline import storage
 from pipeline.config import RunConfig
+from pipeline.output_layout import EVALUATION_FOLDER, split_shards_url
 from workflows.command_line import format_values, main
+
+
+def plan(config: RunConfig) -> str:
+    """Say what is evaluated, on which shards, and where the report is written."""
+    weights = config.evaluate.weights or f"the newest checkpoint of {config.output}"
+    return (
+        f"evaluating {weights} on {split_shards_url(config, 'val')}; report in "
+        f"{storage.join(config.output, EVALUATION_FOLDER)}"
+    )
 
 
 def job(config: RunConfig) -> str:
@@ -31,6 +42,7 @@ if __name__ == "__main__":
             example="python workflows/evaluate.py configs/quickstart.yaml "
             "evaluate.weights=models:/quickstart@champion",
             job=job,
+            plan=plan,
             sections=("evaluate", "data", "track"),
         )
     )

@@ -3,7 +3,15 @@
 import sys
 
 from pipeline.config import RunConfig
+from pipeline.output_layout import predictions_url, split_shards_url
 from workflows.command_line import main
+
+
+def plan(config: RunConfig) -> str:
+    """Say what is predicted on, with which model, and where the predictions are written."""
+    inputs = config.infer.inputs or split_shards_url(config, "val")
+    model = config.infer.model or f"the champion of models:/{config.track.model_name}"
+    return f"predicting on {inputs} with {model}; predictions in {predictions_url(config)}"
 
 
 def job(config: RunConfig) -> str:
@@ -32,6 +40,7 @@ if __name__ == "__main__":
             example="python workflows/infer_batch.py configs/quickstart.yaml "
             "infer.inputs=s3://bucket/images infer.output=s3://bucket/predictions",
             job=job,
+            plan=plan,
             sections=("infer", "track"),
         )
     )

@@ -2,8 +2,16 @@
 
 import sys
 
+from pipeline import storage
 from pipeline.config import RunConfig
+from pipeline.output_layout import EVALUATION_FOLDER
 from workflows.command_line import main
+
+
+def plan(config: RunConfig) -> str:
+    """Say which evaluation is registered, and under which name."""
+    evaluation = storage.join(config.output, EVALUATION_FOLDER)
+    return f"registering the detector of {evaluation} as models:/{config.track.model_name}"
 
 
 def job(config: RunConfig) -> str:
@@ -23,6 +31,7 @@ if __name__ == "__main__":
             its track.champion_metric is better on the same data.""",
             example="python workflows/register.py configs/quickstart.yaml",
             job=job,
+            plan=plan,
             sections=("track",),
         )
     )

@@ -3,11 +3,22 @@
 import sys
 from typing import TYPE_CHECKING
 
+from pipeline import storage
 from pipeline.config import RunConfig
+from pipeline.output_layout import SWEEP_FOLDER, split_shards_url
 from workflows.command_line import format_values, main
 
 if TYPE_CHECKING:
     from pipeline.sweep.results import TrialSummary
+
+
+def plan(config: RunConfig) -> str:
+    """Say which keys are searched, and where the result is written."""
+    keys = ", ".join(config.sweep.space) or "no keys"
+    return (
+        f"searching {keys} in {config.sweep.trials} trials on {split_shards_url(config, 'train')}; "
+        f"results in {storage.join(config.output, SWEEP_FOLDER)}"
+    )
 
 
 def job(config: RunConfig) -> str:
@@ -44,6 +55,7 @@ if __name__ == "__main__":
             is written to {output}/sweep/best.yaml, which train.py takes.""",
             example="python workflows/sweep.py configs/sweep_lr_batch.yaml sweep.trials=8",
             job=job,
+            plan=plan,
             sections=("sweep", "data", "train", "track"),
         )
     )

@@ -2,8 +2,20 @@
 
 import sys
 
+from pipeline import storage
 from pipeline.config import RunConfig
+from pipeline.output_layout import TRAINING_FOLDER, split_shards_url
 from workflows.command_line import format_values, main
+
+
+def plan(config: RunConfig) -> str:
+    """Say what is trained, on which shards, and where the checkpoints are written."""
+    weights = config.train.weights or "random weights"
+    return (
+        f"training from {weights} on {split_shards_url(config, 'train')} with "
+        f"{config.train.workers} workers (train.device={config.train.device}); checkpoints in "
+        f"{storage.join(config.output, TRAINING_FOLDER)}"
+    )
 
 
 def job(config: RunConfig) -> str:
@@ -28,6 +40,7 @@ if __name__ == "__main__":
             continues from the newest checkpoint.""",
             example="python workflows/train.py configs/coco_tiny.yaml train.weights=resnet50.pth",
             job=job,
+            plan=plan,
             sections=("data", "model", "train", "track"),
         )
     )

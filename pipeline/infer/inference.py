@@ -15,7 +15,7 @@ from pipeline.infer.ledger import output_url
 from pipeline.infer.model_files import ModelFiles
 from pipeline.infer.visualizations import IMAGES_FOLDER, draw_predictions
 from pipeline.infer.worker_pool import ChunkOutcome, predict_chunks
-from pipeline.output_layout import split_shards_url
+from pipeline.output_layout import predictions_url, split_shards_url
 from pipeline.track.promotion import CHAMPION
 from pipeline.track.weights_source import pin_version, resolve_weights
 
@@ -57,7 +57,7 @@ def run_inference(config: RunConfig) -> InferenceResult:
     """
     settings = config.infer
     inputs = settings.inputs or split_shards_url(config, "val")
-    output = settings.output or storage.join(config.output, "predictions")
+    output = predictions_url(config)
     chunks = plan_inputs(inputs, settings.images_per_shard, config.data.bit_depth)
     source = pin_version(settings.model or f"models:/{config.track.model_name}@{CHAMPION}", config)
     with resolve_weights(source, config) as path:

@@ -8,7 +8,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from pipeline import storage
 from pipeline.config import RunConfig, SweepConfig
-from pipeline.output_layout import split_shards_url
+from pipeline.output_layout import SWEEP_FOLDER, split_shards_url
 from pipeline.sweep.search_space import with_values
 from pipeline.track.mlflow_store import tracking_uri
 from pipeline.train.driver import run_training
@@ -35,7 +35,7 @@ def run_trial(values: Mapping[str, Any], config: RunConfig, parent_run_id: str) 
 
 def sweep_folder(config: RunConfig) -> str:
     """Return the folder that holds all files of a sweep."""
-    return storage.join(config.output, "sweep")
+    return storage.join(config.output, SWEEP_FOLDER)
 
 
 def trial_folder(config: RunConfig, trial_id: str) -> str:

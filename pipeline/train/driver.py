@@ -27,6 +27,7 @@ from pipeline.track.mlflow_store import recorded_uri, tracking_uri
 from pipeline.track.weights_source import newest_checkpoint
 from pipeline.train.checkpoint_store import KeepNewestCheckpoints
 from pipeline.train.failures import StopOnLastingError, TrainingError, to_training_error
+from pipeline.train.process_group import NodeTorchConfig
 from pipeline.train.resume import clear_interrupted_state, find_checkpoint
 from pipeline.train.run_record import (
     RunRecord,
@@ -93,6 +94,8 @@ def run_training(
         return result
     check_frozen_parts(config, resumes=checkpoint is not None)
 
+    schedule, batch = config.train.schedule, config.train.global_batch
+    logger.info("%d steps of %d images on %d images", schedule.steps, batch, manifest.rows)
     resources = connect()
     run_id = present.run_id or None
     with open_run(config, "train", run_id=run_id, parent_run_id=parent_run_id) as run:
@@ -201,6 +204,7 @@ def _fit(
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"task": task},
+        torch_config=NodeTorchConfig(),
         scaling_config=scaling,
         run_config=RayRunConfig(
             name=TRAINING_FOLDER,
@@ -217,6 +221,7 @@ def _fit(
             worker_runtime_env={"env_vars": worker_environment(bool(scaling.use_gpu))},
         ),
     )
+    logger.info("starting %d workers; the first step takes a while", config.train.workers)
     try:
         fitted = trainer.fit()
     except ray.train.TrainingFailedError as error:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pipeline.rates import format_duration, format_rate
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -49,18 +51,9 @@ class StepReport:
         )
         return (
             f"step {self.step}/{self.total_steps}  loss {self.losses['loss']:.4f} ({terms})  "
-            f"lr {self.learning_rate:.3g}  {self.images_per_s:.1f} images/s  "
+            f"lr {self.learning_rate:.3g}  {format_rate(self.images_per_s, 'images')}  "
             f"{self.data_wait:.0%} waiting for data  {format_duration(self.seconds_left)} left"
         )
-
-
-def format_duration(seconds: float) -> str:
-    """Format seconds: 3725 as ``1h 02m``, 62 as ``1m 02s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h {minutes:02d}m"
-    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
 
 
 class StepMeter:

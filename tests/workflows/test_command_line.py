@@ -19,7 +19,11 @@ SLOW_IMPORTS = {"torch", "ray", "mlflow", "pyarrow", "pandas"}
 
 
 def run_job(job, *arguments):
-    return main("about", "example", job, ("train",), [QUICKSTART, *arguments])
+    return main("about", "example", job, announce, ("train",), [QUICKSTART, *arguments])
+
+
+def announce(config):
+    return f"about to write {config.output}"
 
 
 def fail_if_started(_config):
@@ -81,7 +85,7 @@ def test_all_wrong_settings_are_listed_before_ray_starts(capsys):
 
 
 def test_the_error_of_a_missing_file_names_it(capsys):
-    assert main("about", "example", fail_if_started, (), ["no_such.yaml"]) == 2
+    assert main("about", "example", fail_if_started, announce, (), ["no_such.yaml"]) == 2
     assert "no_such.yaml" in capsys.readouterr().err
 
 
@@ -125,7 +129,7 @@ def test_what_ray_itself_raises_is_one_line(ray_cluster, capsys):
         raise OutOfMemoryError("a worker used too much memory\nmany more lines")
 
     assert run_job(job) == 1
-    [line] = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert "OutOfMemoryError: a worker used too much memory). Check the machines" in line
 
 
