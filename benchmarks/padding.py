@@ -33,7 +33,7 @@ _BINS = {"none": (), "orientation": (1.0,), "aspect": ASPECT_EDGES}
 def main() -> None:
     options = _parse()
     rng = np.random.default_rng(0)
-    sizes = _coco_like_sizes(options.count, rng)
+    sizes = coco_like_sizes(options.count, rng)
     if options.annotations:
         images = json.loads(options.annotations.read_text())["images"]
         sizes = rng.choice([(image["height"], image["width"]) for image in images], options.count)
@@ -61,7 +61,7 @@ def main() -> None:
         save(rows, options.out)
 
 
-def _coco_like_sizes(count: int, rng: np.random.Generator) -> Integers:
+def coco_like_sizes(count: int, rng: np.random.Generator) -> Integers:
     """Return (count, 2) heights and widths distributed like COCO's."""
     shares = np.array(list(_COMMON_SIZES.values())) / 1000
     common = rng.choice(list(_COMMON_SIZES), count, p=shares / shares.sum())

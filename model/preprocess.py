@@ -72,7 +72,6 @@ def pad_batch(
     sampling_seeds: Sequence[int] = (),
     size_divisor: int = 32,
     canvas: ImageSize | None = None,
-    out: Tensor | None = None,
 ) -> ImageBatch:
     """Copy images to the upper left corner of a common canvas.
 
@@ -82,29 +81,31 @@ def pad_batch(
         sampling_seeds: one per image, for training.
         size_divisor: the canvas is a multiple of this.
         canvas: minimum size, so that all workers of a step share one canvas.
-        out: (B, H, W, 3) uint8 of the canvas's size to write to; None allocates it.
 
     Returns:
         A batch whose pixels are (B, 3, H, W) uint8 in channels_last layout.
 
     Raises:
-        ValueError: there are no images, or ``out`` has another shape.
+        ValueError: there are no images.
     """
     if not images:
         raise ValueError("a batch needs at least one image")
     sizes = tuple(ImageSize(*image.shape[:2]) for image in images)
     height, width = canvas_size(sizes, size_divisor, canvas)
-    shape = (len(images), height, width, 3)
-    pixels = torch.empty(shape, dtype=torch.uint8) if out is None else out
-    if pixels.shape != shape:
-        raise ValueError(f"out must be {shape}; got {tuple(pixels.shape)}")
-    for row, image, size in zip(pixels, images, sizes, strict=True):
-        row[: size.height, : size.width] = image
-        row[: size.height, size.width :] = 0
-        row[size.height :] = 0
+    pixels = torch.empty(len(images), height, width, 3, dtype=torch.uint8)
+    for row, image in zip(pixels, images, strict=True):
+        write_padded(row, image)
     return ImageBatch(
         pixels.permute(0, 3, 1, 2), sizes, tuple(original_sizes), tuple(sampling_seeds)
     )
+
+
+def write_padded(canvas: Tensor, image: Tensor) -> None:
+    """Write an image (h, w, 3) to the upper left corner of a canvas (H, W, 3), and zeros around."""
+    height, width = image.shape[:2]
+    canvas[:height, :width] = image
+    canvas[:height, width:] = 0
+    canvas[height:] = 0
 
 
 def normalize_images(

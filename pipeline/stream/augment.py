@@ -102,23 +102,51 @@ def augment(
         keypoint_flip: index of the keypoint that each one is taken from in a flip
             (``model.config.keypoint_names.flip_order``).
     """
-    height, width = sample.pixels.shape[:2]
-    size, flip = augmentation.size, augmentation.flip
-    scale = torch.tensor([size.width / width, size.height / height], dtype=torch.float32)
-    pixels = resize_image(sample.pixels, size)
-    boxes = augmentation.convention.scale(sample.targets.boxes, ImageSize(height, width), size)
-    if flip:
-        pixels = pixels.flip(1)
+    size = ImageSize(*sample.pixels.shape[:2])
+    targets = augment_targets(sample.targets, size, augmentation, keypoint_flip)
+    return replace(sample, pixels=augment_pixels(sample.pixels, augmentation), targets=targets)
+
+
+def augment_pixels(pixels: Tensor, augmentation: Augmentation) -> Tensor:
+    """Resize and flip pixels (h, w, 3) uint8."""
+    size = augmentation.size
+    if not augmentation.flip:
+        return resize_image(pixels, size)
+    # Flip the smaller of the two images: resizing treats left and right alike, to the bit.
+    if pixels.shape[1] < size.width:
+        return resize_image(pixels.flip(1), size)
+    return resize_image(pixels, size).flip(1)
+
+
+def augment_targets(
+    targets: Targets,
+    size: ImageSize,
+    augmentation: Augmentation,
+    keypoint_flip: Sequence[int] = (),
+) -> Targets:
+    """Resize and flip boxes, masks and keypoints.
+
+    Args:
+        targets: left unchanged.
+        size: size of their image.
+        augmentation: the transform to apply.
+        keypoint_flip: see `augment`.
+    """
+    resized = augmentation.size
+    scale = torch.tensor(
+        [resized.width / size.width, resized.height / size.height], dtype=torch.float32
+    )
+    boxes = augmentation.convention.scale(targets.boxes, size, resized)
+    if augmentation.flip:
         x1, y1, x2, y2 = boxes.unbind(1)
-        boxes = torch.stack([size.width - x2, y1, size.width - x1, y2], 1)
-    masks = sample.targets.masks
+        boxes = torch.stack([resized.width - x2, y1, resized.width - x1, y2], 1)
+    masks = targets.masks
     if masks is not None:
         masks = _augment_masks(masks, augmentation, scale)
-    keypoints = sample.targets.keypoints
+    keypoints = targets.keypoints
     if keypoints is not None:
         keypoints = _augment_keypoints(keypoints, augmentation, scale, keypoint_flip)
-    targets = replace(sample.targets, boxes=boxes, masks=masks, keypoints=keypoints)
-    return replace(sample, pixels=pixels, targets=targets)
+    return replace(targets, boxes=boxes, masks=masks, keypoints=keypoints)
 
 
 def _augment_keypoints(

@@ -10,7 +10,8 @@ from model.preprocess import canvas_size
 from model.structures import ImageSize
 from pipeline.config.train import CanvasScope
 from pipeline.shards.decode import DecodeError
-from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentations
+from pipeline.stream.augment import Augmentation, TrainingSample, draw_augmentations
+from pipeline.stream.buffers import Allocate
 from pipeline.stream.collate import StreamBatch, blank_sample, collate, sample_from_row
 from pipeline.stream.planned_row import PlannedRow
 from pipeline.stream.random_numbers import Purpose, random_bits, random_fractions
@@ -31,7 +32,6 @@ class BatchSettings:
         rounding: how the resized sides are rounded; see ``model.preprocess.resized_size``.
         convention: box convention.
         canvas: images that share a canvas; see ``train.canvas``.
-        pin_memory: whether batches are in page-locked memory, to be copied to a GPU.
     """
 
     short_sides: tuple[int, ...]
@@ -43,7 +43,6 @@ class BatchSettings:
     rounding: ResizeRounding = "nearest"
     convention: BoxConvention = CONTINUOUS
     canvas: CanvasScope = "global_batch"
-    pin_memory: bool = False
 
     @property
     def keypoint_count(self) -> int | None:
@@ -77,7 +76,11 @@ class BuiltBatch:
 
 
 def build_batch(
-    plan: ShardPlan, settings: BatchSettings, step: int, rows: Sequence[PlannedRow]
+    plan: ShardPlan,
+    settings: BatchSettings,
+    step: int,
+    rows: Sequence[PlannedRow],
+    allocate: Allocate,
 ) -> BuiltBatch:
     """Decode, augment and pad the rows of one micro-batch.
 
@@ -89,30 +92,46 @@ def build_batch(
         settings: sizes, probabilities and what targets carry.
         step: the optimizer step.
         rows: the planned rows, in order of their slots in the global batch.
+        allocate: returns the memory of the batch.
     """
     _, images = images_of_step(plan, step)
     own = [planned.slot for planned in rows]
     padded_together = range(len(images)) if settings.canvas == "global_batch" else own
     drawn = _draw_augmentations(plan, settings, step, images[padded_together], padded_together)
-    canvas = canvas_size([each.size for each in drawn], settings.size_divisor)
-    augmentations = dict(zip(padded_together, drawn, strict=True))
+    by_slot = dict(zip(padded_together, drawn, strict=True))
+    augmentations = [by_slot[slot] for slot in own]
     # Names without left/right counterparts cannot be flipped but may train without flips.
-    flips = any(augmentations[slot].flip for slot in own)
-    keypoint_flip = flip_order(settings.keypoint_names or ()) if flips else ()
+    flips = any(augmentation.flip for augmentation in augmentations)
+    samples, bad_rows = _decode_rows(plan, settings, step, rows)
+    # Below 2^62: a seed fits an int64, twice over.
+    seeds = random_bits(plan.seed, step, own, Purpose.SAMPLING, draws=1)[:, 0] >> 2
+    batch = collate(
+        samples,
+        augmentations,
+        seeds.tolist(),
+        canvas_size([each.size for each in drawn], settings.size_divisor),
+        step,
+        flip_order(settings.keypoint_names or ()) if flips else (),
+        allocate,
+    )
+    return BuiltBatch(batch, tuple(bad_rows))
+
+
+def _decode_rows(
+    plan: ShardPlan, settings: BatchSettings, step: int, rows: Sequence[PlannedRow]
+) -> tuple[list[TrainingSample], list[BadRow]]:
+    """Return a sample for each row, and the rows whose sample is a gray image."""
+    _, images = images_of_step(plan, step)
     samples, bad_rows = [], []
     for planned in rows:
-        image = int(images[planned.slot])
         try:
-            sample = _decode(planned, settings)
+            samples.append(_decode(planned, settings))
         except DecodeError as error:
+            image = int(images[planned.slot])
             bad_rows.append(BadRow(*locate_image(plan, image), step, str(error)))
             size = ImageSize(*plan.sizes[image].tolist())
-            sample = blank_sample(size, settings.with_masks, settings.keypoint_count)
-        samples.append(augment(sample, augmentations[planned.slot], keypoint_flip))
-    # Below 2^62: a seed fits an int64, twice over.
-    seeds = (random_bits(plan.seed, step, own, Purpose.SAMPLING, draws=1)[:, 0] >> 2).tolist()
-    batch = collate(samples, seeds, canvas, settings.size_divisor, step, settings.pin_memory)
-    return BuiltBatch(batch, tuple(bad_rows))
+            samples.append(blank_sample(size, settings.with_masks, settings.keypoint_count))
+    return samples, bad_rows
 
 
 def _decode(planned: PlannedRow, settings: BatchSettings) -> TrainingSample:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.preprocess import canvas_size, pad_batch
+from model.preprocess import write_padded
 from model.structures import (
     BatchTargets,
     ImageBatch,
@@ -27,7 +27,13 @@ from model.structures.transfer import map_tensors, tensors_of
 from pipeline.shards.decode import DecodeError
 from pipeline.shards.row import ShardRow
 from pipeline.shards.run_lengths import run_ends
-from pipeline.stream.augment import TrainingSample
+from pipeline.stream.augment import (
+    Augmentation,
+    TrainingSample,
+    augment_pixels,
+    augment_targets,
+)
+from pipeline.stream.buffers import Allocate, new_buffer
 from pipeline.stream.packed_tensors import TensorLayout, allocate_packed, on_copied_buffer
 
 
@@ -134,59 +140,72 @@ def _run_length_masks(row: ShardRow, kept: np.ndarray) -> RunLengthMasks:
 
 
 def _polygon_masks(row: ShardRow, kept: np.ndarray) -> PolygonMasks:
-    by_object = [row.polygons(index) for index in kept.tolist()]
-    polygons = [polygon for of_object in by_object for polygon in of_object]
-    vertices = np.concatenate(polygons) if polygons else np.zeros((0, 2))
+    polygons, object_offsets = _select_items(row.object_offsets, kept)
+    vertices, polygon_offsets = _select_items(row.polygon_offsets, polygons)
     return PolygonMasks(
-        vertices=torch.from_numpy(vertices.astype(np.float32)),
-        polygon_offsets=torch.tensor(np.cumsum([0, *map(len, polygons)]), dtype=torch.int64),
-        object_offsets=torch.tensor(np.cumsum([0, *map(len, by_object)]), dtype=torch.int64),
+        vertices=torch.from_numpy(row.vertices[vertices].astype(np.float32)),
+        polygon_offsets=torch.from_numpy(polygon_offsets),
+        object_offsets=torch.from_numpy(object_offsets),
     )
+
+
+def _select_items(offsets: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the items of some owners, and the offsets of these owners into them.
+
+    Args:
+        offsets: (N + 1,) owner n has the items ``offsets[n]:offsets[n + 1]``.
+        owners: the owners to select.
+    """
+    counts = np.diff(offsets)[owners]
+    selected = np.concatenate([[0], np.cumsum(counts)])
+    items = np.arange(selected[-1]) + np.repeat(offsets[owners] - selected[:-1], counts)
+    return items, selected
 
 
 def collate(
     samples: Sequence[TrainingSample],
+    augmentations: Sequence[Augmentation],
     sampling_seeds: Sequence[int],
     canvas: ImageSize,
-    size_divisor: int,
     step: int,
-    pin_memory: bool = False,
+    keypoint_flip: Sequence[int] = (),
+    allocate: Allocate = new_buffer,
 ) -> StreamBatch:
-    """Join samples to one batch.
+    """Augment samples and join them to one batch.
 
     Args:
-        samples: already augmented.
+        samples: images and their objects as annotated.
+        augmentations: one per sample.
         sampling_seeds: one per sample, for the model's random sampling.
-        canvas: minimum size of the padded images.
-        size_divisor: the padded size is a multiple of this.
+        canvas: size of the padded images.
         step: optimizer step the batch is for.
-        pin_memory: whether the batch is in page-locked memory, to be copied to a GPU.
+        keypoint_flip: see ``augment.augment_targets``.
+        allocate: returns the memory of the batch.
     """
+    pairs = list(zip(samples, augmentations, strict=True))
     targets = join_targets(
-        [sample.targets for sample in samples],
+        [
+            augment_targets(each.targets, each.original_size, how, keypoint_flip)
+            for each, how in pairs
+        ],
         torch.device("cpu"),
         with_masks=samples[0].targets.masks is not None,
         num_keypoints=_keypoint_count(samples[0].targets),
     )
-    sizes = [ImageSize(*sample.pixels.shape[:2]) for sample in samples]
-    padded = canvas_size(sizes, size_divisor, canvas)
     tensors = tensors_of(targets)
-    buffer, (pixels, *packed) = allocate_packed(
-        [
-            TensorLayout((len(samples), *padded, 3), torch.uint8),
-            *(TensorLayout(tuple(tensor.shape), tensor.dtype) for tensor in tensors),
-        ],
-        pin_memory,
-    )
+    layouts = [TensorLayout(tuple(tensor.shape), tensor.dtype) for tensor in tensors]
+    layouts.append(TensorLayout((len(samples), *canvas, 3), torch.uint8))
+    buffer, (*packed, pixels) = allocate_packed(layouts, allocate)
     for tensor, copy in zip(tensors, packed, strict=True):
         copy.copy_(tensor)
-    images = pad_batch(
-        [sample.pixels for sample in samples],
-        [sample.original_size for sample in samples],
-        sampling_seeds,
-        size_divisor,
-        canvas,
-        out=pixels,
+    # One by one, so that each resized image is in the memory that the one before has left.
+    for row, (sample, augmentation) in zip(pixels, pairs, strict=True):
+        write_padded(row, augment_pixels(sample.pixels, augmentation))
+    images = ImageBatch(
+        pixels.permute(0, 3, 1, 2),
+        tuple(augmentation.size for augmentation in augmentations),
+        tuple(sample.original_size for sample in samples),
+        tuple(sampling_seeds),
     )
     in_order = iter(packed)
     return StreamBatch(images, map_tensors(targets, lambda _: next(in_order)), step, buffer)

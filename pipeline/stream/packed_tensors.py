@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from model.structures.transfer import map_tensors
+from pipeline.stream.buffers import Allocate
 
 T = TypeVar("T")
 
@@ -22,19 +23,19 @@ class TensorLayout(NamedTuple):
 
 
 def allocate_packed(
-    layouts: Sequence[TensorLayout], pin_memory: bool
+    layouts: Sequence[TensorLayout], allocate: Allocate
 ) -> tuple[Tensor, list[Tensor]]:
     """Return a buffer (N,) uint8 and its uninitialized tensors of the given layouts, in order.
 
     Args:
         layouts: what the buffer holds.
-        pin_memory: whether the memory is page-locked; only then a copy to a GPU is asynchronous.
+        allocate: returns the memory.
     """
     sizes = [math.prod(layout.shape) * layout.dtype.itemsize for layout in layouts]
     begins = [0]
     for size in sizes:
         begins.append(-(-(begins[-1] + size) // _ALIGNMENT) * _ALIGNMENT)
-    buffer = torch.empty(begins[-1], dtype=torch.uint8, pin_memory=pin_memory)
+    buffer = allocate(begins[-1])
     tensors = [
         buffer[begin : begin + size].view(layout.dtype).view(layout.shape)
         for begin, size, layout in zip(begins, sizes, layouts, strict=False)

@@ -14,6 +14,7 @@ from model.boxes.convention import BoxConvention
 from pipeline.config import RunConfig
 from pipeline.shards.manifest import read_manifest
 from pipeline.stream.batch_builder import BadRow, BatchSettings, BuiltBatch, build_batch
+from pipeline.stream.buffers import allocator
 from pipeline.stream.collate import StreamBatch
 from pipeline.stream.dataset_checks import check_training_data, flip_swaps_no_keypoints
 from pipeline.stream.device_copy import BatchCopy, DeviceCopier
@@ -127,7 +128,6 @@ class TrainingStream(Iterator[StreamBatch]):
             rounding=config.model.conventions.resize_rounding,
             convention=BoxConvention(config.model.conventions.legacy_geometry),
             canvas=config.train.canvas,
-            pin_memory=torch.device(device).type == "cuda",
         )
         self._micro_batch = len(plan.slots) // config.train.accumulate
         self._lookahead = max(config.data.lookahead_batches, config.data.decode_threads)
@@ -137,6 +137,7 @@ class TrainingStream(Iterator[StreamBatch]):
         self._decoders = ThreadPoolExecutor(config.data.decode_threads, "stream-decode")
         self._micro_batches = self._plan_micro_batches()
         self._pending: deque[Future[BuiltBatch]] = deque()
+        self._allocate = allocator(torch.device(device))
         self._copier = DeviceCopier(torch.device(device))
         self._next: tuple[BuiltBatch, BatchCopy] | None = None  # its copy has started
         # Start now rather than at the first batch: the model is built in the meantime.
@@ -220,7 +221,8 @@ class TrainingStream(Iterator[StreamBatch]):
         return taken
 
     def _build(self, step: int, rows: Future[list[PlannedRow]]) -> BuiltBatch:
-        return build_batch(self._plan.shard_plan, self._settings, step, rows.result())
+        plan, settings = self._plan.shard_plan, self._settings
+        return build_batch(plan, settings, step, rows.result(), self._allocate)
 
     def _record_bad_rows(self, built: BuiltBatch) -> None:
         """Log and count bad rows; raise if there are too many."""

@@ -93,18 +93,6 @@ def test_the_canvas_can_be_larger_than_the_images_but_not_smaller():
     assert canvas_size([ImageSize(33, 64)]) == ImageSize(64, 64)
 
 
-def test_a_batch_is_written_to_given_memory_and_its_padding_is_cleared():
-    images = [torch.full((3, 5, 3), 7, dtype=torch.uint8), torch.full((8, 2, 3), 9).byte()]
-    sizes = [ImageSize(3, 5), ImageSize(8, 2)]
-    out = torch.full((2, 32, 32, 3), 200, dtype=torch.uint8)
-    batch = pad_batch(images, sizes, out=out)
-    assert batch.pixels.data_ptr() == out.data_ptr()
-    assert torch.equal(batch.pixels, pad_batch(images, sizes).pixels)
-    assert out.sum() == 3 * (15 * 7 + 16 * 9)
-    with pytest.raises(ValueError, match=r"out must be \(2, 32, 32, 3\); got \(2, 64, 32, 3\)"):
-        pad_batch(images, sizes, out=torch.zeros(2, 64, 32, 3, dtype=torch.uint8))
-
-
 def test_an_empty_batch_is_rejected():
     with pytest.raises(ValueError, match="at least one image"):
         pad_batch([], [])

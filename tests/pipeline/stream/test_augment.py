@@ -80,6 +80,19 @@ def test_the_mask_covers_the_bright_pixels(flip, size, as_runs):
     assert (sample.original_size, sample.targets.image_id) == ((40, 60), 5)
 
 
+@given(*[st.integers(1, 90)] * 4, st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=60)
+def test_a_flipped_image_is_the_mirror_image_to_the_bit(height, width, new_height, new_width, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    targets = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    sample = TrainingSample(torch.from_numpy(pixels), targets, ImageSize(height, width))
+    plain, flipped = (
+        augment(sample, Augmentation(ImageSize(new_height, new_width), flip)).pixels
+        for flip in (False, True)
+    )
+    assert torch.equal(flipped, plain.flip(1))
+
+
 @pytest.mark.parametrize("as_runs", [False, True])
 def test_flipping_an_image_twice_changes_nothing(as_runs):
     once = bright_triangle(as_runs)

@@ -14,12 +14,18 @@ from model.structures.batch_masks import rasterize_masks
 from model.structures.transfer import tensors_of
 from pipeline.shards.decode import DecodeError
 from pipeline.shards.row import ShardRow
+from pipeline.stream.augment import Augmentation
 from pipeline.stream.collate import blank_sample, collate, sample_from_row
 
 CPU = torch.device("cpu")
 FIRST = np.array([[2, 2], [9, 2], [9, 9]], dtype=float)
 SECOND = np.array([[12, 1], [18, 1], [18, 6], [12, 6]], dtype=float)
 THIRD = np.array([[4, 10], [10, 10], [10, 14]], dtype=float)
+
+
+def unchanged(samples):
+    """Return augmentations that change nothing."""
+    return [Augmentation(sample.original_size, flip=False) for sample in samples]
 
 
 def row(**changes):
@@ -135,7 +141,7 @@ def test_keypoints_are_left_out_unless_requested_and_empty_without_objects(keypo
 
 def test_a_batch_is_padded_to_the_canvas_of_its_step():
     samples = [sample_from_row(row(), True), blank_sample(ImageSize(30, 10), True)]
-    batch = collate(samples, (11, 12), ImageSize(32, 64), size_divisor=32, step=4)
+    batch = collate(samples, unchanged(samples), (11, 12), ImageSize(32, 64), step=4)
     assert tuple(batch.images.pixels.shape) == (2, 3, 32, 64)
     assert batch.images.pixels.dtype == torch.uint8
     assert (batch.images.pixels[0, :, :16, :20] == 50).all()
@@ -159,7 +165,7 @@ def mixed_batch():
     )
     samples = [sample_from_row(mixed, True, 3), blank_sample(ImageSize(30, 10), True, 3)]
     joined = join_targets([sample.targets for sample in samples], CPU, True, 3)
-    return collate(samples, (11, 12), ImageSize(32, 32), size_divisor=32, step=4), joined
+    return collate(samples, unchanged(samples), (11, 12), ImageSize(32, 32), step=4), joined
 
 
 def test_the_objects_of_a_batch_are_joined():
