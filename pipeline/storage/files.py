@@ -155,7 +155,7 @@ def read_json(url: str) -> Any:
     data = read_bytes(url)
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(
             f"{url}: not valid JSON ({error}); delete it, and it will be written again"
         ) from None

@@ -47,6 +47,8 @@ def _has_scheme(location: str) -> bool:
 
 
 def _resolve(location: str, info: ValidationInfo) -> str:
+    if not location.strip() or re.search(r"[\x00-\x1f\x7f]", location):
+        raise ValueError("a location must not be empty or have control characters")
     folder = (info.context or {}).get("folder")
     return location if folder is None else absolute(location, folder)
 

@@ -88,7 +88,7 @@ def _read_checksums(folder: Path, shown: str) -> dict[str, tuple[int, str]] | No
             str(name): (int(entry["bytes"]), str(entry["sha256"]))
             for name, entry in json.loads(path.read_text())["files"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedFileError(
             f"{shown}/{CHECKSUMS_FILE} is damaged ({type(error).__name__}: {error})"
         ) from error

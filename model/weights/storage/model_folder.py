@@ -100,7 +100,7 @@ def read_saved_config(folder: Path) -> tuple[ModelConfig, tuple[Category, ...]]:
         raise WeightsError(
             f"{path} is damaged or not the config of a detector: {first}: {problems[0]['msg']}"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"{path} is damaged or not the config of a detector: {type(error).__name__}: {error}"
         ) from error

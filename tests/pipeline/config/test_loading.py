@@ -27,6 +27,13 @@ def test_the_default_output_is_absolute_too(here):
     assert load_config("c.yaml").output == str(here / "runs" / "run")
 
 
+@pytest.mark.parametrize("location", ["", " ", "a\0b", "a\nb"])
+def test_a_location_that_cannot_exist_is_refused(here, location):
+    (here / "c.yaml").write_text(yaml.safe_dump({"output": location}))
+    with pytest.raises(ConfigError, match=r"output: .*must not be empty or have control char"):
+        load_config("c.yaml")
+
+
 @pytest.mark.parametrize("url", ["s3://b/k", "models:/name@champion", "/abs"])
 def test_absolute_locations_are_unchanged(here, url):
     (here / "c.yaml").write_text("")

@@ -101,10 +101,15 @@ def test_a_file_changed_on_purpose_loads_once_its_checksums_are_deleted(saved):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "{}", '{"files": {"model.json": 3}}', '{"files": {"../x": {"bytes": 1}}}'],
+    [
+        *("", "{", "[]", "{}", "[" * 100_000, "\ud800"),
+        '{"files": {"model.json": 3}}',
+        '{"files": {"../x": {"bytes": 1}}}',
+    ],
+    ids=range(8),
 )
 def test_damaged_checksums_are_named_with_the_remedy(saved, content):
-    (saved / "checksums.json").write_text(content)
+    (saved / "checksums.json").write_bytes(content.encode(errors="surrogatepass"))
     with pytest.raises(WeightsError, match=r"checksums\.json is damaged .*delete the") as raised:
         load_network(saved)
     assert "\n" not in str(raised.value)

@@ -29,7 +29,7 @@ def test_the_weights_have_the_file_permissions_of_the_config(saved):
     assert modes["model.safetensors"] == modes["model.json"]
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"format": 99}', "[]"])
+@pytest.mark.parametrize("text", ["{", "{}", '{"format": 99}', "[]", "[" * 100_000, '"'])
 def test_a_damaged_config_is_an_error_that_names_the_file(saved, text):
     (saved[1] / "model.json").write_text(text)
     with pytest.raises(WeightsError, match=r"model\.json"):
