@@ -130,6 +130,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data), formats=tuple(_FORMATS)) as image:
             _check_pixels(image.height, image.width)
             yield image
+    except MemoryError:
+        raise
     except Image.DecompressionBombError as error:
         raise DecodeError(f"{error}; cut the image into tiles") from None
     except UnidentifiedImageError:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,6 +14,8 @@ from pipeline.shards.keypoints import KeypointSet
 
 SCHEMA_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)  # 1 has no keypoints; 1 and 2 have no orientation and source ids
+_FIRST_DECODING_VERSION = 3
+_FORMER_DECODING = Decoding("ignore", 16)
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 
@@ -166,6 +168,8 @@ def read_manifest(shards_url: str) -> Manifest:
             f"{url}: not a valid manifest ({problem['loc']}: {problem['msg']}); run "
             "workflows/prepare_shards.py to write the shards again"
         ) from None
+    if manifest.version < _FIRST_DECODING_VERSION:
+        manifest = replace(manifest, decoding=_FORMER_DECODING)
     if manifest.version not in READABLE_VERSIONS:
         raise storage.StorageError(
             f"{url}: unsupported schema version {manifest.version}; this program reads versions "

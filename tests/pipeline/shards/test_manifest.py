@@ -13,6 +13,7 @@ from model.structures import Category
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.coco_ground_truth import coco_ground_truth
+from pipeline.shards.decoding import Decoding
 from pipeline.shards.keypoints import KeypointSet
 from pipeline.shards.manifest import SCHEMA_VERSION, read_manifest, write_manifest
 from pipeline.shards.row import rows_from_arrow
@@ -102,6 +103,7 @@ def version_1_shards(shapes_images, tmp_path):
 def test_version_1_shards_are_readable(version_1_shards, shapes_shards):
     manifest = read_manifest(version_1_shards)
     assert (manifest.version, manifest.keypoints) == (1, None)
+    assert manifest.decoding == Decoding("ignore", 16)
     assert "11 images" in manifest.summary()
     old, new = coco_ground_truth(version_1_shards), coco_ground_truth(shapes_shards)
     assert old["images"] == new["images"]
