@@ -202,9 +202,10 @@ class _Grouping:
         image = None if image_id is None else self.records.get(image_id)
         if image_id is None or image is None:
             detail = f"no valid image record has the id {annotation.get('image_id')!r}"[:200]
-            ids = (None, None, number)
-            reject = Reject("annotation", *ids, "unknown image id", detail, source_id=source_id)
-            self.rejects.append(reject)
+            reason = "unknown image id"
+            self.rejects.append(
+                Reject("annotation", None, None, number, reason, detail, source_id=source_id)
+            )
             return
         first = (
             annotation if given is None else self.first_of_id.setdefault(id_key(given), annotation)
