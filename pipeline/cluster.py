@@ -67,7 +67,8 @@ def connect() -> ClusterResources:
         The cluster's CPUs and GPUs.
 
     Raises:
-        ClusterError: RAY_ADDRESS names a cluster that does not answer, or wants a token.
+        ClusterError: RAY_ADDRESS names a cluster that does not answer, or wants a token; or Ray
+            does not start on this machine.
     """
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS", "local")
@@ -90,19 +91,41 @@ def start_local(**options: Any) -> None:
 
     Args:
         options: further arguments of ``ray.init``, for example ``num_cpus``.
+
+    Raises:
+        ClusterError: Ray does not start, twice.
     """
     prepare_environment()
     for name, value in _closing_environment().items():
         os.environ.setdefault(name, value)
+    arguments = {
+        # Otherwise Ray looks for the last cluster started here, and waits long if it is gone.
+        "address": "local",
+        "_node_ip_address": LOOPBACK,
+        # Without the dashboard, a stopped Tune trial keeps its placement group.
+        "include_dashboard": True,
+        "log_to_driver": True,
+        "logging_level": logging.WARNING,
+        **options,
+    }
+    try:
+        _init(arguments)
+    except Exception as error:  # of many types; the most frequent is a plain Exception
+        logger.warning("Ray did not start (%s); trying again", _first_line(error))
+        ray.shutdown()
+        try:
+            _init(arguments)
+        except Exception as again:
+            raise ClusterError(
+                f"Ray does not start on this machine ({_first_line(again)}). It gives up after "
+                "30 s: is the machine very busy, or its memory or /tmp full? Ray's logs are in "
+                "/tmp/ray/session_latest/logs."
+            ) from again
+
+
+def _init(arguments: dict[str, Any]) -> None:
     with _accept_loopback(), _without_advice():
-        ray.init(
-            # Otherwise Ray looks for the last cluster started here, and waits long if it is gone.
-            address="local",
-            _node_ip_address=LOOPBACK,
-            # Without the dashboard, a stopped Tune trial keeps its placement group.
-            include_dashboard=True,
-            **{"log_to_driver": True, "logging_level": logging.WARNING, **options},
-        )
+        ray.init(**arguments)
 
 
 def _join(address: str) -> None:
@@ -198,11 +221,14 @@ def check_address(address: str) -> None:
 
 
 def _unreachable(address: str | None, error: Exception) -> str:
-    first_line = next(iter(str(error).splitlines()), type(error).__name__)
     return (
-        f"no Ray cluster answers at RAY_ADDRESS={address} ({first_line}). Start it with "
+        f"no Ray cluster answers at RAY_ADDRESS={address} ({_first_line(error)}). Start it with "
         "`ray start --head`, correct RAY_ADDRESS, or unset it to use this machine alone."
     )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager

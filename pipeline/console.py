@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from collections.abc import Iterator
 from rich.console import Console
 
 PACKAGES = ("ops_cuda", "model", "pipeline", "workflows")
+
+# MLflow sets up its own logger when it is imported; at INFO it reports every table it creates.
+QUIET = {"MLFLOW_LOGGING_LEVEL": "WARNING"}
 
 
 @functools.cache
@@ -21,6 +25,8 @@ def terminal() -> Console:
 @contextlib.contextmanager
 def show_logs() -> Iterator[None]:
     """Print log lines to stderr inside a ``with`` block of the process that runs a job."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     with _handled_by(_TerminalHandler(), "%H:%M:%S "), warnings.catch_warnings():
         # Advice of Ray and MLflow to their callers, about changes in releases to come.
         for category in (FutureWarning, DeprecationWarning):

@@ -17,6 +17,7 @@ from ray.exceptions import RayTaskError
 from pipeline import storage
 from pipeline.cluster import prepare_environment
 from pipeline.config import RunConfig, digest_of
+from pipeline.console import show_worker_logs
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.registration import check_champion_metric, register_evaluated
 from pipeline.infer.inference import run_inference
@@ -82,7 +83,9 @@ def run_chain(config: RunConfig) -> Iterator[StageRecord]:
     running: dict[str, Any] = {}
     for stage in STAGES:
         upstream = [running[name] for name in stage.depends_on]
-        running[stage.name] = task.remote(stage.name, config, *upstream)
+        # Ray shows the name of a task before each line of its log.
+        named = task.options(name=stage.name)
+        running[stage.name] = named.remote(stage.name, config, *upstream)
     for stage in STAGES:
         try:
             record: StageRecord = ray.get(running[stage.name])
@@ -101,7 +104,8 @@ def _run_stage(name: str, config: RunConfig, *upstream: StageRecord) -> StageRec
     if finished is not None and not stage.always_runs and _files_exist(stage, finished.outcome):
         return replace(finished, skipped=True)
     started = time.monotonic()
-    outcome = stage.run(config, {record.stage: record.outcome for record in upstream})
+    with show_worker_logs():
+        outcome = stage.run(config, {record.stage: record.outcome for record in upstream})
     if finished is not None and _facts(outcome) == _facts(finished.outcome):
         # Later keys hash the summary too, so the finished record keeps its text, even an older one.
         return replace(finished, skipped=True)

@@ -14,10 +14,18 @@ def plan(config: RunConfig) -> str:
 
 
 def job(config: RunConfig) -> str:
-    """Write the shards of both splits."""
+    """Write the shards of both splits, unless they are up to date."""
     from pipeline.ingest.splits import prepare_split
+    from pipeline.storage.versions import file_versions
 
-    return "\n".join(prepare_split(config, split).summary() for split in SPLITS)
+    lines = []
+    for split in SPLITS:
+        shards_url = split_shards_url(config, split)
+        before = file_versions(shards_url)
+        summary = prepare_split(config, split).summary()
+        status = "up to date, nothing written" if file_versions(shards_url) == before else "written"
+        lines.append(f"{shards_url}: {status}: {summary}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from pipeline.sweep.trial import (
     sweep_folder,
     trial_folder,
 )
+from pipeline.sweep.trial_log import TrialLog
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.train.placement_group import PLACEMENT_GROUP
@@ -158,7 +159,7 @@ def _tuner(config: RunConfig, run: TrackedRun, concurrent: int) -> tune.Tuner:
             name="tune",
             storage_path=path,
             storage_filesystem=store,
-            callbacks=[StoppedTrials()],
+            callbacks=[StoppedTrials(), TrialLog(config.sweep.trials)],
         ),
     )
 

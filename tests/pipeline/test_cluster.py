@@ -1,11 +1,22 @@
-"""A cluster that is not there is named at once, with the remedy."""
+"""A cluster that is not there is named at once, with the remedy; a local one is closed."""
 
+import ipaddress
+import json
+import os
 import socket
+import subprocess
+import sys
 import time
+import urllib.error
+import urllib.request
+from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.cluster import ClusterError, check_address
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def closed_port():
@@ -39,3 +50,80 @@ def test_an_address_where_something_listens_is_left_to_ray():
 @pytest.mark.parametrize("address", ["auto", "local", "http://127.0.0.1"])
 def test_other_forms_are_left_to_ray(address):
     check_address(address)
+
+
+def listening_sockets(process):
+    """Return (process name, address) of each socket that it and its descendants listen on."""
+    found = set()
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            sockets = each.net_connections("inet")
+            found |= {(each.name(), s.laddr.ip) for s in sockets if s.status == psutil.CONN_LISTEN}
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def is_loopback(text):
+    address = ipaddress.ip_address(text)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+@pytest.mark.ray
+def test_a_local_cluster_listens_on_the_loopback_interface_only(ray_cluster):
+    sockets = listening_sockets(psutil.Process())
+    assert {"gcs_server", "raylet", "ray::DashboardAgent"} <= {name for name, _ in sockets}
+    assert [s for s in sockets if not is_loopback(s[1])] == []
+
+
+JOIN = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+from pipeline import cluster
+try:
+    GcsClient(address=sys.argv[1])
+except AuthenticationError:
+    print("Ray refuses")
+try:
+    cluster.connect()
+except cluster.ClusterError as error:
+    print(error)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}],
+    ids=["without a token", "with a wrong token"],
+)
+def test_a_process_without_the_token_cannot_join(ray_cluster, tmp_path, settings):
+    address = ray_cluster.get_runtime_context().gcs_address
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH_")}
+    environment = {**inherited, "HOME": str(tmp_path), "RAY_ADDRESS": address, **settings}
+    process = subprocess.run(
+        [sys.executable, "-c", JOIN, address],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    first, second = process.stdout.splitlines()
+    assert first == "Ray refuses"
+    assert f"the Ray cluster at RAY_ADDRESS={address} refuses the token" in second
+    assert "docs/CLUSTER.md" in second
+
+
+@pytest.mark.ray
+def test_jobs_cannot_be_submitted_without_the_token(ray_cluster):
+    from ray._private.worker import _global_node
+
+    request = urllib.request.Request(
+        f"http://{_global_node.webui_url}/api/jobs/",
+        json.dumps({"entrypoint": "id"}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    assert refused.value.code == 401
