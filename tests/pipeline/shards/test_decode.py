@@ -236,3 +236,29 @@ def test_damaged_bytes_decode_or_are_refused_in_words(data, changes, share):
         except DecodeError as error:
             assert str(error)
     assert 1 <= exif_orientation(damaged) <= 8
+
+
+def color_png_of_16_bits(pixels):
+    """Encode (H, W, 3) uint16, which Pillow cannot write."""
+    height, width, _ = pixels.shape
+
+    def chunk(kind, content):
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_color_of_16_bits_keeps_its_upper_8_bits_unless_they_are_unused():
+    pixels = gradient().astype(np.uint16) * 257
+    data = color_png_of_16_bits(pixels)
+    assert np.array_equal(decode_image(data), gradient())
+    dark = color_png_of_16_bits(pixels >> 4)
+    with pytest.raises(DecodeError, match="its depth is unknown"):
+        decode_image(dark)
+    assert np.array_equal(decode_image(dark, None, 16), gradient() >> 4)
+    with pytest.raises(DecodeError, match="color images with 12 bits"):
+        decode_image(dark, None, 12)
