@@ -39,7 +39,8 @@ class _NodeTorchBackend(_TorchBackend):  # type: ignore[misc]
         }
         ray.get(
             [
-                worker_group.execute_single_async(rank, _join, rank=rank, **group)
+                # Positional: execute_single_async has a parameter called rank, too.
+                worker_group.execute_single_async(rank, _join, rank, **group)
                 for rank in range(len(worker_group))
             ]
         )
@@ -57,7 +58,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _join(
-    backend: str, host: str, port: int, world_size: int, timeout: timedelta, rank: int
+    rank: int, backend: str, host: str, port: int, world_size: int, timeout: timedelta
 ) -> None:
     # As Ray Train sets it: a collective that fails or times out ends the process.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")

@@ -15,7 +15,7 @@ CASES = {
     "NUL": (("a\0b",), {}, ValueError, r"source must be the path .*; got 'a\\x00b'"),
     "config": (("a", {"model": {}}), {}, TypeError, "config must be the path of a YAML file"),
     "gpu": (("a",), {"device": "gpu"}, ValueError, "'cuda' or 'cuda:N'; got 'gpu'"),
-    "meta": (("a",), {"device": "meta"}, ValueError, "'cuda' or 'cuda:N'; got 'meta'"),
+    "xpu": (("a",), {"device": "xpu"}, ValueError, "'cuda' or 'cuda:N'; got 'xpu'"),
     "mps": (("a",), {"device": torch.device("mps")}, ValueError, "got device\\(type='mps'"),
     "number": (("a",), {"device": 0}, TypeError, "device must be .*; got 0"),
     "no device": (("a",), {"device": None}, TypeError, "device must be .*; got None"),
