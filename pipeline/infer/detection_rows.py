@@ -40,6 +40,8 @@ SCHEMA = pa.schema(
         # their P names are null for a detector without keypoints.
         ("keypoints", pa.list_(pa.list_(pa.list_(pa.float32(), 3)))),
         ("keypoint_names", pa.list_(pa.string())),
+        # The dataset's id of the image as JSON; null if image_id is the same.
+        ("source_image_id", pa.string()),
     ]
 )
 
@@ -61,6 +63,7 @@ class DetectionRow:
     error: str | None
     keypoints: list[list[list[float]]] | None = None
     keypoint_names: list[str] | None = None
+    source_image_id: str | None = None
 
 
 def detection_row(
@@ -75,9 +78,19 @@ def detection_row(
     """
     image = prediction.image
     if prediction.detections is None:
-        error = prediction.error or "no prediction"
         return DetectionRow(
-            image.image_id, image.file_name, None, None, [], [], [], [], [], None, error
+            image_id=image.image_id,
+            file_name=image.file_name,
+            height=None,
+            width=None,
+            boxes=[],
+            scores=[],
+            labels=[],
+            category_ids=[],
+            category_names=[],
+            masks_rle=None,
+            error=prediction.error or "no prediction",
+            source_image_id=image.source_id,
         )
     kept = prediction.detections.above(score_threshold)
     labels = kept.labels.tolist()
@@ -97,6 +110,7 @@ def detection_row(
         error=None,
         keypoints=None if kept.keypoints is None else kept.keypoints.tolist(),
         keypoint_names=None if kept.keypoints is None or head is None else list(head.names),
+        source_image_id=image.source_id,
     )
 
 

@@ -25,6 +25,7 @@ class InputImage:
         error: why the image could not be read; ``encoded`` is empty then.
         orientation: EXIF orientation to turn the pixels by; None follows the file.
         bit_depth: significant bits of an image with more than 8; None follows the file.
+        source_id: the dataset's id of the image as JSON, if ``image_id`` differs.
     """
 
     image_id: int
@@ -33,6 +34,7 @@ class InputImage:
     error: str | None = None
     orientation: int | None = None
     bit_depth: int | None = None
+    source_id: str | None = None
 
     @classmethod
     def from_row(cls, row: ShardRow) -> "InputImage":
@@ -43,6 +45,7 @@ class InputImage:
             row.image_bytes,
             orientation=row.orientation,
             bit_depth=row.bit_depth,
+            source_id=row.source_image_id,
         )
 
     def decode(self) -> Pixels:

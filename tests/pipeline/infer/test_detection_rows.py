@@ -27,12 +27,14 @@ def test_rows_keep_keypoints_their_names_and_their_coco_results(shapes_keypoint_
         )
         for row in read_all_rows(shapes_keypoint_shards)
     ]
-    unreadable = ImagePrediction(InputImage(99, "broken.jpg", b""), None, "reason")
+    image = InputImage(99, "broken.jpg", b"", source_id='"frame 1"')
+    unreadable = ImagePrediction(image, None, "reason")
     rows.append(detection_row(unreadable, detector, 0.0))
     write_detection_rows(str(tmp_path / "p.parquet"), rows)
     read = read_detection_rows(str(tmp_path / "p.parquet"))
     assert read == rows
     assert (read[-1].keypoints, read[-1].keypoint_names) == (None, None)
+    assert (read[-1].source_image_id, read[0].source_image_id) == ('"frame 1"', None)
     assert read[0].keypoint_names == list(SHAPE_KEYPOINTS)
     assert np.shape(read[0].keypoints) == (len(read[0].scores), 4, 3)
     assert set(np.array(read[0].keypoints)[..., 2].ravel()) == {5.0}
