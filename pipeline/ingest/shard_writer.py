@@ -7,7 +7,6 @@ until then ``parts/`` holds a report of each finished shard, so that a killed jo
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -18,7 +17,7 @@ from pydantic import TypeAdapter
 from pipeline import storage
 from pipeline.ingest.listing import Listing
 from pipeline.ingest.quarantine import check_quarantine
-from pipeline.ingest.rejects import Reject
+from pipeline.ingest.shard_manifest import build_manifest, warn_about_orientation
 from pipeline.ingest.shard_task import ShardReport, ShardTask, write_shard
 from pipeline.ingest.source_digest import source_digest
 from pipeline.progress import Progress, show_progress
@@ -26,7 +25,6 @@ from pipeline.shards.decoding import DEFAULT_DECODING, Decoding
 from pipeline.shards.manifest import (
     MANIFEST_NAME,
     QUARANTINE_NAME,
-    SCHEMA_VERSION,
     Manifest,
     read_manifest,
     write_manifest,
@@ -37,24 +35,6 @@ logger = logging.getLogger(__name__)
 _SHUFFLE_SEED = 20170322
 _PARTS = "parts"
 _REPORT: TypeAdapter[ShardReport] = TypeAdapter(ShardReport)
-_COUNTS = (
-    "images_listed",
-    "images",
-    "images_without_objects",
-    "images_quarantined",
-    "annotations_listed",
-    "objects",
-    "crowd",
-    "annotations_quarantined",
-    "clipped",
-    "without_mask",
-    "with_keypoints",
-    "points_outside",
-    "keypoints_unnamed",
-    "images_turned",
-    "orientation_unclear",
-    "renumbered",
-)
 
 
 def write_shards(
@@ -100,7 +80,7 @@ def write_shards(
     )
     reports = _run_tasks(tasks)
     rejects = [*listing.rejects, *(reject for report in reports for reject in report.rejects)]
-    manifest = _make_manifest(listing, digest, reports, rejects, decoding)
+    manifest = build_manifest(listing, digest, reports, rejects, decoding)
     lines = (json.dumps(asdict(reject)) + "\n" for reject in rejects)
     storage.write_bytes(storage.join(shards_url, QUARANTINE_NAME), "".join(lines).encode())
     check_quarantine(listing, manifest, shards_url, max_quarantined, rejects)
@@ -108,6 +88,7 @@ def write_shards(
     write_manifest(shards_url, manifest)
     storage.delete(storage.join(shards_url, _PARTS))
     logger.info("%s: %s", shards_url, manifest.summary())
+    warn_about_orientation(manifest, shards_url)
     return manifest
 
 
@@ -196,35 +177,6 @@ def _write_or_reuse(task: ShardTask) -> ShardReport:
     report = write_shard(task)
     storage.write_bytes(task.report_url, _REPORT.dump_json(report))
     return report
-
-
-def _make_manifest(
-    listing: Listing,
-    digest: str,
-    reports: Sequence[ShardReport],
-    rejects: Sequence[Reject],
-    decoding: Decoding,
-) -> Manifest:
-    counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
-    counts["images_listed"] = listing.images_listed
-    counts["annotations_listed"] = listing.annotations_listed
-    counts["renumbered"] = listing.renumbered
-    for reject in listing.rejects:
-        counts[f"{reject.record}s_quarantined"] += 1
-    for report in reports:
-        counts.update(report.counts)
-    return Manifest(
-        version=SCHEMA_VERSION,
-        categories=listing.categories,
-        files=tuple(report.file for report in reports if report.file is not None),
-        source_digest=digest,
-        counts=dict(counts),
-        reasons=dict(Counter(reject.reason for reject in rejects if not reject.mended)),
-        protocol=listing.protocol,
-        keypoints=listing.keypoints,
-        mended=dict(Counter(reject.reason for reject in rejects if reject.mended)),
-        decoding=decoding,
-    )
 
 
 def _delete_stale_shards(shards_url: str, manifest: Manifest) -> None:

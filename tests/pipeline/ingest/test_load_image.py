@@ -104,6 +104,17 @@ def test_ingest_training_and_inference_decode_a_turned_image_alike(phone_source,
     assert np.array_equal(from_shard, pixels) and np.array_equal(from_file.decode(), pixels)
 
 
+def test_the_setting_that_other_images_speak_for_is_recommended(phone_source, tmp_path, caplog):
+    path = phone_source.images / phone_source.document["images"][1]["file_name"]
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 3
+        image.save(path, "JPEG", exif=exif)
+    manifest = phone_source.write_shards(tmp_path / "s")
+    assert (manifest.counts["images_turned"], manifest.counts["orientation_unclear"]) == (1, 1)
+    assert "set data.exif_orientation=apply" in caplog.text
+
+
 def test_the_setting_decides_for_all_images(phone_source, tmp_path):
     phone_source.write_shards(tmp_path / "auto")
     listing = read_coco(str(phone_source.annotations), str(phone_source.images))
