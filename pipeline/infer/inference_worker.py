@@ -1,18 +1,22 @@
 """Predict on one chunk with one model replica; write its output file and ledger entry."""
 
 import os
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from model import Predictor
 from model.config.settings import Precision
-from pipeline.infer.detection_rows import detection_row, write_detection_rows
+from pipeline.infer.detection_rows import DetectionRow, detection_row, write_detection_rows
 from pipeline.infer.detection_stream import predict_images
 from pipeline.infer.inputs import InputChunk, read_images
 from pipeline.infer.ledger import LedgerEntry, output_url, write_entry
 from pipeline.infer.model_files import ModelFiles
 from pipeline.operator_backend import warn_if_not_compiled
+
+REPORT_INTERVAL_S = 1.0
 
 
 class CountMismatchError(RuntimeError):
@@ -58,23 +62,30 @@ class InferenceWorker:
     def ready(self) -> None:
         """Return once the model is loaded."""
 
-    def predict(self, chunk: InputChunk, key: str) -> LedgerEntry:
+    def predict(self, chunk: InputChunk, key: str) -> Iterator[int | LedgerEntry]:
         """Run :func:`predict_chunk` with this worker's replica."""
-        return predict_chunk(self.predictor, chunk, self.job, key)
+        yield from predict_chunk(self.predictor, chunk, self.job, key)
 
 
 def predict_chunk(
     predictor: Predictor, chunk: InputChunk, job: InferenceJob, key: str
-) -> LedgerEntry:
+) -> Iterator[int | LedgerEntry]:
     """Predict on one chunk, write its output file, then its ledger entry.
+
+    Yields:
+        The number of images predicted since the last number, about once a second; the ledger entry
+        at last.
 
     Raises:
         CountMismatchError: the chunk did not contain as many images as planned.
     """
-    rows = [
-        detection_row(prediction, predictor, job.score_threshold)
-        for prediction in predict_images(predictor, read_images(chunk), job.batch)
-    ]
+    rows: list[DetectionRow] = []
+    reported, reported_s = 0, time.monotonic()
+    for prediction in predict_images(predictor, read_images(chunk), job.batch):
+        rows.append(detection_row(prediction, predictor, job.score_threshold))
+        if time.monotonic() - reported_s >= REPORT_INTERVAL_S:
+            yield len(rows) - reported
+            reported, reported_s = len(rows), time.monotonic()
     if len(rows) != chunk.images:
         raise CountMismatchError(
             f"{chunk.folder_url} {chunk.name}: {len(rows)} images read, {chunk.images} expected. "
@@ -90,4 +101,5 @@ def predict_chunk(
         model=job.model_source,
     )
     write_entry(job.predictions_url, entry)
-    return entry
+    yield len(rows) - reported
+    yield entry

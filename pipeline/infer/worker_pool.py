@@ -1,7 +1,6 @@
 """Predict on many chunks: workers pull them one by one, and a worker that dies is replaced."""
 
 import logging
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,11 +21,11 @@ from pipeline.infer.inputs import InputChunk
 from pipeline.infer.ledger import LedgerEntry, chunk_key, finished_entries, remove_stale
 from pipeline.infer.model_files import ModelFiles
 from pipeline.operator_backend import warn_if_not_compiled
+from pipeline.progress import show_progress
 
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # so many deaths on one chunk, or while loading the model, end the job
-PROGRESS_INTERVAL_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -67,20 +66,17 @@ def predict_chunks(
     if skipped:
         logger.info("%d of %d chunks are already finished", len(skipped), len(chunks))
     predict = _predict_on_cluster if ray.is_initialized() else _predict_in_process
-    started, images = time.monotonic(), 0
-    for entry in predict(unfinished, keys, model, job, workers) if unfinished else ():
-        entries[entry.name] = entry
-        images += entry.images
-        logger.info(
-            "%s: %d images, %d failed, %d objects  (%d/%d chunks, %.1f images/s)",
-            entry.name,
-            entry.images,
-            entry.failed,
-            entry.objects,
-            len(entries),
-            len(chunks),
-            images / max(time.monotonic() - started, 1e-9),
-        )
+    if unfinished:
+        logger.info("loading the model")
+        total = sum(chunk.images for chunk in unfinished)
+        with show_progress("predicting", total, "images") as progress:
+            for result in predict(unfinished, keys, model, job, workers):
+                if isinstance(result, LedgerEntry):
+                    entries[result.name] = result
+                elif progress.done == result == 0:
+                    progress.restart_clock()  # the model is loaded
+                else:
+                    progress.add(result)
     _check_counts(chunks, entries)
     return [ChunkOutcome(entries[chunk.name], chunk.name in skipped) for chunk in chunks]
 
@@ -105,12 +101,13 @@ def _predict_in_process(
     model: ModelFiles,
     job: InferenceJob,
     workers: int,
-) -> Iterator[LedgerEntry]:
+) -> Iterator[int | LedgerEntry]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     warn_if_not_compiled(torch.device(device))
     predictor = model.load(device, job.precision)
+    yield 0
     for chunk in chunks:
-        yield predict_chunk(predictor, chunk, job, keys[chunk.name])
+        yield from predict_chunk(predictor, chunk, job, keys[chunk.name])
 
 
 def _predict_on_cluster(
@@ -119,41 +116,43 @@ def _predict_on_cluster(
     model: ModelFiles,
     job: InferenceJob,
     workers: int,
-) -> Iterator[LedgerEntry]:
+) -> Iterator[int | LedgerEntry]:
+    """Yield what `predict_chunk` yields, and 0 for each worker that has loaded the model."""
     start_worker, count = _worker_factory(model, job, min(workers, len(chunks)))
     waiting, deaths, failed_starts = deque(chunks), Counter[str](), 0
     # Pending call -> its worker and the chunk it works on; None while it loads the model.
     running: dict[Any, tuple[Any, InputChunk | None]] = {}
+    predicted = Counter[str]()  # images of unfinished chunks
     try:
         for _ in range(count):
             worker = start_worker()
             running[worker.ready.remote()] = (worker, None)
         while waiting or any(chunk is not None for _, chunk in running.values()):
-            done, _ = ray.wait(list(running), num_returns=1, timeout=PROGRESS_INTERVAL_S)
-            if not done:
-                logger.info("waiting for %d workers; %d chunks left", len(running), len(waiting))
-                continue
-            worker, chunk = running.pop(done[0])
+            [call], _ = ray.wait(list(running), num_returns=1)
+            worker, chunk = running.pop(call)
             try:
-                entry = ray.get(done[0])
+                result = ray.get(call if chunk is None else next(call))
             except RayActorError as error:
                 if chunk is None:
                     failed_starts += 1
                 else:
                     deaths[chunk.name] += 1
                     waiting.appendleft(chunk)
+                    yield -predicted.pop(chunk.name, 0)
                 _warn_or_give_up(chunk, deaths, failed_starts, error)
                 worker = start_worker()
                 running[worker.ready.remote()] = (worker, None)
                 continue
-            if waiting:
+            if chunk is not None and not isinstance(result, LedgerEntry):
+                predicted[chunk.name] += result
+                running[call] = (worker, chunk)
+            elif waiting:
                 next_chunk = waiting.popleft()
-                call = worker.predict.remote(next_chunk, keys[next_chunk.name])
-                running[call] = (worker, next_chunk)
+                stream = worker.predict.options(num_returns="streaming")
+                running[stream.remote(next_chunk, keys[next_chunk.name])] = (worker, next_chunk)
             else:
                 ray.kill(worker)
-            if chunk is not None:
-                yield entry
+            yield 0 if chunk is None else result
     finally:
         for worker, _ in running.values():
             ray.kill(worker)

@@ -19,7 +19,7 @@ def test_the_store_and_the_workers_listen_on_the_address_of_the_node(ray_cluster
             import torch
             import torch.distributed as dist
 
-            _join("gloo", host, port, 2, timedelta(seconds=120), rank)
+            _join(rank, "gloo", host, port, 2, timedelta(seconds=120))
             ranks = torch.tensor([float(rank)])
             dist.all_reduce(ranks)
             sockets = psutil.Process().net_connections("inet")
