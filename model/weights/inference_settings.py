@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import ModelConfig
-from model.config.settings import check_settings
+from model.config.settings import ConfigError, check_settings
 
 # Keyword to section and key of ModelConfig. RetinaNet has the keys of "box" in its own section.
 _INFERENCE_SETTINGS = {
@@ -30,9 +30,10 @@ def override_inference_settings(config: ModelConfig, overrides: Mapping[str, flo
 
     Raises:
         TypeError: there is no such setting, or the detector has no such head.
-        ConfigError: a value is out of range.
+        ConfigError: values are out of range; names the arguments and the keys that they set.
     """
     tree: dict[str, Any] = config.model_dump()
+    arguments: dict[str, str] = {}  # dotted key -> the argument that sets it
     for name, value in overrides.items():
         if name not in _INFERENCE_SETTINGS:
             near = difflib.get_close_matches(name, _INFERENCE_SETTINGS, n=1)
@@ -47,5 +48,15 @@ def override_inference_settings(config: ModelConfig, overrides: Mapping[str, flo
         if tree[section] is None:
             raise TypeError(f"{name} was given, but this detector has no {section} head")
         tree[section][key] = value
-    checked: ModelConfig = check_settings(ModelConfig, tree)
+        arguments[f"{section}.{key}"] = name
+    try:
+        checked: ModelConfig = check_settings(ModelConfig, tree)
+    except ConfigError as error:
+        raise ConfigError([_name_argument(line, arguments) for line in error.problems]) from None
     return checked
+
+
+def _name_argument(problem: str, arguments: Mapping[str, str]) -> str:
+    """Put the argument that the caller gave before the key that it sets."""
+    key, colon, message = problem.partition(":")
+    return f"{arguments[key]} ({key}):{message}" if colon and key in arguments else problem

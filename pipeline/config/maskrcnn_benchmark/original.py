@@ -103,14 +103,22 @@ def read_original(path: Path) -> OriginalConfig:
     The last of repeated keys wins, as in maskrcnn-benchmark.
 
     Raises:
-        ConfigError: the file cannot be read, is not safe YAML or is not a mapping; or lists every
-            unknown key with the nearest known one, and every value of another type than the
-            default.
+        ConfigError: the file cannot be read, is not safe YAML, is not a mapping or is a file of
+            another program; or lists every unknown key with the nearest known one, and every value
+            of another type than the default.
     """
     tree, overwritten = _load(path)
     if foreign := {"_BASE_", "VERSION"} & tree.keys():
         raise ConfigError(
             [f"{path} has {' and '.join(sorted(foreign))}: detectron2's configs are not supported"]
+        )
+    if tree and not any(str(name).isupper() for name in tree):
+        raise ConfigError(
+            [
+                f"{path} is not a file of maskrcnn-benchmark, whose keys are in capitals (MODEL, "
+                f"SOLVER, ...); it has {', '.join(map(str, list(tree)[:5]))}. A config of this "
+                "project needs no import: give it to the jobs as it is."
+            ]
         )
     problems: list[str] = []
     given: dict[str, Any] = {}

@@ -1,8 +1,10 @@
 import pytest
 
 from model import build_detector, save_detector
+from model.config import ModelConfig
 from model.config.settings import ConfigError
 from model.weights import load_network
+from model.weights.inference_settings import override_inference_settings
 
 
 @pytest.fixture
@@ -32,3 +34,20 @@ def test_a_misspelled_override_is_refused_with_the_nearest_name(folder):
         load_network(folder, score_treshold=0.3)
     with pytest.raises(ConfigError, match="score_threshold"):
         load_network(folder, score_threshold=30)
+
+
+@pytest.mark.parametrize(
+    ("argument", "key", "value"),
+    [
+        ("proposals", "rpn.post_nms_test", -2),
+        ("short_side", "input.short_side", 0),
+        ("score_threshold", "box.score_threshold", 1.5),
+        ("mask_threshold", "mask.threshold", "high"),
+    ],
+)
+def test_an_override_out_of_range_is_named_as_the_caller_spelled_it(argument, key, value):
+    with pytest.raises(ConfigError) as refused:
+        override_inference_settings(ModelConfig(), {argument: value})
+    [problem] = refused.value.problems
+    assert problem.startswith(f"{argument} ({key}): must be ")
+    assert str(value) in problem

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pipeline.config import RunConfig, load_config
 from pipeline.config.__main__ import main
 from tests.pipeline.config.maskrcnn_benchmark import original_files
@@ -26,6 +28,15 @@ def test_the_command_fails_on_errors_and_never_overwrites_the_original(tmp_path,
     old.write_text("{}")
     assert main(["import", str(old), "--to", str(old)]) == 1
     assert old.read_text() == "{}"
+
+
+@pytest.mark.parametrize("recipe", ["quickstart", "mask_rcnn_r50_fpn_1x"])
+def test_one_of_our_own_files_is_not_imported(recipe, capsys):
+    assert main(["import", str(ROOT / "configs" / f"{recipe}.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert "is not a file of maskrcnn-benchmark" in error
+    assert "give it to the jobs as it is" in error
+    assert "unknown key" not in error
 
 
 def test_the_package_runs_as_a_command(tmp_path):
