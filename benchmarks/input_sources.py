@@ -24,7 +24,8 @@ from pipeline.config import RunConfig
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import ShardRow, read_rows
 from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentations
-from pipeline.stream.collate import StreamBatch, collate, sample_from_row
+from pipeline.stream.collate import StreamBatch, collate
+from pipeline.stream.samples import sample_from_row
 from pipeline.stream.shard_plan import images_of_step, plan_shards
 from pipeline.stream.training_stream import open_local_stream, open_stream
 

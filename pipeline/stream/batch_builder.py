@@ -12,9 +12,10 @@ from pipeline.config.train import CanvasScope
 from pipeline.shards.decode import DecodeError
 from pipeline.stream.augment import Augmentation, TrainingSample, draw_augmentations
 from pipeline.stream.buffers import Allocate
-from pipeline.stream.collate import StreamBatch, blank_sample, collate, sample_from_row
+from pipeline.stream.collate import StreamBatch, collate
 from pipeline.stream.planned_row import PlannedRow
 from pipeline.stream.random_numbers import Purpose, random_bits, random_fractions
+from pipeline.stream.samples import blank_sample, sample_from_row
 from pipeline.stream.shard_plan import Integers, ShardPlan, images_of_step, locate_image
 
 

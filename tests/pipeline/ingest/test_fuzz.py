@@ -22,7 +22,7 @@ from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.voc import read_voc
 from pipeline.shards.coco_ground_truth import coco_ground_truth
 from pipeline.shards.decoding import Decoding
-from pipeline.stream.collate import sample_from_row
+from pipeline.stream.samples import sample_from_row
 from tests.annotated_datasets import HEIGHT, WIDTH, all_rows, noise_image, quarantine_entries
 from tests.pipeline.ingest.damage import damaged, fuzz, texts
 

@@ -15,7 +15,7 @@ from pipeline.ingest.rejects import InvalidRecordError
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.decode import STORED, decode_image
 from pipeline.shards.decoding import Decoding
-from pipeline.stream.collate import sample_from_row
+from pipeline.stream.samples import sample_from_row
 from tests.annotated_datasets import all_rows, draw_coco, noise_image
 
 STORED_SIZE, UPRIGHT_SIZE = ImageSize(40, 60), ImageSize(60, 40)

@@ -13,7 +13,7 @@ from pipeline.ingest.rejects import InvalidRecordError
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.validate import validate_annotation
 from pipeline.shards.coco_ground_truth import coco_ground_truth
-from pipeline.stream.collate import sample_from_row
+from pipeline.stream.samples import sample_from_row
 from tests.annotated_datasets import all_rows, draw_coco, quarantine_entries
 
 

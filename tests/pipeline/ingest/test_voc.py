@@ -9,7 +9,7 @@ from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.splits import prepare_split
 from pipeline.ingest.voc import VOC_CLASSES, read_voc
 from pipeline.ingest.voc_xml import parse_annotation
-from pipeline.stream.collate import sample_from_row
+from pipeline.stream.samples import sample_from_row
 from tests.annotated_datasets import (
     VOC_IMAGES,
     all_rows,

@@ -15,7 +15,7 @@ from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
 from model.structures.batch_masks import encode_bitmaps, join_masks, rasterize_masks
 from pipeline.ingest.shapes import SHAPE_KEYPOINTS
 from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentations
-from pipeline.stream.collate import sample_from_row
+from pipeline.stream.samples import sample_from_row
 
 SIZE = ImageSize(40, 60)
 POLYGON = [12.0, 6.0, 40.0, 10.0, 30.0, 34.0]
