@@ -23,7 +23,9 @@ from model.preprocess import canvas_size
 from pipeline.config import RunConfig
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import ShardRow, read_rows
-from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentations
+from pipeline.stream.augmentation.apply import TrainingSample, augment
+from pipeline.stream.augmentation.draw import DRAWS, AugmentationRanges, draw_augmentations
+from pipeline.stream.augmentation.parameters import Augmentation
 from pipeline.stream.collate import StreamBatch, collate
 from pipeline.stream.samples import sample_from_row
 from pipeline.stream.shard_plan import images_of_step, plan_shards
@@ -73,13 +75,13 @@ class Setup:
 
     def augmentations(self, samples: Sequence[TrainingSample]) -> list[Augmentation]:
         """Return augmentations that flip every second image of the dataset."""
-        return draw_augmentations(
-            [sample.original_size for sample in samples],
-            np.array([[0.0, sample.targets.image_id % 2 * 0.99] for sample in samples]),
-            (self.config.model.input.short_side,),
-            self.config.model.input.long_side,
-            self.config.data.flip_probability,
+        fractions = np.zeros((len(samples), DRAWS))
+        fractions[:, 1] = [sample.targets.image_id % 2 * 0.99 for sample in samples]
+        input_size = self.config.model.input
+        ranges = AugmentationRanges(
+            (input_size.short_side,), input_size.long_side, self.config.data.flip_probability
         )
+        return draw_augmentations([each.original_size for each in samples], fractions, ranges)
 
     def collate(self, samples: Sequence[TrainingSample]) -> StreamBatch:
         """Augment samples and join them to a batch, as the stream does."""

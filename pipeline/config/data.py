@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from model.config.settings import Fraction, NonNegative, Positive, Settings
+from pipeline.config.augmentation import ColorJitterConfig, ScaleJitterConfig
 from pipeline.storage.urls import Location
 
 Source = Literal["shapes", "coco", "voc", "cityscapes"]
@@ -148,6 +149,15 @@ class DataConfig(Settings):
     flip_probability: Fraction = Field(
         0.5, description="Probability of a horizontal flip in training."
     )
+    vertical_flip_probability: Fraction = Field(
+        0.0, description="Probability of a vertical flip in training."
+    )
+    scale_jitter: ScaleJitterConfig | None = Field(
+        None,
+        description="Random scales and crops instead of train_short_sides; {} is the large-scale "
+        "jitter of Ghiasi et al. 2021.",
+    )
+    color_jitter: ColorJitterConfig = ColorJitterConfig()
     min_keypoints: NonNegative = Field(
         0,
         description="Images with fewer labeled keypoints are excluded from training (Detectron: "

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.boxes.convention import CONTINUOUS, BoxConvention
-from model.config.conventions import ResizeRounding
 from model.config.keypoint_names import flip_order
 from model.preprocess import canvas_size
 from model.structures import ImageSize
 from pipeline.config.train import CanvasScope
 from pipeline.shards.decode import DecodeError
-from pipeline.stream.augment import Augmentation, TrainingSample, draw_augmentations
+from pipeline.stream.augmentation.apply import TrainingSample
+from pipeline.stream.augmentation.draw import DRAWS, AugmentationRanges, draw_augmentations
+from pipeline.stream.augmentation.parameters import Augmentation
 from pipeline.stream.buffers import Allocate
 from pipeline.stream.collate import StreamBatch, collate
 from pipeline.stream.planned_row import PlannedRow
@@ -24,25 +24,17 @@ class BatchSettings:
     """How rows become batches.
 
     Args:
-        short_sides: short sides to draw from, pixels.
-        long_side: limit of the long side, pixels.
-        flip_probability: probability of a horizontal flip.
+        augmentation: what augmentations are drawn from.
         size_divisor: padded sizes are multiples of this.
         with_masks: whether targets carry masks.
         keypoint_names: names of the keypoints that targets carry; None if they carry none.
-        rounding: how the resized sides are rounded; see ``model.preprocess.resized_size``.
-        convention: box convention.
         canvas: images that share a canvas; see ``train.canvas``.
     """
 
-    short_sides: tuple[int, ...]
-    long_side: int
-    flip_probability: float
+    augmentation: AugmentationRanges
     size_divisor: int
     with_masks: bool
     keypoint_names: tuple[str, ...] | None = None
-    rounding: ResizeRounding = "nearest"
-    convention: BoxConvention = CONTINUOUS
     canvas: CanvasScope = "global_batch"
 
     @property
@@ -110,7 +102,7 @@ def build_batch(
         samples,
         augmentations,
         seeds.tolist(),
-        canvas_size([each.size for each in drawn], settings.size_divisor),
+        canvas_size([each.output_size for each in drawn], settings.size_divisor),
         step,
         flip_order(settings.keypoint_names or ()) if flips else (),
         allocate,
@@ -147,10 +139,6 @@ def _draw_augmentations(
     """Draw the augmentations of the images in some slots of a step."""
     return draw_augmentations(
         [ImageSize(*size) for size in plan.sizes[images].tolist()],
-        random_fractions(plan.seed, step, slots, Purpose.AUGMENTATION, draws=2),
-        settings.short_sides,
-        settings.long_side,
-        settings.flip_probability,
-        settings.rounding,
-        settings.convention,
+        random_fractions(plan.seed, step, slots, Purpose.AUGMENTATION, DRAWS),
+        settings.augmentation,
     )

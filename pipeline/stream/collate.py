@@ -9,12 +9,8 @@ from torch import Tensor
 from model.preprocess import write_padded
 from model.structures import BatchTargets, ImageBatch, ImageSize, Targets, join_targets
 from model.structures.transfer import map_tensors, tensors_of
-from pipeline.stream.augment import (
-    Augmentation,
-    TrainingSample,
-    augment_pixels,
-    augment_targets,
-)
+from pipeline.stream.augmentation.apply import TrainingSample, augment_pixels, augment_targets
+from pipeline.stream.augmentation.parameters import Augmentation
 from pipeline.stream.buffers import Allocate, new_buffer
 from pipeline.stream.packed_tensors import TensorLayout, allocate_packed, on_copied_buffer
 
@@ -62,7 +58,7 @@ def collate(
         sampling_seeds: one per sample, for the model's random sampling.
         canvas: size of the padded images.
         step: optimizer step the batch is for.
-        keypoint_flip: see ``augment.augment_targets``.
+        keypoint_flip: see ``augmentation.apply.augment_targets``.
         allocate: returns the memory of the batch.
     """
     pairs = list(zip(samples, augmentations, strict=True))
@@ -86,7 +82,7 @@ def collate(
         write_padded(row, augment_pixels(sample.pixels, augmentation))
     images = ImageBatch(
         pixels.permute(0, 3, 1, 2),
-        tuple(augmentation.size for augmentation in augmentations),
+        tuple(augmentation.output_size for augmentation in augmentations),
         tuple(sample.original_size for sample in samples),
         tuple(sampling_seeds),
     )

@@ -19,7 +19,7 @@ from model.structures.batch_masks import identity_to_canvas
 from pipeline.shards.decode import DecodeError
 from pipeline.shards.row import ShardRow
 from pipeline.shards.run_lengths import run_ends
-from pipeline.stream.augment import TrainingSample
+from pipeline.stream.augmentation.apply import TrainingSample
 
 
 def sample_from_row(

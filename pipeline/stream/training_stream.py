@@ -13,6 +13,7 @@ import torch
 from model.boxes.convention import BoxConvention
 from pipeline.config import RunConfig
 from pipeline.shards.manifest import read_manifest
+from pipeline.stream.augmentation.draw import AugmentationRanges
 from pipeline.stream.batch_builder import BadRow, BatchSettings, BuiltBatch, build_batch
 from pipeline.stream.buffers import allocator
 from pipeline.stream.collate import StreamBatch
@@ -119,14 +120,10 @@ class TrainingStream(Iterator[StreamBatch]):
         self._tables = tables
         self._plan = plan
         self._settings = BatchSettings(
-            short_sides=config.data.train_short_sides or (config.model.input.short_side,),
-            long_side=config.model.input.long_side,
-            flip_probability=config.data.flip_probability,
+            augmentation=_augmentation_ranges(config),
             size_divisor=config.model.input.size_divisor,
             with_masks=config.model.mask is not None,
             keypoint_names=config.model.keypoint.names if config.model.keypoint else None,
-            rounding=config.model.conventions.resize_rounding,
-            convention=BoxConvention(config.model.conventions.legacy_geometry),
             canvas=config.train.canvas,
         )
         self._micro_batch = len(plan.slots) // config.train.accumulate
@@ -242,3 +239,17 @@ class TrainingStream(Iterator[StreamBatch]):
                 f"{self._plan.shards_url} cannot be read; the last error: "
                 f"{self.bad_rows[-1].reason}"
             )
+
+
+def _augmentation_ranges(config: RunConfig) -> AugmentationRanges:
+    data, conventions = config.data, config.model.conventions
+    return AugmentationRanges(
+        short_sides=data.train_short_sides or (config.model.input.short_side,),
+        long_side=config.model.input.long_side,
+        flip_probability=data.flip_probability,
+        vertical_flip_probability=data.vertical_flip_probability,
+        scale_jitter=data.scale_jitter,
+        color_jitter=data.color_jitter,
+        rounding=conventions.resize_rounding,
+        convention=BoxConvention(conventions.legacy_geometry),
+    )

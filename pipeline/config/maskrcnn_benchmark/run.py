@@ -23,9 +23,12 @@ def convert_data(original: OriginalConfig) -> Tree:
         "train_short_sides": [] if sides == (original["INPUT.MIN_SIZE_TEST"],) else list(sides),
         "min_keypoints": 10 if original["MODEL.KEYPOINT_ON"] else 0,
     }
-    for key in ("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE"):
-        original.expect(f"INPUT.{key}", 0, reason="unsupported color jitter")
-    original.expect("INPUT.VERTICAL_FLIP_PROB_TRAIN", 0, reason="unsupported vertical flips")
+    colors = ("brightness", "contrast", "saturation", "hue")
+    jitter = {key: original[f"INPUT.{key.upper()}"] for key in colors}
+    if any(jitter.values()):
+        tree["color_jitter"] = jitter
+    if original["INPUT.VERTICAL_FLIP_PROB_TRAIN"]:
+        tree["vertical_flip_probability"] = original["INPUT.VERTICAL_FLIP_PROB_TRAIN"]
     original.expect(
         "DATALOADER.ASPECT_RATIO_GROUPING",
         True,
@@ -112,11 +115,12 @@ def convert_train(original: OriginalConfig, group_norm: bool) -> Tree:
     original.expect(solver + "WARMUP_METHOD", "linear", reason="the warm-up is always linear")
     original.expect("MODEL.DEVICE", "cuda", "cpu", reason="unsupported device; auto is used")
     original.expect("AMP_VERBOSE", False, reason="there is nothing to print")
-    half = original["DTYPE"] == "float16"
     original.expect("DTYPE", "float32", "float16", reason="unsupported precision; fp32 is used")
+    precision = "fp16" if original["DTYPE"] == "float16" else "fp32"
     return {
         "device": "cpu" if original["MODEL.DEVICE"] == "cpu" else "auto",
-        "precision": "fp16" if half else "fp32",
+        # Files that do not state the type are not meant for one.
+        "precision": precision if original.sets("DTYPE") else "auto",
         "global_batch": batch,
         "recipe_batch": batch,
         "optimizer": {

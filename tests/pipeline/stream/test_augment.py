@@ -14,7 +14,9 @@ from model.config.keypoint_names import COCO_PERSON_KEYPOINTS, flip_order
 from model.structures import BitmapMasks, ImageSize, PolygonMasks, Targets
 from model.structures.batch_masks import encode_bitmaps, join_masks, rasterize_masks
 from pipeline.ingest.shapes import SHAPE_KEYPOINTS
-from pipeline.stream.augment import Augmentation, TrainingSample, augment, draw_augmentations
+from pipeline.stream.augmentation.apply import TrainingSample, augment
+from pipeline.stream.augmentation.draw import DRAWS, AugmentationRanges, draw_augmentations
+from pipeline.stream.augmentation.parameters import Augmentation
 from pipeline.stream.samples import sample_from_row
 
 SIZE = ImageSize(40, 60)
@@ -178,21 +180,27 @@ def test_extreme_points_stay_on_their_side_of_the_box(keypoint_rows, flip):
         assert torch.allclose(sides, targets.boxes, atol=0.05)
 
 
+def fractions(*numbers):
+    """Return the random numbers of one image; those not given are zero."""
+    return np.array([[*numbers, *[0.0] * (DRAWS - len(numbers))]])
+
+
 @given(st.floats(0, 1, exclude_max=True), st.integers(1, 2000), st.integers(1, 2000))
 @settings(deadline=None)
 def test_a_drawn_size_has_a_given_short_side_within_the_limit(fraction, height, width):
-    fractions = np.array([[fraction, 0.5]])
-    [drawn] = draw_augmentations([ImageSize(height, width)], fractions, (64, 96), 128, 0.5)
+    ranges = AugmentationRanges((64, 96), 128, flip_probability=0.5)
+    [drawn] = draw_augmentations([ImageSize(height, width)], fractions(fraction, 0.5), ranges)
     short_side = 64 if fraction < 0.5 else 96
     assert max(drawn.size) <= 128
     assert min(drawn.size) == short_side or max(drawn.size) == 128
 
 
 def test_an_image_is_flipped_if_its_fraction_is_below_the_probability():
-    sizes, fractions = [ImageSize(9, 9)] * 3, np.array([[0.0, 0.0], [0.0, 0.25], [0.0, 0.99]])
+    sizes, numbers = [ImageSize(9, 9)] * 3, np.zeros((3, DRAWS))
+    numbers[:, 1] = 0.0, 0.25, 0.99
 
     def flips(probability):
-        drawn = draw_augmentations(sizes, fractions, (9,), 9, probability)
+        drawn = draw_augmentations(sizes, numbers, AugmentationRanges((9,), 9, probability))
         return [augmentation.flip for augmentation in drawn]
 
     assert flips(0.0) == [False] * 3

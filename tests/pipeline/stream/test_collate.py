@@ -6,7 +6,7 @@ import torch
 
 from model.structures import ImageSize, join_targets
 from model.structures.transfer import tensors_of
-from pipeline.stream.augment import Augmentation
+from pipeline.stream.augmentation.parameters import Augmentation
 from pipeline.stream.collate import collate
 from pipeline.stream.samples import blank_sample, sample_from_row
 from tests.pipeline.stream.rows import FIRST, SECOND, row

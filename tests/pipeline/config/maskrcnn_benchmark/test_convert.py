@@ -9,6 +9,7 @@ import yaml
 
 from model.config.settings import ConfigError
 from pipeline.config import load_config
+from pipeline.config.augmentation import ColorJitterConfig
 from pipeline.config.maskrcnn_benchmark.convert import import_config
 from pipeline.config.maskrcnn_benchmark.original import python_literal
 from pipeline.config.maskrcnn_benchmark.tables import DEFAULTS
@@ -113,7 +114,18 @@ def test_every_key_of_the_original_is_converted_or_reported(key, import_text, im
 
 
 def test_a_skipped_key_is_reported_with_its_value_and_the_reason(import_text):
-    imported = import_text(original_files.MASK_R50_FPN + "INPUT: {HUE: 0.1}\n")
+    text = original_files.MASK_R50_FPN + "DATALOADER: {ASPECT_RATIO_GROUPING: false}\n"
+    imported = import_text(text)
     skipped = {item.key: item.value for item in imported.skipped}
-    assert skipped["INPUT.HUE"] == 0.1
-    assert re.search(r"^#   INPUT.HUE = 0.1: \w+", imported.yaml(), re.MULTILINE)
+    assert skipped["DATALOADER.ASPECT_RATIO_GROUPING"] is False
+    line = r"^#   DATALOADER.ASPECT_RATIO_GROUPING = False: \w+"
+    assert re.search(line, imported.yaml(), re.MULTILINE)
+
+
+def test_color_jitter_and_vertical_flips_are_converted(import_text):
+    augmentation = "INPUT: {HUE: 0.1, CONTRAST: 0.3, VERTICAL_FLIP_PROB_TRAIN: 0.25}\n"
+    imported = import_text(original_files.MASK_R50_FPN + augmentation)
+    assert not any(item.key.startswith("INPUT.") for item in imported.skipped)
+    data = imported.config.data
+    assert data.color_jitter == ColorJitterConfig(contrast=0.3, hue=0.1)
+    assert data.vertical_flip_probability == 0.25

@@ -1,0 +1,1 @@
+"""Random changes of a training image and its objects: drawn first, then applied together."""

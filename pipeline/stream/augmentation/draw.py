@@ -1,0 +1,121 @@
+"""Draw the augmentations of images from random numbers.
+
+Shapes: N images.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.boxes.convention import CONTINUOUS, BoxConvention
+from model.config.conventions import ResizeRounding
+from model.preprocess import resized_size
+from model.structures import ImageSize
+from pipeline.config.augmentation import ColorJitterConfig, ScaleJitterConfig
+from pipeline.stream.augmentation.parameters import Augmentation, ColorFactors, Window
+
+# Random numbers per image: size, flip, vertical flip, left, top, and four of the color.
+DRAWS = 9
+
+# Most images of a dataset have one of a few sizes.
+_resized_size = functools.lru_cache(maxsize=1 << 16)(resized_size)
+
+NO_JITTER = ColorJitterConfig()
+
+
+@dataclass(frozen=True)
+class AugmentationRanges:
+    """What augmentations are drawn from.
+
+    Args:
+        short_sides: short sides to draw from, pixels; without meaning if there is a scale jitter.
+        long_side: limit of the long side, pixels.
+        flip_probability: probability of a horizontal flip.
+        vertical_flip_probability: probability of a vertical flip.
+        scale_jitter: scales and size of the window; None resizes to one of the short sides.
+        color_jitter: ranges of the color factors.
+        rounding: how the resized sides are rounded; see ``model.preprocess.resized_size``.
+        convention: box convention.
+    """
+
+    short_sides: tuple[int, ...]
+    long_side: int
+    flip_probability: float
+    vertical_flip_probability: float = 0.0
+    scale_jitter: ScaleJitterConfig | None = None
+    color_jitter: ColorJitterConfig = NO_JITTER
+    rounding: ResizeRounding = "nearest"
+    convention: BoxConvention = CONTINUOUS
+
+
+def draw_augmentations(
+    original_sizes: Sequence[ImageSize],
+    fractions: NDArray[np.float64],
+    ranges: AugmentationRanges,
+) -> list[Augmentation]:
+    """Draw the augmentation of each of N images.
+
+    Args:
+        original_sizes: sizes of the images.
+        fractions: (N, DRAWS) random numbers in [0, 1).
+        ranges: what to draw from.
+    """
+    return [
+        _draw(size, numbers, ranges)
+        for size, numbers in zip(original_sizes, fractions.tolist(), strict=True)
+    ]
+
+
+def _draw(original: ImageSize, numbers: list[float], ranges: AugmentationRanges) -> Augmentation:
+    of_size, of_flip, of_vertical_flip, of_left, of_top, *of_color = numbers
+    window = None
+    if ranges.scale_jitter is None:
+        short_side = ranges.short_sides[int(of_size * len(ranges.short_sides))]
+        size = _resized_size(original, short_side, ranges.long_side, ranges.rounding)
+    else:
+        size = _jittered_size(original, of_size, ranges.scale_jitter)
+        window = _draw_window(size, ranges.scale_jitter.side, of_left, of_top)
+    return Augmentation(
+        size=size,
+        flip=of_flip < ranges.flip_probability,
+        convention=ranges.convention,
+        window=window,
+        vertical_flip=of_vertical_flip < ranges.vertical_flip_probability,
+        color=_draw_color(ranges.color_jitter, of_color),
+    )
+
+
+def _jittered_size(original: ImageSize, fraction: float, jitter: ScaleJitterConfig) -> ImageSize:
+    """Return the size of an image scaled at random relative to the largest that fits the window.
+
+    Source: Ghiasi et al. 2021, section 3.1.
+    """
+    scale = jitter.min_scale + fraction * (jitter.max_scale - jitter.min_scale)
+    factor = scale * jitter.side / max(original)
+    return ImageSize(*(max(1, round(side * factor)) for side in original))
+
+
+def _draw_window(size: ImageSize, side: int, of_left: float, of_top: float) -> Window | None:
+    """Return a window of at most ``side`` pixels at a random place; None if all fits."""
+    if max(size) <= side:
+        return None
+    window = ImageSize(min(size.height, side), min(size.width, side))
+    left = int(of_left * (size.width - window.width + 1))
+    top = int(of_top * (size.height - window.height + 1))
+    return Window(left, top, window)
+
+
+def _draw_color(jitter: ColorJitterConfig, numbers: list[float]) -> ColorFactors | None:
+    """Return factors uniform in 1 +- each setting, not below 0, and a hue uniform in +- its own."""
+    if not jitter.changes_colors:
+        return None
+    ranges = (jitter.brightness, jitter.contrast, jitter.saturation)
+    lowest = [max(0.0, 1.0 - each) for each in ranges]
+    brightness, contrast, saturation = (
+        low + number * (1.0 + each - low)
+        for low, each, number in zip(lowest, ranges, numbers[:3], strict=True)
+    )
+    return ColorFactors(brightness, contrast, saturation, (2 * numbers[3] - 1) * jitter.hue)

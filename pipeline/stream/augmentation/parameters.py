@@ -1,0 +1,56 @@
+"""What happens to one training image, as plain numbers.
+
+Shapes: H W pixels.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from model.boxes.convention import CONTINUOUS, BoxConvention
+from model.structures import ImageSize
+
+
+class Window(NamedTuple):
+    """The part of a resized image that is kept, pixels."""
+
+    left: int
+    top: int
+    size: ImageSize
+
+
+class ColorFactors(NamedTuple):
+    """Factors of brightness, contrast and saturation, 1 for no change, and a shift of the hue.
+
+    The shift is in [-0.5, 0.5], a fraction of the color circle.
+    """
+
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The transform of one image, in the order of the fields.
+
+    Args:
+        size: image size after resizing.
+        flip: whether to flip left and right.
+        convention: box convention; decides how box corners are resized and points mirrored.
+        window: what is kept of the resized image, before the flips; None keeps all.
+        vertical_flip: whether to flip top and bottom.
+        color: change of the colors; None changes nothing.
+    """
+
+    size: ImageSize
+    flip: bool
+    convention: BoxConvention = CONTINUOUS
+    window: Window | None = None
+    vertical_flip: bool = False
+    color: ColorFactors | None = None
+
+    @property
+    def output_size(self) -> ImageSize:
+        """Size of the resulting image."""
+        return self.size if self.window is None else self.window.size
