@@ -27,9 +27,7 @@ def test_registering_a_checkpoint_twice_makes_one_version(run_config, run, make_
 
 
 def test_a_champion_metric_that_was_not_measured_is_an_error(run_config, run, make_checkpoint):
-    with pytest.raises(
-        TrackingError, match=r"segm/AP was not measured; .* has bbox/AP"
-    ):
+    with pytest.raises(TrackingError, match=r"segm/AP was not measured; .* has bbox/AP"):
         register_model(run_config, make_checkpoint(1), {"bbox/AP": 0.3}, run.run_id, DATASET)
 
 

@@ -1,10 +1,12 @@
 """An output folder continues its own training, and refuses another model, data or recipe."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
 from pipeline.config import RunConfig
+from pipeline.storage import StorageError
 from pipeline.train.run_record import (
     RunMismatchError,
     RunRecord,
@@ -72,3 +74,25 @@ def test_operational_settings_are_not_part_of_the_recipe(caplog):
     elsewhere = record(workers=2, cpus_per_worker=4.0, log_every=1, device="cpu")
     check_resumable(record(steps=100), elsewhere, "out")
     assert not caplog.records
+
+
+def test_the_record_of_a_moved_output_refers_to_its_new_place(tmp_path):
+    old, new = str(tmp_path / "old"), str(tmp_path / "new")
+    uri = f"sqlite:///{old}/mlflow.db"  # as earlier versions recorded it
+    result = {"steps": 4, "checkpoint_url": f"{old}/train/step_4"}
+    write_run_record(old, replace(record(), tracking_uri=uri, result=result))
+    assert read_run_record(old).tracking_uri == "sqlite:///{output}/mlflow.db"
+    write_run_record(old, read_run_record(old))
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = read_run_record(new)
+    assert moved.result["checkpoint_url"] == f"{new}/train/step_4"
+    assert moved.tracking_uri == "sqlite:///{output}/mlflow.db"
+    assert old not in (tmp_path / "new/train/run.json").read_text()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"run_id": "r", "what": 1}'])
+def test_a_damaged_record_is_named_with_the_remedy(tmp_path, content):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/run.json").write_text(content)
+    with pytest.raises(StorageError, match=r"run\.json: not .*(delete|rename) it"):
+        read_run_record(str(tmp_path))
