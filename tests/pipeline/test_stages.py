@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.stages import _run_stage, run_chain
+from pipeline.stages import StageRecord, _run_stage, run_chain
 
 
 def with_section(config, section, **changes):
@@ -44,6 +44,26 @@ def test_a_reworded_summary_does_not_change_a_finished_outcome(small_config):
     second = _run_stage("val_shards", small_config)
     assert second.skipped
     assert second.outcome == first.outcome | {"summary": "an older wording"}
+
+
+def test_a_stage_in_a_moved_output_is_still_finished(run_config, tiny_checkpoint, shapes_shards):
+    config = with_section(run_config, "data", val_shards=shapes_shards)
+    config = with_section(config, "evaluate", batch=2, pictures=1)
+    shutil.copytree(tiny_checkpoint, Path(config.output) / "train/step_00000010")
+
+    def evaluate(config):
+        checkpoint = f"{config.output}/train/step_00000010"
+        shards = StageRecord("val_shards", "key", {"shards": shapes_shards}, 1.0)
+        train = {"checkpoint_url": checkpoint, "run_id": None}
+        return _run_stage("evaluate", config, shards, StageRecord("train", "key", train, 1.0))
+
+    assert not evaluate(config).skipped
+    moved = f"{config.output} moved"
+    shutil.move(config.output, moved)
+    again = evaluate(config.model_copy(update={"output": moved}))
+    assert again.skipped
+    urls = [again.outcome["report_url"], *again.outcome["pictures"]]
+    assert all(url.startswith(f"{moved}/") and Path(url).is_file() for url in urls)
 
 
 @pytest.mark.ray
