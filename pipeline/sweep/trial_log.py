@@ -11,7 +11,7 @@ from pipeline.rates import format_duration
 logger = logging.getLogger(__name__)
 
 
-class TrialLog(tune.Callback):
+class TrialLog(tune.Callback):  # type: ignore[misc]
     """Logs a line as each trial starts and ends.
 
     Args:

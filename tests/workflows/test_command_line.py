@@ -1,6 +1,9 @@
 """Help, refused settings and missing inputs of the jobs, without waiting for slow imports."""
 
+import importlib
+import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -148,3 +151,63 @@ def test_values_are_printed_one_per_line():
 
 def test_overrides_reach_the_job():
     assert load_config(QUICKSTART, ["train.workers=1"]).train.workers == 1
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_every_job_says_where_its_results_will_be(path, tmp_path):
+    plan = importlib.import_module(f"workflows.{path.stem}").plan
+    sentence = plan(load_config(QUICKSTART, [f"output={tmp_path}"]))
+    assert str(tmp_path) in sentence
+    assert "\n" not in sentence
+
+
+def test_a_job_says_what_it_does_before_its_slow_imports():
+    with socket.socket() as probe:  # bound, but nothing listens
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        process = subprocess.run(
+            [sys.executable, "-X", "importtime", "workflows/infer_batch.py", QUICKSTART],
+            env={**os.environ, "RAY_ADDRESS": address},
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+    assert process.returncode == 1
+    lines = process.stderr.splitlines()
+    imported = [re.match(r"import time:.*\| +(\w+)$", line) for line in lines]
+    first_slow = next(
+        index for index, line in enumerate(imported) if line and line[1] in SLOW_IMPORTS
+    )
+    shown = [index for index, line in enumerate(lines) if not line.startswith("import time:")]
+    assert "infer_batch.py: predicting on runs/quickstart/shards/val with" in lines[shown[0]]
+    assert "loading PyTorch, Ray and MLflow" in lines[shown[1]]
+    assert shown[1] < first_slow
+    assert f"joining the Ray cluster at {address}" in lines[shown[2]]
+    assert lines[shown[3]].startswith(
+        f"infer_batch.py: no Ray cluster answers at RAY_ADDRESS={address}"
+    )
+    assert len(shown) == 4
+
+
+@pytest.mark.ray
+def test_shards_that_are_up_to_date_are_said_to_be(ray_cluster, tmp_path, capsys):
+    from workflows.prepare_shards import job
+
+    settings = (f"output={tmp_path}", "data.shapes.images=6", "data.shapes.val_images=4")
+    assert run_job(job, *settings) == 0
+    first = capsys.readouterr()
+    assert "writing shards: 6 of 6 images in " in first.err
+    assert first.out.count(": written: ") == 2
+    assert run_job(job, *settings) == 0
+    second = capsys.readouterr()
+    assert "writing shards" not in second.err
+    assert second.out.count(": up to date, nothing written: ") == 2
+
+
+@pytest.mark.ray
+def test_an_interrupted_job_ends_in_one_line(ray_cluster, capsys):
+    def interrupted(_config):
+        raise KeyboardInterrupt
+
+    assert run_job(interrupted) == 130
+    assert capsys.readouterr().err.endswith(": interrupted; start it again to continue\n")
