@@ -118,8 +118,11 @@ def _turn(batches: Iterator[int], seconds: float, ahead: int) -> tuple[float, fl
         seconds: length of the turn.
         ahead: batches made during the turns of others; they do not count.
     """
+    begin = time.perf_counter()
     for _ in range(ahead + 1):
         next(batches)
+        if time.perf_counter() > begin + seconds:
+            break
     images, begin, cpu_before = 0, time.perf_counter(), _cpu_seconds()
     while time.perf_counter() < begin + seconds:
         images += next(batches)
