@@ -7,6 +7,7 @@ job shows need none of them. Results are printed to stdout; log lines and progre
 
 import argparse
 import logging
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ Job = Callable[[RunConfig], str]
 
 Plan = Callable[[RunConfig], str]
 """Says what a job is about to do, without importing anything slow."""
+
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")  # Ray colors names in its messages
 
 INTERRUPTED = 130
 """The exit status of a job that Ctrl-C ended, as in a shell."""
@@ -104,7 +107,7 @@ def _run(job: Job, config: RunConfig, program: str) -> int:
         raise
     except RayError as error:
         # A machine or process was lost, or memory ran out: no bug of a job.
-        first_line = error_message(error).splitlines()[0]
+        first_line = _COLORS.sub("", error_message(error).splitlines()[0])
         print(
             f"{program}: Ray stopped the job ({first_line}). Check the machines of the cluster "
             "and their memory, then submit the job again: it continues.",
