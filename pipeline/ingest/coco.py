@@ -78,12 +78,12 @@ def parse_coco(
         kept = _find_images(only, image_ids, url)
         data += json.dumps(sorted(kept)).encode()
         # Records without a usable id are kept, to be rejected below.
-        wanted = {None, *kept}
-        images = [image for image in images if _image_id(image, "id", image_ids) in wanted]
+        selected = {None, *kept}
+        images = [image for image in images if _image_id(image, "id", image_ids) in selected]
         pairs = [
             (annotation, number)
             for annotation, number in zip(annotations, numbers, strict=True)
-            if _image_id(annotation, "image_id", image_ids) in wanted
+            if _image_id(annotation, "image_id", image_ids) in selected
         ]
     else:
         pairs = list(zip(annotations, numbers, strict=True))
@@ -141,11 +141,11 @@ def _read_categories(
 
 def _find_images(only: Iterable[Any], ids: IdTable, url: str) -> set[int]:
     """Return our ids of the images to keep."""
-    wanted = list(only)
-    found = {reference: ids.find(reference) for reference in wanted}
+    listed = list(only)
+    found = {reference: ids.find(reference) for reference in listed}
     if missing := [reference for reference, number in found.items() if number is None]:
         raise UnknownImageIdsError(
-            f"{len(missing)} of {len(wanted)} image ids are not in {url}, such as {missing[:5]}"
+            f"{len(missing)} of {len(listed)} image ids are not in {url}, such as {missing[:5]}"
         )
     return {number for number in found.values() if number is not None}
 

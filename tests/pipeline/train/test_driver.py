@@ -1,6 +1,5 @@
-"""Complete trainings through Ray Train and MLflow, on a few drawn images."""
+"""Complete trainings through Ray Train and MLflow: results, resuming, killed workers."""
 
-import json
 import os
 import shutil
 import signal
@@ -10,105 +9,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray.train
-from mlflow import MlflowClient
 
 from model.weights import load_network
 from pipeline import storage
-from pipeline.config import RunConfig
-from pipeline.ingest.splits import prepare_split
 from pipeline.train.driver import run_training
 from pipeline.train.failures import TrainingError
+from tests.pipeline.train.driver_runs import STEPS, assert_same_history, loss_history, make_config
 
 pytestmark = pytest.mark.ray
-
-STEPS = 6
-MODEL = {
-    "num_classes": 5,
-    "input": {"short_side": 64, "long_side": 64},
-    "backbone": {
-        "depth": 18,
-        "norm": "group_norm",
-        "frozen_stages": 0,
-        "width": 8,
-    },
-    "fpn": {"channels": 16},
-    "rpn": {
-        "anchor_sizes": [8, 16, 32, 64, 128],
-        "samples_per_image": 32,
-        "pre_nms_train": 100,
-        "pre_nms_test": 50,
-        "post_nms_train": 50,
-        "post_nms_test": 20,
-    },
-    "box": {"hidden": 32, "samples_per_image": 32, "detections_per_image": 10},
-    "mask": {"channels": 16, "layers": 1},
-}
-
-
-@pytest.fixture(scope="module")
-def shards(ray_cluster, tmp_path_factory):
-    """URLs of shards of 24 + 6 drawn images."""
-    folder = tmp_path_factory.mktemp("shapes")
-    config = RunConfig.model_validate(
-        {
-            "output": str(folder),
-            "data": {
-                "shapes": {"images": 24, "val_images": 6, "side": 64, "max_objects": 3},
-                "rows_per_shard": 12,
-                "rows_per_group": 4,
-            },
-        }
-    )
-    prepare_split(config, "train")
-    prepare_split(config, "val")
-    return {"train_shards": f"{folder}/shards/train", "val_shards": f"{folder}/shards/val"}
-
-
-def make_config(output, shards, steps=STEPS, workers=2, lr=0.002, tracker=None, **train):
-    return RunConfig.model_validate(
-        {
-            "output": str(output),
-            "track": {"uri": tracker},
-            "model": MODEL,
-            "data": {**shards, "train_short_sides": [64], "decode_threads": 1},
-            "train": {
-                "workers": workers,
-                "device": "cpu",
-                "global_batch": 4,
-                "schedule": {"steps": steps, "milestones": [100], "warmup_steps": 2},
-                "optimizer": {"lr": lr},
-                "log_every": 1,
-                "checkpoint_every": 2,
-                "max_failures": 1,
-                **train,
-            },
-        }
-    )
-
-
-def loss_history(output, run_id, name="train/loss"):
-    """Return all values that were logged for each step."""
-    client = MlflowClient(tracking_uri=f"sqlite:///{output}/mlflow.db")
-    history = {}
-    for metric in client.get_metric_history(run_id, name):
-        history.setdefault(metric.step, set()).add(metric.value)
-    return history
-
-
-def assert_same_history(history, expected):
-    """Compare every value of every step; float additions in another order differ slightly."""
-    assert history.keys() == expected.keys()
-    for step, values in history.items():
-        for value in values:
-            assert value == pytest.approx(min(expected[step]), rel=1e-4), step
-
-
-@pytest.fixture(scope="module")
-def finished(shards, tmp_path_factory):
-    """An uninterrupted training of two workers."""
-    config = make_config(tmp_path_factory.mktemp("finished"), shards)
-    return config, run_training(config)
 
 
 def test_the_checkpoint_of_a_training_loads_as_a_detector(finished):
@@ -235,91 +143,3 @@ def test_a_finished_training_in_a_moved_folder_is_found_there(finished, tmp_path
     assert found.checkpoint_url == f"{moved}/train/step_{STEPS:08d}"
     assert found.run_id == result.run_id
     assert str(config.output) not in (moved / "train/run.json").read_text()
-
-
-def test_nan_stops_the_run_and_writes_the_image_ids(shards, tmp_path):
-    config = make_config(tmp_path, shards, workers=1, lr=1e30)
-    with pytest.raises(TrainingError, match="NaN or infinite"):
-        run_training(config)
-    report = json.loads((tmp_path / "train" / "nan_batch.json").read_text())
-    assert len(report["image_ids"]) == 4
-    assert report["step"] >= 1
-
-
-def test_more_workers_than_fit_on_the_machine_are_refused(shards, tmp_path):
-    with pytest.raises(TrainingError, match="need 4 CPUs, but this machine has 2"):
-        run_training(make_config(tmp_path, shards, workers=4))
-
-
-def test_a_wrong_number_of_classes_is_refused_before_anything_starts(shards, tmp_path):
-    config = make_config(tmp_path, shards)
-    wrong = config.model_copy(update={"model": RunConfig().model})
-    with pytest.raises(TrainingError, match=r"set model\.num_classes=5"):
-        run_training(wrong)
-    assert not storage.exists(str(tmp_path / "train" / "run.json"))
-
-
-class CountFailures(ray.train.UserCallback):
-    """Append a line to ``file`` for each failed attempt."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def after_exception(self, run_context, worker_exceptions):
-        with self.file.open("a") as lines:
-            lines.write(f"{worker_exceptions}\n")
-
-
-def failed_attempts(config, file, message):
-    with pytest.raises(TrainingError, match=message):
-        run_training(config, callbacks=[CountFailures(file)])
-    return len(file.read_text().splitlines())
-
-
-def test_an_error_that_a_retry_would_repeat_ends_the_training_at_once(finished, shards, tmp_path):
-    _, result = finished
-    config = make_config(tmp_path, shards, weights=result.checkpoint_url, max_failures=2)
-    deeper_mask_head = {**MODEL, "mask": {"channels": 16, "layers": 2}}
-    config = RunConfig.model_validate({**config.model_dump(), "model": deeper_mask_head})
-    message = r"training failed on worker \d: WeightsError: .*roi_heads.mask"
-    assert failed_attempts(config, tmp_path / "failures", message) == 1
-
-
-def test_too_little_memory_ends_the_training_at_once_and_says_what_to_lower(shards, tmp_path):
-    config = make_config(tmp_path, shards, workers=1, max_failures=2)
-    # More than the address space of a process can hold, so nothing is allocated.
-    impossible = {**MODEL, "box": {**MODEL["box"], "hidden": 2**45}}
-    config = RunConfig.model_validate({**config.model_dump(), "model": impossible})
-    message = r"^training failed on worker 0: out of memory on cpu .*lower train\.global_batch.*$"
-    assert failed_attempts(config, tmp_path / "failures", message) == 1
-
-
-def frozen_norms(config, **train):
-    """Return the config with frozen norms in its backbone."""
-    tree = config.model_dump()
-    tree["model"]["backbone"]["norm"] = "frozen_bn"
-    return RunConfig.model_validate({**tree, "train": {**tree["train"], **train}})
-
-
-def test_frozen_norms_without_weights_are_refused_before_anything_starts(shards, tmp_path):
-    with pytest.raises(TrainingError, match=r"frozen_bn but train\.weights is not set.*Set train"):
-        run_training(frozen_norms(make_config(tmp_path, shards)))
-    assert not storage.exists(str(tmp_path / "train" / "run.json"))
-
-
-def test_frozen_norms_with_weights_train_and_resume_without_them(finished, shards, tmp_path):
-    _, result = finished
-    patterns = {"allow_missing": ["*"], "allow_unused": ["*"]}  # those weights have other norms
-    config = frozen_norms(
-        make_config(tmp_path, shards, workers=1, steps=2),
-        weights=result.checkpoint_url,
-        **patterns,
-    )
-    assert run_training(config).steps == 2
-    schedule = {**config.train.schedule.model_dump(), "steps": 3}
-    assert run_training(frozen_norms(config, weights=None, schedule=schedule)).steps == 3
-
-
-def test_frozen_norms_without_weights_train_if_asked_to(shards, tmp_path):
-    config = make_config(tmp_path, shards, workers=1, steps=1)
-    assert run_training(frozen_norms(config, allow_frozen_random_norms=True)).steps == 1

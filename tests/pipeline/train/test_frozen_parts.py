@@ -36,3 +36,12 @@ def test_every_recipe_with_frozen_norms_needs_weights(tmp_path):
             from_scratch.add(path.stem)
     assert {"quickstart", "sweep_lr_batch", "scratch_mask_rcnn_r50_fpn_gn_3x"} <= from_scratch
     assert "mask_rcnn_r50_fpn_1x" not in from_scratch
+
+
+def test_frozen_norms_without_weights_are_allowed_on_request_and_when_resuming():
+    frozen = {"backbone": {"norm": "frozen_bn"}}
+    with pytest.raises(TrainingError, match=r"norm is frozen_bn"):
+        check_frozen_parts(RunConfig.model_validate({"model": frozen}))
+    check_frozen_parts(RunConfig.model_validate({"model": frozen}), resumes=True)
+    allowed = {"model": frozen, "train": {"allow_frozen_random_norms": True}}
+    check_frozen_parts(RunConfig.model_validate(allowed))
