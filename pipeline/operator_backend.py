@@ -16,7 +16,10 @@ def warn_if_not_compiled(device: torch.device) -> None:
     The results are the same, only slower, so a failed CUDA build or a wheel without CUDA would
     otherwise go unnoticed.
     """
-    if any(compiled_for(name, device) for name in KERNELS):
+    built = [name for name, devices in KERNELS.items() if device.type in devices]
+    if built:
+        # Warns by itself, now rather than at the first operator, if the code does not fit this GPU.
+        compiled_for(built[0], device)
         return
     switch = "OPS_CUDA=1 " if device.type == "cuda" else ""
     logger.warning(

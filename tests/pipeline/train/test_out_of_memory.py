@@ -60,7 +60,8 @@ def test_out_of_memory_is_one_line_with_the_amount_and_what_to_lower():
     )
 
 
-def remedy(data=None, **train):
+def remedy(data=None, precision="fp32", **train):
+    train["precision"] = precision
     return training_remedy(RunConfig.model_validate({"train": train, "data": data or {}}))
 
 
@@ -77,3 +78,4 @@ def test_the_remedy_leaves_out_what_cannot_be_lowered():
     assert "train.global_batch" not in one_image
     assert one_image.startswith("set train.precision=bf16 or lower the input size (data.train_")
     assert "precision" not in remedy(precision="bf16")
+    assert "precision" not in remedy(precision="auto")
