@@ -30,6 +30,11 @@ OPERATORS: Sequence[tuple[str, str, Sequence[tuple[str, str, str]]]] = (
         [("conv3x3_relu", f"{level}: ", "") for level in PYRAMID],
     ),
     (
+        "shortcut and ReLU after a convolution",
+        "256 x 200 x 272 / 1024 x 50 x 68",
+        [("add_bias_relu_", "res2", ""), ("add_bias_relu_", "res4", "")],
+    ),
+    (
         "deformable convolution, modulated",
         "128 channels, 100 x 136, forward / backward",
         [("deform_conv2d forward", "128", ""), ("deform_conv2d backward", "128", "")],
@@ -122,7 +127,7 @@ def benchmark_tables() -> str:
                 for model, label in MODELS.items()
             ),
             "",
-            f"Operators ({_machine(ops)}):",
+            f"Operators ({_machine(ops, threads=1)}):",
             "",
             "| | size | ratio |",
             "|---|---|---:|",
@@ -141,11 +146,12 @@ def _read(name: str) -> dict[str, Any]:
     return record
 
 
-def _machine(record: Mapping[str, Any]) -> str:
+def _machine(record: Mapping[str, Any], threads: int | None = None) -> str:
     facts = record["machine"]
-    threads = f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}"
+    count = threads or facts["threads"]
+    text = f"{count} thread{'s' * (count > 1)}"
     version = facts["torch"].partition("+")[0]
-    return f"{facts['cpu']}, {threads}, torch {version}, commit {facts['commit'].rstrip('+')}"
+    return f"{facts['cpu']}, {text}, torch {version}, commit {facts['commit'].rstrip('+')}"
 
 
 def _inference_ratio(record: Mapping[str, Any], model: str) -> str:
@@ -165,7 +171,9 @@ def _find_op(record: Mapping[str, Any], op: str, size: str, peer: str) -> Row:
     return next(
         row
         for row in record["rows"]
-        if row["op"] == op and row["size"].startswith(size) and row["peer"].startswith(peer)
+        if (row["op"], row["threads"]) == (op, 1)
+        and row["size"].startswith(size)
+        and row["peer"].startswith(peer)
     )
 
 
