@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 T = TypeVar("T")
 
@@ -20,11 +20,10 @@ class _Snapshot:
     # An alias: as long as it lives, no other tensor can be allocated at the same address.
     alias: Tensor
     version: int
-    is_trained: bool
 
     @classmethod
     def take(cls, tensor: Tensor) -> "_Snapshot":
-        return cls(tensor.detach(), tensor._version, tensor.requires_grad)
+        return cls(tensor.detach(), tensor._version)
 
     def matches(self, tensor: Tensor) -> bool:
         alias = self.alias
@@ -63,9 +62,9 @@ def cached_from_weights(
     """Return ``compute()``, cached until one of the tensors changes.
 
     A change is another tensor, storage, dtype or layout, an in-place operation such as
-    ``load_state_dict``, or, for tensors that require gradients, a step of any optimizer. Writes
-    through ``tensor.data`` go unnoticed. The value is computed without gradients. Tensors created
-    in inference mode have no version counter, so nothing is cached for them, nor for subclasses of
+    ``load_state_dict``, or a step of an optimizer that has the tensor. Writes through
+    ``tensor.data`` go unnoticed. The value is computed without gradients. Tensors created in
+    inference mode have no version counter, so nothing is cached for them, nor for subclasses of
     ``Tensor`` (a tracer's).
 
     Args:
@@ -92,11 +91,16 @@ def cached_from_weights(
 
 @functools.cache
 def _clear_after_optimizer_steps() -> None:
-    register_optimizer_step_post_hook(lambda *_: _forget_trained_weights())
+    register_optimizer_step_post_hook(lambda optimizer, *_: _forget_weights_of(optimizer))
 
 
-def _forget_trained_weights() -> None:
+def _forget_weights_of(optimizer: Optimizer) -> None:
     # Fused optimizers modify weights without increasing their version (torch 2.15).
+    stepped = {
+        parameter.untyped_storage().data_ptr()
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
     for layer, entry in list(_CACHE.items()):
-        if any(source.is_trained for source in entry.sources):
+        if any(source.alias.untyped_storage().data_ptr() in stepped for source in entry.sources):
             _CACHE.pop(layer, None)

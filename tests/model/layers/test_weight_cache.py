@@ -141,3 +141,32 @@ def test_threads_can_share_a_layer():
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(run, range(16)))
     assert all(result.equal(results[0]) for result in results)
+
+
+def test_weights_that_were_trained_between_two_frozen_phases_are_read_anew():
+    # The fused optimizer does not increase versions, and the weights are frozen at each lookup.
+    conv, x = nn.Conv2d(8, 12, 3, padding=1).requires_grad_(False), random_maps()
+    with torch.no_grad():
+        before = convolve(x, conv)
+    conv.requires_grad_(True)
+    optimizer = torch.optim.SGD(conv.parameters(), lr=1.0, fused=True)
+    conv(x).sum().backward()
+    optimizer.step()
+    conv.requires_grad_(False)
+    with torch.no_grad():
+        after = convolve(x, conv)
+        torch.testing.assert_close(after, conv(x), rtol=1e-4, atol=1e-3)
+    assert not after.allclose(before)
+
+
+def test_an_optimizer_of_other_weights_leaves_cached_values_alone(monkeypatch):
+    conv, other = nn.Conv2d(8, 12, 3, padding=1), nn.Linear(2, 2)
+    packed, calls = convolution.pack_conv3x3, []
+    monkeypatch.setattr(convolution, "pack_conv3x3", lambda w: calls.append(1) or packed(w))
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1, fused=True)
+    for _ in range(2):
+        with torch.no_grad():
+            convolve(random_maps(), conv)
+        other(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    assert len(calls) == 1
