@@ -16,10 +16,10 @@ from pipeline.infer.visualizations import visualization_name
         ("", "03_.png"),
     ],
 )
-def test_the_name_of_a_picture_is_a_file_name_whatever_the_image_is_called(
+def test_the_name_of_a_drawn_image_is_a_file_name_whatever_the_image_is_called(
     tmp_path, file_name, expected
 ):
     name = visualization_name(3, file_name)
     assert name == expected
-    storage.write_bytes(storage.join(str(tmp_path), name), b"picture")
+    storage.write_bytes(storage.join(str(tmp_path), name), b"an image")
     assert [path.name for path in tmp_path.iterdir()] == [name]

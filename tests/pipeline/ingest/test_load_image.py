@@ -72,7 +72,7 @@ def test_an_image_that_is_square_or_upside_down_fits_both_ways():
 
 @pytest.fixture
 def phone_source(tmp_path):
-    """A drawn dataset whose first image is stored on its side, as phones store upright pictures."""
+    """A drawn dataset whose first image is stored on its side, as phones store upright photos."""
     source = draw_coco(tmp_path / "source")
     for image in source.document["images"]:
         path = source.images / image["file_name"]

@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import pycocotools.mask as coco_masks
 from PIL import Image
 
 from model.structures import ImageSize
@@ -34,3 +35,16 @@ def row(**changes):
         annotation_id=np.array([1, 2, 3]),
     )
     return replace(plain, **changes)
+
+
+def mixed_row(**changes):
+    """Return the same image, but the last object has run lengths: rows 10 to 13, columns 4 to 9."""
+    bitmap = np.zeros((16, 20), np.uint8, order="F")
+    bitmap[10:14, 4:10] = 1
+    return row(
+        rle=(None, "crowd", coco_masks.encode(bitmap)["counts"].decode()),
+        vertices=np.concatenate([FIRST, SECOND]),
+        polygon_offsets=np.array([0, 3, 7]),
+        object_offsets=np.array([0, 2, 2, 2]),
+        **changes,
+    )

@@ -1,7 +1,6 @@
 """Samples are augmented, padded and joined to a batch."""
 
 import numpy as np
-import pycocotools.mask as coco_masks
 import torch
 
 from model.structures import ImageSize, join_targets
@@ -9,7 +8,7 @@ from model.structures.transfer import tensors_of
 from pipeline.stream.augmentation.parameters import Augmentation
 from pipeline.stream.collate import collate
 from pipeline.stream.samples import blank_sample, sample_from_row
-from tests.pipeline.stream.rows import FIRST, SECOND, row
+from tests.pipeline.stream.rows import mixed_row, row
 
 CPU = torch.device("cpu")
 
@@ -33,16 +32,7 @@ def test_a_batch_is_padded_to_the_canvas_of_its_step():
 
 def mixed_batch():
     """A batch of an image with polygons and run lengths, and one without objects."""
-    bitmap = np.zeros((16, 20), np.uint8, order="F")
-    bitmap[10:14, 4:10] = 1
-    counts = coco_masks.encode(bitmap)["counts"].decode()
-    mixed = row(
-        rle=(None, "crowd", counts),
-        vertices=np.concatenate([FIRST, SECOND]),
-        polygon_offsets=np.array([0, 3, 7]),
-        object_offsets=np.array([0, 2, 2, 2]),
-        keypoints=np.arange(27, dtype=float).reshape(3, 3, 3),
-    )
+    mixed = mixed_row(keypoints=np.arange(27, dtype=float).reshape(3, 3, 3))
     samples = [sample_from_row(mixed, True, 3), blank_sample(ImageSize(30, 10), True, 3)]
     joined = join_targets([sample.targets for sample in samples], CPU, True, 3)
     return collate(samples, unchanged(samples), (11, 12), ImageSize(32, 32), step=4), joined

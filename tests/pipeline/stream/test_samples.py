@@ -11,7 +11,7 @@ from model.structures import ImageSize, MixedMasks, PolygonMasks
 from model.structures.batch_masks import rasterize_masks
 from pipeline.shards.decode import DecodeError
 from pipeline.stream.samples import blank_sample, sample_from_row
-from tests.pipeline.stream.rows import FIRST, SECOND, THIRD, row
+from tests.pipeline.stream.rows import FIRST, SECOND, THIRD, mixed_row, row
 
 
 def test_crowd_regions_are_left_out_and_polygons_stay_with_their_objects():
@@ -27,16 +27,7 @@ def test_crowd_regions_are_left_out_and_polygons_stay_with_their_objects():
 
 
 def test_run_length_masks_stay_runs_beside_the_polygons_of_other_objects():
-    bitmap = np.zeros((16, 20), np.uint8, order="F")
-    bitmap[10:14, 4:10] = 1
-    counts = coco_masks.encode(bitmap)["counts"].decode()
-    mixed = row(
-        rle=(None, "crowd", counts),
-        vertices=np.concatenate([FIRST, SECOND]),
-        polygon_offsets=np.array([0, 3, 7]),
-        object_offsets=np.array([0, 2, 2, 2]),
-    )
-    masks = sample_from_row(mixed, with_masks=True).targets.masks
+    masks = sample_from_row(mixed_row(), with_masks=True).targets.masks
     assert isinstance(masks, MixedMasks) and len(masks) == 2
     assert masks.polygons.object_offsets.tolist() == [0, 2, 2]
     assert masks.runs.run_offsets.tolist() == [0, 0, 2 * 6 + 1]
@@ -47,7 +38,9 @@ def test_run_length_masks_stay_runs_beside_the_polygons_of_other_objects():
     polygons = [FIRST.ravel().tolist(), SECOND.ravel().tolist()]
     expected = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(polygons, 16, 20)))
     assert np.array_equal(drawn[0], expected)
-    assert np.array_equal(drawn[1], bitmap)
+    rectangle = np.zeros((16, 20))
+    rectangle[10:14, 4:10] = 1
+    assert np.array_equal(drawn[1], rectangle)
 
 
 @pytest.mark.parametrize("counts", ["", "04", "0d3", "junk~~~~"])
