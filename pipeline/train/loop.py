@@ -16,7 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.structures import BatchTargets, ImageBatch, Targets
 from pipeline.train.loss_normalization import normalize_losses
-from pipeline.train.non_finite import NonFiniteWatch, SkippedSteps
+from pipeline.train.non_finite import (
+    NonFiniteLossError,
+    NonFiniteWatch,
+    SkippedSteps,
+    step_if_finite,
+)
 from pipeline.train.optimizer import set_learning_rate
 from pipeline.train.precision import Precision
 from pipeline.train.step_report import StepMeter, StepReport
@@ -45,6 +50,8 @@ class LoopPlan:
         accumulate: micro-batches per optimizer step.
         clip_norm: maximum gradient norm; 0 does not clip.
         log_every: steps between reports.
+        max_skipped_steps: steps in a row that are skipped because their gradients are not finite;
+            0 stops at the first such loss or gradient.
     """
 
     start_step: int
@@ -53,6 +60,7 @@ class LoopPlan:
     accumulate: int = 1
     clip_norm: float = 0.0
     log_every: int = 20
+    max_skipped_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,11 +72,16 @@ class LoopHooks:
         pauses_after: whether training pauses after this number of steps.
         pause: called in each pause (validation, checkpoint) with the number of steps taken, when
             the weights are known to be finite. Its time does not count as training.
+        ends_after: whether the run ends early after this number of steps; asked after the pause.
+        skipped: receives the error of each step that was skipped because it was not finite; see
+            ``LoopPlan.max_skipped_steps``.
     """
 
     log: Callable[[StepReport], None] = lambda report: None
     pauses_after: Callable[[int], bool] = lambda step: False
     pause: Callable[[int], None] = lambda step: None
+    ends_after: Callable[[int], bool] = lambda step: False
+    skipped: Callable[[NonFiniteLossError], None] = lambda error: None
 
 
 class TrainingLoop:
@@ -111,13 +124,13 @@ class TrainingLoop:
         self.hooks = hooks or LoopHooks()
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._watch = NonFiniteWatch()
-        self._skipped = SkippedSteps()
+        self._skipped = SkippedSteps(plan.max_skipped_steps, precision.skips_overflows)
         # On a GPU, reading a value would stop the host until all earlier work is done.
         self._syncs_are_free = device.type == "cpu"
         self._meter = StepMeter(plan.total_steps, plan.images_per_step, clock)
 
     def run(self, batches: Iterator[MicroBatch]) -> None:
-        """Take all remaining steps.
+        """Take all remaining steps, or fewer if ``hooks.ends_after`` says so.
 
         Args:
             batches: this worker's micro-batches, ``plan.accumulate`` per step, starting with those
@@ -131,6 +144,8 @@ class TrainingLoop:
         self.model.train()
         for step in range(self.plan.start_step, self.plan.total_steps):
             self.train_step(step, batches)
+            if self.hooks.ends_after(step + 1):
+                return
 
     def train_step(self, step: int, batches: Iterator[MicroBatch]) -> None:
         """Take one optimizer step, then log and pause if they are due.
@@ -183,26 +198,37 @@ class TrainingLoop:
         norm = torch.nn.utils.get_total_norm(gradients)
         if plan.clip_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, plan.clip_norm, norm)
-        scaler.step(self.optimizer)
-        scaler.update()
         finite = norm.isfinite()
-        if self.precision.skips_overflows:
-            self._skipped.observe(finite)
+        if self.precision.skips_overflows or not plan.max_skipped_steps:
+            scaler.step(self.optimizer)
+            scaler.update()
         else:
+            step_if_finite(self.optimizer, finite)
+        if self.precision.skips_overflows or plan.max_skipped_steps:
+            self._skipped.observe(finite)
+        if not self.precision.skips_overflows:
             self._watch.observe(step, "gradient", step_image_ids, finite, finite)
 
         steps_taken = step + 1
         should_log = steps_taken % plan.log_every == 0 or steps_taken == plan.total_steps
         should_pause = self.hooks.pauses_after(steps_taken)
         if self._syncs_are_free or should_log or should_pause:
-            self._watch.raise_if_not_finite()
-            self._skipped.raise_if_too_many(step)
+            self._check_finite(step)
         if should_log:
             self.hooks.log(self._meter.report(steps_taken, lr, norm))
         if should_pause:
             with self._meter.paused():
                 self.hooks.pause(steps_taken)
             self.model.train()
+
+    def _check_finite(self, step: int) -> None:
+        """Read what was observed up to ``step``; waits for the device."""
+        errors = self._watch.errors()
+        if errors and not self.plan.max_skipped_steps:
+            raise errors[0]
+        for error in errors:
+            self.hooks.skipped(error)
+        self._skipped.raise_if_too_many(step)
 
 
 def _on_device(

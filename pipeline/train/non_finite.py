@@ -1,4 +1,4 @@
-"""Detect NaN and infinity in losses and gradients, and report the images that caused them."""
+"""Detect NaN and infinity in losses and gradients, report their images, and skip such steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,25 +54,42 @@ class NonFiniteLossError(RuntimeError):
         return type(self), (self.step, self.image_ids, self.what)
 
 
-class GradientOverflowError(NonFiniteLossError):
-    """Too many steps of fp16 in a row were skipped because gradients overflowed."""
+class SkippedStepsError(NonFiniteLossError):
+    """Too many steps in a row were skipped because their gradients were not finite.
 
-    def __init__(self, step: int) -> None:
+    Args:
+        step: the last of these steps.
+        limit: number of steps in a row.
+        with_loss_scale: whether the steps were skipped by the gradient scaler of fp16.
+    """
+
+    def __init__(self, step: int, limit: int, with_loss_scale: bool) -> None:
         super().__init__(step, (), "gradient")
+        self.limit = limit
+        self.with_loss_scale = with_loss_scale
+        where = " at every loss scale" if with_loss_scale else ""
+        precision = "Set train.precision=bf16 or fp32, or lower" if with_loss_scale else "Lower"
         self.args = (
-            f"the gradients of the {MAX_SKIPPED_STEPS} steps up to step {step} became NaN or "
-            "infinite at every loss scale, so none of these steps was taken. Set "
-            "train.precision=bf16 or fp32, or lower train.optimizer.lr.",
+            f"the gradients of the {limit} steps up to step {step} became NaN or "
+            f"infinite{where}, so none of these steps was taken. {precision} train.optimizer.lr.",
         )
 
-    def __reduce__(self) -> tuple[type["GradientOverflowError"], tuple[int]]:  # type: ignore[override]
-        return type(self), (self.step,)
+    def __reduce__(self) -> tuple[type["SkippedStepsError"], tuple[int, int, bool]]:  # type: ignore[override]
+        return type(self), (self.step, self.limit, self.with_loss_scale)
 
 
 class SkippedSteps:
-    """Counts the steps in a row that fp16 skipped; the count stays on the device."""
+    """Counts the steps in a row that were skipped; the count stays on the device.
 
-    def __init__(self) -> None:
+    Args:
+        max_skipped: steps in a row that may be skipped.
+        with_loss_scale: whether the gradient scaler of fp16 skips steps, which then takes up to
+            ``MAX_SKIPPED_STEPS`` to find its loss scale.
+    """
+
+    def __init__(self, max_skipped: int, with_loss_scale: bool) -> None:
+        self._limit = max(max_skipped + 1, MAX_SKIPPED_STEPS if with_loss_scale else 1)
+        self._with_loss_scale = with_loss_scale
         self._in_a_row: Tensor | None = None
         self._longest: Tensor | None = None
 
@@ -90,11 +107,11 @@ class SkippedSteps:
             step: the last step.
 
         Raises:
-            GradientOverflowError: ``MAX_SKIPPED_STEPS`` steps in a row were skipped.
+            SkippedStepsError: too many steps in a row were skipped.
         """
         longest, self._longest = self._longest, None
-        if longest is not None and longest.item() >= MAX_SKIPPED_STEPS:
-            raise GradientOverflowError(step)
+        if longest is not None and longest.item() >= self._limit:
+            raise SkippedStepsError(step, self._limit, self._with_loss_scale)
 
 
 @dataclass(frozen=True)
@@ -133,37 +150,56 @@ class NonFiniteWatch:
             _Observation(step, what, image_ids, finite_here, finite_everywhere)
         )
 
-    def raise_if_not_finite(self) -> None:
-        """Read the flags since the last call; every worker must call it at the same steps.
+    def errors(self) -> list[NonFiniteLossError]:
+        """Return an error for each step since the last call that was not finite, in order.
 
-        Raises:
-            NonFiniteLossError: for the first step that was not finite; raised on every worker.
+        Every worker must call it at the same steps, and gets the same errors.
         """
         observations, self._observations = self._observations, []
         if not observations:
-            return
+            return []
         finite_here, finite_everywhere = torch.stack(
             [
                 torch.stack([o.finite_here for o in observations]),
                 torch.stack([o.finite_everywhere for o in observations]),
             ]
         ).tolist()
-        first = next((i for i, finite in enumerate(finite_everywhere) if not finite), None)
-        if first is None:
-            return
-        step, what = observations[first].step, observations[first].what
-        in_step = [
-            (observation, finite)
-            for observation, finite in zip(observations, finite_here, strict=True)
-            if observation.step == step and observation.what == what
+        first_of_step: dict[int, str] = {}
+        for observation, finite in zip(observations, finite_everywhere, strict=True):
+            if not finite:
+                first_of_step.setdefault(observation.step, observation.what)
+        found = list(zip(observations, finite_here, strict=True))
+        return [
+            NonFiniteLossError(step, _responsible_images(found, step, what), what)
+            for step, what in first_of_step.items()
         ]
-        not_finite = [image for o, finite in in_step if not finite for image in o.image_ids]
-        all_images = [image for o, _ in in_step for image in o.image_ids]
-        # The sum over workers can overflow although each worker's share is finite: then report all.
-        image_ids = _concatenate_workers(not_finite) or _concatenate_workers(all_images)
-        raise NonFiniteLossError(step, image_ids, what)
+
+
+def _responsible_images(
+    found: Sequence[tuple[_Observation, bool]], step: int, what: str
+) -> list[int]:
+    """Return the images of all workers whose own loss or gradient was not finite in a step."""
+    in_step = [(o, finite) for o, finite in found if o.step == step and o.what == what]
+    not_finite = [image for o, finite in in_step if not finite for image in o.image_ids]
+    all_images = [image for o, _ in in_step for image in o.image_ids]
+    # The sum over workers can overflow although each worker's share is finite: then report all.
+    return _concatenate_workers(not_finite) or _concatenate_workers(all_images)
 
 
 def _concatenate_workers(image_ids: list[int]) -> list[int]:
     """Return the lists of all workers, joined in rank order."""
     return [image for of_worker in gather_objects(image_ids) for image in of_worker]
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """Take an optimizer step, or none if the gradients are not finite; the device decides.
+
+    Args:
+        optimizer: a fused one, which reads ``found_inf`` as the gradient scaler sets it.
+        finite: scalar bool.
+    """
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]

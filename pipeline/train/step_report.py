@@ -17,7 +17,8 @@ class StepReport:
     Args:
         step: optimizer steps taken so far.
         total_steps: optimizer steps of the whole run.
-        losses: each term and their sum ``loss``, over all workers, averaged over the steps.
+        losses: each term and their sum ``loss``, over all workers, averaged over the steps whose
+            losses are finite; NaN if there is none.
         learning_rate: learning rate of the last step.
         gradient_norm: gradient norm of the last step, before clipping.
         images_per_s: throughput of all workers together, pauses excluded.
@@ -78,6 +79,7 @@ class StepMeter:
 
     def _reset(self) -> None:
         self._sum: Tensor | None = None
+        self._finite_steps: Tensor | None = None
         self._names: tuple[str, ...] = ()
         self._steps = 0
         self._waited_s = 0.0
@@ -99,14 +101,17 @@ class StepMeter:
         self._paused_s += self._clock() - begin
 
     def add(self, names: tuple[str, ...], values: Tensor) -> None:
-        """Add a step's losses, (T,) on any device."""
+        """Add a step's losses, (T,) on any device; those of a skipped step may not be finite."""
+        finite = values.isfinite().all()
+        count, values = finite.float(), values.where(finite, 0.0)
         self._sum = values if self._sum is None else self._sum + values
+        self._finite_steps = count if self._finite_steps is None else self._finite_steps + count
         self._names = names
         self._steps += 1
 
     def report(self, step: int, learning_rate: float, gradient_norm: Tensor) -> StepReport:
         """Summarize the steps since the last report and start over; waits for the device."""
-        values = [] if self._sum is None else (self._sum / self._steps).tolist()
+        values = [] if self._sum is None else (self._sum / self._finite_steps).tolist()
         norm = float(gradient_norm)
         elapsed_s = max(self._clock() - self._since_s - self._paused_s, 1e-9)
         seconds_per_step = elapsed_s / max(self._steps, 1)

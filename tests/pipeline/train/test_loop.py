@@ -222,8 +222,33 @@ def test_overflows_in_many_steps_in_a_row_end_the_training(monkeypatch):
     train(scaler=scaler, overflows_in=[0, 2])  # not in a row
     with pytest.raises(NonFiniteLossError, match=r"2 steps up to step 2 .* train.precision=bf16"):
         train(scaler=scaler, overflows_in=[1, 2])
-    error = non_finite.GradientOverflowError(2)
+    error = non_finite.SkippedStepsError(2, limit=2, with_loss_scale=True)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_step_with_nan_can_be_skipped_in_fp32_and_names_its_images():
+    skipped = []
+    reports, toy, _ = train(nan_image=3, max_skipped_steps=1, skipped=skipped.append, log_every=2)
+    expected_reports, expected, _ = train(start=1)
+    assert [(error.step, error.what) for error in skipped] == [(0, "loss")]
+    assert 3 in skipped[0].image_ids
+    # The mean over two steps leaves the skipped one out.
+    assert losses(reports)[0] == pytest.approx(losses(expected_reports)[0])
+    assert_same_weights(toy, expected)
+
+
+def test_more_skipped_steps_in_a_row_than_allowed_end_the_training():
+    infinite = {"overflows_in": [1, 2]}
+    train(**infinite, max_skipped_steps=2)
+    with pytest.raises(NonFiniteLossError, match="2 steps up to step 2 became NaN") as raised:
+        train(**infinite, max_skipped_steps=1)
+    assert "loss scale" not in str(raised.value)
+
+
+def test_a_hook_ends_the_run_after_a_pause():
+    pauses = []
+    reports, *_ = train(pause=pauses.append, ends_after=lambda step: step == 2)
+    assert (len(reports), pauses) == (2, [2])
 
 
 def test_a_resumed_fp16_run_continues_with_the_saved_scale():

@@ -69,6 +69,7 @@ def stream(start, rank=0, world=1, accumulate=1, objects_of=lambda image_id: ima
 def train(
     start=0, stop=STEPS, rank=0, world=1, accumulate=1, nan_image=-1, saved=None,
     pause=lambda step: None, precision="fp32", log_every=1, scaler=None, overflows_in=(),
+    max_skipped_steps=0, skipped=lambda error: None, ends_after=lambda step: False,
     **stream_options,
 ):  # fmt: skip
     """Run the loop; return its reports, the trained model and its optimizer."""
@@ -92,8 +93,22 @@ def train(
         lr_schedule=lambda step: 0.05 / (1 + step),
         precision=amp,
         device=CPU,
-        plan=LoopPlan(start, stop, GLOBAL_BATCH, accumulate, clip_norm=5.0, log_every=log_every),
-        hooks=LoopHooks(log=reports.append, pauses_after=lambda step: step % 2 == 0, pause=pause),
+        plan=LoopPlan(
+            start,
+            stop,
+            GLOBAL_BATCH,
+            accumulate,
+            clip_norm=5.0,
+            log_every=log_every,
+            max_skipped_steps=max_skipped_steps,
+        ),
+        hooks=LoopHooks(
+            log=reports.append,
+            pauses_after=lambda step: step % 2 == 0,
+            pause=pause,
+            ends_after=ends_after,
+            skipped=skipped,
+        ),
     )
     loop.run(stream(start, rank, world, accumulate, **stream_options))
     return reports, toy, optimizer
