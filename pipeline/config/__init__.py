@@ -15,10 +15,11 @@ from pipeline.config.loading import (
     stated_tree,
     to_yaml,
 )
+from pipeline.config.optimization import OptimizerConfig, ScheduleConfig
 from pipeline.config.run import RunConfig
 from pipeline.config.sweep import SearchDimension, SweepConfig
 from pipeline.config.track import TrackConfig
-from pipeline.config.train import OptimizerConfig, ScheduleConfig, TrainConfig
+from pipeline.config.train import TrainConfig
 
 __all__ = [
     "DataConfig",

@@ -1,47 +1,14 @@
-"""Settings of training: optimizer, learning rate schedule, workers and checkpoints."""
+"""Settings of training: workers, batches, weights and checkpoints."""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from model.config.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
+from model.config.settings import NonNegative, Positive, PositiveFloat, Settings
+from pipeline.config.optimization import OptimizerConfig, ScheduleConfig
 from pipeline.storage.urls import Location
 
 CanvasScope = Literal["global_batch", "micro_batch"]
-
-
-class OptimizerConfig(Settings):
-    """Optimizer; learning rates are for recipe_batch."""
-
-    kind: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum, or AdamW.")
-    lr: PositiveFloat = Field(0.02, description="Learning rate at recipe_batch images.")
-    momentum: Fraction = Field(0.9, description="SGD momentum; AdamW's first beta.")
-    weight_decay: float = Field(1e-4, ge=0.0, description="Decay of weights.")
-    bias_lr_factor: PositiveFloat = Field(
-        2.0, description="Learning rate of biases, relative to lr."
-    )
-    bias_weight_decay: float = Field(0.0, ge=0.0, description="Decay of biases.")
-    norm_weight_decay: float = Field(
-        0.0, ge=0.0, description="Decay of the weights of normalization layers."
-    )
-    clip_norm: float = Field(0.0, ge=0.0, description="Maximum gradient norm; 0: no clipping.")
-
-
-class ScheduleConfig(Settings):
-    """Learning rate schedule; step counts are for recipe_batch."""
-
-    kind: Literal["multistep", "cosine"] = Field(
-        "multistep", description="Decay after the warm-up."
-    )
-    steps: Positive = Field(90_000, description="Optimizer steps of the whole run.")
-    milestones: tuple[Positive, ...] = Field(
-        (60_000, 80_000), description="Steps at which a multistep schedule drops the rate."
-    )
-    gamma: PositiveFloat = Field(0.1, description="Factor of each drop.")
-    warmup_steps: NonNegative = Field(500, description="Length of the linear warm-up, steps.")
-    warmup_factor: Fraction = Field(
-        1 / 3, description="Fraction of the learning rate at the first step."
-    )
 
 
 class TrainConfig(Settings):
@@ -69,7 +36,8 @@ class TrainConfig(Settings):
     recipe_batch: Positive | None = Field(
         None,
         description="Batch size that optimizer.lr and schedule are written for; with another "
-        "global_batch, rate and steps are scaled linearly (Goyal et al. 2017). null: no scaling.",
+        "global_batch, rate and steps are scaled linearly (Goyal et al. 2017), but not epochs. "
+        "null: no scaling.",
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

@@ -36,6 +36,7 @@ from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.train.placement_group import PLACEMENT_GROUP
 from pipeline.train.run_record import read_run_record
+from pipeline.train.training_length import planned_steps
 from pipeline.train.worker_resources import scaling_config
 
 logger = logging.getLogger(__name__)
@@ -170,8 +171,7 @@ def early_stopping(config: RunConfig) -> ASHAScheduler:
     Images rather than steps: trials may differ in batch size and, with scaled recipes, in steps.
     """
     train = config.train
-    recipe_batch = train.recipe_batch or train.global_batch
-    images = train.schedule.steps * recipe_batch
+    images = planned_steps(config) * train.global_batch
     return ASHAScheduler(
         time_attr="images_seen",
         max_t=images,

@@ -11,7 +11,7 @@ from ray.tune import Result
 from pipeline.config import RunConfig
 from pipeline.sweep.trial import trial_config
 from pipeline.train.failures import error_message
-from pipeline.train.schedule import scale_recipe
+from pipeline.train.training_length import planned_steps
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def summarize_trial(result: Result, config: RunConfig) -> TrialSummary:
     trial_id = str(reported.get("trial_id") or PurePosixPath(result.path).name)
     values = dict(result.config or {})
     steps = int(reported.get("step", 0))
-    total_steps = scale_recipe(trial_config(config, values, trial_id).train).schedule.steps
+    total_steps = planned_steps(trial_config(config, values, trial_id))
     return TrialSummary(
         trial_id=trial_id,
         values=values,

@@ -22,7 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER, split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from pipeline.stream.dataset_checks import check_training_data, check_validation_data
-from pipeline.track.mlflow_run import TrackedRun, flatten_settings, open_run
+from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.track.mlflow_store import recorded_uri, tracking_uri
 from pipeline.track.weights_source import newest_checkpoint
 from pipeline.train.checkpoint_store import KeepNewestCheckpoints
@@ -33,12 +33,13 @@ from pipeline.train.run_record import (
     RunRecord,
     check_resumable,
     is_finished,
+    model_settings,
     read_run_record,
     recipe_settings,
     write_run_record,
 )
-from pipeline.train.schedule import scale_recipe
 from pipeline.train.start_weights import adopt_conventions
+from pipeline.train.training_length import log_length, settle_schedule
 from pipeline.train.worker import WorkerResult, WorkerTask, train_worker
 from pipeline.train.worker_resources import scaling_config, worker_environment
 
@@ -80,10 +81,10 @@ def run_training(
         RunMismatchError: the output holds a run that these settings cannot continue.
         FileNotFoundError: there are no training shards.
     """
-    config = config.model_copy(update={"train": scale_recipe(config.train)})
     shards = split_shards_url(config, "train")
     manifest = read_manifest(shards)
     _check_data(config, manifest, shards)
+    config = settle_schedule(config, manifest)
     recorded = read_run_record(config.output)
     config, adopted = adopt_conventions(config, recorded.adopted if recorded else None)
     present = dataclasses.replace(_present_record(config, manifest, recorded), adopted=adopted)
@@ -94,8 +95,7 @@ def run_training(
         return result
     check_frozen_parts(config, resumes=checkpoint is not None)
 
-    schedule, batch = config.train.schedule, config.train.global_batch
-    logger.info("%d steps of %d images on %d images", schedule.steps, batch, manifest.rows)
+    log_length(config, manifest)
     resources = connect()
     run_id = present.run_id or None
     with open_run(config, "train", run_id=run_id, parent_run_id=parent_run_id) as run:
@@ -132,7 +132,7 @@ def _present_record(config: RunConfig, manifest: Manifest, recorded: RunRecord |
         run_id=recorded.run_id if recorded and recorded.tracking_uri == uri else "",
         tracking_uri=uri,
         dataset_digest=manifest.digest,
-        model=flatten_settings({"model": config.model.model_dump(mode="json")}),
+        model=model_settings(config),
         recipe=recipe_settings(config),
     )
 

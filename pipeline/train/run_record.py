@@ -88,6 +88,11 @@ def recipe_settings(config: RunConfig) -> dict[str, str]:
     return flatten_settings({"train": recipe, "seed": config.seed})
 
 
+def model_settings(config: RunConfig) -> dict[str, str]:
+    """Return the detector's settings, flat."""
+    return flatten_settings({"model": config.model.model_dump(mode="json")})
+
+
 def check_resumable(record: RunRecord, present: RunRecord, output: str) -> None:
     """Raise if the current job cannot continue the recorded one; log changes of the recipe.
 
@@ -100,7 +105,7 @@ def check_resumable(record: RunRecord, present: RunRecord, output: str) -> None:
         RunMismatchError: the model or the data changed, or the run is finished and its recipe
             changed without asking for more steps.
     """
-    if changes := _changes(record.model, present.model):
+    if changes := _changes(record.model, present.model, model_settings(RunConfig())):
         raise RunMismatchError(
             f"{output} holds the training of another model ({changes}); choose another output"
         )
@@ -110,13 +115,13 @@ def check_resumable(record: RunRecord, present: RunRecord, output: str) -> None:
             f"{present.dataset_digest[:12]}, was {record.dataset_digest[:12]}); "
             "choose another output"
         )
-    changes = _changes(record.recipe, present.recipe)
+    changes = _changes(record.recipe, present.recipe, recipe_settings(RunConfig()))
     if not changes:
         return
     if is_finished(record, present):
         raise RunMismatchError(
             f"{output} holds a finished training with other settings ({changes}); choose another "
-            "output, or increase train.schedule.steps to continue it"
+            "output, or increase train.schedule.steps (or epochs) to continue it"
         )
     logger.warning("continuing the training in %s with changed settings: %s", output, changes)
 
@@ -127,7 +132,13 @@ def is_finished(record: RunRecord, present: RunRecord) -> bool:
     return record.result is not None and int(record.result["steps"]) >= steps
 
 
-def _changes(before: dict[str, str], now: dict[str, str]) -> str:
+def _changes(before: dict[str, str], now: dict[str, str], defaults: dict[str, str]) -> str:
+    """Return the settings that changed, as text.
+
+    A setting that is newer than the record had the effect of its default then.
+    """
+    newer = {key: value for key, value in defaults.items() if key in now}
+    before = newer | before
     return ", ".join(
         f"{key}: {before.get(key, 'unset')} -> {now.get(key, 'unset')}"
         for key in sorted(before.keys() | now.keys())

@@ -112,7 +112,10 @@ def convert_train(original: OriginalConfig, group_norm: bool) -> Tree:
     solver = "SOLVER."
     batch = original[solver + "IMS_PER_BATCH"]
     decay = original[solver + "WEIGHT_DECAY"]
-    original.expect(solver + "WARMUP_METHOD", "linear", reason="the warm-up is always linear")
+    original.expect(
+        solver + "WARMUP_METHOD", "linear", "constant", reason="unknown warm-up; linear is used"
+    )
+    constant = original[solver + "WARMUP_METHOD"] == "constant"
     original.expect("MODEL.DEVICE", "cuda", "cpu", reason="unsupported device; auto is used")
     original.expect("AMP_VERBOSE", False, reason="there is nothing to print")
     original.expect("DTYPE", "float32", "float16", reason="unsupported precision; fp32 is used")
@@ -135,6 +138,7 @@ def convert_train(original: OriginalConfig, group_norm: bool) -> Tree:
             "steps": original[solver + "MAX_ITER"],
             "milestones": list(original[solver + "STEPS"]),
             "gamma": original[solver + "GAMMA"],
+            **({"warmup_kind": "constant"} if constant else {}),
             "warmup_steps": original[solver + "WARMUP_ITERS"],
             "warmup_factor": original[solver + "WARMUP_FACTOR"],
         },

@@ -76,6 +76,18 @@ def test_operational_settings_are_not_part_of_the_recipe(caplog):
     assert not caplog.records
 
 
+def without(recorded, key):
+    """Return the record that an earlier version without this setting wrote."""
+    return replace(recorded, recipe={k: v for k, v in recorded.recipe.items() if k != key})
+
+
+def test_a_setting_newer_than_the_record_had_its_default():
+    old = without(record(steps=100), "train.schedule.final_factor")
+    check_resumable(old, record(), "out")
+    with pytest.raises(RunMismatchError, match=r"\(train\.schedule\.final_factor: 0\.0 -> 0\.1\)"):
+        check_resumable(old, record(schedule={"steps": 100, "final_factor": 0.1}), "out")
+
+
 def test_the_record_of_a_moved_output_refers_to_its_new_place(tmp_path):
     old, new = str(tmp_path / "old"), str(tmp_path / "new")
     uri = f"sqlite:///{old}/mlflow.db"  # as earlier versions recorded it

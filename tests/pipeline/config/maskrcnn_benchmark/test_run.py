@@ -41,3 +41,13 @@ def test_test_time_augmentation_uses_the_test_size_and_the_additional_scales(imp
     skipped = {item.key: item.value for item in imported.skipped}
     assert skipped["TEST.BBOX_AUG.SCALE_H_FLIP"] is False
     assert skipped["INPUT.MAX_SIZE_TEST"] == 1333
+
+
+@pytest.mark.parametrize("kind", ["linear", "constant"])
+def test_both_kinds_of_warm_up_are_converted(kind, import_text):
+    imported = import_text(
+        original_files.MASK_R50_FPN + f"SOLVER: {{WARMUP_METHOD: {kind}, WARMUP_ITERS: 7}}\n"
+    )
+    schedule = imported.config.train.schedule
+    assert (schedule.warmup_kind, schedule.warmup_steps) == (kind, 7)
+    assert "SOLVER.WARMUP_METHOD" not in {item.key for item in imported.skipped}
