@@ -21,6 +21,17 @@ class OptimizerConfig(Settings):
     norm_weight_decay: float = Field(
         0.0, ge=0.0, description="Decay of the weights of normalization layers."
     )
+    backbone_lr_factor: PositiveFloat = Field(
+        1.0, description="Learning rate of the backbone, relative to lr; 0.1 in DETR."
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="Learning rate of each stage of the backbone, relative to the stage above it "
+        "(Clark et al. 2020): with 0.8, res5 has 0.8 times the rate of the pyramid and the heads, "
+        "res4 0.64 times, the stem 0.33 times. 1: the same rate everywhere.",
+    )
     clip_norm: float = Field(0.0, ge=0.0, description="Maximum gradient norm; 0: no clipping.")
 
 

@@ -1,4 +1,4 @@
-"""The optimizer: trainable parameters with their learning rate factors and weight decays."""
+"""The optimizer: how it is built, and how its state is saved and restored."""
 
 import logging
 from typing import Any
@@ -7,41 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import OptimizerConfig
+from pipeline.train.parameter_groups import parameter_groups
 
 logger = logging.getLogger(__name__)
-
-NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-
-
-def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Return the trainable parameters in up to three groups: weights, norm weights, biases.
-
-    Each group carries ``lr_factor``, its learning rate relative to the schedule's. Frozen
-    parameters (``requires_grad`` off) and empty groups are left out.
-
-    Source: Detectron doubles the learning rate of biases and does not decay them.
-    """
-    weights, norm_weights, biases = [], [], []
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                continue
-            if name == "bias":
-                biases.append(parameter)
-            elif isinstance(module, NORM_LAYERS):
-                norm_weights.append(parameter)
-            else:
-                weights.append(parameter)
-    groups = [
-        {"params": weights, "lr_factor": 1.0, "weight_decay": config.weight_decay},
-        {"params": norm_weights, "lr_factor": 1.0, "weight_decay": config.norm_weight_decay},
-        {
-            "params": biases,
-            "lr_factor": config.bias_lr_factor,
-            "weight_decay": config.bias_weight_decay,
-        },
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

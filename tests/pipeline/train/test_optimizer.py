@@ -1,4 +1,4 @@
-"""The optimizer groups parameters like Detectron, and its state resumes a run exactly."""
+"""The optimizer's state resumes a run exactly."""
 
 import copy
 
@@ -11,9 +11,9 @@ from pipeline.train.optimizer import (
     build_optimizer,
     load_optimizer_state,
     optimizer_state,
-    parameter_groups,
     set_learning_rate,
 )
+from pipeline.train.parameter_groups import parameter_groups
 
 CONFIG = OptimizerConfig(
     lr=0.1, weight_decay=0.3, bias_lr_factor=2.0, bias_weight_decay=0.0, norm_weight_decay=0.05
@@ -43,30 +43,6 @@ def step(model, optimizer):
 def assert_equal_parameters(model, expected):
     for (name, a), b in zip(model.named_parameters(), expected.parameters(), strict=True):
         assert torch.equal(a, b), name
-
-
-def test_biases_have_twice_the_learning_rate_and_do_not_decay():
-    model = small_model()
-    groups = parameter_groups(model, CONFIG)
-    for bias in (model[0].bias, model[1].bias):
-        assert group_of(groups, bias)["lr_factor"] == 2.0
-        assert group_of(groups, bias)["weight_decay"] == 0.0
-
-
-def test_weights_and_norm_weights_have_their_own_decay():
-    model = small_model()
-    groups = parameter_groups(model, CONFIG)
-    assert group_of(groups, model[0].weight)["weight_decay"] == 0.3
-    assert group_of(groups, model[2].weight)["weight_decay"] == 0.3
-    assert group_of(groups, model[1].weight)["weight_decay"] == 0.05
-
-
-def test_every_trainable_parameter_is_in_one_group_and_no_frozen_one_in_any():
-    model = small_model()
-    model[0].weight.requires_grad_(False)
-    grouped = [p for group in parameter_groups(model, CONFIG) for p in group["params"]]
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    assert sorted(map(id, grouped)) == sorted(map(id, trainable))
 
 
 def test_a_frozen_model_is_refused():
