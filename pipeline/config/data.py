@@ -163,6 +163,18 @@ class DataConfig(Settings):
         description="Images with fewer labeled keypoints are excluded from training (Detectron: "
         "10); 0 keeps all.",
     )
+    images_without_objects: Literal["keep", "drop"] = Field(
+        "keep",
+        description="Whether images without objects, or with crowd regions alone, are trained on. "
+        "Detectron, detectron2, torchvision, maskrcnn-benchmark and MMDetection drop them. "
+        "Validation always has them.",
+    )
+    repeat_threshold: Fraction = Field(
+        0.0,
+        description="Repeat images of rare classes: those of a class in a smaller share f of the "
+        "training images are seen sqrt(repeat_threshold / f) times per epoch, on average "
+        "(repeat-factor sampling, Gupta et al. 2019; LVIS: 0.001). Epochs become longer. 0: off.",
+    )
     decode_threads: Positive = Field(2, description="Decoding threads per worker.")
     lookahead_batches: Positive = Field(
         3, description="Batches decoded ahead of the training step."

@@ -114,16 +114,6 @@ class RowBuilder:
         }
 
 
-def count_labeled_keypoints(row: Mapping[str, Any]) -> int:
-    """Count the labeled keypoints of a row's objects, not of its crowd regions."""
-    return sum(
-        visibility > 0
-        for points, iscrowd in zip(row["keypoints"], row["iscrowd"], strict=True)
-        for visibility in points[2::3]
-        if not iscrowd
-    )
-
-
 def _reject(
     image: ImageRecord, annotation: Annotation, reason: str, detail: str, mended: bool = False
 ) -> Reject:

@@ -1,33 +1,23 @@
 """Write one shard: read its images, validate every record, and store the valid ones as rows."""
 
-import hashlib
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from model.structures import ImageSize
-from pipeline import storage
 from pipeline.ingest.listing import ImageRecord
 from pipeline.ingest.load_image import load_image, read_size
 from pipeline.ingest.rejects import Reject
-from pipeline.ingest.shard_rows import RowBuilder, count_labeled_keypoints
+from pipeline.ingest.shard_output import write_shard_file
+from pipeline.ingest.shard_rows import RowBuilder
 from pipeline.shards.aspect_bins import BIN_COUNT, aspect_bins
 from pipeline.shards.decoding import DEFAULT_DECODING, Decoding
 from pipeline.shards.manifest import ShardFile
-from pipeline.shards.shard_file import SCHEMA
 
 _READ_THREADS = 8  # they mostly wait for the store
-
-# Encoded images do not compress, and their minimum and maximum are useless.
-_PARQUET_OPTIONS = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
 
 @dataclass(frozen=True)
@@ -74,32 +64,8 @@ def write_shard(task: ShardTask) -> ShardReport:
             quarantined.
     """
     builder = RowBuilder(task.labels, task.keypoint_count, task.decoding)
-    sizes: list[ImageSize] = []
-    row_groups: list[int] = []
-    keypoints_per_image: list[int] = []
-    with tempfile.TemporaryDirectory(prefix="shard-") as scratch:
-        path = Path(scratch) / task.name
-        with pq.ParquetWriter(path, SCHEMA, **_PARQUET_OPTIONS) as writer:
-            for group in _row_groups(task, builder):
-                table = pa.Table.from_pylist(group, SCHEMA)
-                writer.write_table(table, row_group_size=len(group))
-                row_groups.append(len(group))
-                sizes += [ImageSize(row["height"], row["width"]) for row in group]
-                if task.keypoint_count:
-                    keypoints_per_image += [count_labeled_keypoints(row) for row in group]
-        if not sizes:
-            return ShardReport(None, dict(builder.counts), tuple(builder.rejects))
-        with path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        storage.upload_file(path, storage.join(task.shards_url, task.name))
-    file = ShardFile(
-        name=task.name,
-        rows=len(sizes),
-        sha256=sha256,
-        row_groups=tuple(row_groups),
-        sizes=tuple(sizes),
-        labelled_points=tuple(keypoints_per_image),
-    )
+    groups = _row_groups(task, builder)
+    file = write_shard_file(task.shards_url, task.name, groups, task.keypoint_count > 0)
     return ShardReport(file, dict(builder.counts), tuple(builder.rejects))
 
 

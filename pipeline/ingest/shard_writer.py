@@ -22,6 +22,7 @@ from pipeline.ingest.shard_task import ShardReport, ShardTask, write_shard
 from pipeline.ingest.source_digest import source_digest
 from pipeline.progress import Progress, show_progress
 from pipeline.shards.decoding import DEFAULT_DECODING, Decoding
+from pipeline.shards.image_contents import complete_manifest
 from pipeline.shards.manifest import (
     MANIFEST_NAME,
     QUARANTINE_NAME,
@@ -66,8 +67,7 @@ def write_shards(
     existing = _existing_manifest(shards_url, digest)
     if existing is not None:
         check_quarantine(listing, existing, shards_url, max_quarantined)
-        logger.info("%s is up to date; nothing to write", shards_url)
-        return existing
+        return _add_missing_contents(existing, shards_url)
     # Without its manifest the folder counts as incomplete until the new one is written.
     storage.delete(storage.join(shards_url, MANIFEST_NAME))
     parts_url = storage.join(shards_url, _PARTS, digest[:16])
@@ -90,6 +90,17 @@ def write_shards(
     logger.info("%s: %s", shards_url, manifest.summary())
     warn_about_orientation(manifest, shards_url)
     return manifest
+
+
+def _add_missing_contents(manifest: Manifest, shards_url: str) -> Manifest:
+    """Return a manifest that lists the classes of its images, and write it if it did not."""
+    complete = complete_manifest(manifest, shards_url)
+    if complete is manifest:
+        logger.info("%s is up to date; nothing to write", shards_url)
+    else:
+        write_manifest(shards_url, complete)
+        logger.info("%s: added the classes of each image to the manifest", shards_url)
+    return complete
 
 
 def _existing_manifest(shards_url: str, digest: str) -> Manifest | None:

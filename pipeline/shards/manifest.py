@@ -36,6 +36,10 @@ class ShardFile:
         sizes: original size of each image, in row order.
         labelled_points: number of labeled keypoints in each image, in row order; empty if the
             dataset has no keypoints. Spelled as the key in manifest.json.
+        objects: number of objects in each image, without crowd regions, in row order; empty, like
+            the next two, in manifests of earlier versions (`image_contents.complete_manifest`).
+        class_counts: number of distinct classes of these objects, in row order.
+        classes: the labels of these classes, ascending in each image, one image after another.
     """
 
     name: str
@@ -44,6 +48,14 @@ class ShardFile:
     row_groups: tuple[int, ...]
     sizes: tuple[ImageSize, ...]
     labelled_points: tuple[int, ...] = ()
+    objects: tuple[int, ...] = ()
+    class_counts: tuple[int, ...] = ()
+    classes: tuple[int, ...] = ()
+
+    @property
+    def has_contents(self) -> bool:
+        """Whether the objects and classes of its images are known."""
+        return len(self.objects) == self.rows
 
 
 @dataclass(frozen=True)

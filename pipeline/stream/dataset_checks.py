@@ -27,6 +27,7 @@ def check_training_data(config: RunConfig, manifest: Manifest, shards_url: str) 
     problems = [
         *_class_problems(config, manifest, shards_url),
         *_keypoint_problems(config, manifest, shards_url),
+        *_sampling_problems(config, manifest, shards_url),
     ]
     if problems:
         raise ConfigError(problems)
@@ -122,6 +123,14 @@ def _class_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> I
         yield (
             f"model.mask: no object of {shards_url} has a mask; set model.mask=null to train boxes "
             "only"
+        )
+
+
+def _sampling_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> Iterator[str]:
+    if config.data.images_without_objects == "drop" and not _objects(manifest):
+        yield (
+            f"data.images_without_objects: no image of {shards_url} has objects, so none would be "
+            "left; set data.images_without_objects=keep to train on background alone"
         )
 
 

@@ -23,9 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.shards.aspect_bins import BIN_COUNT, aspect_bins
+from pipeline.stream.image_sampling import (
+    UNIT,
+    repeat_factors,
+    sampling_weights,
+    select_images,
+    systematic_counts,
+)
 
 if TYPE_CHECKING:  # imports torch, which the reading tasks do not need
-    from pipeline.shards.manifest import Manifest, ShardFile
+    from pipeline.shards.manifest import Manifest
 
 Integers = NDArray[np.int64]
 
@@ -48,6 +55,8 @@ class ShardPlan:
         selected: (N,) bool, the images to train on.
         global_batch: B, images per step.
         seed: seed of the shuffles.
+        weights: (N,) how often each image is seen per epoch, in units of 1 / `UNIT`; None if no
+            image is repeated.
     """
 
     files: tuple[str, ...]
@@ -58,18 +67,23 @@ class ShardPlan:
     selected: NDArray[np.bool_]
     global_batch: int
     seed: int
+    weights: Integers | None = None
 
-    @property
+    @functools.cached_property
     def image_count(self) -> int:
-        """Number of images to train on; N unless some are left out."""
+        """Number of distinct images to train on; N unless some are left out."""
         return int(self.selected.sum())
 
     @functools.cached_property
+    def epoch_length(self) -> int:
+        """Number of images of an epoch with their repeats, before a rest is left out."""
+        return self.image_count if self.weights is None else int(self.weights.sum()) // UNIT
+
+    @property
     def steps_per_epoch(self) -> int:
         """T, the same for every epoch; a dataset smaller than a batch has one step."""
-        counts = np.bincount(self.bins[self.selected], minlength=BIN_COUNT)
-        steps, rest = np.divmod(counts, self.global_batch)
-        return max(1, int(steps.sum() + rest.sum() // self.global_batch))
+        # Whole batches of the bins and of their leftovers are as many as of all images together.
+        return max(1, self.epoch_length // self.global_batch)
 
     @functools.cached_property
     def bins(self) -> Integers:
@@ -78,18 +92,25 @@ class ShardPlan:
 
 
 def plan_shards(
-    manifest: "Manifest", global_batch: int, seed: int, min_keypoints: int = 0
+    manifest: "Manifest",
+    global_batch: int,
+    seed: int,
+    min_keypoints: int = 0,
+    drop_images_without_objects: bool = False,
+    repeat_threshold: float = 0.0,
 ) -> ShardPlan:
     """Plan the epochs of a dataset.
 
     Args:
-        manifest: manifest of the shards.
+        manifest: manifest of the shards, with contents if the last two arguments need them.
         global_batch: images per step.
         seed: seed of the shuffles.
         min_keypoints: images with fewer labeled keypoints are left out.
+        drop_images_without_objects: leave out images that have no object, or crowd regions alone.
+        repeat_threshold: classes in a smaller share of the images are repeated; 0 repeats none.
 
     Raises:
-        ValueError: there is no image, or none with enough keypoints.
+        ValueError: there is no image, or none is left.
     """
     groups = [
         (index, number, rows)
@@ -100,12 +121,10 @@ def plan_shards(
         raise ValueError("the shards hold no image; nothing to train on")
     file_of, number_of, rows_of = np.array(groups, dtype=np.int64).T
     sizes = [size for file in manifest.files for size in file.sizes]
-    selected = np.ones(len(sizes), dtype=bool)
-    if min_keypoints:
-        counts = [count for file in manifest.files for count in _labeled_keypoints(file)]
-        selected = np.array(counts) >= min_keypoints
-    if not selected.any():
-        raise ValueError(f"no image has {min_keypoints} labeled keypoints; nothing to train on")
+    selected = select_images(manifest, min_keypoints, drop_images_without_objects)
+    weights = None
+    if repeat_threshold:
+        weights = sampling_weights(repeat_factors(manifest, selected, repeat_threshold))
     return ShardPlan(
         files=tuple(file.name for file in manifest.files),
         group_file=file_of,
@@ -115,11 +134,8 @@ def plan_shards(
         selected=selected,
         global_batch=global_batch,
         seed=seed,
+        weights=weights,
     )
-
-
-def _labeled_keypoints(file: "ShardFile") -> tuple[int, ...]:
-    return file.labelled_points or (0,) * file.rows
 
 
 def images_of_step(plan: ShardPlan, step: int) -> tuple[int, Integers]:
@@ -131,7 +147,8 @@ def images_of_step(plan: ShardPlan, step: int) -> tuple[int, Integers]:
 def images_of_epoch(plan: ShardPlan, epoch: int) -> Integers:
     """Return the (T, B) numbers of the images of an epoch's batches; none occurs twice.
 
-    The exception is a dataset smaller than a batch, which repeats images to fill its one batch.
+    The exceptions are repeats of rare classes, and a dataset smaller than a batch, which repeats
+    images to fill its one batch.
     """
     return batches_of_epoch(plan, epoch)[0]
 
@@ -143,15 +160,9 @@ def batches_of_epoch(plan: ShardPlan, epoch: int) -> tuple[Integers, Integers]:
     Batches of one kind follow the lanes of that kind, in order.
     """
     rng = np.random.default_rng([plan.seed, epoch])
-    order = np.concatenate(
-        [
-            rng.permutation(np.arange(plan.group_start[group], plan.group_start[group + 1]))
-            for group in rng.permutation(len(plan.group_file))
-        ]
-    )
-    order = order[plan.selected[order]]
+    order = _shuffle(plan, rng)
     size = plan.global_batch
-    if plan.image_count < size:
+    if len(order) < size:
         return np.resize(order, (1, size)), np.array([_MIXED])
     bins = plan.bins[order]
     batches, leftovers = [], []
@@ -168,6 +179,30 @@ def batches_of_epoch(plan: ShardPlan, epoch: int) -> tuple[Integers, Integers]:
     for kind, of_kind in enumerate(batches):
         images[kinds == kind] = of_kind
     return images, kinds
+
+
+def _shuffle(plan: ShardPlan, rng: np.random.Generator) -> Integers:
+    """Return the images of an epoch with their repeats, row group by row group."""
+    order: Integers = np.concatenate(
+        [
+            rng.permutation(np.arange(plan.group_start[group], plan.group_start[group + 1]))
+            for group in rng.permutation(len(plan.group_file))
+        ]
+    )
+    order = order[plan.selected[order]]
+    if plan.weights is None:
+        return order
+    # In shuffled order, so that the images that are rounded up together differ between epochs.
+    copies = systematic_counts(plan.weights[order], int(rng.integers(UNIT)))
+    firsts = np.cumsum(copies) - copies
+    images = np.repeat(order, copies)
+    copy_number = np.arange(len(images)) - np.repeat(firsts, copies)
+    group = np.searchsorted(plan.group_start, images, side="right") - 1
+    # The n-th copies of a row group stay together, so that one read brings them.
+    groups = len(plan.group_file)
+    position = rng.permutation(groups * int(copies.max()))
+    shuffled: Integers = images[np.argsort(position[copy_number * groups + group], kind="stable")]
+    return shuffled
 
 
 def _mixed_batches(plan: ShardPlan, images: Integers, rng: np.random.Generator) -> Integers:

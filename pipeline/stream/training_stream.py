@@ -12,7 +12,6 @@ import torch
 
 from model.boxes.convention import BoxConvention
 from pipeline.config import RunConfig
-from pipeline.shards.manifest import read_manifest
 from pipeline.stream.augmentation.draw import AugmentationRanges
 from pipeline.stream.batch_builder import BadRow, BatchSettings, BuiltBatch, build_batch
 from pipeline.stream.buffers import allocator
@@ -21,8 +20,13 @@ from pipeline.stream.dataset_checks import check_training_data, flip_swaps_no_ke
 from pipeline.stream.device_copy import BatchCopy, DeviceCopier
 from pipeline.stream.planned_row import PlannedRow, planned_rows
 from pipeline.stream.read_plan import ReadPlan
-from pipeline.stream.shard_plan import plan_shards, slots_of_rank
+from pipeline.stream.shard_plan import slots_of_rank
 from pipeline.stream.shard_reader import read_locally, read_with_ray
+from pipeline.stream.training_plan import (
+    describe_sampling,
+    plan_training,
+    read_training_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -84,16 +88,12 @@ def _plan_worker(
     config: RunConfig, shards_url: str, rank: int, world_size: int, steps: range
 ) -> ReadPlan:
     """Check that the data fits the model, and plan one worker's reads; rank 0 logs warnings."""
-    manifest = read_manifest(shards_url)
+    manifest = read_training_manifest(config, shards_url)
     check_training_data(config, manifest, shards_url)
-    plan = plan_shards(manifest, config.train.global_batch, config.seed, config.data.min_keypoints)
-    if rank == 0 and plan.image_count < manifest.rows:
-        logger.info(
-            "%d of %d images have fewer than %d labeled keypoints and are left out",
-            manifest.rows - plan.image_count,
-            manifest.rows,
-            config.data.min_keypoints,
-        )
+    plan = plan_training(config, manifest)
+    if rank == 0:
+        for sentence in describe_sampling(config, plan):
+            logger.info("%s", sentence)
     if rank == 0 and flip_swaps_no_keypoints(config):
         logger.warning(
             "no keypoint is named left_... or right_..., so flipping an image swaps no keypoints. "

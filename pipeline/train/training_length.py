@@ -4,8 +4,8 @@ import logging
 
 from pipeline.config import RunConfig
 from pipeline.output_layout import split_shards_url
-from pipeline.shards.manifest import Manifest, read_manifest
-from pipeline.stream.shard_plan import plan_shards
+from pipeline.shards.manifest import Manifest
+from pipeline.stream.training_plan import plan_training, read_training_manifest
 from pipeline.train.schedule import convert_epochs, describe_unused_parts, scale_recipe
 
 logger = logging.getLogger(__name__)
@@ -17,9 +17,7 @@ def steps_per_epoch(config: RunConfig, manifest: Manifest) -> int:
     Raises:
         ValueError: there is no image to train on.
     """
-    train = config.train
-    plan = plan_shards(manifest, train.global_batch, config.seed, config.data.min_keypoints)
-    return plan.steps_per_epoch
+    return plan_training(config, manifest).steps_per_epoch
 
 
 def settle_schedule(config: RunConfig, manifest: Manifest) -> RunConfig:
@@ -43,21 +41,22 @@ def planned_steps(config: RunConfig) -> int:
     """
     if config.train.schedule.epochs is None:
         return scale_recipe(config.train).schedule.steps
-    manifest = read_manifest(split_shards_url(config, "train"))
+    manifest = read_training_manifest(config, split_shards_url(config, "train"))
     return settle_schedule(config, manifest).train.schedule.steps
 
 
 def log_length(config: RunConfig, manifest: Manifest) -> None:
     """Log the steps and epochs of a settled training, and warn about what lies beyond its end."""
     schedule, batch = config.train.schedule, config.train.global_batch
-    per_epoch = steps_per_epoch(config, manifest)
+    plan = plan_training(config, manifest)
+    per_epoch = plan.steps_per_epoch
     logger.info(
         "%d steps of %d images: %.4g epochs of %d steps, on %d images",
         schedule.steps,
         batch,
         schedule.steps / per_epoch,
         per_epoch,
-        manifest.rows,
+        plan.image_count,
     )
     if unused := describe_unused_parts(schedule):
         logger.warning("%s", unused)

@@ -38,7 +38,11 @@ def convert_data(original: OriginalConfig) -> Tree:
         tree["decode_threads"] = max(1, original["DATALOADER.NUM_WORKERS"])
     if original["PATHS_CATALOG"]:
         original.skip("PATHS_CATALOG", "replaced by data.train and data.val")
-    return tree | _convert_splits(original)
+    splits = _convert_splits(original)
+    if splits.get("source", "coco") == "coco":
+        # Its other datasets keep images without objects.
+        tree["images_without_objects"] = "drop"
+    return tree | splits
 
 
 def _convert_splits(original: OriginalConfig) -> Tree:

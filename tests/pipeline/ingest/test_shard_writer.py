@@ -3,13 +3,14 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from pipeline import storage
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.shard_writer import write_shards
-from pipeline.shards.manifest import read_manifest
+from pipeline.shards.manifest import read_manifest, write_manifest
 from tests.annotated_datasets import add_invalid_records, all_rows, draw_coco
 
 
@@ -28,6 +29,19 @@ def test_a_second_call_writes_nothing_and_returns_the_existing_manifest(source, 
     before = modification_times(shards.iterdir())
     assert source.write_shards(shards) == manifest
     assert modification_times(shards.iterdir()) == before
+
+
+def test_a_manifest_without_the_classes_of_images_gets_them_and_the_shards_are_kept(
+    source, tmp_path
+):
+    shards = tmp_path / "shards"
+    manifest = source.write_shards(shards)
+    none = {"objects": (), "class_counts": (), "classes": ()}
+    files = tuple(replace(file, **none) for file in manifest.files)
+    write_manifest(str(shards), replace(manifest, files=files))
+    before = modification_times(shards.glob("*.parquet"))
+    assert source.write_shards(shards) == manifest == read_manifest(str(shards))
+    assert modification_times(before) == before
 
 
 @pytest.mark.parametrize("change", ["annotation", "image", "same size", "layout", "lost shard"])

@@ -1,6 +1,7 @@
 """Manifests round-trip, and those of earlier schema versions still open."""
 
 import hashlib
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,13 @@ from pipeline.ingest.coco import read_coco
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.coco_ground_truth import coco_ground_truth
 from pipeline.shards.decoding import Decoding
+from pipeline.shards.image_contents import complete_manifest
 from pipeline.shards.keypoints import KeypointSet
 from pipeline.shards.manifest import SCHEMA_VERSION, read_manifest, write_manifest
 from pipeline.shards.row import rows_from_arrow
 from pipeline.shards.shard_file import SCHEMA, read_row_group
 from pipeline.storage import StorageError
-from tests.annotated_datasets import all_rows, draw_coco
+from tests.annotated_datasets import add_invalid_records, all_rows, draw_coco
 
 
 def test_the_manifest_matches_the_files(tmp_path):
@@ -95,7 +97,8 @@ def version_1_shards(shapes_images, tmp_path):
     for key in ("keypoints", "mended", "decoding"):
         del document[key]
     for file in document["files"]:
-        del file["labelled_points"]
+        for key in ("labelled_points", "objects", "class_counts", "classes"):
+            del file[key]
     (Path(url) / "manifest.json").write_text(json.dumps(document))
     return url
 
@@ -115,6 +118,42 @@ def test_version_1_shards_are_readable(version_1_shards, shapes_shards):
     group = rows_from_arrow(read_row_group(version_1_shards, manifest.files[0].name, 1))
     assert [row.image_id for row in group] == [row.image_id for row in rows[2:4]]
     assert group[0].boxes.tolist() == rows[2].boxes.tolist()
+
+
+def test_the_manifest_lists_the_objects_and_classes_of_each_image(tmp_path):
+    source = draw_coco(tmp_path / "source")
+    add_invalid_records(source)
+    manifest = source.write_shards(tmp_path / "shards")
+    rows = iter(all_rows(tmp_path / "shards"))
+    for file in manifest.files:
+        classes = iter(file.classes)
+        for objects, class_count in zip(file.objects, file.class_counts, strict=True):
+            row = next(rows)
+            labels = row.labels[~row.iscrowd].tolist()
+            assert objects == len(labels)
+            assert list(itertools.islice(classes, class_count)) == sorted(set(labels))
+        assert not list(classes)
+    assert sum(sum(file.objects) for file in manifest.files) == manifest.counts["objects"]
+    assert manifest.counts["crowd"] == 1
+
+
+def test_contents_of_images_are_read_from_version_1_shards(version_1_shards, shapes_shards):
+    manifest = read_manifest(version_1_shards)
+    assert not any(file.has_contents for file in manifest.files)
+    complete = complete_manifest(manifest, version_1_shards)
+    assert complete.digest == manifest.digest
+    for old, new in zip(complete.files, read_manifest(shapes_shards).files, strict=True):
+        for field in ("objects", "class_counts", "classes"):
+            assert getattr(old, field) == getattr(new, field)
+    assert complete_manifest(complete, "/nowhere") is complete
+
+
+def test_a_shard_whose_labels_cannot_be_read_is_named(version_1_shards):
+    manifest = read_manifest(version_1_shards)
+    name = manifest.files[1].name
+    (Path(version_1_shards) / name).write_bytes(b"no parquet")
+    with pytest.raises(StorageError, match=f"{name}: cannot be read"):
+        complete_manifest(manifest, version_1_shards)
 
 
 def test_existing_version_1_shards_are_written_again(version_1_shards, shapes_images):

@@ -50,6 +50,18 @@ def test_classes_and_masks_that_do_not_fit_the_model_are_refused(config, shards,
     assert "2 of " in caplog.text and "the mask loss leaves them out" in caplog.text
 
 
+def test_shards_without_any_object_cannot_be_trained_on_if_such_images_are_dropped(
+    config, shards, tmp_path
+):
+    storage.upload_folder(Path(shards), str(tmp_path))
+    manifest = read_manifest(shards)
+    counts = manifest.counts | {"objects": 0}
+    write_manifest(str(tmp_path), dataclasses.replace(manifest, counts=counts))
+    data = config.data.model_copy(update={"images_without_objects": "drop"})
+    error = error_of_opening(config.model_copy(update={"data": data}), str(tmp_path))
+    assert "set data.images_without_objects=keep" in error
+
+
 def test_keypoints_that_do_not_fit_the_model_are_refused(
     keypoint_config, keypoint_shards, tmp_path
 ):

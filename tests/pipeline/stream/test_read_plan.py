@@ -5,14 +5,30 @@ from hypothesis import strategies as st
 
 from pipeline.stream.read_plan import ReadPlan, plan_reads
 from pipeline.stream.shard_plan import images_of_step, plan_shards, slots_of_rank
-from tests.pipeline.stream.manifests import batches, datasets, manifest_of, seeds
+from tests.pipeline.stream.manifests import (
+    batches,
+    datasets,
+    manifest_of,
+    manifest_with_classes,
+    seeds,
+)
+
+repeated_datasets = st.lists(
+    st.lists(st.lists(st.integers(1, 5), max_size=2), min_size=1, max_size=12),
+    min_size=1,
+    max_size=4,
+).map(lambda shards: manifest_with_classes(*shards))
+plans = st.one_of(
+    st.tuples(datasets, st.just(0.0)), st.tuples(repeated_datasets, st.sampled_from([0.2, 1.0]))
+)
 
 
-@given(datasets, st.integers(1, 3), seeds, st.sampled_from([1, 2, 4]), st.data())
+@given(plans, st.integers(1, 3), seeds, st.sampled_from([1, 2, 4]), st.data())
 @settings(deadline=None)
 def test_reads_of_all_workers_fill_every_slot_of_the_run_once(data, share, seed, world, draw):
-    """For any number of workers and any first and last step of the run."""
-    plan = plan_shards(data, 4 * share, seed)
+    """For any number of workers, any first and last step of the run, with and without repeats."""
+    manifest, threshold = data
+    plan = plan_shards(manifest, 4 * share, seed, repeat_threshold=threshold)
     start = draw.draw(st.integers(0, 3 * plan.steps_per_epoch))
     steps = range(start, start + draw.draw(st.integers(1, 2 * plan.steps_per_epoch + 1)))
     length = draw.draw(st.integers(1, 5))

@@ -1,6 +1,8 @@
 """The stream yields the planned images in planned order, whichever way they are read."""
 
+import dataclasses
 import logging
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,11 +15,12 @@ from pipeline import storage
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.shard_writer import write_shards
-from pipeline.shards.manifest import read_manifest
+from pipeline.shards.manifest import read_manifest, write_manifest
 from pipeline.shards.row import read_rows
 from pipeline.shards.shard_file import SCHEMA
 from pipeline.stream.shard_plan import images_of_step, plan_shards
 from pipeline.stream.training_stream import StreamError, open_local_stream, open_stream
+from tests.annotated_datasets import CROWD, draw_coco
 from tests.pipeline.stream.objects import objects_of_images
 
 
@@ -205,6 +208,65 @@ def test_images_with_few_keypoints_are_left_out_of_training_and_counted_in_the_l
     assert shown == expected
     left_out = f"{22 - len(expected)} of 22 images have fewer than 8 labeled keypoints"
     assert left_out in caplog.text
+
+
+def with_data(config, **settings):
+    data = config.data.model_copy(update=settings)
+    return config.model_copy(update={"data": data})
+
+
+def without_contents(shards, folder):
+    """Copy shards; their manifest is one of an earlier version, without contents of images."""
+    storage.upload_folder(Path(shards), str(folder))
+    manifest = read_manifest(shards)
+    none = {"objects": (), "class_counts": (), "classes": ()}
+    files = tuple(dataclasses.replace(file, **none) for file in manifest.files)
+    write_manifest(str(folder), dataclasses.replace(manifest, files=files))
+    return str(folder)
+
+
+def test_repeated_images_are_those_of_rare_classes_also_with_an_older_manifest(
+    config, shards, tmp_path, caplog
+):
+    """One class in a few images of 22: they are seen more often than the others."""
+    caplog.set_level(logging.INFO)
+    rows = [row for file in read_manifest(shards).files for row in read_rows(shards, file.name)]
+    share = {label: sum(label in row.labels for row in rows) / 22 for label in range(1, 6)}
+    rare = min(share, key=share.get)
+    assert share[rare] < sorted(share.values())[1]
+    config = with_data(config, repeat_threshold=sorted(share.values())[1])
+    steps = 8 * (22 // 4)
+    with open_local_stream(config, shards, 0, 1, 0, steps) as stream:
+        shown = Counter(i for batch in stream for i in batch.targets.image_ids)
+    repeated = {row.image_id for row in rows if rare in row.labels}
+    mean = sum(shown[i] for i in repeated) / len(repeated)
+    assert mean > sum(n for i, n in shown.items() if i not in repeated) / (22 - len(repeated))
+    assert "an epoch repeats images of rare classes: " in caplog.text
+    older = without_contents(shards, tmp_path)
+    assert read(open_local_stream, config, older, 0, 1, 0, 6) == read(
+        open_local_stream, config, shards, 0, 1, 0, 6
+    )
+
+
+def test_images_without_objects_are_dropped_from_training_and_counted_in_the_log(
+    config, tmp_path, caplog
+):
+    """Crowd regions are no objects: an image that has nothing else is dropped."""
+    caplog.set_level(logging.INFO)
+    source = draw_coco(tmp_path / "source")
+    for annotation in source.document["annotations"]:
+        if annotation["image_id"] == 2:
+            annotation |= {"iscrowd": 1, "segmentation": CROWD}
+    kept = [a for a in source.document["annotations"] if a["image_id"] not in (1, 3)]
+    source.document["annotations"] = kept
+    source.write_shards(tmp_path / "shards")
+    url = str(tmp_path / "shards")
+    for setting, expected in (("keep", set(range(1, 13))), ("drop", set(range(4, 13)))):
+        steps = 3 * (len(expected) // 4)
+        chosen = with_data(config, images_without_objects=setting)
+        with open_local_stream(chosen, url, 0, 1, 0, 9 * steps) as stream:
+            assert {i for batch in stream for i in batch.targets.image_ids} == expected
+    assert "3 of 12 images have no objects and are left out" in caplog.text
 
 
 class Worker:

@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from pipeline.config import RunConfig
+from pipeline.config import DataConfig, RunConfig
 from pipeline.stream.shard_plan import images_of_epoch, plan_shards
 from pipeline.train.training_length import log_length, planned_steps, settle_schedule
-from tests.pipeline.stream.manifests import manifest_of
+from tests.pipeline.stream.manifests import manifest_of, manifest_with_classes
 
 # 22 images: 5 batches of 4, and 2 left over.
 MANIFEST = manifest_of([[[0] * 10, [0] * 4], [[0] * 8]])
@@ -21,6 +21,24 @@ def test_an_epoch_shows_each_image_at_most_once():
     config = settle_schedule(config_of(schedule={"epochs": 3}), MANIFEST)
     plan = plan_shards(MANIFEST, 4, config.seed)
     assert config.train.schedule.steps == sum(len(images_of_epoch(plan, n)) for n in range(3)) == 15
+
+
+def test_an_epoch_has_the_images_that_are_left_and_their_repeats(caplog):
+    """Of 20 images 8 have no objects; class 2, in one of 12, is seen sqrt(12) times at t = 1."""
+    manifest = manifest_with_classes([[1, 2], *[[1]] * 11, *[[]] * 8])
+    data = {"images_without_objects": "drop", "repeat_threshold": 1.0}
+    with caplog.at_level(logging.INFO):
+        for settings, steps in (({}, 5), (data, 15 // 4)):
+            config = config_of(schedule={"epochs": 1}).model_copy(
+                update={"data": DataConfig(**settings)}
+            )
+            settled = settle_schedule(config, manifest)
+            assert settled.train.schedule.steps == steps
+            log_length(settled, manifest)
+    assert [text for text in caplog.messages if " steps of " in text] == [
+        "5 steps of 4 images: 1 epochs of 5 steps, on 20 images",
+        "3 steps of 4 images: 1 epochs of 3 steps, on 12 images",
+    ]
 
 
 def test_epochs_of_a_dataset_smaller_than_a_batch_have_one_step():

@@ -24,6 +24,13 @@ def test_dataset_names_become_parts_of_the_splits(train, test, source, roots, im
     assert (data.train[0].set, data.val[0].set) == ("train", "val")
 
 
+def test_only_coco_images_without_objects_are_dropped(import_text):
+    """As maskrcnn-benchmark, whose other datasets keep them."""
+    for name, setting in (("coco_2017_train", "drop"), ("voc_2007_train", "keep")):
+        data = import_text(f"DATASETS: {{TRAIN: ['{name}'], TEST: ['{name}']}}").config.data
+        assert data.images_without_objects == setting
+
+
 def test_unknown_datasets_get_placeholder_paths_and_are_reported(import_text):
     imported = import_text("DATASETS: {TRAIN: ['my parts'], TEST: ['my_val']}")
     assert imported.config.data.train[0].annotations == "data/my_parts/annotations.json"
