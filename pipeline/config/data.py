@@ -152,6 +152,12 @@ class DataConfig(Settings):
     vertical_flip_probability: Fraction = Field(
         0.0, description="Probability of a vertical flip in training."
     )
+    quarter_turn_probability: Fraction = Field(
+        0.0,
+        description="Probability of a turn by 90, 180 or 270 degrees in training, all three alike; "
+        "for images without an upper side, such as aerial ones. Batches then mix portrait and "
+        "landscape images, so they have more padding.",
+    )
     scale_jitter: ScaleJitterConfig | None = Field(
         None,
         description="Random scales and crops instead of train_short_sides; {} is the large-scale "

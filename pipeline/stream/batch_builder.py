@@ -94,7 +94,7 @@ def build_batch(
     by_slot = dict(zip(padded_together, drawn, strict=True))
     augmentations = [by_slot[slot] for slot in own]
     # Names without left/right counterparts cannot be flipped but may train without flips.
-    flips = any(augmentation.flip for augmentation in augmentations)
+    flips = any(augmentation.mirrors for augmentation in augmentations)
     samples, bad_rows = _decode_rows(plan, settings, step, rows)
     # Below 2^62: a seed fits an int64, twice over.
     seeds = random_bits(plan.seed, step, own, Purpose.SAMPLING, draws=1)[:, 0] >> 2

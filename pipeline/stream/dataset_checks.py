@@ -108,8 +108,12 @@ def check_classes(
 def flip_swaps_no_keypoints(config: RunConfig) -> bool:
     """Return whether images are flipped although no keypoint has a left or right counterpart."""
     names = config.model.keypoint.names if config.model.keypoint else ()
-    flips = config.data.flip_probability > 0 and len(names) > 1
+    flips = _flips(config) and len(names) > 1
     return flips and flip_order(names) == tuple(range(len(names)))
+
+
+def _flips(config: RunConfig) -> bool:
+    return config.data.flip_probability > 0 or config.data.vertical_flip_probability > 0
 
 
 def _class_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> Iterator[str]:
@@ -158,11 +162,14 @@ def _keypoint_problems(config: RunConfig, manifest: Manifest, shards_url: str) -
         )
     elif problem := _name_problem(names, manifest, shards_url):
         yield problem
-    elif config.data.flip_probability > 0:
+    elif _flips(config):
         try:
             flip_order(names)
         except ValueError as error:
-            yield f"model.keypoint.names: {error}; or set data.flip_probability=0"
+            yield (
+                f"model.keypoint.names: {error}; or set data.flip_probability=0 and "
+                "data.vertical_flip_probability=0"
+            )
 
 
 def _name_problem(names: tuple[str, ...], manifest: Manifest, shards_url: str) -> str | None:

@@ -97,7 +97,8 @@ def _plan_worker(
     if rank == 0 and flip_swaps_no_keypoints(config):
         logger.warning(
             "no keypoint is named left_... or right_..., so flipping an image swaps no keypoints. "
-            "If some are mirror images of each other, set data.flip_probability=0"
+            "If some are mirror images of each other, set data.flip_probability=0 and "
+            "data.vertical_flip_probability=0"
         )
     return ReadPlan(shards_url, plan, slots_of_rank(plan, rank, world_size), steps)
 
@@ -248,6 +249,7 @@ def _augmentation_ranges(config: RunConfig) -> AugmentationRanges:
         long_side=config.model.input.long_side,
         flip_probability=data.flip_probability,
         vertical_flip_probability=data.vertical_flip_probability,
+        quarter_turn_probability=data.quarter_turn_probability,
         scale_jitter=data.scale_jitter,
         color_jitter=data.color_jitter,
         rounding=conventions.resize_rounding,

@@ -22,6 +22,7 @@ from model.structures import (
 from pipeline.stream.augmentation.color import change_colors
 from pipeline.stream.augmentation.parameters import Augmentation
 from pipeline.stream.augmentation.point_map import PointMap
+from pipeline.stream.augmentation.transposition import transpose_targets
 from pipeline.stream.augmentation.visible_objects import keep_visible
 
 
@@ -48,7 +49,7 @@ def augment(
     Args:
         sample: left unchanged.
         augmentation: the transform to apply.
-        keypoint_flip: index of the keypoint that each one is taken from in a horizontal flip
+        keypoint_flip: index of the keypoint that each one is taken from in a mirror image
             (``model.config.keypoint_names.flip_order``).
     """
     size = ImageSize(*sample.pixels.shape[:2])
@@ -62,7 +63,7 @@ def augment_targets(
     augmentation: Augmentation,
     keypoint_flip: Sequence[int] = (),
 ) -> Targets:
-    """Resize, crop and flip boxes, masks and keypoints; objects outside the window are left out.
+    """Transform boxes, masks and keypoints; objects outside the window are left out.
 
     Args:
         targets: left unchanged.
@@ -75,17 +76,17 @@ def augment_targets(
     if masks is not None:
         masks = _augment_masks(masks, to_points, PointMap.of(augmentation, size, inset=0.0))
     if keypoints is not None:
-        order = keypoint_flip if augmentation.flip else None
+        order = keypoint_flip if augmentation.mirrors else None
         keypoints = _augment_keypoints(keypoints, to_points, order)
     boxes = _augment_boxes(targets.boxes, augmentation, size)
     targets = replace(targets, boxes=boxes, masks=masks, keypoints=keypoints)
-    if augmentation.window is None:
-        return targets
-    return keep_visible(targets, augmentation.output_size)
+    if augmentation.window is not None:
+        targets = keep_visible(targets, augmentation.window_size)
+    return transpose_targets(targets) if augmentation.transpose else targets
 
 
 def augment_pixels(pixels: Tensor, augmentation: Augmentation) -> Tensor:
-    """Resize, crop, flip and color pixels (h, w, 3) uint8."""
+    """Transform pixels (h, w, 3) uint8."""
     size, window = augmentation.size, augmentation.window
     axes = [0] * augmentation.vertical_flip + [1] * augmentation.flip
     if window is None and pixels.shape[1] < size.width:
@@ -97,6 +98,8 @@ def augment_pixels(pixels: Tensor, augmentation: Augmentation) -> Tensor:
             left, top, (height, width) = window
             pixels = pixels[top : top + height, left : left + width]
         pixels = _flip(pixels, axes)
+    if augmentation.transpose:
+        pixels = pixels.transpose(0, 1)
     return pixels if augmentation.color is None else change_colors(pixels, augmentation.color)
 
 
@@ -109,7 +112,7 @@ def _augment_boxes(boxes: Tensor, augmentation: Augmentation, size: ImageSize) -
     if augmentation.window is not None:
         left, top, _ = augmentation.window
         boxes = boxes - torch.tensor([left, top] * 2, dtype=boxes.dtype)
-    height, width = augmentation.output_size
+    height, width = augmentation.window_size
     x1, y1, x2, y2 = boxes.unbind(1)
     if augmentation.flip:
         x1, x2 = width - x2, width - x1

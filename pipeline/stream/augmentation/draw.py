@@ -17,8 +17,8 @@ from model.structures import ImageSize
 from pipeline.config.augmentation import ColorJitterConfig, ScaleJitterConfig
 from pipeline.stream.augmentation.parameters import Augmentation, ColorFactors, Window
 
-# Random numbers per image: size, flip, vertical flip, left, top, and four of the color.
-DRAWS = 9
+# Random numbers per image: size, flip, vertical flip, left, top, four of the color, and the turn.
+DRAWS = 10
 
 # Most images of a dataset have one of a few sizes.
 _resized_size = functools.lru_cache(maxsize=1 << 16)(resized_size)
@@ -35,6 +35,7 @@ class AugmentationRanges:
         long_side: limit of the long side, pixels.
         flip_probability: probability of a horizontal flip.
         vertical_flip_probability: probability of a vertical flip.
+        quarter_turn_probability: probability of a turn by 90, 180 or 270 degrees.
         scale_jitter: scales and size of the window; None resizes to one of the short sides.
         color_jitter: ranges of the color factors.
         rounding: how the resized sides are rounded; see ``model.preprocess.resized_size``.
@@ -49,6 +50,7 @@ class AugmentationRanges:
     color_jitter: ColorJitterConfig = NO_JITTER
     rounding: ResizeRounding = "nearest"
     convention: BoxConvention = CONTINUOUS
+    quarter_turn_probability: float = 0.0
 
 
 def draw_augmentations(
@@ -70,7 +72,7 @@ def draw_augmentations(
 
 
 def _draw(original: ImageSize, numbers: list[float], ranges: AugmentationRanges) -> Augmentation:
-    of_size, of_flip, of_vertical_flip, of_left, of_top, *of_color = numbers
+    of_size, of_flip, of_vertical_flip, of_left, of_top, *of_color, of_turn = numbers
     window = None
     if ranges.scale_jitter is None:
         short_side = ranges.short_sides[int(of_size * len(ranges.short_sides))]
@@ -78,13 +80,17 @@ def _draw(original: ImageSize, numbers: list[float], ranges: AugmentationRanges)
     else:
         size = _jittered_size(original, of_size, ranges.scale_jitter)
         window = _draw_window(size, ranges.scale_jitter.side, of_left, of_top)
+    turns = _draw_quarter_turns(ranges.quarter_turn_probability, of_turn)
+    # A turn by 90 degrees counterclockwise is a horizontal flip and a transpose, one by 270 degrees
+    # a vertical flip and a transpose, one by 180 degrees both flips.
     return Augmentation(
         size=size,
-        flip=of_flip < ranges.flip_probability,
+        flip=(of_flip < ranges.flip_probability) ^ (turns in (1, 2)),
         convention=ranges.convention,
         window=window,
-        vertical_flip=of_vertical_flip < ranges.vertical_flip_probability,
+        vertical_flip=(of_vertical_flip < ranges.vertical_flip_probability) ^ (turns in (2, 3)),
         color=_draw_color(ranges.color_jitter, of_color),
+        transpose=turns in (1, 3),
     )
 
 
@@ -106,6 +112,11 @@ def _draw_window(size: ImageSize, side: int, of_left: float, of_top: float) -> W
     left = int(of_left * (size.width - window.width + 1))
     top = int(of_top * (size.height - window.height + 1))
     return Window(left, top, window)
+
+
+def _draw_quarter_turns(probability: float, number: float) -> int:
+    """Return a number of quarter turns counterclockwise: 0, or 1, 2 or 3, all three alike."""
+    return min(3, 1 + int(3 * number / probability)) if number < probability else 0
 
 
 def _draw_color(jitter: ColorJitterConfig, numbers: list[float]) -> ColorFactors | None:

@@ -32,15 +32,16 @@ class ColorFactors(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The transform of one image, in the order of the fields.
+    """The transform of one image: resize, cut out the window, flip, transpose, change the colors.
 
     Args:
         size: image size after resizing.
         flip: whether to flip left and right.
         convention: box convention; decides how box corners are resized and points mirrored.
-        window: what is kept of the resized image, before the flips; None keeps all.
+        window: what is kept of the resized image; None keeps all.
         vertical_flip: whether to flip top and bottom.
         color: change of the colors; None changes nothing.
+        transpose: whether to swap rows and columns; after one flip, this is a quarter turn.
     """
 
     size: ImageSize
@@ -49,8 +50,20 @@ class Augmentation:
     window: Window | None = None
     vertical_flip: bool = False
     color: ColorFactors | None = None
+    transpose: bool = False
+
+    @property
+    def window_size(self) -> ImageSize:
+        """Size of the image before it is flipped and transposed."""
+        return self.size if self.window is None else self.window.size
 
     @property
     def output_size(self) -> ImageSize:
         """Size of the resulting image."""
-        return self.size if self.window is None else self.window.size
+        height, width = self.window_size
+        return ImageSize(width, height) if self.transpose else ImageSize(height, width)
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether a right hand becomes a left hand; in a turn it does not."""
+        return self.flip ^ self.vertical_flip ^ self.transpose

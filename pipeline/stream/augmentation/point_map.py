@@ -1,4 +1,4 @@
-"""The map from the pixels of an image to those of its augmented version."""
+"""The map from the pixels of an image to those of its augmented version, but for a transpose."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class PointMap:
             original: size of the image before.
             inset: pixels by which mirrored points move inward; see ``BoxConvention.offset``.
         """
-        size, output = augmentation.size, augmentation.output_size
+        size, output = augmentation.size, augmentation.window_size
         scale = torch.tensor(
             [size.width / original.width, size.height / original.height], dtype=torch.float32
         )

@@ -18,6 +18,8 @@ from model.structures import (
     RunLengthMasks,
     Targets,
 )
+from pipeline.stream.augmentation.mask_crops import crop_of_runs
+from pipeline.stream.augmentation.object_selection import select_objects
 
 # An object with less of its box inside the window, pixels, is left out.
 MIN_SIDE = 1.0
@@ -42,14 +44,12 @@ def keep_visible(targets: Targets, size: ImageSize) -> Targets:
         bounds = _visible_bounds(targets.masks, index, size)
         if bounds is not None:
             clipped[index] = torch.tensor(bounds)
-    kept = ((clipped[:, 2:] - clipped[:, :2]) >= MIN_SIDE).all(dim=1)
     points = targets.keypoints
-    return replace(
-        targets,
-        boxes=clipped[kept],
-        labels=targets.labels[kept],
-        masks=None if targets.masks is None else _select(targets.masks, kept.nonzero().flatten()),
-        keypoints=None if points is None else _hide_outside(points[kept], size),
+    if points is not None:
+        points = _hide_outside(points, size)
+    kept = ((clipped[:, 2:] - clipped[:, :2]) >= MIN_SIDE).all(dim=1)
+    return select_objects(
+        replace(targets, boxes=clipped, keypoints=points), kept.nonzero().flatten()
     )
 
 
@@ -110,15 +110,13 @@ def _bounds_of_runs(masks: RunLengthMasks, index: int, size: ImageSize) -> Bound
     first, last = masks.run_offsets[index : index + 2].tolist()
     if first == last:
         return None
-    ends = masks.run_ends[first:last].numpy()
-    values = np.arange(len(ends), dtype=np.uint8) % 2
-    bitmap = np.repeat(values, np.diff(ends, prepend=0)).reshape(-1, int(masks.heights[index]))
+    crop = crop_of_runs(masks, index)
     scale, shift = masks.to_canvas[index].double().numpy().reshape(2, 2)
     corners = np.sort(scale * [[0, 0], [size.width, size.height]] + shift, axis=0)
-    x1, y1 = np.maximum(np.round(corners[0]), 0).astype(int)
-    x2, y2 = np.maximum(np.round(corners[1]), 0).astype(int)
-    columns, rows = np.nonzero(bitmap[x1:x2, y1:y2])  # runs go down the columns
-    pixels = np.stack([columns + x1, rows + y1], axis=1)
+    corners = np.round(corners) - [crop.left, crop.top]
+    x1, y1, x2, y2 = np.maximum(corners, 0).astype(int).ravel()
+    rows, columns = np.nonzero(crop.bitmap[y1:y2, x1:x2])
+    pixels = np.stack([columns + x1 + crop.left, rows + y1 + crop.top], axis=1)
     return _bounds((np.concatenate([pixels, pixels + 1]) - shift) / scale)
 
 
@@ -127,42 +125,3 @@ def _bounds(points: NDArray[np.float64]) -> Bounds:
         return 0.0, 0.0, 0.0, 0.0
     (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
     return x1, y1, x2, y2
-
-
-def _select(masks: InstanceMasks, kept: Tensor) -> InstanceMasks:
-    """Return the masks of the given objects."""
-    match masks:
-        case PolygonMasks():
-            return _select_polygons(masks, kept)
-        case RunLengthMasks():
-            return _select_runs(masks, kept)
-        case MixedMasks():
-            return MixedMasks(
-                _select_polygons(masks.polygons, kept), _select_runs(masks.runs, kept)
-            )
-    raise TypeError(f"masks of type {type(masks).__name__} cannot be selected")
-
-
-def _select_polygons(masks: PolygonMasks, kept: Tensor) -> PolygonMasks:
-    polygons, object_offsets = _ranges(masks.object_offsets, kept)
-    vertices, polygon_offsets = _ranges(masks.polygon_offsets, polygons)
-    return PolygonMasks(masks.vertices[vertices], polygon_offsets, object_offsets)
-
-
-def _select_runs(masks: RunLengthMasks, kept: Tensor) -> RunLengthMasks:
-    runs, run_offsets = _ranges(masks.run_offsets, kept)
-    return RunLengthMasks(
-        masks.run_ends[runs], run_offsets, masks.heights[kept], masks.to_canvas[kept]
-    )
-
-
-def _ranges(offsets: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows of the kept ranges, one after another, and the offsets among them."""
-    starts, stops = offsets[kept], offsets[kept + 1]
-    parts = [
-        torch.arange(start, stop)
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-    ]
-    lengths = torch.cat([torch.zeros(1, dtype=torch.int64), stops - starts])
-    rows = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
-    return rows, lengths.cumsum(0)

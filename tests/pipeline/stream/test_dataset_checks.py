@@ -110,7 +110,12 @@ def test_keypoint_names_that_cannot_be_flipped_train_only_without_flips(
     config = rename_keypoints(keypoint_config, keypoint_shards, tmp_path, names)
     error = error_of_opening(config, str(tmp_path))
     assert "left_side has no counterpart right_side" in error
-    no_flips = config.model_copy(update={"data": DataConfig(flip_probability=0.0)})
+    vertical = DataConfig(flip_probability=0.0, vertical_flip_probability=0.5)
+    error = error_of_opening(config.model_copy(update={"data": vertical}), str(tmp_path))
+    assert "set data.flip_probability=0 and data.vertical_flip_probability=0" in error
+    no_flips = config.model_copy(
+        update={"data": DataConfig(flip_probability=0.0, quarter_turn_probability=0.5)}
+    )
     with open_local_stream(no_flips, str(tmp_path), 0, 1, 0, 1) as stream:
         assert next(stream).targets.keypoints.shape[1:] == (4, 3)
 

@@ -103,6 +103,25 @@ def test_a_stream_may_be_closed_early_and_twice(config, shards):
         next(stream)
 
 
+def test_turned_images_are_the_same_for_any_number_of_workers(config, shards_of_many_shapes):
+    data = config.data.model_copy(update={"quarter_turn_probability": 0.75})
+    config = config.model_copy(update={"data": data})
+    whole = read(open_local_stream, config, shards_of_many_shapes, 0, 1, 0, 6)
+    halves = [read(open_local_stream, config, shards_of_many_shapes, r, 2, 0, 6) for r in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole
+    plain = config.model_copy(update={"data": DataConfig(train_short_sides=(32, 48))})
+    before = read(open_local_stream, plain, shards_of_many_shapes, 0, 1, 0, 6)
+    same_size = set()
+    for batch, unturned in zip(whole, before, strict=True):
+        for (_, _, canvas, size, *_), (_, _, _, plain_size, *_) in zip(
+            batch, unturned, strict=True
+        ):
+            assert size.height <= canvas[0] and size.width <= canvas[1]
+            assert size in (plain_size, plain_size[::-1])
+            same_size.add(size == plain_size)
+    assert same_size == {True, False}
+
+
 def test_short_sides_default_to_the_models(config, shards):
     config = config.model_copy(update={"data": DataConfig(flip_probability=0.0)})
     with open_local_stream(config, shards, 0, 1, 0, 3) as stream:

@@ -125,11 +125,12 @@ def test_a_window_without_objects_gives_an_image_without_objects():
 
 
 def test_a_vertical_flip_mirrors_top_and_bottom():
-    once = augment(three_objects("runs"), Augmentation(SIZE, False, vertical_flip=True))
+    upside_down = Augmentation(SIZE, False, vertical_flip=True)
+    once = augment(three_objects("runs"), upside_down, keypoint_flip=(0,))
     assert once.targets.boxes[0].tolist() == [0, 25, 10, 35]
     assert once.targets.keypoints[0].tolist() == [[5, 30, 2]]
     pixels = bright_triangle(False).pixels
-    flipped = augment(bright_triangle(False), Augmentation(SIZE, False, vertical_flip=True))
+    flipped = augment(bright_triangle(False), upside_down)
     assert flipped.pixels.equal(pixels.flip(0))
 
 
