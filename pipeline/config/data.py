@@ -114,8 +114,9 @@ class DataConfig(Settings):
     val: Parts = Field((), description="Validation split, in the same form.")
     classes: tuple[str, ...] = Field(
         (),
-        description="voc: names of the classes, in order; empty: VOC's twenty, or if most objects "
-        "have other names, all names in the files.",
+        description="Names of the classes to learn, in order; objects of other classes are left "
+        "out and counted. Empty: all; voc: VOC's twenty, or if most objects have other names, all "
+        "names in the files.",
     )
     exif_orientation: Literal["auto", "apply", "ignore"] = Field(
         "auto",

@@ -63,7 +63,7 @@ class Listing:
     Args:
         name: where the annotations are, for error messages.
         fingerprint: changes with the annotations: the bytes of a single file, or a hash.
-        categories: in order of their ids; label i is ``categories[i - 1]``.
+        categories: in order of their labels; label i is ``categories[i - 1]``.
         images: the usable image records.
         rejects: the unusable image records, and annotations that belong to no usable image.
         images_listed: number of image records in the annotations.
@@ -71,6 +71,7 @@ class Listing:
         protocol: which metrics the dataset is evaluated with.
         keypoints: the keypoints that the categories define; None if they define none.
         renumbered: number of annotations whose own id is missing, repeated or no integer.
+        other_classes: number of annotations of classes that are not selected, among those listed.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Listing:
     protocol: EvaluationProtocol = "coco"
     keypoints: KeypointSet | None = None
     renumbered: int = 0
+    other_classes: int = 0
 
 
 def combine_listings(listings: Sequence[Listing]) -> Listing:
@@ -117,6 +119,7 @@ def combine_listings(listings: Sequence[Listing]) -> Listing:
         protocol=max(listing.protocol for listing in listings),
         keypoints=merge_keypoint_sets([listing.keypoints for listing in listings]),
         renumbered=sum(listing.renumbered for listing in listings),
+        other_classes=sum(listing.other_classes for listing in listings),
     )
 
 

@@ -40,15 +40,21 @@ def check_quarantine(
         QuarantineError: more is left out, no image is valid, or objects are listed but none is.
     """
     counts = manifest.counts
+    other_classes = counts.get("other_classes", 0)
+    listed = {
+        "images": counts["images_listed"],
+        "annotations": counts["annotations_listed"] - other_classes,
+    }
     too_many = [
-        f"{counts[f'{record}_quarantined']} of {counts[f'{record}_listed']} {record} left out"
-        for record in ("images", "annotations")
-        if counts[f"{record}_quarantined"] > max_quarantined * counts[f"{record}_listed"]
+        f"{counts[f'{record}_quarantined']} of {number} {record} left out"
+        for record, number in listed.items()
+        if counts[f"{record}_quarantined"] > max_quarantined * number
     ]
     if not counts["images"]:
         problem = f"none of the {counts['images_listed']} images is valid"
     elif counts["annotations_listed"] and not counts["objects"]:
         problem = f"none of the {counts['annotations_listed']} annotations is an object"
+        problem += " of the classes in data.classes" if other_classes else ""
     elif too_many:
         problem = " and ".join(too_many)
     else:

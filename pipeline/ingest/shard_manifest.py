@@ -29,6 +29,7 @@ _COUNTS = (
     "images_turned",
     "orientation_unclear",
     "renumbered",
+    "other_classes",
 )
 
 
@@ -52,6 +53,7 @@ def build_manifest(
     counts["images_listed"] = listing.images_listed
     counts["annotations_listed"] = listing.annotations_listed
     counts["renumbered"] = listing.renumbered
+    counts["other_classes"] = listing.other_classes
     for reject in listing.rejects:
         counts[f"{reject.record}s_quarantined"] += 1
     for report in reports:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline import storage
 from pipeline.config import DataConfig, RunConfig, SplitConfig
 from pipeline.ingest.cityscapes import read_cityscapes
+from pipeline.ingest.class_selection import select_classes
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.listing import Listing, combine_listings
 from pipeline.ingest.shapes_dataset import (
@@ -33,9 +34,11 @@ def prepare_split(config: RunConfig, split: Split) -> Manifest:
     shards_url = split_shards_url(config, split)
     data = config.data
     if data.source == "shapes":
-        listing = _list_shapes(config, split)
+        listing = select_classes(_list_shapes(config, split), data.classes)
     elif parts := data.parts(split):
-        listing = combine_listings([_list_part(data, part) for part in parts])
+        listing = combine_listings(
+            [select_classes(_list_part(data, part), data.classes) for part in parts]
+        )
     else:
         return read_manifest(shards_url)
     return write_shards(

@@ -5,10 +5,8 @@ marked difficult are neither trained on nor counted as misses, so they become cr
 """
 
 import hashlib
-import logging
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from model.structures import Category
@@ -16,18 +14,10 @@ from pipeline import storage
 from pipeline.ingest.identifiers import number_names
 from pipeline.ingest.listing import Annotation, ImageRecord, Listing, read_files
 from pipeline.ingest.rejects import InvalidRecordError, Reject
+from pipeline.ingest.voc_classes import name_classes
 from pipeline.ingest.voc_masks import VocMasks, mask_versions
 from pipeline.ingest.voc_xml import AnnotationFile, read_annotation_file
 from pipeline.shards.decode import IMAGE_SUFFIXES
-
-logger = logging.getLogger(__name__)
-
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
-)
-"""In VOC's order: class masks number them from 1."""
 
 _FIRST_AREA_YEAR = 2010  # AP is the area under the curve from this challenge on
 _MAX_NAME = 250  # bytes of a part of a path, without the extension
@@ -44,12 +34,13 @@ def read_voc(
         image_set: name of a list in ImageSets/Main, or in ImageSets/Segmentation with masks.
         year: of the challenge; decides the evaluation protocol.
         masks: also read the objects' masks from SegmentationObject.
-        classes: names of the classes, in order; default: VOC's, or if most objects have other
-            names, all names in the files.
+        classes: classes that will be selected; other names in the files become classes after
+            them. Default: VOC's, or if most objects have other names, all names in the files.
 
     Raises:
         StorageError: there is no such list, or it names no image. A missing or damaged annotation
             file is not an error; its image is quarantined.
+        ConfigError: no object is of one of ``classes``, but objects have a similar name.
     """
     kind = "Segmentation" if masks else "Main"
     set_url = storage.join(root_url, "ImageSets", kind, f"{image_set}.txt")
@@ -64,9 +55,7 @@ def read_voc(
             files[name] = _parse(name, data)
         except InvalidRecordError as error:
             rejects.append(_reject_image(name, ids, error))
-    class_names = tuple(classes) or _choose_classes(files.values(), set_url)
-    # Class masks number VOC's classes, or those that are given, but not learned ones.
-    numbered = bool(classes) or class_names == VOC_CLASSES
+    class_names, numbered = name_classes(files.values(), set_url, classes)
     reader = _ImageReader(root_url, class_names, masks, numbered)
     images: list[ImageRecord] = []
     objects_listed = 0
@@ -99,24 +88,6 @@ def _parse(name: str, data: bytes | None) -> AnnotationFile:
     if _CLASS_LIST_LINE.fullmatch(name):
         raise InvalidRecordError("invalid image name", f"{name[:80]!r}; is it a list of one class?")
     raise InvalidRecordError("missing annotation file")
-
-
-def _choose_classes(files: Iterable[AnnotationFile], url: str) -> tuple[str, ...]:
-    """Return VOC's classes, or all names in the files if most objects are of other classes."""
-    objects = Counter(item["category_id"] for file in files for item in file.annotations)
-    del objects[""]
-    foreign = sum(number for name, number in objects.items() if name not in VOC_CLASSES)
-    if 2 * foreign <= objects.total():
-        return VOC_CLASSES
-    names = tuple(sorted(objects))
-    logger.warning(
-        "%s: most objects are not of VOC's classes; the %d names in its files are the classes: %s. "
-        "Set data.classes to choose them and their order.",
-        url,
-        len(names),
-        ", ".join(names),
-    )
-    return names
 
 
 def _read_set(url: str) -> tuple[list[str], list[Reject], int]:

@@ -68,7 +68,8 @@ class Manifest:
         files: the shards, in order.
         source_digest: SHA-256 of the source; if it has not changed, the shards are kept.
         counts: ``images_listed = images + images_quarantined`` and ``annotations_listed = objects
-            + crowd + annotations_quarantined``; also ``images_without_objects``, ``clipped``
+            + crowd + annotations_quarantined + other_classes`` (those of classes that are not
+            selected); also ``images_without_objects``, ``clipped``
             (boxes clipped to the image), ``without_mask``, ``with_keypoints`` (objects with a
             labeled keypoint), ``points_outside`` (keypoints labeled outside their image, stored
             as unlabeled) and ``keypoints_unnamed`` (annotations whose keypoints are left out
@@ -120,6 +121,8 @@ class Manifest:
         )
         if self.reasons:
             line += f"; left out: {_counted(self.reasons)}"
+        if count.get("other_classes"):
+            line += f"; {count['other_classes']} annotations of other classes left out"
         if count["clipped"]:
             line += f"; {count['clipped']} boxes clipped to their image"
         if self.keypoints is not None:

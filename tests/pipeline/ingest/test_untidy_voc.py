@@ -7,9 +7,11 @@ from PIL import Image
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.ingest.cityscapes import read_cityscapes
+from pipeline.ingest.class_selection import select_classes
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.splits import prepare_split
-from pipeline.ingest.voc import VOC_CLASSES, read_voc
+from pipeline.ingest.voc import read_voc
+from pipeline.ingest.voc_classes import VOC_CLASSES
 from tests.annotated_datasets import (
     HEIGHT,
     WIDTH,
@@ -25,8 +27,9 @@ from tests.annotated_datasets import (
 CAT = voc_object("cat", 5, 5, 20, 20)
 
 
-def write(root, shards, **options):
-    return write_shards(read_voc(str(root), "trainval", 2012, **options), str(shards), 8, 8)
+def write(root, shards, classes=(), **options):
+    listing = read_voc(str(root), "trainval", 2012, classes=classes, **options)
+    return write_shards(select_classes(listing, classes), str(shards), 8, 8)
 
 
 def edit(root, name, change):
@@ -105,7 +108,7 @@ def test_classes_may_be_given(tmp_path):
     root = write_voc(tmp_path / "VOC2012", HELMETS)
     manifest = write(root, tmp_path / "s", classes=("vest", "helmet"))
     assert [tuple(category) for category in manifest.categories] == [(1, "vest"), (2, "helmet")]
-    assert manifest.reasons == {"unknown category": 1}
+    assert (manifest.reasons, manifest.counts["other_classes"]) == ({}, 1)
     other = write(root, tmp_path / "s", classes=("helmet", "vest"))
     assert other.digest != manifest.digest
 

@@ -7,7 +7,8 @@ from pipeline.config import RunConfig
 from pipeline.ingest.rejects import InvalidRecordError
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.splits import prepare_split
-from pipeline.ingest.voc import VOC_CLASSES, read_voc
+from pipeline.ingest.voc import read_voc
+from pipeline.ingest.voc_classes import VOC_CLASSES
 from pipeline.ingest.voc_xml import parse_annotation
 from pipeline.stream.samples import sample_from_row
 from tests.annotated_datasets import (
