@@ -40,6 +40,14 @@ class TrainConfig(Settings):
         "null: no scaling.",
     )
     optimizer: OptimizerConfig = OptimizerConfig()
+    ema_decay: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Decay per step of an exponential moving average of the weights, such as "
+        "0.9998, for recipe_batch; lower in the first steps. Validation, checkpoints and "
+        "load_detector use the averaged weights. 0: no average.",
+    )
     schedule: ScheduleConfig = ScheduleConfig()
     channels_last: bool = Field(True, description="NHWC memory layout.")
     weights: Location | None = Field(

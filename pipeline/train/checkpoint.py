@@ -1,8 +1,10 @@
 """Checkpoints: folders with the detector and everything else that the next step depends on.
 
-``model.safetensors`` and ``model.json`` are what ``load_detector`` reads; ``training.pt`` holds the
-step, the optimizer state, the gradient scaler and the random states of each worker. The position in
-the data needs no saving: the stream is a pure function of the step.
+``model.safetensors`` and ``model.json`` are what ``load_detector`` reads; with ``train.ema_decay``
+these are the averaged weights. ``training.pt`` holds the step, the optimizer state, the gradient
+scaler, the random states of each worker, and the weights in training if they are not those of
+``model.safetensors``. The position in the data needs no saving: the stream is a pure function of
+the step.
 """
 
 import shutil
@@ -46,12 +48,17 @@ class SavedState:
         optimizer: optimizer state by parameter name (``optimizer.optimizer_state``).
         scaler: state of the gradient scaler; empty without one.
         random_states: one per worker, by rank (``gather_random_states``).
+        trained_weights: if the saved detector has averaged weights, those in training that differ,
+            by name (``WeightAverage.trained_weights``).
+        average_updates: updates of that average.
     """
 
     step: int
     optimizer: dict[str, dict[str, Any]] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     random_states: list[RandomState] = field(default_factory=list)
+    trained_weights: dict[str, Tensor] = field(default_factory=dict)
+    average_updates: int = 0
 
 
 def save_checkpoint(folder: Path, detector: Detector, state: SavedState) -> None:

@@ -48,11 +48,15 @@ def _decay_factor(step: int, schedule: ScheduleConfig) -> float:
 def scale_recipe(train: TrainConfig) -> TrainConfig:
     """Scale a recipe to ``global_batch``: k times the batch, k times the rate, 1/k of the steps.
 
+    The decay of averaged weights is taken to the power of k, so that the average spans the same
+    number of images.
+
     The result's ``recipe_batch`` is its ``global_batch``, so scaling it again changes nothing.
     Without a ``recipe_batch`` the settings are returned unchanged. Epochs do not depend on the
     batch, so they are kept.
 
-    Source: the linear scaling rule, Goyal et al. 2017, section 2.1.
+    Source: the linear scaling rule, Goyal et al. 2017, section 2.1; Busbridge et al. 2023, section
+    2, for the average.
     """
     if train.recipe_batch is None or train.recipe_batch == train.global_batch:
         return train
@@ -73,6 +77,7 @@ def scale_recipe(train: TrainConfig) -> TrainConfig:
         update={
             "optimizer": optimizer,
             "schedule": schedule,
+            "ema_decay": train.ema_decay**factor,
             "recipe_batch": train.global_batch,
         }
     )

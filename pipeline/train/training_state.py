@@ -20,9 +20,10 @@ from pipeline.train.checkpoint import (
     load_saved_state,
     restore_random_state,
 )
-from pipeline.train.distributed import worker_count
+from pipeline.train.distributed import average_norm_statistics, worker_count
 from pipeline.train.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from pipeline.train.precision import Precision
+from pipeline.train.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class TrainingState:
         device: this worker's device.
         start_step: optimizer steps taken before this process started.
         loaded_from: the checkpoint or weights that training started with, if any.
+        average: the average of the detector's weights; None without ``train.ema_decay``. It is
+            updated by the optimizer's steps.
     """
 
     detector: Detector
@@ -46,6 +49,23 @@ class TrainingState:
     device: torch.device
     start_step: int = 0
     loaded_from: str | None = None
+    average: WeightAverage | None = None
+
+    def __post_init__(self) -> None:
+        average = self.average
+        if average is not None:
+            self.optimizer.register_step_post_hook(lambda *_: average.update())
+
+    @property
+    def inference_detector(self) -> Detector:
+        """The detector to evaluate and save: with averaged weights, if there is an average."""
+        return self.detector if self.average is None else self.average.detector
+
+    def average_norm_statistics(self) -> None:
+        """Make the statistics of batch norms equal on all workers, which all must call it."""
+        average_norm_statistics(self.detector)
+        if self.average is not None:
+            average_norm_statistics(self.average.detector)
 
     def distributed_model(self) -> nn.Module:
         """Return the detector, wrapped to exchange gradients if there are several workers."""
@@ -65,6 +85,8 @@ class TrainingState:
             optimizer=optimizer_state(self.optimizer, self.detector),
             scaler=self.precision.scaler.state_dict(),
             random_states=gather_random_states(self.device),
+            trained_weights={} if self.average is None else self.average.trained_weights(),
+            average_updates=0 if self.average is None else self.average.updates,
         )
 
 
@@ -90,7 +112,15 @@ def new_training_state(
         logger.info("weights from %s: %s", config.train.weights, report)
     _move_to(device, detector, config.train.channels_last)
     optimizer = build_optimizer(detector, config.train.optimizer)
-    return TrainingState(detector, optimizer, precision, device, loaded_from=config.train.weights)
+    decay = config.train.ema_decay
+    return TrainingState(
+        detector,
+        optimizer,
+        precision,
+        device,
+        loaded_from=config.train.weights,
+        average=WeightAverage(detector, decay) if decay else None,
+    )
 
 
 def resume_training_state(
@@ -121,14 +151,36 @@ def resume_training_state(
     detector = build_detector(config.model, categories)
     load_checkpoint_weights(checkpoint, detector)
     _move_to(device, detector, config.train.channels_last)
-    optimizer = build_optimizer(detector, config.train.optimizer)
     saved = load_saved_state(checkpoint)
+    average = _restore_average(detector, saved, config.train.ema_decay)
+    optimizer = build_optimizer(detector, config.train.optimizer)
     load_optimizer_state(optimizer, detector, saved.optimizer)
     if saved.scaler and precision.scaler.is_enabled():
         precision.scaler.load_state_dict(saved.scaler)
     restore_random_state(saved.random_states, rank, device)
     logger.info("resuming after step %d", saved.step)
-    return TrainingState(detector, optimizer, precision, device, saved.step, loaded_from)
+    return TrainingState(detector, optimizer, precision, device, saved.step, loaded_from, average)
+
+
+def _restore_average(detector: Detector, saved: SavedState, decay: float) -> WeightAverage | None:
+    """Return the average that a checkpoint's weights are, and load those in training instead.
+
+    Args:
+        detector: with the weights of the checkpoint.
+        saved: the rest of the checkpoint.
+        decay: ``train.ema_decay``, which may have been switched on or off since.
+    """
+    average = WeightAverage(detector, decay, saved.average_updates) if decay else None
+    if saved.trained_weights:
+        detector.load_state_dict(saved.trained_weights, strict=False)
+    if average is not None and not saved.trained_weights:
+        logger.info("train.ema_decay: the average begins with the weights of this checkpoint")
+    if average is None and saved.trained_weights:
+        logger.warning(
+            "train.ema_decay is 0: the averaged weights of the checkpoint are dropped; training "
+            "continues with those they are the average of"
+        )
+    return average
 
 
 def _move_to(device: torch.device, detector: Detector, channels_last: bool) -> None:

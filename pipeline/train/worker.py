@@ -31,7 +31,7 @@ from pipeline.train.checkpoint_store import (
     training_url,
     write_checkpoint,
 )
-from pipeline.train.distributed import average_norm_statistics, gather_objects
+from pipeline.train.distributed import gather_objects
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.non_finite import NonFiniteLossError
 from pipeline.train.out_of_memory import explain_out_of_memory, training_remedy
@@ -225,7 +225,7 @@ class _Worker:
 
     def _pause(self, step: int) -> None:
         """Save, validate and report to Ray, as due; every worker takes part."""
-        average_norm_statistics(self.state.detector)
+        self.state.average_norm_statistics()
         self._count_bad_rows(step)
         # Saved first: a validation that fails must not cost the checkpoint.
         checkpoint = self._save(step) if self._should_checkpoint(step) else None
@@ -253,7 +253,7 @@ class _Worker:
                 # Steps before a checkpoint are never repeated: deliver their metrics now, in case
                 # this worker is killed later.
                 self.sink.flush(CHECKPOINT_FLUSH_TIMEOUT_S)
-            url = write_checkpoint(self.task.config.output, self.state.detector, saved)
+            url = write_checkpoint(self.task.config.output, self.state.inference_detector, saved)
             logger.info("step %d  checkpoint saved", step)
         # A worker that fails in what follows would end the others, also one that still writes.
         gather_objects(url)
@@ -272,7 +272,7 @@ class _Worker:
         settings = self.task.config.evaluate
         batch, precision = settings.batch, settings.precision
         with explain_out_of_memory(self.device, f"lower evaluate.batch (now {batch})"):
-            detector = self.state.detector.eval()
+            detector = self.state.inference_detector.eval()
             metrics = validate(detector, shards, self.rank, self.world_size, batch, precision)
         if metrics is not None and self.sink is not None:
             values = {f"val/{name}": value for name, value in metrics.values.items()}
