@@ -11,6 +11,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from model.config.settings import ConfigError
 from model.config.settings_table import list_settings
@@ -25,6 +26,24 @@ Job = Callable[[RunConfig], str]
 Plan = Callable[[RunConfig], str]
 """Says what a job is about to do, without importing anything slow."""
 
+
+@dataclass(frozen=True)
+class Mode:
+    """Another thing that a job can do instead, asked for by a flag.
+
+    Args:
+        flag: for example ``--check``.
+        description: what it does, for ``--help``.
+        job: as of `main`.
+        plan: as of `main`.
+    """
+
+    flag: str
+    description: str
+    job: Job
+    plan: Plan
+
+
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")  # Ray colors names in its messages
 
 INTERRUPTED = 130
@@ -38,6 +57,7 @@ def main(
     plan: Plan,
     sections: Sequence[str],
     arguments: Sequence[str] | None = None,
+    modes: Sequence[Mode] = (),
 ) -> int:
     """Check the configuration, join or start a cluster, run ``job`` and print its message.
 
@@ -48,12 +68,16 @@ def main(
         plan: says what the job is about to do, in the first line that it shows.
         sections: the sections of the configuration that the job reads, for ``--help``.
         arguments: the command line; default ``sys.argv``.
+        modes: what the job can do instead.
 
     Returns:
         The exit status: 0 success, 1 the job failed, 2 the configuration is wrong, 130 interrupted.
     """
-    parser = _parser(description, example, sections)
-    options = parser.parse_args(arguments)
+    parser = _parser(description, example, sections, modes)
+    # Intermixed: flags may also stand between the settings.
+    options = parser.parse_intermixed_args(arguments)
+    if options.mode is not None:
+        job, plan = options.mode.job, options.mode.plan
     try:
         config = load_config(options.config, options.settings)
         with show_logs():
@@ -128,7 +152,9 @@ def format_values(values: Mapping[str, object], prefix: str = "") -> str:
     )
 
 
-def _parser(description: str, example: str, sections: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(
+    description: str, example: str, sections: Sequence[str], modes: Sequence[Mode]
+) -> argparse.ArgumentParser:
     shown = {"name", "output", "seed", *sections}
     keys = "\n".join(
         f"  {row.key} = {row.default}  ({row.type})\n"
@@ -147,4 +173,9 @@ def _parser(description: str, example: str, sections: Sequence[str]) -> argparse
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="overrides a key, e.g. train.workers=2"
     )
+    parser.set_defaults(mode=None)
+    for mode in modes:
+        parser.add_argument(
+            mode.flag, action="store_const", const=mode, dest="mode", help=mode.description
+        )
     return parser

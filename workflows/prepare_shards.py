@@ -4,7 +4,7 @@ import sys
 
 from pipeline.config import RunConfig
 from pipeline.output_layout import SPLITS, split_shards_url
-from workflows.command_line import main
+from workflows.command_line import Mode, main
 
 
 def plan(config: RunConfig) -> str:
@@ -28,6 +28,33 @@ def job(config: RunConfig) -> str:
     return "\n".join(lines)
 
 
+def plan_check(config: RunConfig) -> str:
+    """Say which shards are checked."""
+    folders = " and ".join(split_shards_url(config, split) for split in SPLITS)
+    return f"checking the shards in {folders}: digests, and every image and mask"
+
+
+def check(config: RunConfig) -> str:
+    """Check the shards of both splits; raise if any is damaged."""
+    from pipeline.ingest.shard_check import check_shards
+
+    urls = list(dict.fromkeys(split_shards_url(config, split) for split in SPLITS))
+    manifests = check_shards(urls)
+    return "\n".join(
+        f"{url}: intact: {manifest.rows} images in {len(manifest.files)} shards"
+        for url, manifest in zip(urls, manifests, strict=True)
+    )
+
+
+CHECK = Mode(
+    "--check",
+    "check shards that are already written: compare their digests, decode every image and mask, "
+    "list what is damaged, and end with status 1 if anything is",
+    check,
+    plan_check,
+)
+
+
 if __name__ == "__main__":
     sys.exit(
         main(
@@ -41,5 +68,6 @@ if __name__ == "__main__":
             job=job,
             plan=plan,
             sections=("data",),
+            modes=(CHECK,),
         )
     )

@@ -11,16 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import numpy as np
-import ray
 from pydantic import TypeAdapter
 
 from pipeline import storage
 from pipeline.ingest.listing import Listing
+from pipeline.ingest.parallel_tasks import run_tasks
 from pipeline.ingest.quarantine import check_quarantine
 from pipeline.ingest.shard_manifest import build_manifest, warn_about_orientation
 from pipeline.ingest.shard_task import ShardReport, ShardTask, write_shard
 from pipeline.ingest.source_digest import source_digest
-from pipeline.progress import Progress, show_progress
 from pipeline.shards.decoding import DEFAULT_DECODING, Decoding
 from pipeline.shards.image_contents import complete_manifest
 from pipeline.shards.manifest import (
@@ -147,39 +146,9 @@ def _plan_tasks(
 
 def _run_tasks(tasks: Sequence[ShardTask]) -> list[ShardReport]:
     """Return the tasks' reports in order, running only those without a stored report."""
-    total = sum(len(task.images) for task in tasks)
-    with show_progress("writing shards", total, "images") as progress:
-        if ray.is_initialized():
-            return _run_on_cluster(tasks, progress)
-        reports = []
-        for task in tasks:
-            reports.append(_write_or_reuse(task))
-            progress.add(len(task.images))
-        return reports
-
-
-def _run_on_cluster(tasks: Sequence[ShardTask], progress: Progress) -> list[ShardReport]:
-    remote = ray.remote(_write_or_reuse)
-    max_pending = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    pending: dict[ray.ObjectRef, int] = {}
-    reports: dict[int, ShardReport] = {}
-    for number, task in enumerate(tasks):
-        # Bounded, because a pending task holds its share of the annotations in memory.
-        if len(pending) >= max_pending:
-            reports |= _wait_for_one(pending, tasks, progress)
-        pending[remote.remote(task)] = number
-    while pending:
-        reports |= _wait_for_one(pending, tasks, progress)
+    image_counts = [len(task.images) for task in tasks]
+    reports = dict(run_tasks(_write_or_reuse, tasks, image_counts, "writing shards"))
     return [reports[number] for number in range(len(tasks))]
-
-
-def _wait_for_one(
-    pending: dict[ray.ObjectRef, int], tasks: Sequence[ShardTask], progress: Progress
-) -> dict[int, ShardReport]:
-    [finished], _ = ray.wait(list(pending), num_returns=1)
-    number, report = pending.pop(finished), ray.get(finished)
-    progress.add(len(tasks[number].images))
-    return {number: report}
 
 
 def _write_or_reuse(task: ShardTask) -> ShardReport:

@@ -123,6 +123,17 @@ def _decode_jpeg(data: bytes) -> Pixels | None:
     return pixels
 
 
+def jpeg_error(data: bytes) -> str | None:
+    """Return the first irregularity of a JPEG, even if it can be decoded; None if there is none."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    try:
+        simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
     """Yield the image, not yet decoded; errors become `DecodeError`."""

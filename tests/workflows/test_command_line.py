@@ -207,6 +207,30 @@ def test_shards_that_are_up_to_date_are_said_to_be(ray_cluster, tmp_path, capsys
 
 
 @pytest.mark.ray
+def test_checking_shards_ends_with_status_1_if_one_is_damaged(ray_cluster, tmp_path, capsys):
+    from workflows import prepare_shards
+
+    def run(*arguments):
+        settings = [f"output={tmp_path}", "data.shapes.images=6", "data.shapes.val_images=4"]
+        return main(
+            *("about", "example", prepare_shards.job, prepare_shards.plan, ("data",)),
+            # A flag between the settings.
+            arguments=[QUICKSTART, settings[0], *arguments, *settings[1:]],
+            modes=(prepare_shards.CHECK,),
+        )
+
+    assert run() == 0
+    assert run("--check") == 0
+    assert capsys.readouterr().out.count(": intact: ") == 2
+    [shard] = (tmp_path / "shards" / "val").glob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert run("--check") == 1
+    captured = capsys.readouterr()
+    assert "shards/val/shard-00000.parquet: its SHA-256 differs" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.ray
 def test_an_interrupted_job_ends_in_one_line(ray_cluster, capsys):
     def interrupted(_config):
         raise KeyboardInterrupt
