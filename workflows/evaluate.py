@@ -10,7 +10,7 @@ from workflows.command_line import format_values, main
 
 def plan(config: RunConfig) -> str:
     """Say what is evaluated, on which shards, and where the report is written."""
-    weights = config.evaluate.weights or f"the newest checkpoint of {config.output}"
+    weights = config.evaluate.weights or f"the checkpoint of {config.output}"
     return (
         f"evaluating {weights} on {split_shards_url(config, 'val')}; report in "
         f"{storage.join(config.output, EVALUATION_FOLDER)}"
@@ -36,7 +36,7 @@ if __name__ == "__main__":
         main(
             description="""
             Predicts on {output}/shards/val (or data.val_shards) with evaluate.weights, a checkpoint
-            or models:/name@alias (default: the newest checkpoint of this output), and writes
+            or models:/name@alias (default: that of the training in this output), and writes
             COCO's 12 metrics per task, AP per class and images with predictions to
             {output}/evaluation.""",
             example="python workflows/evaluate.py configs/quickstart.yaml "

@@ -25,7 +25,7 @@ def job(config: RunConfig) -> str:
     result = run_training(config)
     return (
         f"{format_values(result.metrics, 'val/')}\n"
-        f"steps       {result.steps}\n"
+        f"steps       {result.steps}{f' ({result.stopped})' if result.stopped else ''}\n"
         f"checkpoint  {result.checkpoint_url}\n"
         f"MLflow run  {result.run_id}"
     )

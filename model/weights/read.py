@@ -54,7 +54,7 @@ def read_weights(source: str | Path, config: ModelConfig | None = None) -> Conve
     """
     path = fetch_weights(source)
     if path.is_dir() and (found := find_model_folder(path)) != path:
-        _LOG.info("%s: loading its newest checkpoint, %s", path, found.relative_to(path))
+        _LOG.info("%s: loading its checkpoint %s", path, found.relative_to(path))
         path = found
     folder = path if path.is_dir() else path.parent
     file = folder / WEIGHTS_FILE if path.is_dir() else path

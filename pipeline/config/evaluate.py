@@ -12,7 +12,8 @@ class EvaluateConfig(Settings):
     batch: Positive = Field(4, description="Images per forward pass.")
     weights: Location | None = Field(
         None,
-        description="Checkpoint URL or models:/name@alias; default: the run's newest checkpoint.",
+        description="Checkpoint URL or models:/name@alias; default: the best or last checkpoint of "
+        "the run (train.final_checkpoint).",
     )
     precision: Precision = Field(
         "fp32", description="Autocast dtype; bf16 or fp16 is faster on a GPU."

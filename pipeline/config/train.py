@@ -75,6 +75,44 @@ class TrainConfig(Settings):
     validate_every: NonNegative = Field(
         0, description="Steps between evaluations on the validation shards; 0: only at the end."
     )
+    validation_loss: bool = Field(
+        False, description="Measure the losses on the validation shards as well: val/loss."
+    )
+    final_checkpoint: Literal["best", "last"] = Field(
+        "best",
+        description="Checkpoint that evaluation, registration and load_detector(output) use. best "
+        "(by best_metric) is kept beside the newest ones, and saved at each validation.",
+    )
+    best_metric: str | None = Field(
+        None,
+        description="Validation metric of the best checkpoint, such as bbox/AP or loss (lower is "
+        "better); null: track.champion_metric, or the detector's first metric if it lacks that.",
+    )
+    patience: NonNegative = Field(
+        0,
+        description="Validations in a row without a better best_metric that end the training; 0: "
+        "never.",
+    )
+    max_hours: PositiveFloat | None = Field(
+        None,
+        description="Hours of training, over all submissions, after which it validates, saves and "
+        "ends; the learning rate schedule is not shortened.",
+    )
+    max_skipped_steps: NonNegative = Field(
+        0,
+        description="Steps in a row that are skipped because a loss or gradient is NaN or "
+        "infinite; 0 stops at the first. fp16 always skips some to find its loss scale.",
+    )
+    resume: Literal["auto", "required", "never"] = Field(
+        "auto",
+        description="auto continues the training in the output folder, if there is one; required "
+        "fails if there is none, never if there is one.",
+    )
+    retry_out_of_memory: bool = Field(
+        True,
+        description="After a step that needs too much memory, continue from the newest checkpoint "
+        "with twice the micro-batches (accumulate) and the same global_batch, if divisible.",
+    )
     log_every: Positive = Field(20, description="Steps between logged losses.")
     max_failures: int = Field(
         3, ge=-1, description="Worker failures to recover from; -1: unlimited."

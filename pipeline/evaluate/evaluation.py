@@ -32,7 +32,7 @@ from pipeline.track.mlflow_run import (
     open_run,
 )
 from pipeline.track.mlflow_store import recorded_uri, tracking_uri
-from pipeline.track.weights_source import newest_checkpoint, pin_version, resolve_weights
+from pipeline.track.weights_source import pin_version, resolve_weights, trained_checkpoint
 from pipeline.train.run_record import read_run_record
 
 logger = logging.getLogger(__name__)
@@ -85,10 +85,10 @@ def run_evaluation(
 
     Args:
         config: the job's settings.
-        weights: checkpoint URL or ``models:/...``; default ``evaluate.weights``, else the newest
-            checkpoint of the output's training.
-        run_id: MLflow run to record in; default the run of the output's training if its newest
-            checkpoint is evaluated, else a new run.
+        weights: checkpoint URL or ``models:/...``; default ``evaluate.weights``, else the
+            checkpoint of the output's training (`trained_checkpoint`).
+        run_id: MLflow run to record in; default the run of the output's training if its checkpoint
+            is evaluated, else a new run.
 
     Raises:
         FileNotFoundError: there are no shards or no weights.
@@ -99,7 +99,7 @@ def run_evaluation(
     weights = weights or config.evaluate.weights
     if weights is None:
         run_id = run_id or _training_run_id(config)
-    source = pin_version(weights or newest_checkpoint(config), config)
+    source = pin_version(weights or trained_checkpoint(config), config)
     with resolve_weights(source, config) as path:
         model = ModelFiles.read(path, config.model)
     classes = model.classes()

@@ -8,10 +8,10 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage import BEST_FILE, CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.checksums import CHECKSUMS_FILE, verify_checksums
 from model.weights.storage.download import fetch_weights
-from model.weights.storage.model_folder import checkpoint_step
+from model.weights.storage.model_folder import checkpoint_step, checkpoint_to_use
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER
@@ -20,19 +20,40 @@ from pipeline.track.mlflow_store import TrackingError, hide_password, open_store
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 
 
-def newest_checkpoint(config: RunConfig) -> str:
-    """Return the URL of the newest complete checkpoint of the output's training.
+def trained_checkpoint(config: RunConfig) -> str:
+    """Return the URL of the checkpoint to use of the output's training.
+
+    That is the best one if the training has named it (``train.final_checkpoint``), else the newest.
 
     Raises:
         MissingFileError: there is no complete checkpoint.
     """
     training = storage.join(config.output, TRAINING_FOLDER)
-    newest = _newest_checkpoint(training)
-    if newest is None:
+    checkpoint = checkpoint_in(training)
+    if checkpoint is None:
         raise storage.MissingFileError(
             f"no checkpoint below {training}; train first, or set the weights to use"
         )
-    return newest
+    return checkpoint
+
+
+def checkpoint_in(folder: str) -> str | None:
+    """Return the URL of the checkpoint to use in a folder; None without one.
+
+    Checkpoints without both files of a model are left out.
+    """
+    files = set(storage.list_files(folder, MODEL_FILES))
+    complete = {
+        step: url
+        for url in (file.removesuffix(f"/{CONFIG_FILE}") for file in files)
+        if f"{url}/{WEIGHTS_FILE}" in files
+        and (step := checkpoint_step(url[len(folder) :].strip("/"))) is not None
+    }
+    if not complete:
+        return None
+    best = storage.join(folder, BEST_FILE)
+    content = storage.read_bytes(best) if storage.exists(best) else None
+    return complete[checkpoint_to_use(complete, content, best)]
 
 
 def pin_version(source: str, config: RunConfig) -> str:
@@ -60,8 +81,8 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
 
     Args:
         source: ``models:/name@alias``, ``models:/name/version``, ``runs:/id/path``, the URL of a
-            model's folder, of a run's folder (for its newest checkpoint) or of a weights file, or
-            the ``https://`` address of a weights file.
+            model's folder, of a run's folder (for its best or newest checkpoint) or of a weights
+            file, or the ``https://`` address of a weights file.
         config: selects the MLflow store.
 
     Yields:
@@ -89,18 +110,6 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
             yield path
 
 
-def _newest_checkpoint(folder: str) -> str | None:
-    """Return the URL of the newest checkpoint in a folder that has both files of a model."""
-    files = set(storage.list_files(folder, MODEL_FILES))
-    complete = {
-        step: url
-        for url in (file.removesuffix(f"/{CONFIG_FILE}") for file in files)
-        if f"{url}/{WEIGHTS_FILE}" in files
-        and (step := checkpoint_step(url[len(folder) :].strip("/"))) is not None
-    }
-    return complete[max(complete)] if complete else None
-
-
 def _find_stored(source: str) -> tuple[str, bool]:
     """Return the URL of a model's folder or of a weights file, and whether it is a folder.
 
@@ -121,8 +130,8 @@ def _find_stored(source: str) -> tuple[str, bool]:
     if storage.is_file(source):
         return source, False
     for folder in (source, storage.join(source, TRAINING_FOLDER)):
-        if (newest := _newest_checkpoint(folder)) is not None:
-            return newest, True
+        if (checkpoint := checkpoint_in(folder)) is not None:
+            return checkpoint, True
     raise storage.MissingFileError(
         f"{source} does not hold {WEIGHTS_FILE} and {CONFIG_FILE}, and no checkpoints. Is it a "
         "checkpoint folder?"

@@ -51,6 +51,7 @@ class SavedState:
         trained_weights: if the saved detector has averaged weights, those in training that differ,
             by name (``WeightAverage.trained_weights``).
         average_updates: updates of that average.
+        trained_s: how long the training has taken so far, over all submissions, seconds.
     """
 
     step: int
@@ -59,6 +60,7 @@ class SavedState:
     random_states: list[RandomState] = field(default_factory=list)
     trained_weights: dict[str, Tensor] = field(default_factory=dict)
     average_updates: int = 0
+    trained_s: float = 0.0
 
 
 def save_checkpoint(folder: Path, detector: Detector, state: SavedState) -> None:

@@ -17,6 +17,7 @@ from model.weights.storage.checksums import CHECKSUMS_FILE
 from model.weights.storage.model_folder import checkpoint_step
 from pipeline import storage
 from pipeline.output_layout import TRAINING_FOLDER
+from pipeline.track.weights_source import checkpoint_in
 from pipeline.train.checkpoint import TRAINING_FILE, SavedState, save_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -91,10 +92,10 @@ def delete_partial_checkpoints(output: str) -> None:
         storage.delete(str(path))
 
 
-class KeepNewestCheckpoints(ray.train.UserCallback):  # type: ignore[misc]
+class DeleteOldCheckpoints(ray.train.UserCallback):  # type: ignore[misc]
     """Deletes old checkpoints whenever a new one has been reported, also those of earlier jobs.
 
-    Ray Train would delete only what it knows from this job.
+    The best one is kept beside the newest. Ray Train would delete only what it knows from this job.
 
     Args:
         output: the output folder of the training.
@@ -108,12 +109,14 @@ class KeepNewestCheckpoints(ray.train.UserCallback):  # type: ignore[misc]
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
-        """Delete all but the newest checkpoints; a failure only logs a warning."""
+        """Delete all but the newest checkpoints and the best; a failure only logs a warning."""
         if checkpoint is None:
             return
         try:
+            used = checkpoint_in(training_url(self.output))
             for url in list_checkpoints(self.output)[self.keep :]:
-                storage.delete(url)
+                if url != used:
+                    storage.delete(url)
         except storage.StorageError as error:
             logger.warning("old checkpoints are not deleted: %s", error)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from mlflow import MlflowClient
 from ray.train import FailureConfig, LoggingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
@@ -20,13 +21,14 @@ from pipeline import storage
 from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER, split_shards_url
-from pipeline.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
-from pipeline.stream.dataset_checks import check_training_data, check_validation_data
+from pipeline.shards.manifest import MANIFEST_NAME, Manifest
+from pipeline.stream.training_plan import read_training_manifest
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.track.mlflow_store import recorded_uri, tracking_uri
-from pipeline.track.weights_source import newest_checkpoint
-from pipeline.train.checkpoint_store import KeepNewestCheckpoints
+from pipeline.track.weights_source import trained_checkpoint
+from pipeline.train.checkpoint_store import DeleteOldCheckpoints
 from pipeline.train.failures import StopOnLastingError, TrainingError, to_training_error
+from pipeline.train.out_of_memory import StepOutOfMemoryError, with_smaller_micro_batches
 from pipeline.train.process_group import NodeTorchConfig
 from pipeline.train.resume import clear_interrupted_state, find_checkpoint
 from pipeline.train.run_record import (
@@ -38,8 +40,10 @@ from pipeline.train.run_record import (
     recipe_settings,
     write_run_record,
 )
+from pipeline.train.start_checks import check_data, check_frozen_parts, check_start
 from pipeline.train.start_weights import adopt_conventions
 from pipeline.train.training_length import log_length, settle_schedule
+from pipeline.train.validation_history import best_metric
 from pipeline.train.worker import WorkerResult, WorkerTask, train_worker
 from pipeline.train.worker_resources import scaling_config, worker_environment
 
@@ -51,16 +55,19 @@ class TrainingResult:
     """The result of a finished training.
 
     Args:
-        checkpoint_url: folder of the last checkpoint, for ``load_detector`` and ``evaluate``.
+        checkpoint_url: folder of the checkpoint to use, the best or the last one; see
+            ``train.final_checkpoint``.
         run_id: the MLflow run.
         metrics: the last losses (``train/...``) and validation metrics (``val/...``).
         steps: optimizer steps taken in total.
+        stopped: why the training ended before its last step; None if it took all steps.
     """
 
     checkpoint_url: str
     run_id: str
     metrics: dict[str, float]
     steps: int
+    stopped: str | None = None
 
 
 def run_training(
@@ -82,8 +89,9 @@ def run_training(
         FileNotFoundError: there are no training shards.
     """
     shards = split_shards_url(config, "train")
-    manifest = read_manifest(shards)
-    _check_data(config, manifest, shards)
+    manifest = read_training_manifest(config, shards)
+    check_data(config, manifest, shards)
+    best_metric(config)  # fails now if it is not measured
     config = settle_schedule(config, manifest)
     recorded = read_run_record(config.output)
     config, adopted = adopt_conventions(config, recorded.adopted if recorded else None)
@@ -93,6 +101,7 @@ def run_training(
     checkpoint = find_checkpoint(config.output)
     if recorded is not None and (result := _finished(config, recorded, present, checkpoint)):
         return result
+    check_start(config, recorded, present, checkpoint)
     check_frozen_parts(config, resumes=checkpoint is not None)
 
     log_length(config, manifest)
@@ -101,7 +110,7 @@ def run_training(
     with open_run(config, "train", run_id=run_id, parent_run_id=parent_run_id) as run:
         record = dataclasses.replace(present, run_id=run.run_id)
         write_run_record(config.output, record)
-        result = _fit(config, manifest, shards, run, resources, callbacks)
+        result = _fit_with_less_memory(config, manifest, shards, run, resources, callbacks)
         finished = {k: v for k, v in dataclasses.asdict(result).items() if k != "run_id"}
         write_run_record(config.output, dataclasses.replace(record, result=finished))
     return result
@@ -110,15 +119,15 @@ def run_training(
 def _finished(
     config: RunConfig, recorded: RunRecord, present: RunRecord, checkpoint: str | None
 ) -> TrainingResult | None:
-    """Return the result of a finished training, if its last checkpoint is still there."""
+    """Return the result of a finished training, if its checkpoint is still there."""
     if recorded.result is None or not is_finished(recorded, present):
         return None
     result = TrainingResult(run_id=recorded.run_id, **recorded.result)
-    if checkpoint == result.checkpoint_url:
+    if checkpoint is not None and trained_checkpoint(config) == result.checkpoint_url:
         logger.info("the training in %s is finished; nothing to do", config.output)
         return result
     logger.warning(
-        "the training in %s was finished, but its last checkpoint is gone; training again from %s",
+        "the training in %s was finished, but its checkpoint is gone; training again from %s",
         config.output,
         checkpoint or "the beginning",
     )
@@ -137,46 +146,35 @@ def _present_record(config: RunConfig, manifest: Manifest, recorded: RunRecord |
     )
 
 
-def _check_data(config: RunConfig, manifest: Manifest, shards: str) -> None:
-    """Check now what the workers or the last validation would fail on later."""
-    categories = len(manifest.categories)
-    if config.model.num_classes != categories:
-        raise TrainingError(
-            f"model.num_classes is {config.model.num_classes}, but the training shards have "
-            f"{categories} categories; set model.num_classes={categories}"
-        )
-    check_training_data(config, manifest, shards)
-    val_shards = split_shards_url(config, "val")
-    if storage.exists(storage.join(val_shards, MANIFEST_NAME)):
-        check_validation_data(config, read_manifest(val_shards), val_shards, manifest.categories)
+def _fit_with_less_memory(
+    config: RunConfig,
+    manifest: Manifest,
+    shards: str,
+    run: TrackedRun,
+    resources: ClusterResources,
+    callbacks: Sequence[Any],
+) -> TrainingResult:
+    """Train; after a step that ran out of memory, again with smaller micro-batches.
 
-
-def check_frozen_parts(config: RunConfig, resumes: bool = False) -> None:
-    """Check that the parts of the detector that are not trained have weights.
-
-    Args:
-        config: the job's settings.
-        resumes: whether the training continues from a checkpoint, which has all weights.
-
-    Raises:
-        TrainingError: the backbone's norms are frozen without weights, so they do not normalize.
+    New workers start each time: one that ran out of memory leaves the others waiting in the middle
+    of an exchange, and its allocator in pieces.
     """
-    train, backbone = config.train, config.model.backbone
-    if train.weights is not None or train.allow_frozen_random_norms or resumes:
-        return
-    if backbone.norm == "frozen_bn":
-        raise TrainingError(
-            "model.backbone.norm is frozen_bn but train.weights is not set: without pretrained "
-            "weights such a detector does not learn. Set train.weights (see configs/README.md), or "
-            "model.backbone.norm=batch_norm or group_norm; train.allow_frozen_random_norms=true "
-            "trains it anyway."
-        )
-    if backbone.frozen_stages > 0:
-        logger.warning(
-            "model.backbone.frozen_stages is %d but train.weights is not set: these stages keep "
-            "their random weights; set train.weights or model.backbone.frozen_stages=0",
-            backbone.frozen_stages,
-        )
+    while True:
+        try:
+            return _fit(config, manifest, shards, run, resources, callbacks)
+        except StepOutOfMemoryError as error:
+            train = with_smaller_micro_batches(config.train)
+            if train is None or not config.train.retry_out_of_memory:
+                raise
+            config = config.model_copy(update={"train": train})
+            MlflowClient(tracking_uri=run.uri).set_tag(
+                run.run_id, "accumulate_after_out_of_memory", str(train.accumulate)
+            )
+            logger.warning(
+                "%s. Continuing with train.accumulate=%d; set it to avoid this restart",
+                error,
+                train.accumulate,
+            )
 
 
 def _fit(
@@ -213,7 +211,7 @@ def _fit(
             failure_config=FailureConfig(max_failures=config.train.max_failures),
             callbacks=[
                 *callbacks,
-                KeepNewestCheckpoints(config.output, config.train.keep_checkpoints),
+                DeleteOldCheckpoints(config.output, config.train.keep_checkpoints),
                 StopOnLastingError(),
             ],
             # At lower levels Ray prints every report in full.
@@ -231,10 +229,11 @@ def _fit(
     if worker_result.not_finite is not None:
         raise TrainingError(worker_result.not_finite)
     return TrainingResult(
-        checkpoint_url=newest_checkpoint(config),
+        checkpoint_url=trained_checkpoint(config),
         run_id=run.run_id,
         metrics=worker_result.metrics,
         steps=worker_result.steps,
+        stopped=worker_result.stopped,
     )
 
 

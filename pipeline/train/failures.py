@@ -74,8 +74,9 @@ def _first_error(failures: Mapping[int, Exception]) -> TrainingError:
     """
     rank, error = min(failures.items(), key=lambda item: (_lost_peer(item[1]), item[0]))
     original = _original(error)
-    message = str(original) if isinstance(original, TrainingError) else error_message(original)
-    return TrainingError(f"training failed on worker {rank}: {message}")
+    if isinstance(original, TrainingError):
+        return type(original)(f"training failed on worker {rank}: {original}")
+    return TrainingError(f"training failed on worker {rank}: {error_message(original)}")
 
 
 def error_message(error: BaseException) -> str:

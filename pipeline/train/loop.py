@@ -129,12 +129,15 @@ class TrainingLoop:
         self._syncs_are_free = device.type == "cpu"
         self._meter = StepMeter(plan.total_steps, plan.images_per_step, clock)
 
-    def run(self, batches: Iterator[MicroBatch]) -> None:
+    def run(self, batches: Iterator[MicroBatch]) -> int:
         """Take all remaining steps, or fewer if ``hooks.ends_after`` says so.
 
         Args:
             batches: this worker's micro-batches, ``plan.accumulate`` per step, starting with those
                 of ``plan.start_step``.
+
+        Returns:
+            The number of steps taken in total.
 
         Raises:
             NonFiniteLossError: a loss or gradient was not finite, in fp16 for many steps in a row;
@@ -145,7 +148,8 @@ class TrainingLoop:
         for step in range(self.plan.start_step, self.plan.total_steps):
             self.train_step(step, batches)
             if self.hooks.ends_after(step + 1):
-                return
+                return step + 1
+        return self.plan.total_steps
 
     def train_step(self, step: int, batches: Iterator[MicroBatch]) -> None:
         """Take one optimizer step, then log and pause if they are due.

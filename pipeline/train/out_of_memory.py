@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, TrainConfig
 from pipeline.train.failures import TrainingError
 
 # Only torch's CUDA allocator raises OutOfMemoryError. CUDA itself, cuBLAS, cuDNN, NCCL and the CPU
@@ -21,23 +21,35 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(each in text for each in _TEXTS)
 
 
+class StepOutOfMemoryError(TrainingError):
+    """A training step ran out of memory, which smaller micro-batches may avoid."""
+
+
 @contextmanager
-def explain_out_of_memory(device: torch.device, remedy: str) -> Iterator[None]:
+def explain_out_of_memory(
+    device: torch.device, remedy: str, kind: type[TrainingError] = TrainingError
+) -> Iterator[None]:
     """Turn an out-of-memory error inside the block into one line that ends with ``remedy``.
 
     Raises:
-        TrainingError: the block ran out of memory.
+        TrainingError: of this ``kind``, if the block ran out of memory.
     """
     try:
         yield
     except Exception as error:
-        if not is_out_of_memory(error):
-            raise
+        if isinstance(error, TrainingError) or not is_out_of_memory(error):
+            raise  # a TrainingError of a block inside already says what to lower
         # The sentences after the second are about the allocator.
         amount = ". ".join(str(error).split(". ")[:2]).strip()
-        raise TrainingError(
-            f"out of memory on {device} ({amount}); to need less, {remedy}"
-        ) from error
+        raise kind(f"out of memory on {device} ({amount}); to need less, {remedy}") from error
+
+
+def with_smaller_micro_batches(train: TrainConfig) -> TrainConfig | None:
+    """Return the settings with twice the micro-batches per step; None if they cannot be halved."""
+    accumulate = 2 * train.accumulate
+    if train.global_batch % (train.workers * accumulate):
+        return None
+    return train.model_copy(update={"accumulate": accumulate})
 
 
 def training_remedy(config: RunConfig) -> str:

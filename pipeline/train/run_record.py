@@ -22,6 +22,9 @@ OPERATIONAL = {
     "checkpoint_every",
     "keep_checkpoints",
     "validate_every",
+    "validation_loss",
+    "resume",
+    "retry_out_of_memory",
     "log_every",
     "max_failures",
 }
@@ -127,9 +130,14 @@ def check_resumable(record: RunRecord, present: RunRecord, output: str) -> None:
 
 
 def is_finished(record: RunRecord, present: RunRecord) -> bool:
-    """Return whether the recorded training has taken all steps that the current job asks for."""
-    steps = int(present.recipe["train.schedule.steps"])
-    return record.result is not None and int(record.result["steps"]) >= steps
+    """Return whether the recorded training has taken all steps that the current job asks for.
+
+    One that ended early is finished until its settings change, such as ``train.patience``.
+    """
+    if record.result is None:
+        return False
+    ended_early = record.result.get("stopped") is not None and record.recipe == present.recipe
+    return ended_early or int(record.result["steps"]) >= int(present.recipe["train.schedule.steps"])
 
 
 def _changes(before: dict[str, str], now: dict[str, str], defaults: dict[str, str]) -> str:

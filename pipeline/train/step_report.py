@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pipeline.rates import format_duration, format_rate
@@ -78,8 +79,7 @@ class StepMeter:
         self._reset()
 
     def _reset(self) -> None:
-        self._sum: Tensor | None = None
-        self._finite_steps: Tensor | None = None
+        self._sum: Tensor | None = None  # with the number of summed steps as last element
         self._names: tuple[str, ...] = ()
         self._steps = 0
         self._waited_s = 0.0
@@ -102,16 +102,15 @@ class StepMeter:
 
     def add(self, names: tuple[str, ...], values: Tensor) -> None:
         """Add a step's losses, (T,) on any device; those of a skipped step may not be finite."""
-        finite = values.isfinite().all()
-        count, values = finite.float(), values.where(finite, 0.0)
-        self._sum = values if self._sum is None else self._sum + values
-        self._finite_steps = count if self._finite_steps is None else self._finite_steps + count
+        with_count = torch.cat([values, values.new_ones(1)])
+        with_count = with_count.where(values.isfinite().all(), 0.0)
+        self._sum = with_count if self._sum is None else self._sum + with_count
         self._names = names
         self._steps += 1
 
     def report(self, step: int, learning_rate: float, gradient_norm: Tensor) -> StepReport:
         """Summarize the steps since the last report and start over; waits for the device."""
-        values = [] if self._sum is None else (self._sum / self._finite_steps).tolist()
+        values = [] if self._sum is None else (self._sum[:-1] / self._sum[-1]).tolist()
         norm = float(gradient_norm)
         elapsed_s = max(self._clock() - self._since_s - self._paused_s, 1e-9)
         seconds_per_step = elapsed_s / max(self._steps, 1)

@@ -41,6 +41,7 @@ class TrainingState:
         loaded_from: the checkpoint or weights that training started with, if any.
         average: the average of the detector's weights; None without ``train.ema_decay``. It is
             updated by the optimizer's steps.
+        trained_s: how long the training had taken before this process started, seconds.
     """
 
     detector: Detector
@@ -50,6 +51,7 @@ class TrainingState:
     start_step: int = 0
     loaded_from: str | None = None
     average: WeightAverage | None = None
+    trained_s: float = 0.0
 
     def __post_init__(self) -> None:
         average = self.average
@@ -159,7 +161,16 @@ def resume_training_state(
         precision.scaler.load_state_dict(saved.scaler)
     restore_random_state(saved.random_states, rank, device)
     logger.info("resuming after step %d", saved.step)
-    return TrainingState(detector, optimizer, precision, device, saved.step, loaded_from, average)
+    return TrainingState(
+        detector,
+        optimizer,
+        precision,
+        device,
+        saved.step,
+        loaded_from,
+        average,
+        saved.trained_s,
+    )
 
 
 def _restore_average(detector: Detector, saved: SavedState, decay: float) -> WeightAverage | None:

@@ -1,8 +1,10 @@
 """Our own format: a folder with ``model.safetensors``, ``model.json`` and ``checksums.json``."""
 
 import json
+import logging
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,8 +14,10 @@ from model.config import ModelConfig
 from model.detector import Detector
 from model.structures import Category
 from model.weights.report import WeightsError
-from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
+from model.weights.storage import BEST_FILE, CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.checksums import CHECKSUMS_FILE, write_checksums
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 2
 
@@ -46,8 +50,32 @@ def checkpoint_step(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def checkpoint_to_use(steps: Collection[int], best: bytes | None, shown: str) -> int:
+    """Return the step of the checkpoint of a training that others use: the best or the newest.
+
+    Args:
+        steps: steps of the complete checkpoints; not empty.
+        best: content of the training's ``best.json``, if there is one.
+        shown: how a log line names that file.
+    """
+    newest = max(steps)
+    if best is None:
+        return newest
+    try:
+        name = json.loads(best)["checkpoint"]
+        step = newest if name is None else checkpoint_step(name)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        step = None
+    if step is None or step not in steps:
+        logger.warning("%s names no checkpoint that is there; using the newest instead", shown)
+        return newest
+    return step
+
+
 def find_model_folder(folder: Path) -> Path:
-    """Return the folder with a model's files: ``folder``, or the newest checkpoint of its run.
+    """Return the folder with a model's files: ``folder``, or a checkpoint of its training.
+
+    That is the best checkpoint if the training has named one, else the newest.
 
     Args:
         folder: a model's folder, the folder of a run, or the folder ``train`` of a run.
@@ -57,19 +85,22 @@ def find_model_folder(folder: Path) -> Path:
     """
     if (folder / WEIGHTS_FILE).is_file():
         return folder
-    checkpoints = {
-        step: path
-        for path in (*folder.glob("train/*"), *folder.glob("*"))
-        if (step := checkpoint_step(path.name)) is not None
-        and (path / WEIGHTS_FILE).is_file()
-        and (path / CONFIG_FILE).is_file()
-    }
-    if not checkpoints:
-        raise WeightsError(
-            f"{folder} has neither {WEIGHTS_FILE} nor a checkpoint (step_*, train/step_*) with "
-            f"{WEIGHTS_FILE} and {CONFIG_FILE}; pass the folder of a model, or a weights file"
-        )
-    return checkpoints[max(checkpoints)]
+    for training in (folder, folder / "train"):
+        checkpoints = {
+            step: path
+            for path in training.glob("*")
+            if (step := checkpoint_step(path.name)) is not None
+            and (path / WEIGHTS_FILE).is_file()
+            and (path / CONFIG_FILE).is_file()
+        }
+        if checkpoints:
+            file = training / BEST_FILE
+            best = file.read_bytes() if file.is_file() else None
+            return checkpoints[checkpoint_to_use(checkpoints, best, str(file))]
+    raise WeightsError(
+        f"{folder} has neither {WEIGHTS_FILE} nor a checkpoint (step_*, train/step_*) with "
+        f"{WEIGHTS_FILE} and {CONFIG_FILE}; pass the folder of a model, or a weights file"
+    )
 
 
 def read_saved_config(folder: Path) -> tuple[ModelConfig, tuple[Category, ...]]:

@@ -14,19 +14,19 @@ from model.weights import WeightsError
 from model.weights.storage.download import CACHE_VARIABLE
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.track.weights_source import newest_checkpoint, resolve_weights
+from pipeline.track.weights_source import resolve_weights, trained_checkpoint
 
 
 def test_the_newest_complete_checkpoint_is_selected(run_config, tiny_checkpoint):
     with pytest.raises(FileNotFoundError, match="train first"):
-        newest_checkpoint(run_config)
+        trained_checkpoint(run_config)
     training = Path(run_config.output) / "train"
     for step, files in ((20, 2), (100, 2), (120, 1)):
         folder = training / f"step_{step:08d}"
         folder.mkdir(parents=True)
         for name in ("model.safetensors", "model.json")[:files]:
             (folder / name).write_bytes((tiny_checkpoint / name).read_bytes())
-    assert newest_checkpoint(run_config) == str(training / "step_00000100")
+    assert trained_checkpoint(run_config) == str(training / "step_00000100")
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def stored_run(request, tmp_path, tiny_checkpoint):
 
 
 @pytest.mark.parametrize("below", ["", "train", "train/step_00000100"])
-def test_a_run_resolves_to_its_newest_checkpoint(stored_run, tiny_checkpoint, below):
+def test_a_run_resolves_to_its_trained_checkpoint(stored_run, tiny_checkpoint, below):
     damaged = storage.join(stored_run, "train", "step_00000020", "model.safetensors")
     storage.write_bytes(damaged, b"damaged")
     with resolve_weights(storage.join(stored_run, below), RunConfig()) as folder:
@@ -122,4 +122,16 @@ def test_checkpoints_that_were_set_aside_are_not_selected(run_config, tiny_check
     training = Path(run_config.output) / "train"
     shutil.copytree(tiny_checkpoint, training / "damaged-step_00000100")
     with pytest.raises(FileNotFoundError, match="train first"):
-        newest_checkpoint(run_config)
+        trained_checkpoint(run_config)
+
+
+def test_a_run_resolves_to_the_checkpoint_that_it_names_as_the_best(stored_run, tiny_checkpoint):
+    newest = storage.join(stored_run, "train", "step_00000100", "model.safetensors")
+    storage.write_bytes(newest, b"not the best")
+    best = storage.join(stored_run, "train", "best.json")
+    storage.write_json(best, {"checkpoint": "step_00000020"})
+    expected = (tiny_checkpoint / "model.safetensors").read_bytes()
+    with resolve_weights(stored_run, RunConfig()) as folder:
+        assert (folder / "model.safetensors").read_bytes() == expected
+    url = trained_checkpoint(RunConfig.model_validate({"output": stored_run}))
+    assert url == storage.join(stored_run, "train", "step_00000020")

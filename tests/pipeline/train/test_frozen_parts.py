@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig, load_config
-from pipeline.train.driver import check_frozen_parts
 from pipeline.train.failures import TrainingError
+from pipeline.train.start_checks import check_frozen_parts
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 

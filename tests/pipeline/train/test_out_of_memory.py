@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, TrainConfig
 from pipeline.train.failures import TrainingError
 from pipeline.train.out_of_memory import (
+    StepOutOfMemoryError,
     explain_out_of_memory,
     is_out_of_memory,
     training_remedy,
+    with_smaller_micro_batches,
 )
 
 CUDA = (
@@ -58,6 +60,29 @@ def test_out_of_memory_is_one_line_with_the_amount_and_what_to_lower():
         "out of memory on cuda:1 (CUDA out of memory. Tried to allocate 2.00 GiB); "
         "to need less, lower evaluate.batch (now 4)"
     )
+
+
+def test_what_a_block_inside_says_is_kept():
+    device = torch.device("cpu")
+    with (
+        pytest.raises(TrainingError, match=r"lower evaluate.batch$") as raised,
+        explain_out_of_memory(device, "lower train.global_batch", StepOutOfMemoryError),
+        explain_out_of_memory(device, "lower evaluate.batch"),
+    ):
+        raise MemoryError
+    assert not isinstance(raised.value, StepOutOfMemoryError)
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "workers", "accumulate", "smaller"),
+    [(16, 2, 1, 2), (16, 2, 4, 8), (16, 2, 8, None), (6, 2, 1, None), (6, 1, 1, 2)],
+)
+def test_micro_batches_are_halved_where_that_divides_the_batch(
+    global_batch, workers, accumulate, smaller
+):
+    train = TrainConfig(global_batch=global_batch, workers=workers, accumulate=accumulate)
+    halved = with_smaller_micro_batches(train)
+    assert (None if halved is None else halved.accumulate) == smaller
 
 
 def remedy(data=None, precision="fp32", **train):

@@ -12,7 +12,7 @@ from model import build_detector
 from pipeline import storage
 from pipeline.train.checkpoint import CheckpointError, SavedState
 from pipeline.train.checkpoint_store import (
-    KeepNewestCheckpoints,
+    DeleteOldCheckpoints,
     list_checkpoints,
     set_aside,
     write_checkpoint,
@@ -204,7 +204,7 @@ def test_rays_snapshot_and_half_written_checkpoints_are_cleared(output, snapshot
 def test_only_the_newest_checkpoints_are_kept_and_damaged_ones_too(output, detector):
     set_aside(url_of(output, 2))
     write_checkpoint(output, detector, SavedState(8))
-    keep = KeepNewestCheckpoints(output, keep=2)
+    keep = DeleteOldCheckpoints(output, keep=2)
     keep.after_report(None, [{}], None)
     assert len(names(output)) == 4
     keep.after_report(None, [{}], checkpoint="any")

@@ -2,6 +2,7 @@ import pytest
 
 from model import Category, build_detector, save_detector
 from model.weights import WeightsError, load_network
+from model.weights.storage.model_folder import find_model_folder
 
 CATEGORIES = (Category(3, "cat"), Category(9, "dog"), Category(70, "owl"))
 
@@ -59,7 +60,27 @@ def test_a_run_is_loaded_from_its_newest_complete_checkpoint(tiny_config, tmp_pa
         loaded = load_network(tmp_path / folder).state_dict()
     expected = load_network(tmp_path / "train/step_00000020").state_dict()
     assert all(tensor.equal(loaded[name]) for name, tensor in expected.items())
-    assert "newest checkpoint" in caplog.text and "step_00000020" in caplog.text
+    assert "loading its checkpoint" in caplog.text and "step_00000020" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("best", "step"),
+    [
+        ('{"checkpoint": "step_00000020"}', 20),
+        ('{"checkpoint": null}', 40),
+        ('{"checkpoint": "step_00000030"}', 40),  # deleted by someone
+        ('{"checkpoint": "../../elsewhere"}', 40),
+        ("[" * 100_000, 40),
+        ('{"checkpoint": 20}', 40),
+    ],
+)
+def test_a_run_is_loaded_from_the_checkpoint_that_it_names_as_the_best(
+    tiny_config, tmp_path, best, step
+):
+    save_checkpoints(tiny_config, tmp_path, 20, 40)
+    (tmp_path / "train/best.json").write_text(best)
+    assert find_model_folder(tmp_path).name == f"step_{step:08d}"
+    assert find_model_folder(tmp_path / "train").name == f"step_{step:08d}"
 
 
 def test_a_folder_without_a_model_is_named_with_what_was_expected(tmp_path):

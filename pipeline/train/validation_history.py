@@ -1,0 +1,137 @@
+"""The validations of a training: which checkpoint is the best, and when to stop waiting for more.
+
+The history is kept in ``best.json``, so that a resumed training continues to count.
+"""
+
+import logging
+import math
+from dataclasses import asdict, dataclass
+
+from model.config.settings import ConfigError
+from model.weights.storage import BEST_FILE
+from pipeline import storage
+from pipeline.config import RunConfig
+from pipeline.evaluate.registration import measured_metrics
+from pipeline.train.checkpoint_store import checkpoint_name, training_url
+
+logger = logging.getLogger(__name__)
+
+LOSS = "loss"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The value of the best checkpoint's metric after some steps."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class ValidationHistory:
+    """All validations so far, in order.
+
+    Args:
+        metric: name of the metric, such as ``segm/AP``; of ``loss`` lower values are better.
+        validations: where the metric was measured: not those without an object to measure.
+    """
+
+    metric: str
+    validations: tuple[Validation, ...] = ()
+
+    @property
+    def best(self) -> Validation | None:
+        """The best validation, the first of equally good ones; None without any."""
+        sign = -1 if self.metric == LOSS else 1
+        return max(self.validations, key=lambda each: sign * each.value, default=None)
+
+    @property
+    def since_best(self) -> int:
+        """Number of validations after the best one."""
+        best = self.best
+        return 0 if best is None else sum(each.step > best.step for each in self.validations)
+
+    def add(self, step: int, value: float) -> "ValidationHistory":
+        """Return the history with one more validation; one of the same step is replaced.
+
+        A value that says nothing (NaN, or pycocotools' -1 where there is no object) is left out.
+        """
+        kept = tuple(each for each in self.validations if each.step < step)
+        if math.isnan(value) or value == -1:
+            return ValidationHistory(self.metric, kept)
+        return ValidationHistory(self.metric, (*kept, Validation(step, value)))
+
+    def reason_to_stop(self, patience: int) -> str | None:
+        """Return why training should end; None if it should go on.
+
+        Args:
+            patience: validations without a better value to wait for; 0 never stops.
+        """
+        best = self.best
+        if not patience or best is None or self.since_best < patience:
+            return None
+        return (
+            f"{self.metric} has not improved in {self.since_best} validations since step "
+            f"{best.step} ({best.value:.4f})"
+        )
+
+    def until(self, step: int) -> "ValidationHistory":
+        """Return the history up to a step, from which the training is resumed."""
+        kept = tuple(each for each in self.validations if each.step <= step)
+        return ValidationHistory(self.metric, kept)
+
+
+def best_metric(config: RunConfig) -> str:
+    """Return the name of the metric that decides which checkpoint is the best.
+
+    Raises:
+        ConfigError: ``train.best_metric`` is not measured.
+    """
+    names = measured_metrics(config.model)
+    stated = config.train.best_metric
+    if stated is None:
+        champion = config.track.champion_metric
+        return champion if champion in names else names[0]
+    metric = stated.removeprefix("val/")
+    if metric == LOSS and not config.train.validation_loss:
+        raise ConfigError(["train.best_metric: loss needs train.validation_loss=true"])
+    if metric != LOSS and metric not in names:
+        raise ConfigError(
+            [f"train.best_metric: {stated} is not measured for this detector; use {names[0]}"]
+        )
+    return metric
+
+
+def read_history(config: RunConfig, until_step: int) -> ValidationHistory:
+    """Read the history of the output's training up to the step from which it is resumed.
+
+    It is empty if there is none, or one of another metric.
+    """
+    empty = ValidationHistory(best_metric(config))
+    url = _history_url(config.output)
+    if not storage.exists(url):
+        return empty
+    try:
+        content = storage.read_json(url)
+        if content["metric"] != empty.metric:
+            return empty
+        validations = tuple(Validation(**each) for each in content["validations"])
+    except (storage.StorageError, LookupError, TypeError) as error:
+        logger.warning("%s is damaged (%s); the best checkpoint is chosen anew", url, error)
+        return empty
+    return ValidationHistory(empty.metric, validations).until(until_step)
+
+
+def write_history(config: RunConfig, history: ValidationHistory) -> None:
+    """Write the history, and which checkpoint others use; see ``train.final_checkpoint``."""
+    best = history.best if config.train.final_checkpoint == "best" else None
+    document = {
+        "checkpoint": None if best is None else checkpoint_name(best.step),
+        "metric": history.metric,
+        "validations": [asdict(each) for each in history.validations],
+    }
+    storage.write_json(_history_url(config.output), document)
+
+
+def _history_url(output: str) -> str:
+    return storage.join(training_url(output), BEST_FILE)
