@@ -165,6 +165,12 @@ class DataConfig(Settings):
         "jitter of Ghiasi et al. 2021.",
     )
     color_jitter: ColorJitterConfig = ColorJitterConfig()
+    copy_paste_probability: Fraction = Field(
+        0.0,
+        description="Probability that a random part of the objects of another image is pasted on "
+        "an image in training (copy-paste, Ghiasi et al. 2021, who do it always). The dataset "
+        "needs masks, the model does not.",
+    )
     min_keypoints: NonNegative = Field(
         0,
         description="Images with fewer labeled keypoints are excluded from training (Detectron: "

@@ -1,7 +1,9 @@
 """Build micro-batches from planned rows: decode, augment, pad; bad rows become gray images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from model.config.keypoint_names import flip_order
 from model.preprocess import canvas_size
@@ -9,14 +11,16 @@ from model.structures import ImageSize
 from pipeline.config.train import CanvasScope
 from pipeline.shards.decode import DecodeError
 from pipeline.stream.augmentation.apply import TrainingSample
-from pipeline.stream.augmentation.draw import DRAWS, AugmentationRanges, draw_augmentations
-from pipeline.stream.augmentation.parameters import Augmentation
+from pipeline.stream.augmentation.draw import AugmentationRanges
+from pipeline.stream.augmentation.object_selection import select_objects
 from pipeline.stream.buffers import Allocate
-from pipeline.stream.collate import StreamBatch, collate
+from pipeline.stream.collate import Paste, StreamBatch, collate
+from pipeline.stream.drawn_step import DrawnStep, draw_step
+from pipeline.stream.paste_plan import choose_objects
 from pipeline.stream.planned_row import PlannedRow
-from pipeline.stream.random_numbers import Purpose, random_bits, random_fractions
+from pipeline.stream.random_numbers import Purpose, random_bits
 from pipeline.stream.samples import blank_sample, sample_from_row
-from pipeline.stream.shard_plan import Integers, ShardPlan, images_of_step, locate_image
+from pipeline.stream.shard_plan import ShardPlan, locate_image
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class BatchSettings:
         with_masks: whether targets carry masks.
         keypoint_names: names of the keypoints that targets carry; None if they carry none.
         canvas: images that share a canvas; see ``train.canvas``.
+        paste_probability: ``data.copy_paste_probability``.
     """
 
     augmentation: AugmentationRanges
@@ -36,6 +41,7 @@ class BatchSettings:
     with_masks: bool
     keypoint_names: tuple[str, ...] | None = None
     canvas: CanvasScope = "global_batch"
+    paste_probability: float = 0.0
 
     @property
     def keypoint_count(self) -> int | None:
@@ -45,26 +51,35 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class BadRow:
-    """An unreadable row, replaced by a gray image without objects.
+    """An unreadable row.
 
     Args:
         file: name of the shard.
         row: index of the row in the shard.
         step: optimizer step the row was planned for.
         reason: why it cannot be read.
+        effect: what the step does without it.
     """
 
     file: str
     row: int
     step: int
     reason: str
+    effect: str = "replaced by a gray image"
 
 
 @dataclass(frozen=True)
 class BuiltBatch:
-    """A micro-batch and the rows that were replaced in it."""
+    """A micro-batch.
+
+    Args:
+        batch: the images and their objects.
+        row_count: number of rows it was built from.
+        bad_rows: those that could not be read.
+    """
 
     batch: StreamBatch
+    row_count: int
     bad_rows: tuple[BadRow, ...]
 
 
@@ -84,61 +99,91 @@ def build_batch(
         plan: plan of the dataset.
         settings: sizes, probabilities and what targets carry.
         step: the optimizer step.
-        rows: the planned rows, in order of their slots in the global batch.
+        rows: the planned rows, in order of their slots in the global batch, then those of the
+            paste slots (``paste_plan``).
         allocate: returns the memory of the batch.
     """
-    _, images = images_of_step(plan, step)
-    own = [planned.slot for planned in rows]
-    padded_together = range(len(images)) if settings.canvas == "global_batch" else own
-    drawn = _draw_augmentations(plan, settings, step, images[padded_together], padded_together)
-    by_slot = dict(zip(padded_together, drawn, strict=True))
-    augmentations = [by_slot[slot] for slot in own]
+    images = [planned for planned in rows if planned.slot < plan.global_batch]
+    own = [planned.slot for planned in images]
+    padded_together = range(plan.global_batch) if settings.canvas == "global_batch" else own
+    drawn = draw_step(
+        plan, settings.augmentation, settings.paste_probability, step, padded_together
+    )
+    bad_rows: list[BadRow] = []
+    pastes = _decode_pastes(plan, settings, drawn, rows, bad_rows)
+    samples = _decode_images(plan, settings, drawn, images, bad_rows)
     # Names without left/right counterparts cannot be flipped but may train without flips.
-    flips = any(augmentation.mirrors for augmentation in augmentations)
-    samples, bad_rows = _decode_rows(plan, settings, step, rows)
+    flips = any(augmentation.mirrors for augmentation in drawn.augmentations.values())
     # Below 2^62: a seed fits an int64, twice over.
     seeds = random_bits(plan.seed, step, own, Purpose.SAMPLING, draws=1)[:, 0] >> 2
+    sizes = [drawn.augmentations[slot].output_size for slot in padded_together]
     batch = collate(
         samples,
-        augmentations,
+        [drawn.augmentations[slot] for slot in own],
         seeds.tolist(),
-        canvas_size([each.output_size for each in drawn], settings.size_divisor),
+        canvas_size([*sizes, *drawn.paste_limits.values()], settings.size_divisor),
         step,
         flip_order(settings.keypoint_names or ()) if flips else (),
         allocate,
+        {own.index(slot): paste for slot, paste in pastes.items()},
+        settings.with_masks,
     )
-    return BuiltBatch(batch, tuple(bad_rows))
+    return BuiltBatch(batch, len(rows), tuple(bad_rows))
 
 
-def _decode_rows(
-    plan: ShardPlan, settings: BatchSettings, step: int, rows: Sequence[PlannedRow]
-) -> tuple[list[TrainingSample], list[BadRow]]:
-    """Return a sample for each row, and the rows whose sample is a gray image."""
-    _, images = images_of_step(plan, step)
-    samples, bad_rows = [], []
+def _decode_images(
+    plan: ShardPlan,
+    settings: BatchSettings,
+    drawn: DrawnStep,
+    rows: Sequence[PlannedRow],
+    bad_rows: list[BadRow],
+) -> list[TrainingSample]:
+    """Return a sample for each row, a gray image if it cannot be read; add to the bad rows."""
+    samples = []
     for planned in rows:
+        with_masks = settings.with_masks or planned.slot in drawn.paste_limits
         try:
-            samples.append(_decode(planned, settings))
+            sample = _decode(planned, settings, with_masks)
         except DecodeError as error:
-            image = int(images[planned.slot])
-            bad_rows.append(BadRow(*locate_image(plan, image), step, str(error)))
+            image = int(drawn.images[planned.slot])
+            bad_rows.append(BadRow(*locate_image(plan, image), drawn.step, str(error)))
             size = ImageSize(*plan.sizes[image].tolist())
-            samples.append(blank_sample(size, settings.with_masks, settings.keypoint_count))
-    return samples, bad_rows
+            sample = blank_sample(size, with_masks, settings.keypoint_count)
+        samples.append(sample)
+    return samples
 
 
-def _decode(planned: PlannedRow, settings: BatchSettings) -> TrainingSample:
+def _decode_pastes(
+    plan: ShardPlan,
+    settings: BatchSettings,
+    drawn: DrawnStep,
+    rows: Sequence[PlannedRow],
+    bad_rows: list[BadRow],
+) -> dict[int, Paste]:
+    """Return by slot what is pasted on its image; add to the bad rows."""
+    pastes = {}
+    for planned in rows:
+        slot = planned.slot - plan.global_batch
+        if slot < 0:
+            continue
+        try:
+            sample = _decode(planned, settings, with_masks=True)
+        except DecodeError as error:
+            image = int(drawn.images[planned.slot])
+            where = locate_image(plan, image)
+            bad_rows.append(BadRow(*where, drawn.step, str(error), "its objects are not pasted"))
+            continue
+        chosen = choose_objects(plan, drawn.step, slot, len(sample.targets))
+        targets = select_objects(sample.targets, torch.tensor(chosen, dtype=torch.int64))
+        if chosen:
+            augmentation = drawn.augmentations[planned.slot]
+            pastes[slot] = Paste(
+                replace(sample, targets=targets), augmentation, drawn.paste_limits[slot]
+            )
+    return pastes
+
+
+def _decode(planned: PlannedRow, settings: BatchSettings, with_masks: bool) -> TrainingSample:
     if planned.row is None:
         raise DecodeError(planned.problem)
-    return sample_from_row(planned.row, settings.with_masks, settings.keypoint_count)
-
-
-def _draw_augmentations(
-    plan: ShardPlan, settings: BatchSettings, step: int, images: Integers, slots: Sequence[int]
-) -> list[Augmentation]:
-    """Draw the augmentations of the images in some slots of a step."""
-    return draw_augmentations(
-        [ImageSize(*size) for size in plan.sizes[images].tolist()],
-        random_fractions(plan.seed, step, slots, Purpose.AUGMENTATION, DRAWS),
-        settings.augmentation,
-    )
+    return sample_from_row(planned.row, with_masks, settings.keypoint_count)

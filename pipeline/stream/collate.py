@@ -1,7 +1,8 @@
 """Augment samples and join them to one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from model.preprocess import write_padded
 from model.structures import BatchTargets, ImageBatch, ImageSize, Targets, join_targets
 from model.structures.transfer import map_tensors, tensors_of
 from pipeline.stream.augmentation.apply import TrainingSample, augment_pixels, augment_targets
+from pipeline.stream.augmentation.copy_paste import Composition, paste_pixels, paste_targets
 from pipeline.stream.augmentation.parameters import Augmentation
 from pipeline.stream.buffers import Allocate, new_buffer
 from pipeline.stream.packed_tensors import TensorLayout, allocate_packed, on_copied_buffer
@@ -41,6 +43,21 @@ class StreamBatch:
         )
 
 
+@dataclass(frozen=True)
+class Paste:
+    """Objects to paste on an image.
+
+    Args:
+        sample: the image they are from, with these objects alone.
+        augmentation: of that image.
+        limits: where they are cut; see `paste_targets`.
+    """
+
+    sample: TrainingSample
+    augmentation: Augmentation
+    limits: ImageSize
+
+
 def collate(
     samples: Sequence[TrainingSample],
     augmentations: Sequence[Augmentation],
@@ -49,6 +66,8 @@ def collate(
     step: int,
     keypoint_flip: Sequence[int] = (),
     allocate: Allocate = new_buffer,
+    pastes: Mapping[int, Paste] = MappingProxyType({}),
+    with_masks: bool = True,
 ) -> StreamBatch:
     """Augment samples and join them to one batch.
 
@@ -60,17 +79,22 @@ def collate(
         step: optimizer step the batch is for.
         keypoint_flip: see ``augmentation.apply.augment_targets``.
         allocate: returns the memory of the batch.
+        pastes: by index of a sample, the objects to paste on it.
+        with_masks: whether targets carry masks.
     """
     pairs = list(zip(samples, augmentations, strict=True))
-    targets = join_targets(
-        [
-            augment_targets(each.targets, each.original_size, how, keypoint_flip)
-            for each, how in pairs
-        ],
-        torch.device("cpu"),
-        with_masks=samples[0].targets.masks is not None,
-        num_keypoints=_keypoint_count(samples[0].targets),
-    )
+    objects = [_augmented_targets(*pair, keypoint_flip) for pair in pairs]
+    compositions: dict[int, Composition] = {}
+    for index, paste in pastes.items():
+        compositions[index] = paste_targets(
+            objects[index],
+            augmentations[index].output_size,
+            _augmented_targets(paste.sample, paste.augmentation, keypoint_flip),
+            paste.limits,
+        )
+        objects[index] = compositions[index].targets
+    num_keypoints = _keypoint_count(samples[0].targets)
+    targets = join_targets(objects, torch.device("cpu"), with_masks, num_keypoints)
     tensors = tensors_of(targets)
     layouts = [TensorLayout(tuple(tensor.shape), tensor.dtype) for tensor in tensors]
     layouts.append(TensorLayout((len(samples), *canvas, 3), torch.uint8))
@@ -78,16 +102,29 @@ def collate(
     for tensor, copy in zip(tensors, packed, strict=True):
         copy.copy_(tensor)
     # One by one, so that each resized image is in the memory that the one before has left.
-    for row, (sample, augmentation) in zip(pixels, pairs, strict=True):
-        write_padded(row, augment_pixels(sample.pixels, augmentation))
+    for index, (row, (sample, augmentation)) in enumerate(zip(pixels, pairs, strict=True)):
+        image = augment_pixels(sample.pixels, augmentation)
+        if index in compositions:
+            source = augment_pixels(pastes[index].sample.pixels, pastes[index].augmentation)
+            image = paste_pixels(image, source, compositions[index].cover)
+        write_padded(row, image)
+    sizes = [augmentation.output_size for augmentation in augmentations]
+    for index, composition in compositions.items():
+        sizes[index] = composition.size
     images = ImageBatch(
         pixels.permute(0, 3, 1, 2),
-        tuple(augmentation.output_size for augmentation in augmentations),
+        tuple(sizes),
         tuple(sample.original_size for sample in samples),
         tuple(sampling_seeds),
     )
     in_order = iter(packed)
     return StreamBatch(images, map_tensors(targets, lambda _: next(in_order)), step, buffer)
+
+
+def _augmented_targets(
+    sample: TrainingSample, augmentation: Augmentation, keypoint_flip: Sequence[int]
+) -> Targets:
+    return augment_targets(sample.targets, sample.original_size, augmentation, keypoint_flip)
 
 
 def _keypoint_count(targets: Targets) -> int:

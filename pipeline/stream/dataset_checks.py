@@ -28,6 +28,7 @@ def check_training_data(config: RunConfig, manifest: Manifest, shards_url: str) 
         *_class_problems(config, manifest, shards_url),
         *_keypoint_problems(config, manifest, shards_url),
         *_sampling_problems(config, manifest, shards_url),
+        *_paste_problems(config, manifest, shards_url),
     ]
     if problems:
         raise ConfigError(problems)
@@ -135,6 +136,14 @@ def _sampling_problems(config: RunConfig, manifest: Manifest, shards_url: str) -
         yield (
             f"data.images_without_objects: no image of {shards_url} has objects, so none would be "
             "left; set data.images_without_objects=keep to train on background alone"
+        )
+
+
+def _paste_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> Iterator[str]:
+    if config.data.copy_paste_probability and 0 < _objects(manifest) == _without_mask(manifest):
+        yield (
+            f"data.copy_paste_probability: no object of {shards_url} has a mask to cut it out "
+            "with; set data.copy_paste_probability=0"
         )
 
 

@@ -23,29 +23,30 @@ class Purpose(IntEnum):
 
     AUGMENTATION = 0
     SAMPLING = 1
+    PASTE = 2
 
 
 def random_bits(
-    seed: int, step: int, slots: ArrayLike, purpose: Purpose, draws: int
+    seed: int, step: ArrayLike, slots: ArrayLike, purpose: Purpose, draws: int
 ) -> NDArray[np.uint64]:
     """Return (N, D) random integers in [0, 2^64).
 
     Args:
         seed: seed of the run.
-        step: the optimizer step.
-        slots: (N,) slots of the global batch.
+        step: the optimizer step; or (N,), that of each slot.
+        slots: (N,) slots of the global batch; or one slot for all steps.
         purpose: what the numbers are for.
         draws: D.
     """
     state = np.zeros(1, dtype=np.uint64)
     for part in (seed % 2**64, int(purpose), step):
-        state = _mix(state ^ np.uint64(part))
+        state = _mix(state ^ np.asarray(part, dtype=np.uint64))
     state = _mix(state ^ np.asarray(slots, dtype=np.uint64))
     return _mix(state[:, None] + np.arange(draws, dtype=np.uint64) * np.uint64(_INCREMENT))
 
 
 def random_fractions(
-    seed: int, step: int, slots: ArrayLike, purpose: Purpose, draws: int
+    seed: int, step: ArrayLike, slots: ArrayLike, purpose: Purpose, draws: int
 ) -> NDArray[np.float64]:
     """Return (N, D) random numbers in [0, 1); arguments as of `random_bits`."""
     bits = random_bits(seed, step, slots, purpose, draws)

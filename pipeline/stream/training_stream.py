@@ -18,6 +18,7 @@ from pipeline.stream.buffers import allocator
 from pipeline.stream.collate import StreamBatch
 from pipeline.stream.dataset_checks import check_training_data, flip_swaps_no_keypoints
 from pipeline.stream.device_copy import BatchCopy, DeviceCopier
+from pipeline.stream.paste_plan import filled_paste_slots
 from pipeline.stream.planned_row import PlannedRow, planned_rows
 from pipeline.stream.read_plan import ReadPlan
 from pipeline.stream.shard_plan import slots_of_rank
@@ -51,7 +52,8 @@ def open_stream(
     """Open one worker's stream from ``start_step`` to ``total_steps``, read by Ray Data.
 
     Besides the decoded batches, memory holds the encoded images of one row group for each of the
-    worker's slots in the global batch and each aspect bin that occurs.
+    worker's slots in the global batch and each aspect bin that occurs; twice those whose objects
+    are pasted.
 
     Args:
         config: the job's settings.
@@ -100,7 +102,8 @@ def _plan_worker(
             "If some are mirror images of each other, set data.flip_probability=0 and "
             "data.vertical_flip_probability=0"
         )
-    return ReadPlan(shards_url, plan, slots_of_rank(plan, rank, world_size), steps)
+    slots = slots_of_rank(plan, rank, world_size)
+    return ReadPlan(shards_url, plan, slots, steps, config.data.copy_paste_probability)
 
 
 class TrainingStream(Iterator[StreamBatch]):
@@ -126,11 +129,12 @@ class TrainingStream(Iterator[StreamBatch]):
             with_masks=config.model.mask is not None,
             keypoint_names=config.model.keypoint.names if config.model.keypoint else None,
             canvas=config.train.canvas,
+            paste_probability=plan.paste_probability,
         )
         self._micro_batch = len(plan.slots) // config.train.accumulate
         self._lookahead = max(config.data.lookahead_batches, config.data.decode_threads)
         self._early_rows: dict[tuple[int, int], PlannedRow] = {}  # by (step, slot)
-        self._images_returned = 0
+        self._rows_returned = 0
         self._reader = ThreadPoolExecutor(1, "stream-read")
         self._decoders = ThreadPoolExecutor(config.data.decode_threads, "stream-decode")
         self._micro_batches = self._plan_micro_batches()
@@ -208,8 +212,9 @@ class TrainingStream(Iterator[StreamBatch]):
 
         Rows of later steps that are read on the way are kept until they are needed.
         """
-        taken = []
-        for slot in slots:
+        plan, taken = self._plan, []
+        filled = filled_paste_slots(plan.shard_plan, step, slots, plan.paste_probability)
+        for slot in (*slots, *filled):
             while (step, slot) not in self._early_rows:
                 table = next(self._tables, None)
                 if table is None:
@@ -224,19 +229,20 @@ class TrainingStream(Iterator[StreamBatch]):
 
     def _record_bad_rows(self, built: BuiltBatch) -> None:
         """Log and count bad rows; raise if there are too many."""
-        self._images_returned += len(built.batch.images)
+        self._rows_returned += built.row_count
         for bad in built.bad_rows:
             logger.warning(
-                "%s row %d: replaced by a gray image in step %d: %s",
+                "%s row %d: %s in step %d: %s",
                 bad.file,
                 bad.row,
+                bad.effect,
                 bad.step,
                 bad.reason,
             )
         self.bad_rows += built.bad_rows
-        if len(self.bad_rows) > max(_MAX_BAD_ROWS, _MAX_BAD_SHARE * self._images_returned):
+        if len(self.bad_rows) > max(_MAX_BAD_ROWS, _MAX_BAD_SHARE * self._rows_returned):
             raise StreamError(
-                f"{len(self.bad_rows)} of {self._images_returned} rows below "
+                f"{len(self.bad_rows)} of {self._rows_returned} rows below "
                 f"{self._plan.shards_url} cannot be read; the last error: "
                 f"{self.bad_rows[-1].reason}"
             )

@@ -38,6 +38,11 @@ class MaskCrop(NamedTuple):
         bitmap = self.bitmap[y1 : y2 + 1, x1 : x2 + 1]
         return MaskCrop(bitmap, self.left + x1, self.top + y1)
 
+    def region_of(self, canvas: Bitmap) -> Bitmap:
+        """Return the view (h, w) of a canvas (H, W) at the place of this crop."""
+        height, width = self.bitmap.shape
+        return canvas[self.top : self.top + height, self.left : self.left + width]
+
 
 def crop_of_runs(masks: RunLengthMasks, index: int) -> MaskCrop:
     """Decode the runs of one object, which must have some."""

@@ -7,13 +7,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Objects:
-    """The G objects of an image: boxes (G, 4), keypoints (G, P, 3) and polygon vertices (V, 2)."""
+    """The G objects of an image.
+
+    Args:
+        image_id: the dataset's id of the image.
+        boxes: (G, 4).
+        labels: (G,).
+        keypoints: (G, P, 3) or None.
+        vertices: (V, 2), those of all polygons; None if the targets carry no masks.
+        runs: of all objects, the ends of their runs, the heights of their canvases, and the maps to
+            the canvases; None likewise.
+    """
 
     image_id: int
     boxes: Tensor
     labels: Tensor
     keypoints: Tensor | None
     vertices: Tensor | None
+    runs: tuple[Tensor, Tensor, Tensor] | None
 
 
 def objects_of_images(batch):
@@ -27,6 +38,7 @@ def objects_of_images(batch):
             targets.labels[begin:end],
             None if targets.keypoints is None else targets.keypoints[begin:end],
             None if targets.masks is None else _vertices(targets.masks.polygons, begin, end),
+            None if targets.masks is None else _runs(targets.masks.runs, begin, end),
         )
         for image_id, begin, end in zip(targets.image_ids, offsets, offsets[1:], strict=False)
     ]
@@ -35,3 +47,8 @@ def objects_of_images(batch):
 def _vertices(polygons, begin, end):
     first, last = (int(polygons.object_offsets[index]) for index in (begin, end))
     return polygons.vertices[polygons.polygon_offsets[first] : polygons.polygon_offsets[last]]
+
+
+def _runs(runs, begin, end):
+    first, last = (int(runs.run_offsets[index]) for index in (begin, end))
+    return runs.run_ends[first:last], runs.heights[begin:end], runs.to_canvas[begin:end]

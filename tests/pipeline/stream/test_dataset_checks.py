@@ -44,6 +44,11 @@ def test_classes_and_masks_that_do_not_fit_the_model_are_refused(config, shards,
     write_manifest(str(tmp_path), dataclasses.replace(manifest, counts=counts))
     with pytest.raises(ConfigError, match=r"no object of .* has a mask"):
         open_local_stream(config, str(tmp_path), 0, 1, 0, 1)
+    boxes_only = config.model.model_copy(update={"mask": None})
+    pasting = DataConfig(copy_paste_probability=0.5)
+    with pytest.raises(ConfigError, match=r"no object of .* has a mask to cut it out with"):
+        changes = {"model": boxes_only, "data": pasting}
+        open_local_stream(config.model_copy(update=changes), str(tmp_path), 0, 1, 0, 1)
     counts = manifest.counts | {"without_mask": 2}
     write_manifest(str(tmp_path), dataclasses.replace(manifest, counts=counts))
     open_local_stream(config, str(tmp_path), 0, 1, 0, 1).close()

@@ -23,6 +23,14 @@ def test_numbers_of_a_slot_do_not_depend_on_the_other_slots(seed, step, slots, d
         assert np.array_equal(more[:draws], numbers)
 
 
+@given(seeds, st.lists(steps, min_size=1), st.integers(0, 2**20))
+@settings(deadline=None)
+def test_numbers_of_many_steps_are_those_of_each_step(seed, many_steps, slot):
+    together = random_bits(seed, many_steps, slot, SAMPLING, 2)
+    for step, numbers in zip(many_steps, together, strict=True):
+        assert np.array_equal(random_bits(seed, step, [slot], SAMPLING, 2)[0], numbers)
+
+
 @pytest.mark.filterwarnings("error")
 def test_every_part_of_the_key_changes_the_numbers_and_nothing_else_does():
     keys = [

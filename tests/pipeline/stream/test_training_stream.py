@@ -5,8 +5,6 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -17,34 +15,11 @@ from pipeline.ingest.coco import read_coco
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.manifest import read_manifest, write_manifest
 from pipeline.shards.row import read_rows
-from pipeline.shards.shard_file import SCHEMA
 from pipeline.stream.shard_plan import images_of_step, plan_shards
 from pipeline.stream.training_stream import StreamError, open_local_stream, open_stream
 from tests.annotated_datasets import CROWD, draw_coco
 from tests.pipeline.stream.objects import objects_of_images
-
-
-def content(batch):
-    """Return everything a model can see of a batch, image by image."""
-    pixels, sizes = batch.images.pixels, batch.images.sizes
-    return [
-        (
-            batch.step,
-            target.image_id,
-            tuple(pixels.shape[2:]),
-            sizes[index],
-            batch.images.sampling_seeds[index],
-            pixels[index].numpy().tobytes(),
-            target.boxes.numpy().tobytes(),
-            target.vertices.numpy().tobytes(),
-        )
-        for index, target in enumerate(objects_of_images(batch))
-    ]
-
-
-def read(open_one, config, shards, rank, world_size, start, stop):
-    with open_one(config, shards, rank, world_size, start, stop) as stream:
-        return [content(batch) for batch in stream]
+from tests.pipeline.stream.reading import content, copy_with_damage, read
 
 
 def test_the_stream_yields_the_planned_images_in_order(config, shards):
@@ -103,43 +78,10 @@ def test_a_stream_may_be_closed_early_and_twice(config, shards):
         next(stream)
 
 
-def test_turned_images_are_the_same_for_any_number_of_workers(config, shards_of_many_shapes):
-    data = config.data.model_copy(update={"quarter_turn_probability": 0.75})
-    config = config.model_copy(update={"data": data})
-    whole = read(open_local_stream, config, shards_of_many_shapes, 0, 1, 0, 6)
-    halves = [read(open_local_stream, config, shards_of_many_shapes, r, 2, 0, 6) for r in (0, 1)]
-    assert [a + b for a, b in zip(*halves, strict=True)] == whole
-    plain = config.model_copy(update={"data": DataConfig(train_short_sides=(32, 48))})
-    before = read(open_local_stream, plain, shards_of_many_shapes, 0, 1, 0, 6)
-    same_size = set()
-    for batch, unturned in zip(whole, before, strict=True):
-        for (_, _, canvas, size, *_), (_, _, _, plain_size, *_) in zip(
-            batch, unturned, strict=True
-        ):
-            assert size.height <= canvas[0] and size.width <= canvas[1]
-            assert size in (plain_size, plain_size[::-1])
-            same_size.add(size == plain_size)
-    assert same_size == {True, False}
-
-
 def test_short_sides_default_to_the_models(config, shards):
     config = config.model_copy(update={"data": DataConfig(flip_probability=0.0)})
     with open_local_stream(config, shards, 0, 1, 0, 3) as stream:
         assert {size for batch in stream for size in batch.images.sizes} == {(48, 48)}
-
-
-def copy_with_damage(shards, folder, damage):
-    """Copy the shards and ``damage`` the first row of the first one; return that shard's name."""
-    storage.upload_folder(Path(shards), str(folder))
-    manifest = read_manifest(str(folder))
-    path = folder / manifest.files[0].name
-    file = pq.ParquetFile(path)
-    rows = [file.read_row_group(group).to_pylist() for group in range(file.num_row_groups)]
-    damage(rows[0][0])
-    with pq.ParquetWriter(path, SCHEMA) as writer:
-        for group in rows:
-            writer.write_table(pa.Table.from_pylist(group, SCHEMA))
-    return manifest.files[0].name
 
 
 def test_a_damaged_row_is_replaced_and_reported_and_changes_nothing_else(config, shards, tmp_path):
