@@ -36,7 +36,7 @@ class Bottleneck(nn.Module):
         width: channels of the 3x3 convolution.
         out: output channels.
         stride: stride of the first 1x1 or of the 3x3 convolution.
-        norm: frozen_bn, batch_norm or group_norm.
+        norm: kind of the norms, as for ``make_norm``.
         eps: epsilon of the norms.
         stride_in_1x1: whether the first 1x1 convolution has the stride.
         groups: groups of the 3x3 convolution.

@@ -26,8 +26,8 @@ class FeaturePyramid(nn.Module):
         top: how the levels above P5 are made. "subsampled": P6 is every second cell of P5. "c5" or
             "p5": a convolution computes P6 from that map, another computes P7 from P6, and there is
             no P2.
-        norm: norm after each convolution except those of P6 and P7: none, frozen_bn, batch_norm or
-            group_norm.
+        norm: norm after each convolution except those of P6 and P7: none, or a kind of
+            ``make_norm``.
     """
 
     def __init__(

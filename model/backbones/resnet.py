@@ -30,7 +30,7 @@ class ResNetStages:
 
     Args:
         depth: 18, 34, 50, 101 or 152. Everything but width and norm needs bottlenecks (>= 50).
-        norm: frozen_bn, batch_norm or group_norm.
+        norm: kind of the norms, as for ``make_norm``.
         eps: epsilon of the norms.
         width: channels of the stem; 64 in the paper.
         stride_in_1x1: bottlenecks have their stride in the first 1x1 convolution, as in the paper

@@ -6,7 +6,9 @@ from pydantic import Field, model_validator
 
 from model.config.settings import Positive, Settings
 
-Norm = Literal["frozen_bn", "batch_norm", "group_norm"]
+Norm = Literal["frozen_bn", "batch_norm", "sync_batch_norm", "group_norm"]
+OptionalSyncNorm = Literal["none", "frozen_bn", "batch_norm", "sync_batch_norm", "group_norm"]
+# Of the heads: not every worker has ROIs for each of them, so their norms cannot wait for all.
 OptionalNorm = Literal["none", "frozen_bn", "batch_norm", "group_norm"]
 
 
@@ -35,7 +37,9 @@ class BackboneConfig(Settings):
     )
     norm: Norm = Field(
         "frozen_bn",
-        description="Normalization layers; frozen_bn needs pretrained weights, the others do not.",
+        description="Normalization layers; frozen_bn needs pretrained weights, the others do not. "
+        "sync_batch_norm normalizes over the images of all GPUs, batch_norm over those of each; "
+        "their weights are interchangeable, and on CPUs both are batch_norm.",
     )
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = Field(
         2, description="Stages that are not trained, from the stem up: 2 freezes stem and res2."
@@ -72,4 +76,4 @@ class FpnConfig(Settings):
     """The feature pyramid (Lin et al. 2017), used if ``backbone.features`` is ``fpn``."""
 
     channels: Positive = Field(256, description="Channels of every pyramid level.")
-    norm: OptionalNorm = Field("none", description="Normalization after each convolution.")
+    norm: OptionalSyncNorm = Field("none", description="Normalization after each convolution.")

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.boxes.coding import BoxCoder
 from model.boxes.convention import BoxConvention
@@ -66,7 +67,7 @@ class RoiHeads(nn.Module):
         if keypoint is not None:
             self.keypoint, self.keypoint_pooler = keypoint
         # Padding would count in the batch statistics.
-        self.has_batch_norm = any(isinstance(part, nn.BatchNorm2d) for part in self.modules())
+        self.has_batch_norm = any(isinstance(part, _BatchNorm) for part in self.modules())
 
     def losses(
         self,

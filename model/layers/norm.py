@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.config.conventions import NORM_EPSILON
 
@@ -42,17 +43,38 @@ class GroupNorm(nn.GroupNorm):
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch norm over the batches of all GPUs; on a CPU, which torch does not support, of each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x, (B, C, H, W); in training, every worker must take part."""
+        return _BatchNorm.forward(self, x) if x.device.type == "cpu" else super().forward(x)
+
+
 def make_norm(kind: str, channels: int, eps: float = NORM_EPSILON) -> nn.Module:
-    """Return the norm layer of a ``norm`` setting other than "none"."""
+    """Return the norm layer of a ``norm`` setting other than "none".
+
+    Args:
+        kind: frozen_bn, batch_norm, sync_batch_norm or group_norm.
+        channels: channels of its input.
+        eps: epsilon.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
     match kind:
         case "frozen_bn":
             return FrozenBatchNorm(channels, eps)
         case "batch_norm":
             return nn.BatchNorm2d(channels, eps)
+        case "sync_batch_norm":
+            return SyncBatchNorm(channels, eps)
         case "group_norm":
             # 32 groups as in Wu & He 2018, fewer if the channels do not divide by 32.
             return GroupNorm(math.gcd(32, channels), channels, eps)
-    raise ValueError(f"norm must be frozen_bn, batch_norm or group_norm; got {kind!r}")
+    raise ValueError(
+        f"norm must be frozen_bn, batch_norm, sync_batch_norm or group_norm; got {kind!r}"
+    )
 
 
 def make_norms(kind: str, channels: int, count: int) -> nn.ModuleList:
@@ -66,12 +88,10 @@ def make_norms(kind: str, channels: int, count: int) -> nn.ModuleList:
 
 def is_fixed(norm: nn.Module) -> bool:
     """Return whether the norm is an affine map per channel that does not depend on its input."""
-    return isinstance(norm, FrozenBatchNorm) or (
-        isinstance(norm, nn.BatchNorm2d) and not norm.training
-    )
+    return isinstance(norm, FrozenBatchNorm) or (isinstance(norm, _BatchNorm) and not norm.training)
 
 
-def scale_and_shift(norm: FrozenBatchNorm | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: FrozenBatchNorm | _BatchNorm) -> tuple[Tensor, Tensor]:
     """Return the affine map, (C,) and (C,), of a batch norm that uses its stored statistics."""
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:

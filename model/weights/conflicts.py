@@ -54,7 +54,7 @@ def find_conflicts(
     for key, value in stated_settings(config).items():
         if ORIGINS[key] is Origin.TRAINING or key in resolved or not _is_used(of_weights, key):
             continue
-        if setting_of(of_weights, key) != value:
+        if not _mean_the_same(key, setting_of(of_weights, key), value):
             conflicts.append(Conflict(key, setting_of(of_weights, key), value))
     return tuple(conflicts)
 
@@ -113,6 +113,13 @@ def value_text(value: Any) -> str:
 def _states_head(config: ModelConfig, head: str) -> bool:
     section = getattr(config, head)
     return head in config.model_fields_set or bool(section and section.model_fields_set)
+
+
+def _mean_the_same(key: str, one: Any, other: Any) -> bool:
+    """Return whether two values of a setting are equal in inference."""
+    if key.endswith(".norm") and {one, other} == {"batch_norm", "sync_batch_norm"}:
+        return True
+    return bool(one == other)
 
 
 def _is_used(config: ModelConfig, key: str) -> bool:

@@ -73,6 +73,9 @@ class TrainingState:
         """Return the detector, wrapped to exchange gradients if there are several workers."""
         if worker_count() == 1:
             return self.detector
+        synced = any(isinstance(module, nn.SyncBatchNorm) for module in self.detector.modules())
+        if synced and self.device.type == "cpu":
+            logger.info("sync_batch_norm on CPUs: each worker normalizes over its own images")
         # Buffers are not broadcast in each step: average_norm_statistics synchronizes them when
         # they are needed.
         model: nn.Module = DistributedDataParallel(

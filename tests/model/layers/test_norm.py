@@ -61,3 +61,36 @@ def test_the_setting_none_makes_no_norms_and_unknown_settings_are_rejected():
     assert len(make_norms("group_norm", 8, 3)) == 3
     with pytest.raises(ValueError, match=r"norm must be .* got 'layer_norm'"):
         make_norm("layer_norm", 8)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_synchronized_batch_norm_of_one_process_is_a_batch_norm(training):
+    synced, plain = make_norm("sync_batch_norm", 6), make_norm("batch_norm", 6)
+    plain.load_state_dict(synced.state_dict())
+    x = torch.randn(4, 6, 5, 5)
+    for _ in range(2):
+        results = [norm.train(training)(x) for norm in (synced, plain)]
+        assert torch.equal(*results)
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(synced.state_dict()[name], tensor), name
+    assert is_fixed(synced) is not training
+
+
+def test_a_synchronized_batch_norm_folds_like_a_batch_norm():
+    conv, x = nn.Conv2d(3, 6, 3), torch.randn(2, 3, 9, 9)
+    synced = make_norm("sync_batch_norm", 6)
+    synced(conv(x))
+    synced.eval()
+    folded = convolve_and_normalize(x, conv, synced)
+    torch.testing.assert_close(folded, synced(conv(x)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_synchronized_batch_norm_is_torchs_where_torch_supports_it(monkeypatch):
+    """Without a process group of GPUs, only the choice between the two can be tested."""
+    chosen = []
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda norm, x: chosen.append(norm) or x)
+    norm = make_norm("sync_batch_norm", 3)
+    norm(torch.ones(1, 3, 2, 2, device="meta"))
+    assert chosen == [norm]
+    norm(torch.rand(2, 3, 2, 2))
+    assert chosen == [norm]

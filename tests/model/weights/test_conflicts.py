@@ -23,6 +23,13 @@ def test_only_stated_settings_with_another_value_conflict():
     assert conflicts({"num_classes": 3}) == (Conflict("num_classes", 80, 3),)
 
 
+def test_a_synchronized_batch_norm_is_a_batch_norm_in_inference():
+    norms = {"backbone": {"norm": "sync_batch_norm"}, "fpn": {"norm": "sync_batch_norm"}}
+    plain = {"backbone": {"norm": "batch_norm"}, "fpn": {"norm": "batch_norm"}}
+    assert conflicts(norms, plain) == conflicts(plain, norms) == ()
+    assert len(conflicts(norms, {"backbone": {"norm": "group_norm"}})) == 2
+
+
 def test_settings_of_training_and_of_absent_parts_do_not_conflict():
     assert conflicts({"backbone": {"frozen_stages": 0}, "rpn": {"positive_iou": 0.6}}) == ()
     c4 = {"backbone": {"features": "c4"}, "box": {"pool_side": 14}, "mask": {"layers": 0}}
