@@ -61,8 +61,7 @@ def paste_targets(
     Raises:
         ValueError: masks were not read.
     """
-    with_mask = _with_masks(pasted).has_mask()[: len(pasted)]
-    pasted = keep_visible(select_objects(pasted, with_mask.nonzero().flatten()), limits)
+    pasted = keep_visible(pasted, limits)
     crops = _pixels_of_objects(pasted, range(len(pasted)), limits)
     drawn = [index for index, crop in enumerate(crops) if crop.bitmap.any()]
     pasted = select_objects(pasted, torch.tensor(drawn, dtype=torch.int64))
@@ -98,16 +97,19 @@ def paste_pixels(pixels: Tensor, source: Tensor, cover: Bitmap) -> Tensor:
     return composed
 
 
-def _with_masks(targets: Targets) -> MixedMasks:
-    """Return the masks, and one more object without."""
+def _masks_of(targets: Targets) -> MixedMasks:
+    """Return the masks, and one more object without a mask."""
     if targets.masks is None:
         raise ValueError("pasting needs masks, but they were not read with the objects")
     return join_masks([targets.masks], _CPU)
 
 
 def _pixels_of_objects(targets: Targets, indices: Iterable[int], size: ImageSize) -> list[MaskCrop]:
-    """Rasterize the masks of some objects inside their boxes and the image."""
-    masks, areas = _with_masks(targets), _areas(targets.boxes, size)
+    """Rasterize the masks of some objects inside their boxes and the image.
+
+    An object without a mask has no pixels.
+    """
+    masks, areas = _masks_of(targets), _areas(targets.boxes, size)
     crops = []
     for index in indices:
         x1, y1, x2, y2 = areas[index]

@@ -9,6 +9,7 @@ from pipeline.shards.row import read_rows
 from pipeline.stream.paste_plan import filled_paste_slots, images_by_slot
 from pipeline.stream.shard_plan import plan_shards
 from pipeline.stream.training_stream import open_local_stream, open_stream
+from tests.pipeline.stream.objects import objects_of_images
 from tests.pipeline.stream.reading import content, copy_with_damage, read
 
 STEPS = 7
@@ -58,6 +59,26 @@ def test_workers_and_micro_batches_only_divide_the_global_batch(
         micro = slice(step * accumulate, (step + 1) * accumulate)
         together = [image for part in parts for batch in part[micro] for image in batch]
         assert together == whole[step]
+
+
+def unpadded(config, shards, rank, world_size):
+    """Return the pixels and boxes of each image of a stream, by step."""
+    steps = [[] for _ in range(STEPS)]
+    with open_local_stream(config, shards, rank, world_size, 0, STEPS) as stream:
+        for batch in stream:
+            for image, target in zip(
+                batch.images.unpadded(), objects_of_images(batch), strict=True
+            ):
+                steps[batch.step].append((image.numpy().tobytes(), target.boxes.tolist()))
+    return steps
+
+
+def test_images_do_not_depend_on_those_of_their_canvas(config, shards_of_many_shapes, settings):
+    train = config.train.model_copy(update={"canvas": "micro_batch"})
+    alone = augmented(config.model_copy(update={"train": train}), **settings)
+    parts = [unpadded(alone, shards_of_many_shapes, rank, 4) for rank in range(4)]
+    together = [[image for part in step for image in part] for step in zip(*parts, strict=True)]
+    assert together == unpadded(augmented(config, **settings), shards_of_many_shapes, 0, 1)
 
 
 @pytest.mark.parametrize("start", range(1, STEPS))
@@ -124,6 +145,17 @@ def test_only_drawn_slots_change_and_their_objects_are_pasted_from_the_planned_i
                 changed += image[6] != unpasted[6]
                 assert height <= image[2][0] and width <= image[2][1]
     assert changed > 3
+
+
+@pytest.mark.parametrize("canvas", ["global_batch", "micro_batch"])
+def test_the_canvas_has_room_for_images_that_grow(config, shards, canvas):
+    changes = {"train": config.train.model_copy(update={"global_batch": 1, "canvas": canvas})}
+    jitter = ScaleJitterConfig(side=256, min_scale=0.1, max_scale=1.0)
+    plain = augmented(config.model_copy(update=changes), scale_jitter=jitter)
+    pasting = augmented(plain, copy_paste_probability=1.0)
+    pairs = [read(open_local_stream, each, shards, 0, 1, 0, 20) for each in (plain, pasting)]
+    grown = [after[3] > before[3] for [before], [after] in zip(*pairs, strict=True)]
+    assert sum(grown) > 3
 
 
 def test_a_model_without_masks_gets_the_same_boxes(config, shards):
