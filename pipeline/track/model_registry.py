@@ -30,8 +30,8 @@ def register_model(
 ) -> RegisteredVersion:
     """Register a checkpoint, and make it the champion if it beats the champion on the same data.
 
-    The same weights measured on the same data are registered only once. If two jobs promote at the
-    same moment, the later call wins.
+    The same weights measured on the same data are registered only once. If several jobs register
+    at the same moment, the best version is the champion at the end (``promotion.py``).
 
     Args:
         config: the job's settings; ``track`` has the model's name and the metric that decides.
