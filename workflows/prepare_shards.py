@@ -10,6 +10,8 @@ from workflows.command_line import Mode, main
 def plan(config: RunConfig) -> str:
     """Say where the shards come from and where they are written."""
     folders = " and ".join(split_shards_url(config, split) for split in SPLITS)
+    if config.data.source == "shards":
+        return f"writing new shards from existing ones to {folders}"
     return f"writing shards of the {config.data.source} dataset to {folders}"
 
 
@@ -62,7 +64,9 @@ if __name__ == "__main__":
             Reads annotated images (data.source) and writes Parquet shards with a manifest, one
             folder per split. Records that are left out or corrected are listed in quarantine.jsonl
             beside the manifest; if more than data.max_quarantined are left out, the job fails.
-            Shards that are up to date are kept.""",
+            Shards that are up to date are kept. With data.source=shards it writes new shards from
+            existing ones: several merged, with classes matched by name, or one with other
+            data.rows_per_shard and data.rows_per_group.""",
             example="python workflows/prepare_shards.py configs/coco_tiny.yaml "
             "output=s3://bucket/coco_tiny",
             job=job,

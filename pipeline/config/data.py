@@ -10,12 +10,13 @@ from model.config.settings import Fraction, NonNegative, Positive, Settings
 from pipeline.config.augmentation import ColorJitterConfig, ScaleJitterConfig
 from pipeline.storage.urls import Location
 
-Source = Literal["shapes", "coco", "voc", "cityscapes"]
+Source = Literal["shapes", "coco", "voc", "cityscapes", "shards"]
 
 _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "coco": (("annotations", "images"), ("image_ids",)),
     "voc": (("root", "set"), ("year", "masks")),
     "cityscapes": (("root", "set"), ()),
+    "shards": (("shards",), ()),
 }
 """Source -> required and optional keys of each part of a split."""
 
@@ -64,6 +65,12 @@ class SplitConfig(Settings):
         False, description="voc: read a list in ImageSets/Segmentation, with the objects' masks."
     )
 
+    shards: Location | None = Field(
+        None,
+        description="shards: URL of a folder of existing shards, of any dataset; classes are "
+        "matched by name.",
+    )
+
     @property
     def challenge_year(self) -> int | None:
         """The ``year`` setting, else the year at the end of ``root``, else None."""
@@ -105,7 +112,9 @@ class DataConfig(Settings):
     """Data source, shards and augmentation."""
 
     source: Source = Field(
-        "shapes", description="shapes: a synthetic dataset; the others read train and val below."
+        "shapes",
+        description="shapes: a synthetic dataset; the others read train and val below. shards: "
+        "existing shards, to merge several or to change rows_per_shard and rows_per_group.",
     )
     shapes: ShapesConfig = ShapesConfig()
     train: Parts = Field(

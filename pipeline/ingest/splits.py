@@ -9,6 +9,7 @@ from pipeline.ingest.cityscapes import read_cityscapes
 from pipeline.ingest.class_selection import select_classes
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.listing import Listing, combine_listings
+from pipeline.ingest.merge import merge_shards
 from pipeline.ingest.shapes_dataset import (
     ANNOTATIONS_FILE,
     IMAGES_FOLDER,
@@ -33,9 +34,14 @@ def prepare_split(config: RunConfig, split: Split) -> Manifest:
     """
     shards_url = split_shards_url(config, split)
     data = config.data
+    parts = data.parts(split)
+    if data.source == "shards" and parts:
+        urls = [part.shards or "" for part in parts]
+        layout = (data.rows_per_shard, data.rows_per_group)
+        return merge_shards(urls, shards_url, *layout, data.classes)
     if data.source == "shapes":
         listing = select_classes(_list_shapes(config, split), data.classes)
-    elif parts := data.parts(split):
+    elif parts:
         listing = combine_listings(
             [select_classes(_list_part(data, part), data.classes) for part in parts]
         )
@@ -62,8 +68,8 @@ def _list_part(data: DataConfig, part: SplitConfig) -> Listing:
             return read_voc(root, image_set, year, part.masks, data.classes)
         case "cityscapes":
             return read_cityscapes(root, image_set)
-        case "shapes":
-            raise ValueError("drawn shapes have no parts")
+        case "shapes" | "shards":
+            raise ValueError(f"a part of {data.source} has no annotations to list")
 
 
 def _list_shapes(config: RunConfig, split: Split) -> Listing:
