@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,15 +11,13 @@ from model.config import ModelConfig
 from model.config.settings import Precision
 from model.detections import Detections
 from model.detector import Detector
+from model.inference.input_image import Image, InputImage, is_single_image, open_images
 from model.inference.precision import autocast, check_precision
 from model.inference.test_time_augmentation import detect_in_views
 from model.preprocess import canvas_size, normalize_images, resized_size
-from model.structures import Category, ImageBatch, ImageSize
+from model.structures import Category, ImageBatch
 from model.weights.load import load_network
 from model.weights.load_arguments import check_device
-
-Image = npt.NDArray[np.uint8]
-"""(h, w, 3) uint8 RGB."""
 
 
 class Predictor:
@@ -62,46 +58,82 @@ class Predictor:
         self.detector.to(device)
         return self
 
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a path is also a sequence of strings
+        self, images: Image, batch_size: int = 4, *, floats_are_0_to_1: bool = False
+    ) -> Detections: ...
+
+    @overload
+    def predict(
+        self, images: Sequence[Image], batch_size: int = 4, *, floats_are_0_to_1: bool = False
+    ) -> list[Detections]: ...
+
     @torch.inference_mode()
-    def predict(self, images: Sequence[Image], batch_size: int = 4) -> list[Detections]:
+    def predict(
+        self,
+        images: Image | Sequence[Image],
+        batch_size: int = 4,
+        *,
+        floats_are_0_to_1: bool = False,
+    ) -> Detections | list[Detections]:
         """Detect objects.
 
         Args:
-            images: (h, w, 3) uint8 RGB arrays of any sizes.
-            batch_size: images per forward pass. With test-time augmentation a pass contains one
-                image in one size, plain and flipped, whatever the batch size.
+            images: one image or a list of images of any sizes, each of them
+
+                - the path or the encoded bytes of an image file (JPEG, PNG, ...), or a PIL image,
+                  turned upright as its EXIF data says;
+                - an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8: gray, RGB, or RGB with
+                  alpha, which is dropped;
+                - a tensor (1, h, w), (3, h, w) or (4, h, w), uint8, on any device.
+
+                A batch of equal sizes, (n, h, w, c) array or (n, c, h, w) tensor, is a list.
+            batch_size: images per forward pass; files are decoded when their batch is due. With
+                test-time augmentation a pass contains one image in one size, plain and flipped,
+                whatever the batch size.
+            floats_are_0_to_1: accept arrays and tensors of floats, in which 1.0 is white, as
+                torchvision makes them. They must not be normalized.
 
         Returns:
-            Detections of each image in its original pixels, on the CPU.
+            Detections of the image, or a list with those of each image, in the pixels of the
+            original (upright) image, on the CPU.
 
         Raises:
-            TypeError: the images are not a list, an image is not a uint8 array, or the batch size
-                is not an integer.
-            ValueError: an image has another shape, or the batch size is not positive.
+            TypeError: an image has another type or dtype, or the batch size is not an integer.
+            ValueError: an image has another shape, a file is damaged, or the batch size is not
+                positive.
+            FileNotFoundError: a path names no file.
+            ImportError: a file is given, and Pillow is not installed.
         """
-        check_images(images)
+        opened = open_images(images, floats_are_0_to_1)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int):
             raise TypeError(f"batch_size must be an integer; got {batch_size!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-        augmentation = self.config.test_augmentation
         training = self.detector.training
         self.detector.eval()
         try:
             with autocast(self.precision, self.device):
-                if augmentation is None:
-                    return self._predict_in_batches(images, batch_size)
-                return [
-                    detect_in_views(self.detector, self._upload(image), augmentation).to("cpu")
-                    for image in images
-                ]
+                detections = self._predict(opened, batch_size)
         finally:
             self.detector.train(training)
+        return detections[0] if is_single_image(images) else detections
 
-    def _predict_in_batches(self, images: Sequence[Image], batch_size: int) -> list[Detections]:
+    def _predict(self, images: Sequence[InputImage], batch_size: int) -> list[Detections]:
+        augmentation = self.config.test_augmentation
+        if augmentation is None:
+            return self._predict_in_batches(images, batch_size)
+        return [
+            detect_in_views(self.detector, self._upload(image), augmentation).to("cpu")
+            for image in images
+        ]
+
+    def _predict_in_batches(
+        self, images: Sequence[InputImage], batch_size: int
+    ) -> list[Detections]:
         """Predict in batches of images of similar shape, so that little of a batch is padding."""
         settings, conventions = self.config.input, self.config.conventions
-        originals = [ImageSize(*image.shape[:2]) for image in images]
+        originals = [image.size for image in images]
         sizes = [
             resized_size(size, settings.short_side, settings.long_side, conventions.resize_rounding)
             for size in originals
@@ -122,11 +154,10 @@ class Predictor:
             results.update(zip(batch, (d.to("cpu") for d in detections), strict=True))
         return [results[index] for index in range(len(images))]
 
-    def _upload(self, image: Image) -> Tensor:
+    def _upload(self, image: InputImage) -> Tensor:
         """Return an image (h, w, 3) uint8 on the device."""
-        # torch needs a writable array in C order, although nothing is written here.
-        pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))
-        if self.device.type == "cuda":
+        pixels = image.pixels()
+        if self.device.type == "cuda" and pixels.device.type == "cpu":
             # Only a copy from pinned memory overlaps with pinning the next image.
             return pixels.pin_memory().to(self.device, non_blocking=True)
         return pixels.to(self.device)
@@ -159,38 +190,3 @@ def load_detector(
         **overrides,
     )
     return Predictor(network, precision)
-
-
-def check_images(images: object) -> None:
-    """Raise unless ``images`` is a sequence of RGB images as arrays.
-
-    Raises:
-        TypeError: it is not a sequence, or an image is not a uint8 array.
-        ValueError: an image has another shape than (h, w, 3), or no pixels.
-    """
-    if isinstance(images, np.ndarray) and images.ndim == 3:
-        raise TypeError("predict takes a list of images; got a single array: predict([image])")
-    if not isinstance(images, Sequence | np.ndarray) or isinstance(images, str | bytes):
-        raise TypeError(
-            "predict takes a list of (height, width, 3) uint8 arrays; "
-            f"got a value of type {type(images).__name__}"
-        )
-    for index, image in enumerate(images):
-        check_image(index, image)
-
-
-def check_image(index: int, image: object) -> None:
-    """Raise unless ``image`` is an RGB image as an array.
-
-    Raises:
-        TypeError: it is not a uint8 array.
-        ValueError: its shape is not (h, w, 3), or it has no pixels.
-    """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        got = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
-        raise TypeError(f"image {index} must be a uint8 numpy array; got {got}")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(
-            f"image {index} must be (height, width, 3) RGB with at least one pixel; "
-            f"got {image.shape}"
-        )

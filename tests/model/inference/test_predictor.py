@@ -123,36 +123,6 @@ def test_a_batch_size_below_one_is_rejected(predictor, batch_size):
         predictor.predict([np.zeros((5, 5, 3), np.uint8)], batch_size=batch_size)
 
 
-@pytest.mark.parametrize(
-    ("image", "error", "message"),
-    [
-        (np.zeros((5, 5, 3), np.float32), TypeError, "image 1 must be a uint8 .* got float32"),
-        (np.zeros((3, 5, 5), np.uint8), ValueError, r"image 1 .* got \(3, 5, 5\)"),
-        (np.zeros((5, 5), np.uint8), ValueError, r"image 1 .* got \(5, 5\)"),
-        (np.zeros((0, 5, 3), np.uint8), ValueError, r"image 1 .* got \(0, 5, 3\)"),
-        ("image.jpg", TypeError, "image 1 .* got str"),
-    ],
-)
-def test_an_invalid_image_is_rejected_with_its_index(predictor, image, error, message):
-    with pytest.raises(error, match=message):
-        predictor.predict([np.zeros((5, 5, 3), np.uint8), image])
-
-
-def test_a_single_array_is_rejected_with_the_remedy(predictor):
-    with pytest.raises(TypeError, match=r"predict\(\[image\]\)"):
-        predictor.predict(np.zeros((40, 40, 3), np.uint8))
-
-
-@pytest.mark.parametrize(
-    "images",
-    [None, "photo.jpg", b"", 3, {}, (image for image in ()), torch.zeros(1, 8, 8, 3)],
-    ids=lambda images: type(images).__name__,
-)
-def test_anything_but_a_list_is_rejected_with_its_type(predictor, images):
-    with pytest.raises(TypeError, match=f"predict takes a list .*type {type(images).__name__}$"):
-        predictor.predict(images)
-
-
 @pytest.mark.parametrize("batch_size", [2.0, "4", None, True])
 def test_a_batch_size_that_is_no_integer_is_rejected(predictor, batch_size):
     with pytest.raises(TypeError, match=f"batch_size must be an integer; got {batch_size!r}"):
