@@ -10,14 +10,17 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from pipeline.config import TrackConfig
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import open_run
 from pipeline.track.model_registry import register_model
+from pipeline.track.promotion import promote
 from pipeline.track.weights_source import resolve_weights
 
 pytestmark = pytest.mark.s3
@@ -139,6 +142,22 @@ def test_versions_are_promoted_stored_and_fetched_through_the_server(
     with resolve_weights("models:/on-the-server@champion", config) as folder:
         for name in ("model.safetensors", "model.json"):
             assert (folder / name).read_bytes() == (tiny_checkpoint / name).read_bytes()
+
+
+def test_the_better_of_two_jobs_that_promote_at_once_is_the_champion(server):
+    client = MlflowClient(server.uri, registry_uri=server.uri)
+    for race in range(8):
+        name = f"race-{race}"
+        client.create_registered_model(name)
+        tags = [{"dataset_digest": "d", "metric/segm/AP": str(value)} for value in (0.4, 0.3)]
+        versions = [
+            client.create_model_version(name, "s3://nowhere/model", tags=each) for each in tags
+        ]
+        with ThreadPoolExecutor(2) as jobs:
+            for version in reversed(versions):
+                jobs.submit(promote, client, name, version, "segm/AP")
+        aliases = client.get_registered_model(name).aliases
+        assert str(aliases["champion"]) == str(versions[0].version)
 
 
 def test_a_killed_server_costs_the_job_only_its_metrics(config, server, caplog):
