@@ -5,9 +5,11 @@ Source: He et al. 2016, table 1; Xie et al. 2017, table 1.
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.backbones.activation_checkpointing import checkpoint_blocks
 from model.backbones.blocks import BasicBlock, Bottleneck
 from model.config import BackboneConfig, Conventions
 from model.config.conventions import NORM_EPSILON
@@ -119,6 +121,8 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, stages.width, 7, stride=2, padding=3, bias=False)
         self.bn1 = make_norm(stages.norm, stages.width, stages.eps)
+        self.checkpoints_activations = False
+        """Whether trained stages keep few of their maps for the backward pass."""
         self.channels = tuple(stages.channels(stage) for stage in range(2, last_stage + 1))
         self._layers = tuple(f"layer{stage - 1}" for stage in range(2, last_stage + 1))
         for stage, name in enumerate(self._layers, start=2):
@@ -143,7 +147,11 @@ class ResNet(nn.Module):
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         features = []
         for name in self._layers:
-            x = getattr(self, name)(x)
+            stage = getattr(self, name)
+            if self.checkpoints_activations and stage.training and torch.is_grad_enabled():
+                x = checkpoint_blocks(stage, x)
+            else:
+                x = stage(x)
             features.append(x)
         return features
 

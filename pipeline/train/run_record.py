@@ -19,6 +19,7 @@ OPERATIONAL = {
     "device",
     "cpus_per_worker",
     "channels_last",
+    "activation_checkpointing",
     "checkpoint_every",
     "keep_checkpoints",
     "validate_every",

@@ -115,7 +115,7 @@ def new_training_state(
                 allow_unused=config.train.allow_unused,
             )
         logger.info("weights from %s: %s", config.train.weights, report)
-    _move_to(device, detector, config.train.channels_last)
+    _prepare(detector, device, config)
     optimizer = build_optimizer(detector, config.train.optimizer)
     decay = config.train.ema_decay
     return TrainingState(
@@ -155,7 +155,7 @@ def resume_training_state(
     precision = Precision(config.train.precision, device)
     detector = build_detector(config.model, categories)
     load_checkpoint_weights(checkpoint, detector)
-    _move_to(device, detector, config.train.channels_last)
+    _prepare(detector, device, config)
     saved = load_saved_state(checkpoint)
     average = _restore_average(detector, saved, config.train.ema_decay)
     optimizer = build_optimizer(detector, config.train.optimizer)
@@ -197,6 +197,8 @@ def _restore_average(detector: Detector, saved: SavedState, decay: float) -> Wei
     return average
 
 
-def _move_to(device: torch.device, detector: Detector, channels_last: bool) -> None:
-    detector.to(device)
-    detector.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+def _prepare(detector: Detector, device: torch.device, config: RunConfig) -> None:
+    """Move the detector to its device, in its memory layout, and set what it keeps in training."""
+    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    detector.to(device).to(memory_format=layout)
+    detector.backbone.checkpoints_activations = config.train.activation_checkpointing

@@ -108,3 +108,8 @@ def test_a_damaged_record_is_named_with_the_remedy(tmp_path, content):
     (tmp_path / "train/run.json").write_text(content)
     with pytest.raises(StorageError, match=r"run\.json: not .*(delete|rename) it"):
         read_run_record(str(tmp_path))
+
+
+@pytest.mark.parametrize("setting", ["activation_checkpointing"])
+def test_what_changes_memory_and_time_alone_is_operational(setting):
+    assert record(**{setting: True}).recipe == record().recipe
