@@ -15,6 +15,11 @@ class EvaluateConfig(Settings):
         description="Checkpoint URL or models:/name@alias; default: the best or last checkpoint of "
         "the run (train.final_checkpoint).",
     )
+    max_detections: Positive = Field(
+        100,
+        description="Detections of a class in an image that AP and AR count; COCO: 100. For images "
+        "with more objects raise it together with model.box.detections_per_image.",
+    )
     precision: Precision = Field(
         "fp32", description="Autocast dtype; bf16 or fp16 is faster on a GPU."
     )

@@ -15,7 +15,13 @@ from pycocotools.cocoeval import COCOeval
 
 from model.config.keypoint_names import COCO_PERSON_KEYPOINTS
 from pipeline.evaluate.coco_evaluator import check_ids, coco_evaluator
-from pipeline.evaluate.metrics import ClassMetrics, Metrics, mean_of_measured, metric_names
+from pipeline.evaluate.metrics import (
+    COCO_MAX_DETECTIONS,
+    ClassMetrics,
+    Metrics,
+    mean_of_measured,
+    metric_names,
+)
 
 UNIFORM_SIGMA = 0.05
 """OKS sigma of keypoints that are not COCO's, whose sigmas are 0.025 (eyes) to 0.107 (hips)."""
@@ -25,6 +31,7 @@ def coco_metrics(
     ground_truth: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     kinds: Sequence[str] = ("bbox", "segm"),
+    max_detections: int = COCO_MAX_DETECTIONS,
 ) -> Metrics:
     """Compare detections with the ground truth.
 
@@ -35,6 +42,8 @@ def coco_metrics(
             segmentation (RLE), for "keypoints" also keypoints (x y score ...). May be empty. Not
             changed.
         kinds: what to compare: any of "bbox", "segm" and "keypoints".
+        max_detections: detections of a class in an image that count for boxes and masks; with
+            another number than COCO's, values cannot be compared with published ones.
 
     Raises:
         ValueError: a result has an image id, a category id or a number of keypoints that the
@@ -54,12 +63,17 @@ def coco_metrics(
             evaluator = coco_evaluator(ground_truth, results, kind)
             if kind == "keypoints" and keypoint_names != COCO_PERSON_KEYPOINTS:
                 evaluator.params.kpt_oks_sigmas = np.full(len(keypoint_names), UNIFORM_SIGMA)
+            if kind != "keypoints":
+                evaluator.params.maxDets = [1, 10, max_detections]
             evaluator.evaluate()
             evaluator.accumulate()
             evaluator.summarize()
+            names = metric_names(kind, max_detections)
+            measured = [float(value) for value in evaluator.stats]
+            # pycocotools looks AP up at 100 detections, whatever the limit is.
+            measured[0] = mean_of_measured(evaluator.eval["precision"][:, :, :, 0, -1])
             values |= {
-                f"{kind}/{metric}": float(value)
-                for metric, value in zip(metric_names(kind), evaluator.stats, strict=True)
+                f"{kind}/{metric}": value for metric, value in zip(names, measured, strict=True)
             }
             for category_id, row in _class_values(evaluator, kind).items():
                 per_class[category_id] |= row
@@ -75,7 +89,7 @@ def coco_metrics(
             for c in ground_truth["categories"]
         ),
         images=len(ground_truth["images"]),
-        notes=tuple(_notes(ground_truth, keypoint_names, kinds)),
+        notes=tuple(_notes(ground_truth, keypoint_names, kinds, max_detections)),
     )
 
 
@@ -99,8 +113,12 @@ def _check_keypoints(names: Sequence[str], results: Sequence[Mapping[str, Any]])
 
 
 def _notes(
-    ground_truth: Mapping[str, Any], keypoint_names: tuple[str, ...], kinds: Sequence[str]
+    ground_truth: Mapping[str, Any],
+    keypoint_names: tuple[str, ...],
+    kinds: Sequence[str],
+    max_detections: int,
 ) -> Iterator[str]:
+    yield from _limit_notes(ground_truth, max_detections)
     without_mask = sum(
         not (annotation.get("segmentation") or annotation.get("iscrowd", 0))
         for annotation in ground_truth["annotations"]
@@ -115,6 +133,25 @@ def _notes(
             "The keypoints are not the 17 keypoints of a COCO person. OKS uses a sigma of "
             f"{UNIFORM_SIGMA} for each of them, so these metrics can be compared with each other "
             "but not with published results."
+        )
+
+
+def _limit_notes(ground_truth: Mapping[str, Any], max_detections: int) -> Iterator[str]:
+    objects = Counter(
+        (annotation["image_id"], annotation["category_id"])
+        for annotation in ground_truth["annotations"]
+    )
+    crowded = len({image for (image, _), count in objects.items() if count > max_detections})
+    if crowded:
+        yield (
+            f"Images with more than {max_detections} objects of a class: {crowded}. Only "
+            f"{max_detections} detections of a class in an image count, so their AP cannot reach "
+            "1; raise evaluate.max_detections and model.box.detections_per_image."
+        )
+    if max_detections != COCO_MAX_DETECTIONS:
+        yield (
+            f"AP counts up to {max_detections} detections of a class in an image, not COCO's "
+            f"{COCO_MAX_DETECTIONS}, so it cannot be compared with published results."
         )
 
 

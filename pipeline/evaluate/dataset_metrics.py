@@ -7,7 +7,7 @@ from typing import Any
 
 from model.structures import Category
 from pipeline.evaluate.coco_metrics import coco_metrics
-from pipeline.evaluate.metrics import VOC_METRIC, Metrics, mean_of_measured
+from pipeline.evaluate.metrics import COCO_MAX_DETECTIONS, VOC_METRIC, Metrics, mean_of_measured
 from pipeline.evaluate.proposal_metrics import proposal_metrics
 from pipeline.evaluate.voc_metrics import voc_metrics
 from pipeline.shards.class_match import ClassMatch, list_names, match_classes
@@ -23,6 +23,7 @@ def dataset_metrics(
     results: Sequence[Mapping[str, Any]],
     kinds: Sequence[str],
     classes: Sequence[Category] = (),
+    max_detections: int = COCO_MAX_DETECTIONS,
 ) -> Metrics:
     """Compute COCO metrics, and VOC's AP as well if the manifest names VOC's protocol.
 
@@ -34,6 +35,7 @@ def dataset_metrics(
         classes: the detector's classes, which are matched with the dataset's by name; those that
             the dataset lacks get an AP of -1. Empty if the results have the dataset's category
             ids.
+        max_detections: detections of a class in an image that count; see `coco_metrics`.
 
     Raises:
         ClassMismatchError: the detector and the dataset have no class in common.
@@ -49,7 +51,7 @@ def dataset_metrics(
         results = match.renumber(results)
         ground_truth["categories"] += [each._asdict() for each in match.without_objects]
         notes = tuple(_notes(match, ground_truth))
-    metrics = coco_metrics(ground_truth, results, kinds)
+    metrics = coco_metrics(ground_truth, results, kinds, max_detections)
     metrics = replace(metrics, notes=(*metrics.notes, *notes))
     protocol = manifest.protocol
     if protocol == "coco":

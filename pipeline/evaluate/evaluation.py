@@ -112,7 +112,9 @@ def run_evaluation(
         settings = config.evaluate
         job = InferenceJob(predictions_url, settings.batch, 0.0, source, settings.precision)
         outcomes = predict_chunks(chunks, model, job, settings.workers)
-        metrics, failures = _measure(shards_url, predictions_url, outcomes, classes)
+        metrics, failures = _measure(
+            shards_url, predictions_url, outcomes, classes, settings.max_detections
+        )
         if config.model.test_augmentation is not None:
             metrics = replace(metrics, notes=(*metrics.notes, TEST_AUGMENTATION_NOTE))
         images = draw_comparisons(
@@ -161,6 +163,7 @@ def _measure(
     predictions_url: str,
     outcomes: Sequence[ChunkOutcome],
     classes: Sequence[Category],
+    max_detections: int,
 ) -> tuple[Metrics, list[str]]:
     """Return the metrics of the written predictions, and ``file name: reason`` of failures."""
     rows: list[DetectionRow] = [
@@ -181,6 +184,7 @@ def _measure(
             has_classes=all(row.category_ids is not None for row in rows),
         ),
         classes,
+        max_detections,
     )
     return replace(metrics, images=len(rows), failed_images=len(failures)), failures
 

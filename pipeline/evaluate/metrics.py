@@ -25,6 +25,9 @@ PROPOSAL_METRICS = tuple(f"AR{size}{n}" for n in PROPOSAL_LIMITS for size in (""
 Known as AR@100, ARs@100, ... elsewhere; MLflow does not allow @ in a metric name.
 """
 
+COCO_MAX_DETECTIONS = 100
+"""Detections of a class in an image that COCO's AP counts."""
+
 VOC_METRIC = "voc/AP50"
 
 HEADLINE_METRICS = ("/AP", "/AP50", "/AR1000")
@@ -61,9 +64,16 @@ class Metrics:
     notes: tuple[str, ...] = ()
 
 
-def metric_names(kind: str) -> tuple[str, ...]:
-    """Return the names of the metrics of "bbox", "segm", "keypoints" or "proposals"."""
-    return {"keypoints": KEYPOINT_METRICS, "proposals": PROPOSAL_METRICS}.get(kind, COCO_METRICS)
+def metric_names(kind: str, max_detections: int = COCO_MAX_DETECTIONS) -> tuple[str, ...]:
+    """Return the names of the metrics of "bbox", "segm", "keypoints" or "proposals".
+
+    Args:
+        kind: what is measured.
+        max_detections: limit of boxes and masks; AR100 is named after it.
+    """
+    if kind in ("keypoints", "proposals"):
+        return KEYPOINT_METRICS if kind == "keypoints" else PROPOSAL_METRICS
+    return tuple(f"AR{max_detections}" if name == "AR100" else name for name in COCO_METRICS)
 
 
 def mean_of_measured(values: ArrayLike) -> float:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from model import Detector, Predictor
 from model.config.settings import Precision
 from pipeline.evaluate.dataset_metrics import dataset_metrics, metric_kinds
-from pipeline.evaluate.metrics import Metrics
+from pipeline.evaluate.metrics import COCO_MAX_DETECTIONS, Metrics
 from pipeline.infer.detection_rows import coco_results, detection_row
 from pipeline.infer.detection_stream import predict_images
 from pipeline.infer.inputs import InputImage
@@ -41,6 +41,7 @@ def validate(
     world_size: int,
     batch: int,
     precision: Precision = "fp32",
+    max_detections: int = COCO_MAX_DETECTIONS,
 ) -> Metrics | None:
     """Evaluate a detector during training.
 
@@ -53,6 +54,7 @@ def validate(
         world_size: number of processes that share the work.
         batch: images per forward pass.
         precision: autocast dtype of the forward passes.
+        max_detections: detections of a class in an image that count; see `coco_metrics`.
 
     Returns:
         The metrics on rank 0, None elsewhere.
@@ -77,6 +79,7 @@ def validate(
             has_classes=not config.is_proposal_network,
         ),
         () if config.is_proposal_network else detector.categories,
+        max_detections,
     )
     return replace(
         metrics,

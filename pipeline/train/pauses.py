@@ -177,7 +177,13 @@ class TrainingPauses:
         with explain_out_of_memory(place.device, remedy):
             detector = self.state.inference_detector.eval()
             metrics = validate(
-                detector, shards, place.rank, place.world_size, settings.batch, settings.precision
+                detector,
+                shards,
+                place.rank,
+                place.world_size,
+                settings.batch,
+                settings.precision,
+                settings.max_detections,
             )
             losses = {}
             if self.config.train.validation_loss:

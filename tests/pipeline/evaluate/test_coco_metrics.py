@@ -202,3 +202,38 @@ def test_objects_without_a_mask_are_left_out_of_mask_metrics_and_counted():
     assert missed.values["segm/AP"] == pytest.approx(1.0)
     assert missed.values["bbox/AP"] < 0.99
     assert not coco_metrics(gt, [], ["bbox"]).notes
+
+
+def crowded_case(objects):
+    """Return an image with a grid of objects of one class, and a perfect detection of each."""
+    boxes = [[12.0 * (n % 10), 12.0 * (n // 10), 10.0, 10.0] for n in range(objects)]
+    annotations = [
+        {"id": n, "image_id": 1, "category_id": 3, "bbox": box, "area": 100.0, "iscrowd": 0}
+        for n, box in enumerate(boxes)
+    ]
+    images = [{"id": 1, "width": 1000, "height": 1000}]
+    truth = {"images": images, "categories": CATEGORIES, "annotations": annotations}
+    found = [
+        {"image_id": 1, "category_id": 3, "bbox": box, "score": 1.0 - n / 1000}
+        for n, box in enumerate(boxes)
+    ]
+    return truth, found
+
+
+def test_more_detections_can_count_where_images_are_crowded():
+    truth, found = crowded_case(150)
+    limited = coco_metrics(truth, found, ["bbox"])
+    # 100 of 150 objects are found: of the 101 recall thresholds, 67 are at most 2/3.
+    assert limited.values["bbox/AP"] == pytest.approx(67 / 101)
+    assert limited.values["bbox/AR100"] == pytest.approx(100 / 150)
+    assert "Images with more than 100 objects of a class: 1" in limited.notes[0]
+    raised = coco_metrics(truth, found, ["bbox"], max_detections=150)
+    assert raised.values["bbox/AP"] == pytest.approx(1.0)
+    assert raised.values["bbox/AR150"] == pytest.approx(1.0)
+    assert "bbox/AR100" not in raised.values
+    assert raised.per_class[0].values["bbox/AP"] == pytest.approx(1.0)
+    assert ["not COCO's 100" in note for note in raised.notes] == [True]
+
+
+def test_ordinary_images_have_no_note_about_the_limit():
+    assert coco_metrics(*crowded_case(100), ["bbox"]).notes == ()
