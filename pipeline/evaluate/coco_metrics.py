@@ -1,4 +1,4 @@
-"""COCO metrics of boxes, masks and keypoints, exactly as pycocotools computes them.
+"""COCO metrics of boxes, masks and keypoints, with the values that pycocotools computes.
 
 Shapes, with the letters of pycocotools: T IoU thresholds, R recall thresholds, K classes, A area
 ranges, M detection limits.
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
+from faster_coco_eval import COCOeval_faster as COCOeval
 
 from model.config.keypoint_names import COCO_PERSON_KEYPOINTS
 from pipeline.evaluate.coco_evaluator import check_ids, coco_evaluator
@@ -70,8 +70,9 @@ def coco_metrics(
             evaluator.summarize()
             names = metric_names(kind, max_detections)
             measured = [float(value) for value in evaluator.stats]
-            # pycocotools looks AP up at 100 detections, whatever the limit is.
-            measured[0] = mean_of_measured(evaluator.eval["precision"][:, :, :, 0, -1])
+            if max_detections != COCO_MAX_DETECTIONS and kind != "keypoints":
+                # The evaluator looks AP up at 100 detections, whatever the limit is.
+                measured[0] = mean_of_measured(evaluator.eval["precision"][:, :, :, 0, -1])
             values |= {
                 f"{kind}/{metric}": value for metric, value in zip(names, measured, strict=True)
             }

@@ -108,14 +108,34 @@ def evaluate_with_pycocotools(gt, results, kind):
     return evaluator.stats.tolist()
 
 
+def assert_equals_pycocotools(values, gt, results, kind):
+    expected = evaluate_with_pycocotools(gt, results, kind)
+    # The means are sums in another order: 2e-16.
+    measured = [values[f"{kind}/{metric}"] for metric in COCO_METRICS]
+    assert measured == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_all_twelve_metrics_equal_pycocotools(seed, kind):
     gt, results = random_case(seed)
     values = coco_metrics(gt, results).values
-    expected = evaluate_with_pycocotools(gt, results, kind)
-    assert [values[f"{kind}/{metric}"] for metric in COCO_METRICS] == expected
+    assert_equals_pycocotools(values, gt, results, kind)
     assert 0.0 < values[f"{kind}/AP"] < 1.0
+
+
+@pytest.mark.parametrize("seed", range(20, 32))
+def test_ties_borders_of_sizes_and_many_detections_equal_pycocotools(seed):
+    rng = np.random.default_rng(seed)
+    gt, results = random_case(seed, objects=int(rng.integers(1, 12)))
+    for result in results:
+        result["score"] = round(result["score"], 1)
+    for annotation in gt["annotations"]:
+        annotation["area"] = float(rng.choice([0, 32**2, 32**2 + 1e-4, 96**2, 1e5]))
+    results = [dict(result) for _ in range(30) for result in results]  # beyond 100 in an image
+    values = coco_metrics(gt, results).values
+    for kind in ("bbox", "segm"):
+        assert_equals_pycocotools(values, gt, results, kind)
 
 
 def test_class_metrics_average_to_the_total_and_equal_a_run_on_the_class_alone():
