@@ -21,6 +21,7 @@ from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig, config_digest, to_yaml
 from pipeline.evaluate.registration import measured_metrics
 from pipeline.output_layout import from_portable, to_portable
+from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.sweep.results import TrialSummary, best_trial, summarize_trial
 from pipeline.sweep.search_space import check_space, distributions
 from pipeline.sweep.stopped_trials import StoppedTrials, wait_and_remove_groups
@@ -78,9 +79,15 @@ def run_sweep(config: RunConfig) -> SweepResult:
             ``sweep.metric`` is not measured.
         SweepError: no trial succeeded, or the output holds another sweep.
         TrainingError: the cluster cannot hold one trial.
+        FolderInUseError: another job runs the sweep.
     """
     check_space(config)
     _check_metric(config)
+    with exclusive_use(sweep_folder(config), "sweep"):
+        return _run_sweep(config)
+
+
+def _run_sweep(config: RunConfig) -> SweepResult:
     record_url = storage.join(sweep_folder(config), "sweep.json")
     stored = storage.read_json(record_url) if storage.exists(record_url) else {}
     record = from_portable(stored, config.output)

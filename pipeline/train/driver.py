@@ -22,11 +22,12 @@ from pipeline.cluster import ClusterResources, connect
 from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER, split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
+from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.stream.training_plan import read_training_manifest
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.track.mlflow_store import recorded_uri, tracking_uri
 from pipeline.track.weights_source import trained_checkpoint
-from pipeline.train.checkpoint_store import DeleteOldCheckpoints
+from pipeline.train.checkpoint_store import DeleteOldCheckpoints, training_url
 from pipeline.train.failures import StopOnLastingError, TrainingError, to_training_error
 from pipeline.train.out_of_memory import StepOutOfMemoryError, with_smaller_micro_batches
 from pipeline.train.process_group import NodeTorchConfig
@@ -87,12 +88,24 @@ def run_training(
         CheckpointError: the output has checkpoints, but no intact one.
         RunMismatchError: the output holds a run that these settings cannot continue.
         FileNotFoundError: there are no training shards.
+        FolderInUseError: another job trains in the output folder.
     """
     shards = split_shards_url(config, "train")
     manifest = read_training_manifest(config, shards)
     check_data(config, manifest, shards)
     best_metric(config)  # fails now if it is not measured
     config = settle_schedule(config, manifest)
+    with exclusive_use(training_url(config.output), "training"):
+        return _train(config, manifest, shards, parent_run_id, callbacks)
+
+
+def _train(
+    config: RunConfig,
+    manifest: Manifest,
+    shards: str,
+    parent_run_id: str | None,
+    callbacks: Sequence[Any],
+) -> TrainingResult:
     recorded = read_run_record(config.output)
     config, adopted = adopt_conventions(config, recorded.adopted if recorded else None)
     present = dataclasses.replace(_present_record(config, manifest, recorded), adopted=adopted)

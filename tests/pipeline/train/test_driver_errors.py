@@ -7,6 +7,7 @@ import ray.train
 
 from pipeline import storage
 from pipeline.config import RunConfig
+from pipeline.storage.exclusive_use import FolderInUseError, exclusive_use
 from pipeline.train.driver import run_training
 from pipeline.train.failures import TrainingError
 from tests.pipeline.train.driver_runs import (
@@ -36,6 +37,15 @@ def test_a_wrong_number_of_classes_is_refused_before_anything_starts(shards, tmp
     wrong = config.model_copy(update={"model": RunConfig().model})
     with pytest.raises(TrainingError, match=r"set model\.num_classes=5"):
         run_training(wrong)
+    assert not storage.exists(str(tmp_path / "train" / "run.json"))
+
+
+def test_a_second_training_in_the_same_output_is_refused(shards, tmp_path):
+    with (
+        exclusive_use(str(tmp_path / "train"), "training"),
+        pytest.raises(FolderInUseError, match="is in use by another job"),
+    ):
+        run_training(make_config(tmp_path, shards))
     assert not storage.exists(str(tmp_path / "train" / "run.json"))
 
 
