@@ -103,11 +103,10 @@ def collate(
         copy.copy_(tensor)
     # One by one, so that each resized image is in the memory that the one before has left.
     for index, (row, (sample, augmentation)) in enumerate(zip(pixels, pairs, strict=True)):
-        image = augment_pixels(sample.pixels, augmentation)
+        write_padded(row, augment_pixels(sample.pixels, augmentation))
         if index in compositions:
             source = augment_pixels(pastes[index].sample.pixels, pastes[index].augmentation)
-            image = paste_pixels(image, source, compositions[index].cover)
-        write_padded(row, image)
+            paste_pixels(row, augmentation.output_size, source, compositions[index].cover)
     sizes = [augmentation.output_size for augmentation in augmentations]
     for index, composition in compositions.items():
         sizes[index] = composition.size

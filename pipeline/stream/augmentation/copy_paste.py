@@ -80,21 +80,24 @@ def paste_targets(
     return Composition(_concatenate(below, on_top), cover)
 
 
-def paste_pixels(pixels: Tensor, source: Tensor, cover: Bitmap) -> Tensor:
-    """Return the pixels (H, W, 3) uint8 of an image with pasted objects.
+def paste_pixels(canvas: Tensor, size: ImageSize, source: Tensor, cover: Bitmap) -> None:
+    """Write pasted objects over an image, in place.
 
     Args:
-        pixels: (h, w, 3) uint8, not larger than the cover.
-        source: (_, _, 3) uint8, the image of the pasted objects, with its upper left corner at the
-            same place.
+        canvas: (_, _, 3) uint8, with the image in its upper left corner; not smaller than the
+            cover.
+        size: size of the image, not larger than the cover.
+        source: (_, _, 3) uint8, the image of the pasted objects.
         cover: (H, W) bool, from `paste_targets`.
     """
-    composed = torch.full((*cover.shape, 3), GRAY, dtype=torch.uint8)
-    composed[: pixels.shape[0], : pixels.shape[1]] = pixels
+    height, width = cover.shape
+    canvas[: size.height, size.width : width] = GRAY
+    canvas[size.height : height, :width] = GRAY
     shared = tuple(slice(min(sides)) for sides in zip(cover.shape, source.shape, strict=False))
-    from_source = torch.from_numpy(cover)[shared][..., None]
-    composed[shared] = torch.where(from_source, source[shared], composed[shared])
-    return composed
+    pixels, new_pixels = canvas.numpy()[shared], source.numpy()[shared]
+    # Channel by channel, eight times as fast as with a mask that is repeated for each.
+    for channel in range(3):
+        np.copyto(pixels[..., channel], new_pixels[..., channel], where=cover[shared])
 
 
 def _masks_of(targets: Targets) -> MixedMasks:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.preprocess import write_padded
 from model.structures import ImageSize, PolygonMasks, Targets
 from pipeline.stream.augmentation.apply import augment
 from pipeline.stream.augmentation.copy_paste import GRAY, paste_pixels, paste_targets
@@ -33,7 +34,12 @@ def paste(on, above, limits=None):
     composition = paste_targets(
         on.targets, on.original_size, above.targets, limits or above.original_size
     )
-    return paste_pixels(on.pixels, above.pixels, composition.cover), composition
+    height, width = composition.size
+    canvas = torch.zeros(height + 2, width + 3, 3, dtype=torch.uint8)
+    write_padded(canvas, on.pixels)
+    paste_pixels(canvas, on.original_size, above.pixels, composition.cover)
+    assert not canvas[height:].any() and not canvas[:, width:].any()
+    return canvas[:height, :width], composition
 
 
 def ids_after(below, above, limits, size):
