@@ -47,18 +47,21 @@ class DrawnObject:
     skeleton: Skeleton = ()
 
 
-def draw_objects(image: np.ndarray, objects: Sequence[DrawnObject]) -> np.ndarray:
+def draw_objects(
+    image: np.ndarray, objects: Sequence[DrawnObject], min_short_side: int = MIN_SHORT_SIDE
+) -> np.ndarray:
     """Draw ``objects`` in order, the last on top.
 
     Args:
         image: (H, W, 3) uint8 RGB; not changed.
         objects: what to draw.
+        min_short_side: a smaller image is enlarged, pixels.
 
     Returns:
         (zH, zW, 3) uint8 RGB; the zoom z is an integer, above 1 only for small images.
     """
     height, width = image.shape[:2]
-    zoom = max(1, -(-MIN_SHORT_SIDE // min(height, width)))
+    zoom = max(1, -(-min_short_side // min(height, width)))
     pixels = np.asarray(
         Image.fromarray(image).resize((width * zoom, height * zoom), Image.Resampling.BICUBIC)
     ).astype(np.float32)
@@ -133,16 +136,30 @@ def visible_keypoints(points: Sequence[Sequence[float]]) -> np.ndarray:
 
 def side_by_side(images: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
     """Join images, (H, W, 3) uint8 RGB each, from left to right, with a title above each."""
+    return tile_images(images, titles, len(images))
+
+
+def tile_images(images: Sequence[np.ndarray], titles: Sequence[str], columns: int) -> np.ndarray:
+    """Join images, (H, W, 3) uint8 RGB each, row by row, with a title above each.
+
+    Columns are as wide as their widest image, rows as high as their highest.
+    """
     gap, head = 8, CAPTION_PIXELS + 10  # pixels
-    height = max(image.shape[0] for image in images) + head
-    width = sum(image.shape[1] for image in images) + gap * (len(images) - 1)
-    sheet = Image.new("RGB", (width, height), "white")
+    rows = [images[first : first + columns] for first in range(0, len(images), columns)]
+    heights = [max(image.shape[0] for image in row) + head for row in rows]
+    widths = [
+        max(image.shape[1] for image in images[column::columns])
+        for column in range(min(columns, len(images)))
+    ]
+    size = (sum(widths) + gap * (len(widths) - 1), sum(heights) + gap * (len(heights) - 1))
+    sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    left = 0
-    for image, title in zip(images, titles, strict=True):
-        pen.text((left + 4, 4), title, fill="black", font=ImageFont.load_default(CAPTION_PIXELS))
-        sheet.paste(Image.fromarray(image), (left, head))
-        left += image.shape[1] + gap
+    font = ImageFont.load_default(CAPTION_PIXELS)
+    for index, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(index, columns)
+        left, top = sum(widths[:column]) + gap * column, sum(heights[:row]) + gap * row
+        pen.text((left + 4, top + 4), title, fill="black", font=font)
+        sheet.paste(Image.fromarray(image), (left, top + head))
     return np.asarray(sheet)
 
 

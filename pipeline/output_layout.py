@@ -5,6 +5,9 @@ from typing import Any, Literal
 from pipeline import storage
 from pipeline.config import RunConfig
 
+EXPLORATION_FOLDER = "data"
+"""Folder of the data report: ``report.md``, plots and drawn samples."""
+
 TRAINING_FOLDER = "train"
 """Folder of the training: checkpoints and ``run.json``."""
 

@@ -6,6 +6,7 @@ from model.config import ModelConfig
 from model.config.settings import NonNegative, Settings
 from pipeline.config.data import DataConfig
 from pipeline.config.evaluate import EvaluateConfig
+from pipeline.config.explore import ExploreConfig
 from pipeline.config.infer import InferConfig
 from pipeline.config.sweep import SweepConfig
 from pipeline.config.track import TrackConfig
@@ -23,6 +24,7 @@ class RunConfig(Settings):
     seed: NonNegative = Field(0, description="Seed of data order, augmentation and sampling.")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    explore: ExploreConfig = ExploreConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     track: TrackConfig = TrackConfig()
