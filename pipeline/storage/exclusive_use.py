@@ -121,7 +121,7 @@ def _is_alive(url: str, other: Owner, own: Owner, beat_s: float) -> bool:
     if other.machine == own.machine:
         try:
             # Two clock readings of the same start may differ by rounding.
-            return abs(psutil.Process(other.pid).create_time() - other.started) < 1.0
+            return bool(abs(psutil.Process(other.pid).create_time() - other.started) < 1.0)
         except psutil.NoSuchProcess:
             return False
     logger.info("waiting %.0f s to see whether the job in %s still runs", 2.5 * beat_s, url)
