@@ -87,6 +87,15 @@ def augment_targets(
 
 def augment_pixels(pixels: Tensor, augmentation: Augmentation) -> Tensor:
     """Transform pixels (h, w, 3) uint8."""
+    color, result = augmentation.color, augmentation.window_size
+    # Of the smaller of the two images, because this takes longer than all the rest.
+    if color is not None and pixels.shape[0] * pixels.shape[1] < result.height * result.width:
+        pixels, color = change_colors(pixels, color), None
+    pixels = _change_geometry(pixels, augmentation)
+    return pixels if color is None else change_colors(pixels, color)
+
+
+def _change_geometry(pixels: Tensor, augmentation: Augmentation) -> Tensor:
     size, window = augmentation.size, augmentation.window
     axes = [0] * augmentation.vertical_flip + [1] * augmentation.flip
     if window is None and pixels.shape[1] < size.width:
@@ -98,9 +107,7 @@ def augment_pixels(pixels: Tensor, augmentation: Augmentation) -> Tensor:
             left, top, (height, width) = window
             pixels = pixels[top : top + height, left : left + width]
         pixels = _flip(pixels, axes)
-    if augmentation.transpose:
-        pixels = pixels.transpose(0, 1)
-    return pixels if augmentation.color is None else change_colors(pixels, augmentation.color)
+    return pixels.transpose(0, 1) if augmentation.transpose else pixels
 
 
 def _flip(pixels: Tensor, axes: Sequence[int]) -> Tensor:

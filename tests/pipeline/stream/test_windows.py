@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.boxes.convention import BoxConvention
+from model.preprocess import resize_image
 from model.structures import (
     BitmapMasks,
     ImageSize,
@@ -16,7 +17,8 @@ from model.structures import (
 )
 from model.structures.batch_masks import encode_bitmaps
 from pipeline.config.augmentation import ColorJitterConfig, ScaleJitterConfig
-from pipeline.stream.augmentation.apply import TrainingSample, augment
+from pipeline.stream.augmentation.apply import TrainingSample, augment, augment_pixels
+from pipeline.stream.augmentation.color import change_colors
 from pipeline.stream.augmentation.draw import DRAWS, AugmentationRanges, draw_augmentations
 from pipeline.stream.augmentation.parameters import Augmentation, ColorFactors, Window
 from pipeline.stream.augmentation.visible_objects import clip_polygon
@@ -186,3 +188,16 @@ def test_colors_are_drawn_within_their_ranges_and_change_the_pixels():
     unchanged = Augmentation(SIZE, False, color=ColorFactors())
     assert augment(sample, unchanged).pixels.equal(pixels)
     assert (sample.pixels == 100).all()
+
+
+@pytest.mark.parametrize("size", [ImageSize(20, 30), ImageSize(80, 120)])
+def test_colors_change_alike_before_and_after_resizing(size):
+    """They are changed in the smaller image."""
+    pixels = np.random.default_rng(0).integers(60, 180, (*SIZE, 3), dtype=np.uint8)
+    smooth = torch.from_numpy(pixels).float().cumsum(0).cumsum(1)
+    smooth = (60 + 120 * smooth / smooth.amax()).byte()
+    factors = ColorFactors(1.2, 1.1, 0.8, 0.05)
+    augmented = augment_pixels(smooth, Augmentation(size, False, color=factors))
+    expected = change_colors(resize_image(smooth, size), factors)
+    assert (augmented.int() - expected.int()).abs().max() <= 3
+    assert (augmented.int() - resize_image(smooth, size).int()).abs().max() > 20
