@@ -53,11 +53,20 @@ class ClusterError(ConnectionError):
 
 
 @dataclass(frozen=True)
-class ClusterResources:
-    """The total resources of a cluster."""
+class Machine:
+    """The resources of one machine."""
 
     cpus: float
     gpus: float
+
+
+@dataclass(frozen=True)
+class ClusterResources:
+    """The total resources of a cluster, and its machines."""
+
+    cpus: float
+    gpus: float
+    machines: tuple[Machine, ...] = ()
 
 
 def connect() -> ClusterResources:
@@ -159,8 +168,13 @@ def _check_token(address: str) -> None:
 
 
 def _total_resources() -> ClusterResources:
+    machines = tuple(
+        Machine(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    )
     total = ray.cluster_resources()
-    return ClusterResources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0))
+    return ClusterResources(total.get("CPU", 0.0), total.get("GPU", 0.0), machines)
 
 
 def _closing_environment() -> dict[str, str]:

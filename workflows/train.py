@@ -13,7 +13,7 @@ def plan(config: RunConfig) -> str:
     weights = config.train.weights or "random weights"
     return (
         f"training from {weights} on {split_shards_url(config, 'train')} with "
-        f"{config.train.workers} workers (train.device={config.train.device}); checkpoints in "
+        f"workers: {config.train.workers} (train.device={config.train.device}); checkpoints in "
         f"{storage.join(config.output, TRAINING_FOLDER)}"
     )
 

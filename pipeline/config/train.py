@@ -14,11 +14,19 @@ CanvasScope = Literal["global_batch", "micro_batch"]
 class TrainConfig(Settings):
     """Training run."""
 
-    workers: Positive = Field(1, description="Ray Train workers, one process each.")
+    workers: Positive | Literal["auto"] = Field(
+        "auto",
+        description="Ray Train workers, one process each. auto: one per GPU of the cluster, or one "
+        "per machine without GPUs; in a sweep one per trial.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: one GPU per worker if the cluster has them, else the CPU."
     )
-    cpus_per_worker: PositiveFloat = Field(1.0, description="CPUs reserved per worker.")
+    cpus_per_worker: PositiveFloat | Literal["auto"] = Field(
+        "auto",
+        description="CPUs reserved per worker, and its number of threads. auto: an equal share of "
+        "its machine's; in a sweep without GPUs 1.",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="Autocast dtype. auto: bf16 on GPUs that have it, fp16 on older ones, fp32 on "
@@ -124,12 +132,27 @@ class TrainConfig(Settings):
         3, ge=-1, description="Worker failures to recover from; -1: unlimited."
     )
 
+    @property
+    def worker_count(self) -> int:
+        """Number of workers, of settings without ``auto`` (``settle_workers``)."""
+        if self.workers == "auto":
+            raise ValueError("train.workers=auto is not settled yet")
+        return self.workers
+
+    @property
+    def worker_cpus(self) -> float:
+        """CPUs per worker, of settings without ``auto`` (``settle_workers``)."""
+        if self.cpus_per_worker == "auto":
+            raise ValueError("train.cpus_per_worker=auto is not settled yet")
+        return self.cpus_per_worker
+
     @model_validator(mode="after")
     def _batch_is_divisible(self) -> "TrainConfig":
-        parts = self.workers * self.accumulate
+        parts = self.accumulate if self.workers == "auto" else self.workers * self.accumulate
         if self.global_batch % parts:
+            product = "" if self.workers == "auto" else f"workers x accumulate = {self.workers} x "
             raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of workers x accumulate "
-                f"= {self.workers} x {self.accumulate}"
+                f"global_batch {self.global_batch} is not a multiple of "
+                f"{product or 'accumulate = '}{self.accumulate}"
             )
         return self

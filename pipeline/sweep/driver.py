@@ -38,6 +38,7 @@ from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.train.placement_group import PLACEMENT_GROUP
 from pipeline.train.run_record import read_run_record
 from pipeline.train.training_length import planned_steps
+from pipeline.train.worker_count import settle_workers
 from pipeline.train.worker_resources import scaling_config
 
 logger = logging.getLogger(__name__)
@@ -101,12 +102,15 @@ def _run_sweep(config: RunConfig) -> SweepResult:
         logger.info("the sweep in %s is finished; nothing to do", config.output)
         return _result_from_json(record["result"])
 
-    concurrent = concurrent_trials(config, connect())
+    resources = connect()
+    train = settle_workers(config.train, resources, is_trial=True)
+    settled = config.model_copy(update={"train": train})
+    concurrent = concurrent_trials(settled, resources)
     with open_run(config, "sweep", run_id=record.get("run_id")) as run:
         record = {"config_digest": digest, "run_id": run.run_id}
         storage.write_json(record_url, to_portable(record, config.output))
         logger.info("%d trials, %d at a time", config.sweep.trials, concurrent)
-        grid = _tuner(config, run, concurrent).fit()
+        grid = _tuner(settled, run, concurrent).fit()
         _remove_placement_groups(grid)
         trials = tuple(summarize_trial(result, config) for result in grid)
         _end_stopped_runs(config, run, trials)

@@ -46,6 +46,7 @@ from pipeline.train.start_weights import adopt_conventions
 from pipeline.train.training_length import log_length, settle_schedule
 from pipeline.train.validation_history import best_metric
 from pipeline.train.worker import WorkerResult, WorkerTask, train_worker
+from pipeline.train.worker_count import settle_workers
 from pipeline.train.worker_resources import scaling_config, worker_environment
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ def _train(
 
     log_length(config, manifest)
     resources = connect()
+    config = config.model_copy(update={"train": settle_workers(config.train, resources)})
     run_id = present.run_id or None
     with open_run(config, "train", run_id=run_id, parent_run_id=parent_run_id) as run:
         record = dataclasses.replace(present, run_id=run.run_id)
@@ -232,7 +234,11 @@ def _fit(
             worker_runtime_env={"env_vars": worker_environment(bool(scaling.use_gpu))},
         ),
     )
-    logger.info("starting %d workers; the first step takes a while", config.train.workers)
+    logger.info(
+        "starting %d workers with %g CPUs each; the first step takes a while",
+        config.train.worker_count,
+        config.train.worker_cpus,
+    )
     try:
         fitted = trainer.fit()
     except ray.train.TrainingFailedError as error:

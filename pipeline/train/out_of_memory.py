@@ -47,7 +47,7 @@ def explain_out_of_memory(
 def with_smaller_micro_batches(train: TrainConfig) -> TrainConfig | None:
     """Return the settings with twice the micro-batches per step; None if they cannot be halved."""
     accumulate = 2 * train.accumulate
-    if train.global_batch % (train.workers * accumulate):
+    if train.global_batch % (train.worker_count * accumulate):
         return None
     return train.model_copy(update={"accumulate": accumulate})
 
@@ -56,7 +56,7 @@ def training_remedy(config: RunConfig) -> str:
     """Say which settings to change for a training that needs less memory."""
     train = config.train
     options = []
-    if train.global_batch > train.workers * train.accumulate:  # several images at a time
+    if train.global_batch > train.worker_count * train.accumulate:  # several images at a time
         options.append(f"lower train.global_batch (now {train.global_batch})")
         options.append(f"raise train.accumulate (now {train.accumulate})")
     if train.precision == "fp32":

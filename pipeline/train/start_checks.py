@@ -95,7 +95,7 @@ def check_start(
             f"train.resume=never, but {output} holds a training with checkpoint {name}; choose "
             "another output, or continue it with train.resume=auto"
         )
-    if recorded is not None:
+    if recorded is not None and weights is not None:
         before, now = (each.recipe.get("train.weights") for each in (recorded, present))
         if before != now:
             raise RunMismatchError(

@@ -91,7 +91,7 @@ def train_worker(settings: Mapping[str, Any]) -> WorkerResult:
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     place = WorkerPlace(context.get_world_rank(), context.get_world_size(), device)
-    with explain_out_of_memory(device, training_remedy(task.config), StepOutOfMemoryError):
+    with explain_out_of_memory(device, training_remedy(task.config)):
         return _Worker(task, place).train()
 
 
@@ -102,7 +102,7 @@ class _Worker:
         self.place = place
         self.skipped_steps = 0
         # Workers on one machine share its cores: more threads than reserved would compete.
-        torch.set_num_threads(max(1, int(self.config.cpus_per_worker)))
+        torch.set_num_threads(max(1, int(self.config.worker_cpus)))
         torch.manual_seed(task.config.seed)
         if place.device.type == "cuda":
             # Products of fp32 matrices in TF32, as torch computes convolutions by default.
@@ -202,7 +202,9 @@ class _Worker:
                     skipped=self._log_skipped,
                 ),
             )
-            steps = loop.run(stream)
+            remedy = training_remedy(self.task.config)
+            with explain_out_of_memory(place.device, remedy, StepOutOfMemoryError):
+                steps = loop.run(stream)
         if pauses.stopped is not None and place.rank == 0:
             logger.info("training ends at step %d: %s", steps, pauses.stopped)
         return WorkerResult(steps, self.recorder.latest, stopped=pauses.stopped)

@@ -26,7 +26,10 @@ def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingCon
     """
     train = config.train
     use_gpu = _uses_gpus(train, resources.gpus)
-    needed = {"CPU": train.workers * train.cpus_per_worker, "GPU": float(train.workers * use_gpu)}
+    needed = {
+        "CPU": train.worker_count * train.worker_cpus,
+        "GPU": float(train.worker_count * use_gpu),
+    }
     available = {"CPU": resources.cpus, "GPU": resources.gpus}
     # A cluster of several machines may have an autoscaler that adds the rest.
     if len(ray.nodes()) == 1:
@@ -40,9 +43,9 @@ def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingCon
     if not use_gpu and train.precision == "fp16":
         raise TrainingError("train.precision=fp16 needs a GPU; use bf16 or fp32")
     return ScalingConfig(
-        num_workers=train.workers,
+        num_workers=train.worker_count,
         use_gpu=use_gpu,
-        resources_per_worker={"CPU": train.cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})},
+        resources_per_worker={"CPU": train.worker_cpus, **({"GPU": 1.0} if use_gpu else {})},
     )
 
 
@@ -50,16 +53,16 @@ def _uses_gpus(train: TrainConfig, gpus: float) -> bool:
     """Return whether each worker gets a GPU; warn if ``auto`` leaves GPUs unused."""
     if train.device != "auto":
         return train.device == "cuda"
-    if 1 <= gpus < train.workers:
+    if 1 <= gpus < train.worker_count:
         per_micro_batch = train.global_batch // train.accumulate
         logger.warning(
             "training on the CPU: each of train.workers=%d needs a GPU, but the cluster has %g. "
             "Set train.workers=%d to train on GPUs, or train.device=cpu if the CPU is intended.",
-            train.workers,
+            train.worker_count,
             gpus,
             max(n for n in range(1, int(gpus) + 1) if per_micro_batch % n == 0),
         )
-    return gpus >= train.workers
+    return gpus >= train.worker_count
 
 
 def worker_environment(use_gpu: bool) -> dict[str, str]:

@@ -105,7 +105,7 @@ def test_help_shows_an_example_and_the_keys_with_their_defaults():
         cwd=ROOT / "tests",
     ).stdout
     assert "python workflows/train.py configs/" in shown
-    assert "train.workers = 1" in shown
+    assert 'train.workers = "auto"' in shown
     assert "infer.batch" not in shown
 
 

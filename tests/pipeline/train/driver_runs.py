@@ -38,6 +38,7 @@ def make_config(output, shards, steps=STEPS, workers=2, lr=0.002, tracker=None, 
             "data": {**shards, "train_short_sides": [64], "decode_threads": 1},
             "train": {
                 "workers": workers,
+                "cpus_per_worker": 1,
                 "device": "cpu",
                 "global_batch": 4,
                 "schedule": {"steps": steps, "milestones": [100], "warmup_steps": 2},

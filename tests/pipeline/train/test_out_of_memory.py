@@ -86,7 +86,7 @@ def test_micro_batches_are_halved_where_that_divides_the_batch(
 
 
 def remedy(data=None, precision="fp32", **train):
-    train["precision"] = precision
+    train = {"workers": 1, "precision": precision, **train}
     return training_remedy(RunConfig.model_validate({"train": train, "data": data or {}}))
 
 

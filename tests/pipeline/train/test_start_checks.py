@@ -34,6 +34,7 @@ def test_a_continued_training_names_the_checkpoint(caplog):
 
 def test_other_weights_are_refused_where_they_would_not_be_read():
     start(CHECKPOINT, recorded_weights="a.pth", weights="a.pth")
+    start(CHECKPOINT, recorded_weights="a.pth", weights=None)
     with pytest.raises(RunMismatchError, match=r"started with train.weights=a.pth, not b.pth"):
         start(CHECKPOINT, recorded_weights="a.pth", weights="b.pth")
 

@@ -22,6 +22,7 @@ def two_machines(monkeypatch):
 
 
 def scaling(gpus, **train):
+    train = {"workers": 1, "cpus_per_worker": 1, **train}
     return scaling_config(RunConfig.model_validate({"train": train}), ClusterResources(8, gpus))
 
 
