@@ -89,6 +89,9 @@ class TrainConfig(Settings):
     validate_every: NonNegative = Field(
         0, description="Steps between evaluations on the validation shards; 0: only at the end."
     )
+    validate_every_epochs: PositiveFloat | None = Field(
+        None, description="Epochs between these evaluations, instead of validate_every."
+    )
     validation_loss: bool = Field(
         False, description="Measure the losses on the validation shards as well: val/loss."
     )

@@ -23,6 +23,7 @@ OPERATIONAL = {
     "checkpoint_every",
     "keep_checkpoints",
     "validate_every",
+    "validate_every_epochs",
     "validation_loss",
     "resume",
     "retry_out_of_memory",

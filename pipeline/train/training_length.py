@@ -21,15 +21,18 @@ def steps_per_epoch(config: RunConfig, manifest: Manifest) -> int:
 
 
 def settle_schedule(config: RunConfig, manifest: Manifest) -> RunConfig:
-    """Return the config with its recipe scaled to the batch and its schedule in steps.
+    """Return the config with its recipe scaled to the batch and everything in steps.
 
     Raises:
-        ValueError: the schedule is in epochs, and there is no image to train on.
+        ValueError: something is in epochs, and there is no image to train on.
     """
     train = scale_recipe(config.train)
     if train.schedule.epochs is not None:
         schedule = convert_epochs(train.schedule, steps_per_epoch(config, manifest))
         train = train.model_copy(update={"schedule": schedule})
+    if train.validate_every_epochs is not None:
+        every = max(1, round(train.validate_every_epochs * steps_per_epoch(config, manifest)))
+        train = train.model_copy(update={"validate_every": every, "validate_every_epochs": None})
     return config.model_copy(update={"train": train})
 
 

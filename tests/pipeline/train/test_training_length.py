@@ -41,6 +41,12 @@ def test_an_epoch_has_the_images_that_are_left_and_their_repeats(caplog):
     ]
 
 
+def test_validations_can_be_epochs_apart():
+    for epochs, steps in ((1, 5), (2.5, 12), (0.01, 1)):
+        settled = settle_schedule(config_of(validate_every_epochs=epochs), MANIFEST)
+        assert settled.train.validate_every == steps
+
+
 def test_epochs_of_a_dataset_smaller_than_a_batch_have_one_step():
     config = config_of(global_batch=64, schedule={"epochs": 5, "milestones_epochs": [3]})
     settled = settle_schedule(config, MANIFEST)
