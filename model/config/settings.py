@@ -66,12 +66,31 @@ def check_settings(
             json.dumps(tree, default=str), strict=True, context=dict(context or {})
         )
     except ValidationError as error:
-        raise ConfigError([_problem(cls, item) for item in error.errors()]) from None
+        raise ConfigError(_problems(cls, error.errors())) from None
 
 
-def _problem(cls: type[BaseModel], error: ErrorDetails) -> str:
+def _problems(cls: type[BaseModel], errors: Iterable[ErrorDetails]) -> list[str]:
+    """Return one line per key; of a value that may have one of several types, all alternatives."""
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for error in errors:
+        by_key.setdefault(".".join(_key_parts(error["loc"])), []).append(error)
+    lines = []
+    for key, alternatives in by_key.items():
+        *others, last = (_problem(cls, key, error) for error in alternatives)
+        given = f"; got {short_repr(alternatives[0]['input'])}"
+        first = "".join(f"{text.removesuffix(given)} or " for text in others)
+        lines.append(first + (last.removeprefix(f"{key}: must be ") if others else last))
+    return lines
+
+
+def _key_parts(loc: tuple[int | str, ...]) -> list[str]:
+    """Return the parts of a key, without the names that pydantic adds for alternative types."""
+    added = re.compile(r"(constrained-|function-|literal\[)")
+    return [str(part) for part in loc if not added.match(str(part))]
+
+
+def _problem(cls: type[BaseModel], key: str, error: ErrorDetails) -> str:
     """Return pydantic's error as one line: key, what is wrong, and what to do."""
-    key = ".".join(str(part) for part in error["loc"])
     message = re.sub(r"^(Value error, |Input )", "", error["msg"]).replace("should be", "must be")
     match error["type"]:
         case "extra_forbidden":

@@ -94,3 +94,23 @@ def test_the_error_can_be_pickled():
 def test_settings_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Optimizer().momentum = 0.1
+
+
+class Workers(Settings):
+    """Settings with a value of several types."""
+
+    count: Positive | Literal["auto"] = "auto"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("two", "count: must be a valid integer or 'auto'; got 'two'"),
+        (0, "count: must be greater than 0 or 'auto'; got 0"),
+        (1.5, "count: must be a valid integer or 'auto'; got 1.5"),
+    ],
+)
+def test_a_value_of_several_types_has_one_line_with_all_of_them(value, problem):
+    with pytest.raises(ConfigError) as raised:
+        check_settings(Workers, {"count": value})
+    assert raised.value.problems == (problem,)
