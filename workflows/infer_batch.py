@@ -19,9 +19,11 @@ def job(config: RunConfig) -> str:
     from pipeline.infer.inference import run_inference
 
     result = run_inference(config)
+    skipped = ", ".join(f"{count} {suffix}" for suffix, count in result.skipped_files.items())
     return (
         f"model       {result.model}\n"
         f"images      {result.images} ({result.failed} unreadable)\n"
+        f"no images   {skipped or 'none'}\n"
         f"objects     {result.objects}\n"
         f"files       {result.shards_done} written, {result.shards_skipped} already finished\n"
         f"output      {result.output_url}\n"

@@ -24,7 +24,9 @@ class InferConfig(Settings):
     )
     workers: Positive = Field(1, description="Model replicas.")
     images_per_shard: Positive = Field(
-        64, description="Images per output file, if the input is a folder of images."
+        64,
+        description="Images per new output file, if the input is a folder of images. Finished "
+        "files keep their images.",
     )
     score_threshold: Fraction = Field(0.05, description="Minimum score of a detection.")
     pictures: NonNegative = Field(8, description="Images to draw predictions on.")

@@ -18,7 +18,7 @@ from pipeline.evaluate.metrics import HEADLINE_METRICS, ClassMetrics, Metrics
 from pipeline.evaluate.report import REPORT_JSON, REPORT_PAGE, EvaluationReport
 from pipeline.infer.detection_rows import DetectionRow, coco_results, read_detection_rows
 from pipeline.infer.inference_worker import InferenceJob
-from pipeline.infer.inputs import plan_inputs
+from pipeline.infer.inputs import plan_shards
 from pipeline.infer.ledger import output_url
 from pipeline.infer.model_files import ModelFiles
 from pipeline.infer.visualizations import IMAGES_FOLDER
@@ -108,7 +108,7 @@ def run_evaluation(
     folder = storage.join(config.output, EVALUATION_FOLDER)
     predictions_url = storage.join(folder, "predictions")
     with open_run(config, "evaluate", run_id=run_id) as run:
-        chunks = plan_inputs(shards_url, images_per_chunk=1)
+        chunks = plan_shards(shards_url)
         settings = config.evaluate
         job = InferenceJob(predictions_url, settings.batch, 0.0, source, settings.precision)
         outcomes = predict_chunks(chunks, model, job, settings.workers)

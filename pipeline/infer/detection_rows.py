@@ -130,8 +130,15 @@ def read_detection_rows(url: str) -> list[DetectionRow]:
     Raises:
         StorageError: the file is missing or unreadable.
     """
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(url)))
-    return [DetectionRow(**row) for row in table.to_pylist()]
+    content = storage.read_bytes(url)
+    try:
+        table = pq.read_table(pa.BufferReader(content))
+        return [DetectionRow(**row) for row in table.to_pylist()]
+    except (OSError, pa.ArrowException, TypeError) as error:
+        raise storage.StorageError(
+            f"{url}: not a complete file of detections ({error}); delete it and start the job "
+            "again, which writes it"
+        ) from error
 
 
 def coco_results(row: DetectionRow) -> list[dict[str, Any]]:

@@ -2,19 +2,22 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from pipeline import storage
 from pipeline.cluster import connect
-from pipeline.config import RunConfig
+from pipeline.config import InferConfig, RunConfig
 from pipeline.infer.detection_rows import read_detection_rows
-from pipeline.infer.inference_worker import InferenceJob
-from pipeline.infer.inputs import plan_inputs
-from pipeline.infer.ledger import output_url
+from pipeline.infer.folder_plan import plan_folder
+from pipeline.infer.image_listing import ImageListing
+from pipeline.infer.inference_worker import CountMismatchError, InferenceJob
+from pipeline.infer.inputs import InputChunk, is_shard_folder, plan_shards
+from pipeline.infer.ledger import output_url, read_entries
 from pipeline.infer.model_files import ModelFiles
+from pipeline.infer.plan import Plan, plan_chunks
 from pipeline.infer.visualizations import IMAGES_FOLDER, draw_predictions
-from pipeline.infer.worker_pool import ChunkOutcome, predict_chunks
+from pipeline.infer.worker_pool import ChunkOutcome, predict_plan
 from pipeline.output_layout import predictions_url, split_shards_url
 from pipeline.track.promotion import CHAMPION
 from pipeline.track.weights_source import pin_version, resolve_weights
@@ -35,6 +38,7 @@ class InferenceResult:
         shards_done: number of output files written by this run.
         shards_skipped: number of output files that an earlier run had finished.
         pictures: URLs of images with predictions drawn on them.
+        skipped_files: suffix -> number of files of the input that are no images.
     """
 
     output_url: str
@@ -45,6 +49,7 @@ class InferenceResult:
     shards_done: int
     shards_skipped: int
     pictures: tuple[str, ...]
+    skipped_files: dict[str, int]
 
 
 def run_inference(config: RunConfig) -> InferenceResult:
@@ -58,31 +63,81 @@ def run_inference(config: RunConfig) -> InferenceResult:
     settings = config.infer
     inputs = settings.inputs or split_shards_url(config, "val")
     output = predictions_url(config)
-    chunks = plan_inputs(inputs, settings.images_per_shard, config.data.bit_depth)
     source = pin_version(settings.model or f"models:/{config.track.model_name}@{CHAMPION}", config)
     with resolve_weights(source, config) as path:
         model = ModelFiles.read(path, config.model)
+    job = InferenceJob(
+        output,
+        settings.batch,
+        settings.score_threshold,
+        source,
+        settings.precision,
+        config.data.bit_depth,
+    )
+    plan = _plan(inputs, settings, job, model)
     connect()
     logger.info(
         "predicting on %d images in %d chunks of %s with %s",
-        sum(chunk.images for chunk in chunks),
-        len(chunks),
+        plan.images,
+        plan.chunks,
         inputs,
         source,
     )
-    job = InferenceJob(output, settings.batch, settings.score_threshold, source, settings.precision)
-    outcomes = predict_chunks(chunks, model, job, settings.workers)
+    outcomes = predict_plan(plan, model, job, settings.workers)
+    _check_count(plan, outcomes)
     _write_failures(output, outcomes)
     images = draw_predictions(
-        chunks, output, storage.join(output, IMAGES_FOLDER), settings.pictures
+        _drawn_chunks(inputs, job, outcomes),
+        output,
+        storage.join(output, IMAGES_FOLDER),
+        settings.pictures,
     )
-    result = _summarize(output, source, outcomes, images)
+    result = _summarize(output, source, plan, outcomes, images)
     storage.write_json(storage.join(output, "summary.json"), asdict(result))
     return result
 
 
+def _plan(inputs: str, settings: InferConfig, job: InferenceJob, model: ModelFiles) -> Plan:
+    if is_shard_folder(inputs):
+        return plan_chunks(plan_shards(inputs), job.predictions_url, job.key_of(model))
+    logger.info("listing the images of %s", inputs)
+    return plan_folder(
+        ImageListing(inputs, job.predictions_url),
+        job.predictions_url,
+        settings.images_per_shard,
+        job.bit_depth,
+        job.key_of(model),
+    )
+
+
+def _drawn_chunks(
+    inputs: str, job: InferenceJob, outcomes: Sequence[ChunkOutcome]
+) -> Iterator[InputChunk]:
+    """Yield the chunks of the outputs again, as they are asked for."""
+    if is_shard_folder(inputs):
+        yield from plan_shards(inputs)
+        return
+    for outcome in outcomes:
+        for _, entry in read_entries(job.predictions_url, [outcome.entry.name]):
+            if entry is not None:
+                yield entry.chunk(inputs, job.bit_depth)
+
+
+def _check_count(plan: Plan, outcomes: Sequence[ChunkOutcome]) -> None:
+    rows = sum(outcome.entry.images for outcome in outcomes)
+    if rows != plan.input_images:
+        raise CountMismatchError(
+            f"the outputs have {rows} rows for {plan.input_images} images. Did another job write "
+            "to the same folder? Start this one again."
+        )
+
+
 def _summarize(
-    output: str, source: str, outcomes: Sequence[ChunkOutcome], images: Sequence[str]
+    output: str,
+    source: str,
+    plan: Plan,
+    outcomes: Sequence[ChunkOutcome],
+    images: Sequence[str],
 ) -> InferenceResult:
     entries = [outcome.entry for outcome in outcomes]
     skipped = sum(outcome.skipped for outcome in outcomes)
@@ -95,6 +150,7 @@ def _summarize(
         shards_done=len(outcomes) - skipped,
         shards_skipped=skipped,
         pictures=tuple(images),
+        skipped_files=dict(plan.skipped_files),
     )
 
 

@@ -12,8 +12,9 @@ from model.config.settings import Precision
 from pipeline.infer.detection_rows import DetectionRow, detection_row, write_detection_rows
 from pipeline.infer.detection_stream import predict_images
 from pipeline.infer.inputs import InputChunk, read_images
-from pipeline.infer.ledger import LedgerEntry, output_url, write_entry
+from pipeline.infer.ledger import LedgerEntry, chunk_key, output_url, write_entry
 from pipeline.infer.model_files import ModelFiles
+from pipeline.infer.plan import KeyOf
 from pipeline.operator_backend import warn_if_not_compiled
 
 REPORT_INTERVAL_S = 1.0
@@ -33,6 +34,8 @@ class InferenceJob:
         score_threshold: detections with a lower score are left out.
         model_source: source of the weights, for the ledger.
         precision: autocast dtype of the forward passes.
+        bit_depth: significant bits of images with more than 8, in a folder of images; None follows
+            the files.
     """
 
     predictions_url: str
@@ -40,6 +43,12 @@ class InferenceJob:
     score_threshold: float
     model_source: str
     precision: Precision = "fp32"
+    bit_depth: int | None = None
+
+    def key_of(self, model: ModelFiles) -> KeyOf:
+        """Return the function that gives the key of a chunk in this job."""
+        digest = model.digest
+        return lambda chunk: chunk_key(chunk, digest, self.score_threshold, self.precision)
 
 
 class InferenceWorker:
@@ -99,7 +108,11 @@ def predict_chunk(
         objects=sum(len(row.scores) for row in rows),
         size=write_detection_rows(output_url(job.predictions_url, chunk.name), rows),
         model=job.model_source,
+        files=chunk.files,
+        versions=chunk.versions,
+        image_ids=chunk.image_ids,
+        id_range=chunk.id_range,
     )
     write_entry(job.predictions_url, entry)
     yield len(rows) - reported
-    yield entry
+    yield entry.counts()

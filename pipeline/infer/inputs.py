@@ -1,17 +1,18 @@
-"""The input of batch inference: a folder of images or shards, split into chunks."""
+"""The input of batch inference: images, alone or in shards, in chunks."""
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.shards.decode import IMAGE_SUFFIXES, Pixels, decode_image
+from pipeline.shards.decode import Pixels, decode_image
 from pipeline.shards.manifest import MANIFEST_NAME, read_manifest
 from pipeline.shards.row import ShardRow, read_rows
-from pipeline.storage.versions import file_versions
+from pipeline.storage.versions import file_url
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class InputImage:
     """One encoded image, or the error that prevented reading it.
 
     Args:
-        image_id: the dataset's id; for a folder of images the index in its sorted listing.
+        image_id: the dataset's id; for a folder of images a number that is the image's own as long
+            as it is in the folder.
         file_name: as in the dataset, or relative to the folder.
         encoded: the image file.
         error: why the image could not be read; ``encoded`` is empty then.
@@ -68,8 +70,9 @@ class InputChunk:
             and versions.
         folder_url: folder that holds the files.
         files: names relative to the folder: one shard, or the images.
-        first_id: image_id of the first image, for a folder of images.
-        is_shard: whether the only file is a shard.
+        versions: the version of each file; see `pipeline.storage.versions`.
+        image_ids: of each image of a folder; empty for a shard, whose rows have them.
+        id_range: the ids set aside for the chunk, as a half-open range.
         bit_depth: significant bits of images with more than 8, in a folder of images; None follows
             the files.
     """
@@ -79,51 +82,73 @@ class InputChunk:
     identity: str
     folder_url: str
     files: tuple[str, ...] = field(repr=False)
-    first_id: int = 0
-    is_shard: bool = False
+    versions: tuple[str, ...] = field(default=(), repr=False)
+    image_ids: tuple[int, ...] = field(default=(), repr=False)
+    id_range: tuple[int, int] = (0, 0)
     bit_depth: int | None = None
 
+    @property
+    def is_shard(self) -> bool:
+        """Whether the only file is a shard."""
+        return not self.image_ids
 
-def plan_inputs(
-    url: str, images_per_chunk: int, bit_depth: int | None = None
-) -> tuple[InputChunk, ...]:
-    """Split the input into chunks; the same content always gives the same chunks.
-
-    Args:
-        url: a folder with a manifest.json (shards), a folder of images at any depth, or one image.
-        images_per_chunk: chunk size for a folder of images; a shard is a chunk.
-        bit_depth: significant bits of images with more than 8, in a folder of images; None follows
-            the files.
-
-    Raises:
-        FileNotFoundError: the URL holds neither shards nor images.
-    """
-    if storage.exists(storage.join(url, MANIFEST_NAME)):
-        return tuple(
-            InputChunk(
-                name=file.name.removesuffix(".parquet").replace("/", "-"),
-                images=file.rows,
-                identity=file.sha256,
-                folder_url=url,
-                files=(file.name,),
-                is_shard=True,
-            )
-            for file in read_manifest(url).files
+    @classmethod
+    def of_images(
+        cls,
+        name: str,
+        folder_url: str,
+        *,
+        files: Sequence[str],
+        versions: Sequence[str],
+        image_ids: Sequence[int],
+        id_range: tuple[int, int],
+        bit_depth: int | None,
+    ) -> "InputChunk":
+        """Return a chunk of the images of a folder."""
+        listing = list(zip(files, versions, strict=True))
+        content = listing if bit_depth is None else [listing, bit_depth]
+        return cls(
+            name=name,
+            images=len(files),
+            identity=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+            folder_url=folder_url,
+            files=tuple(files),
+            versions=tuple(versions),
+            image_ids=tuple(image_ids),
+            id_range=id_range,
+            bit_depth=bit_depth,
         )
-    sizes = storage.file_sizes(url, IMAGE_SUFFIXES)
-    if not sizes:
-        raise FileNotFoundError(
-            f"{url} holds neither shards ({MANIFEST_NAME}) nor images ({', '.join(IMAGE_SUFFIXES)})"
+
+    def only(self, kept: Sequence[bool]) -> "InputChunk":
+        """Return the chunk with some of its images."""
+        return InputChunk.of_images(
+            self.name,
+            self.folder_url,
+            files=list(compress(self.files, kept)),
+            versions=list(compress(self.versions, kept)),
+            image_ids=list(compress(self.image_ids, kept)),
+            id_range=self.id_range,
+            bit_depth=self.bit_depth,
         )
-    versions = file_versions(url)
-    listing = sorted(
-        (file[len(url) :].strip("/"), versions.get(file, str(size))) for file, size in sizes.items()
-    )
+
+
+def is_shard_folder(url: str) -> bool:
+    """Whether a folder holds shards, by its manifest."""
+    return storage.exists(storage.join(url, MANIFEST_NAME))
+
+
+def plan_shards(url: str) -> tuple[InputChunk, ...]:
+    """Return one chunk for each shard of a folder."""
     return tuple(
-        _chunk_of_images(
-            url, first, listing[first : first + images_per_chunk], images_per_chunk, bit_depth
+        InputChunk(
+            name=file.name.removesuffix(".parquet").replace("/", "-"),
+            images=file.rows,
+            identity=file.sha256,
+            folder_url=url,
+            files=(file.name,),
+            versions=(file.sha256,),
         )
-        for first in range(0, len(listing), images_per_chunk)
+        for file in read_manifest(url).files
     )
 
 
@@ -138,37 +163,15 @@ def read_images(chunk: InputChunk) -> Iterator[InputImage]:
     if chunk.is_shard:
         yield from _read_shard(chunk)
         return
-    for image_id, name in enumerate(chunk.files, start=chunk.first_id):
+    for image_id, name in zip(chunk.image_ids, chunk.files, strict=True):
+        url = file_url(chunk.folder_url, name)
+        # If the input is a single image, its URL is the folder and its name is empty.
+        file_name = name or chunk.folder_url
         try:
-            # If the input is a single image, its URL is the folder and its name is empty.
-            url = storage.join(chunk.folder_url, name) if name else chunk.folder_url
-            yield InputImage(
-                image_id,
-                name or chunk.folder_url,
-                storage.read_bytes(url),
-                bit_depth=chunk.bit_depth,
-            )
+            encoded = storage.read_bytes(url)
+            yield InputImage(image_id, file_name, encoded, bit_depth=chunk.bit_depth)
         except storage.MissingFileError as error:
-            yield InputImage(image_id, name, b"", str(error))
-
-
-def _chunk_of_images(
-    url: str,
-    first: int,
-    listing: list[tuple[str, str]],
-    images_per_chunk: int,
-    bit_depth: int | None,
-) -> InputChunk:
-    content = listing if bit_depth is None else [listing, bit_depth]
-    return InputChunk(
-        name=f"part-{first // images_per_chunk:05d}",
-        images=len(listing),
-        identity=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
-        folder_url=url,
-        files=tuple(name for name, _ in listing),
-        first_id=first,
-        bit_depth=bit_depth,
-    )
+            yield InputImage(image_id, file_name, b"", str(error))
 
 
 def _read_shard(chunk: InputChunk) -> Iterator[InputImage]:

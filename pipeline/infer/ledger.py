@@ -1,11 +1,15 @@
 """The ledger of finished chunks: one small file for each output file, written after it.
 
-A chunk counts as finished only if its entry has the same model, settings and input, and its output
-file is complete.
+An entry says which images, in which versions, are in the output file. A chunk counts as finished
+only if its entry has the same model, settings and input, and its output file is complete.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+
+from pydantic import TypeAdapter, ValidationError
 
 from model.config.settings import Precision
 from pipeline import storage
@@ -15,6 +19,8 @@ from pipeline.infer.inputs import InputChunk
 
 LEDGER_FOLDER = "_done"
 OUTPUT_SUFFIX = ".parquet"
+
+READ_THREADS = 16  # of entries and outputs: small files, each a request to the store
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,12 @@ class LedgerEntry:
         objects: number of detections written.
         size: size of the output file, bytes.
         model: source of the weights, for information.
+        files: the names of the files that were read: the shard, or the images.
+        versions: the version of each file: the SHA-256 of a shard; the ETag, or the size and the
+            time of the last change, of an image.
+        image_ids: of each image of a folder.
+        id_range: the ids set aside for the chunk, as a half-open range; it has gaps where images
+            were deleted since.
     """
 
     name: str
@@ -38,6 +50,29 @@ class LedgerEntry:
     objects: int
     size: int
     model: str
+    files: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+    image_ids: tuple[int, ...] = ()
+    id_range: tuple[int, int] = (0, 0)
+
+    def counts(self) -> "LedgerEntry":
+        """Return the entry without its files: small, whatever the size of the chunk."""
+        return replace(self, files=(), versions=(), image_ids=())
+
+    def chunk(self, folder_url: str, bit_depth: int | None) -> InputChunk:
+        """Return the chunk of images that the entry was written for."""
+        return InputChunk.of_images(
+            self.name,
+            folder_url,
+            files=self.files,
+            versions=self.versions,
+            image_ids=self.image_ids,
+            id_range=self.id_range,
+            bit_depth=bit_depth,
+        )
+
+
+_ENTRY = TypeAdapter(LedgerEntry)
 
 
 def chunk_key(
@@ -61,49 +96,41 @@ def output_url(predictions_url: str, name: str) -> str:
     return storage.join(predictions_url, name + OUTPUT_SUFFIX)
 
 
-def write_entry(predictions_url: str, entry: LedgerEntry) -> None:
-    """Record a finished chunk; call this after its output is written."""
-    storage.write_json(_entry_url(predictions_url, entry.name), asdict(entry))
-
-
-def finished_entries(predictions_url: str, keys: dict[str, str]) -> dict[str, LedgerEntry]:
-    """Return the entries of the chunks that are already finished, by chunk name.
-
-    Args:
-        predictions_url: folder of the output files.
-        keys: chunk name -> the key that its output would have now.
-    """
-    sizes = storage.file_sizes(predictions_url)
-    finished = {}
-    for name, key in keys.items():
-        if _entry_url(predictions_url, name) not in sizes:
-            continue
-        entry = _read_entry(predictions_url, name)
-        if entry is None or entry.key != key:
-            continue
-        if sizes.get(output_url(predictions_url, name)) == entry.size:
-            finished[name] = entry
-    return finished
-
-
-def remove_stale(predictions_url: str, names: Sequence[str]) -> list[str]:
-    """Delete recorded outputs of chunks that are not in ``names``; return the deleted names."""
-    entries = storage.list_files(storage.join(predictions_url, LEDGER_FOLDER), (".json",))
-    recorded = [url.rpartition("/")[2].removesuffix(".json") for url in entries]
-    stale = sorted(set(recorded) - set(names))
-    for name in stale:
-        storage.delete(output_url(predictions_url, name))
-        storage.delete(_entry_url(predictions_url, name))
-    return stale
-
-
-def _entry_url(predictions_url: str, name: str) -> str:
+def entry_url(predictions_url: str, name: str) -> str:
+    """Return the URL of a chunk's entry."""
     return storage.join(predictions_url, LEDGER_FOLDER, f"{name}.json")
 
 
+def write_entry(predictions_url: str, entry: LedgerEntry) -> None:
+    """Record a finished chunk; call this after its output is written."""
+    document = json.dumps(asdict(entry), separators=(",", ":"))
+    storage.write_bytes(entry_url(predictions_url, entry.name), document.encode())
+
+
+def recorded_names(predictions_url: str) -> list[str]:
+    """Return the sorted names of all chunks with an entry."""
+    entries = storage.list_files(storage.join(predictions_url, LEDGER_FOLDER), (".json",))
+    return sorted(url.rpartition("/")[2].removesuffix(".json") for url in entries)
+
+
+def read_entries(
+    predictions_url: str, names: Iterable[str]
+) -> Iterator[tuple[str, LedgerEntry | None]]:
+    """Yield each name with its entry; None if the entry is damaged or of another version."""
+    names = list(names)
+    with ThreadPoolExecutor(READ_THREADS, "ledger") as pool:
+        # A few at a time: an entry lists all images of its chunk.
+        for start in range(0, len(names), 8 * READ_THREADS):
+            batch = names[start : start + 8 * READ_THREADS]
+            yield from zip(
+                batch, pool.map(lambda name: _read_entry(predictions_url, name), batch), strict=True
+            )
+
+
 def _read_entry(predictions_url: str, name: str) -> LedgerEntry | None:
-    """Read an entry; None if it is damaged or of another version, so that its chunk is redone."""
     try:
-        return LedgerEntry(**storage.read_json(_entry_url(predictions_url, name)))
-    except (storage.StorageError, TypeError):
+        entry = _ENTRY.validate_json(storage.read_bytes(entry_url(predictions_url, name)))
+    except (ValidationError, storage.MissingFileError):
         return None
+    counts = {len(entry.files), len(entry.versions), len(entry.image_ids) or len(entry.files)}
+    return entry if entry.name == name and len(counts) == 1 else None

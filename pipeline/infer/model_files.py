@@ -1,5 +1,6 @@
 """A detector's files as bytes, so that workers on other machines can load it."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -60,7 +61,7 @@ class ModelFiles:
             files[CONFIG_FILE] = json.dumps(settings).encode()
         return cls(files)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of weights and settings."""
         digest = hashlib.sha256()

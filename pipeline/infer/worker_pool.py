@@ -4,6 +4,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import ray
@@ -18,8 +19,10 @@ from pipeline.infer.inference_worker import (
     predict_chunk,
 )
 from pipeline.infer.inputs import InputChunk
-from pipeline.infer.ledger import LedgerEntry, chunk_key, finished_entries, remove_stale
+from pipeline.infer.ledger import LedgerEntry
 from pipeline.infer.model_files import ModelFiles
+from pipeline.infer.output_cleanup import clean_output
+from pipeline.infer.plan import Plan, plan_chunks
 from pipeline.operator_backend import warn_if_not_compiled
 from pipeline.progress import show_progress
 
@@ -39,7 +42,7 @@ class ChunkOutcome:
 def predict_chunks(
     chunks: Sequence[InputChunk], model: ModelFiles, job: InferenceJob, workers: int
 ) -> list[ChunkOutcome]:
-    """Predict on every unfinished chunk, with Ray workers if a cluster is joined.
+    """Predict on every unfinished chunk of an input that is known from the start.
 
     Args:
         chunks: the whole input.
@@ -54,72 +57,70 @@ def predict_chunks(
         CountMismatchError: an output does not have one row per image of its chunk.
         RuntimeError: workers kept dying on a chunk or while loading the model.
     """
-    digest = model.digest
-    keys = {
-        chunk.name: chunk_key(chunk, digest, job.score_threshold, job.precision) for chunk in chunks
-    }
-    if stale := remove_stale(job.predictions_url, list(keys)):
-        logger.warning("removed %d outputs whose input no longer exists: %s", len(stale), stale[:5])
-    entries = finished_entries(job.predictions_url, keys)
-    skipped = set(entries)
-    unfinished = [chunk for chunk in chunks if chunk.name not in entries]
-    if skipped:
-        logger.info("%d of %d chunks are already finished", len(skipped), len(chunks))
-    predict = _predict_on_cluster if ray.is_initialized() else _predict_in_process
-    if unfinished:
-        logger.info("loading the model")
-        total = sum(chunk.images for chunk in unfinished)
-        with show_progress("predicting", total, "images") as progress:
-            for result in predict(unfinished, keys, model, job, workers):
-                if isinstance(result, LedgerEntry):
-                    entries[result.name] = result
-                elif progress.done == result == 0:
-                    progress.restart_clock()  # the model is loaded
-                else:
-                    progress.add(result)
-    _check_counts(chunks, entries)
-    return [ChunkOutcome(entries[chunk.name], chunk.name in skipped) for chunk in chunks]
-
-
-def _check_counts(chunks: Sequence[InputChunk], entries: dict[str, LedgerEntry]) -> None:
+    plan = plan_chunks(chunks, job.predictions_url, job.key_of(model))
+    outcomes = {each.entry.name: each for each in predict_plan(plan, model, job, workers)}
     wrong = [
-        f"{chunk.name}: {entries[chunk.name].images if chunk.name in entries else 'no'} rows "
-        f"for {chunk.images} images"
+        f"{chunk.name}: {outcomes[chunk.name].entry.images if chunk.name in outcomes else 'no'} "
+        f"rows for {chunk.images} images"
         for chunk in chunks
-        if chunk.name not in entries or entries[chunk.name].images != chunk.images
+        if chunk.name not in outcomes or outcomes[chunk.name].entry.images != chunk.images
     ]
     if wrong:
         raise CountMismatchError(
             f"the outputs of {len(wrong)} chunks do not have one row per image: "
             f"{'; '.join(wrong[:5])}"
         )
+    return [outcomes[chunk.name] for chunk in chunks]
+
+
+def predict_plan(
+    plan: Plan, model: ModelFiles, job: InferenceJob, workers: int
+) -> list[ChunkOutcome]:
+    """Clean the output folder, then predict on the unfinished chunks of a plan.
+
+    Ray workers predict if a cluster is joined, else this process. The arguments and errors are
+    those of `predict_chunks`.
+
+    Returns:
+        One outcome per chunk, in the order of the names, without the names of the files.
+    """
+    finished = clean_output(plan, job.predictions_url, job.bit_depth, job.key_of(model))
+    outcomes = [ChunkOutcome(entry, skipped=True) for entry in finished]
+    if finished:
+        total = len(finished) + plan.chunks
+        logger.info("%d of %d chunks are already finished", len(finished), total)
+    predict = _predict_on_cluster if ray.is_initialized() else _predict_in_process
+    if plan.chunks:
+        logger.info("loading the model")
+        with show_progress("predicting", plan.images, "images") as progress:
+            for result in predict(plan, model, job, workers):
+                if isinstance(result, LedgerEntry):
+                    outcomes.append(ChunkOutcome(result, skipped=False))
+                elif progress.done == result == 0:
+                    progress.restart_clock()  # the model is loaded
+                else:
+                    progress.add(result)
+    return sorted(outcomes, key=lambda outcome: (len(outcome.entry.name), outcome.entry.name))
 
 
 def _predict_in_process(
-    chunks: Sequence[InputChunk],
-    keys: dict[str, str],
-    model: ModelFiles,
-    job: InferenceJob,
-    workers: int,
+    plan: Plan, model: ModelFiles, job: InferenceJob, workers: int
 ) -> Iterator[int | LedgerEntry]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     warn_if_not_compiled(torch.device(device))
-    predictor = model.load(device, job.precision)
+    predictor, key_of = model.load(device, job.precision), job.key_of(model)
     yield 0
-    for chunk in chunks:
-        yield from predict_chunk(predictor, chunk, job, keys[chunk.name])
+    for chunk in plan.unfinished():
+        yield from predict_chunk(predictor, chunk, job, key_of(chunk))
 
 
 def _predict_on_cluster(
-    chunks: Sequence[InputChunk],
-    keys: dict[str, str],
-    model: ModelFiles,
-    job: InferenceJob,
-    workers: int,
+    plan: Plan, model: ModelFiles, job: InferenceJob, workers: int
 ) -> Iterator[int | LedgerEntry]:
     """Yield what `predict_chunk` yields, and 0 for each worker that has loaded the model."""
-    start_worker, count = _worker_factory(model, job, min(workers, len(chunks)))
-    waiting, deaths, failed_starts = deque(chunks), Counter[str](), 0
+    start_worker, count = _worker_factory(model, job, min(workers, plan.chunks))
+    waiting, deaths, failed_starts = _Waiting(plan.unfinished()), Counter[str](), 0
+    key_of = job.key_of(model)
     # Pending call -> its worker and the chunk it works on; None while it loads the model.
     running: dict[Any, tuple[Any, InputChunk | None]] = {}
     predicted = Counter[str]()  # images of unfinished chunks
@@ -137,7 +138,7 @@ def _predict_on_cluster(
                     failed_starts += 1
                 else:
                     deaths[chunk.name] += 1
-                    waiting.appendleft(chunk)
+                    waiting.put_back(chunk)
                     yield -predicted.pop(chunk.name, 0)
                 _warn_or_give_up(chunk, deaths, failed_starts, error)
                 worker = start_worker()
@@ -146,16 +147,34 @@ def _predict_on_cluster(
             if chunk is not None and not isinstance(result, LedgerEntry):
                 predicted[chunk.name] += result
                 running[call] = (worker, chunk)
-            elif waiting:
-                next_chunk = waiting.popleft()
+            elif (following := waiting.take()) is not None:
                 stream = worker.predict.options(num_returns="streaming")
-                running[stream.remote(next_chunk, keys[next_chunk.name])] = (worker, next_chunk)
+                running[stream.remote(following, key_of(following))] = (worker, following)
             else:
                 ray.kill(worker)
             yield 0 if chunk is None else result
     finally:
         for worker, _ in running.values():
             ray.kill(worker)
+
+
+class _Waiting:
+    """Chunks that no worker has: those of dead workers first, then the rest one by one."""
+
+    def __init__(self, chunks: Iterator[InputChunk]) -> None:
+        self._chunks = chunks
+        self._again: deque[InputChunk] = deque()
+
+    def __bool__(self) -> bool:
+        if not self._again:
+            self._again.extend(islice(self._chunks, 1))
+        return bool(self._again)
+
+    def put_back(self, chunk: InputChunk) -> None:
+        self._again.appendleft(chunk)
+
+    def take(self) -> InputChunk | None:
+        return self._again.popleft() if self else None
 
 
 def _worker_factory(

@@ -5,7 +5,7 @@ import numpy as np
 from pipeline.evaluate.comparison_images import draw_comparisons
 from pipeline.infer.detection_rows import detection_row, write_detection_rows
 from pipeline.infer.detection_stream import ImagePrediction
-from pipeline.infer.inputs import InputImage, plan_inputs
+from pipeline.infer.inputs import InputImage, plan_shards
 from pipeline.infer.ledger import output_url
 from pipeline.shards.decode import decode_image
 from pipeline.shards.manifest import read_manifest
@@ -14,7 +14,7 @@ from tests.pipeline.oracle import oracle, perfect_detections, read_all_rows
 
 def test_comparisons_show_the_keypoints_of_both_sides(shapes_keypoint_shards, tmp_path):
     detector, manifest = oracle(shapes_keypoint_shards), read_manifest(shapes_keypoint_shards)
-    chunks = plan_inputs(shapes_keypoint_shards, images_per_chunk=1)
+    chunks = plan_shards(shapes_keypoint_shards)
     all_rows = read_all_rows(shapes_keypoint_shards)
     rows = iter(all_rows)
     for chunk in chunks:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from model.structures import ImageSize
-from pipeline.infer.inputs import InputImage, plan_inputs, read_images
+from pipeline.infer.inputs import InputImage
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.load_image import validate_image
 from pipeline.ingest.rejects import InvalidRecordError
@@ -17,6 +17,7 @@ from pipeline.shards.decode import STORED, decode_image
 from pipeline.shards.decoding import Decoding
 from pipeline.stream.samples import sample_from_row
 from tests.annotated_datasets import all_rows, draw_coco, noise_image
+from tests.pipeline.infer.folder_jobs import input_images
 
 STORED_SIZE, UPRIGHT_SIZE = ImageSize(40, 60), ImageSize(60, 40)
 
@@ -98,9 +99,7 @@ def test_ingest_training_and_inference_decode_a_turned_image_alike(phone_source,
     assert pixels.shape == (40, 48, 3)
     assert np.array_equal(sample_from_row(row, with_masks=True).pixels.numpy(), pixels)
     from_shard = InputImage.from_row(row).decode()
-    [[from_file, *_]] = [
-        list(read_images(chunk)) for chunk in plan_inputs(str(phone_source.images), 99)
-    ]
+    from_file, *_ = input_images(phone_source.images)
     assert np.array_equal(from_shard, pixels) and np.array_equal(from_file.decode(), pixels)
 
 
@@ -140,8 +139,6 @@ def test_images_of_12_bits_need_a_bit_depth_in_ingest_and_keep_it(tmp_path, bit_
     write_shards(listing, str(tmp_path / "s"), 5, 2, Decoding(bit_depth=12))
     row = all_rows(tmp_path / "s")[0]
     assert row.bit_depth == 12 and row.decode().max() > 100
-    folder = plan_inputs(str(source.images), 99, bit_depth=12)
-    shown = [
-        image for chunk in folder for image in read_images(chunk) if image.file_name.endswith("png")
-    ]
+    folder = input_images(source.images, bit_depth=12)
+    shown = [image for image in folder if image.file_name.endswith("png")]
     assert max(image.decode().max() for image in shown) > 100

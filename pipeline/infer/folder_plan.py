@@ -1,0 +1,217 @@
+"""Split a folder of images into chunks that stay the same while the folder changes.
+
+The ledger says which images are in which output file, and that never changes: images that are new,
+or have been replaced, go into new chunks; images that are gone leave their chunk. So a job that
+runs again on a growing bucket predicts on what is new only, wherever the new names sort.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import IO
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.infer.image_listing import ImageListing
+from pipeline.infer.inputs import InputChunk
+from pipeline.infer.ledger import LedgerEntry, entry_url, read_entries, recorded_names
+from pipeline.infer.plan import KeyOf, Plan, output_sizes
+from pipeline.infer.recorded_images import RecordedImages
+from pipeline.shards.decode import IMAGE_SUFFIXES
+from pipeline.shards.manifest import MANIFEST_NAME
+from pipeline.storage.versions import FileVersion
+
+_NAME_PREFIX = "part-"
+_LISTING_BATCH = 1000
+_SPOOLED_BYTES = 16 << 20
+
+
+def plan_folder(
+    listing: ImageListing,
+    predictions_url: str,
+    images_per_chunk: int,
+    bit_depth: int | None,
+    key_of: KeyOf,
+) -> Plan:
+    """Compare a listing with the ledger; the names of new images go to a temporary file.
+
+    An uninterrupted job and one that was killed and started again write the same chunks.
+
+    Args:
+        listing: the input.
+        predictions_url: folder of the output files and the ledger.
+        images_per_chunk: the most images of a new chunk.
+        bit_depth: significant bits of images with more than 8; None follows the files.
+        key_of: the key of a chunk in this job.
+
+    Raises:
+        FileNotFoundError: the URL holds no images.
+        StorageError: the input or the output folder cannot be read.
+    """
+    recorded = _Recorded(listing.url, predictions_url, bit_depth, key_of)
+    new = _NewImages()
+    files = iter(listing)
+    while batch := list(islice(files, _LISTING_BATCH)):
+        for file, found in zip(batch, recorded.images.find(batch), strict=True):
+            if not found:
+                new.add(file)
+    if not listing.images:
+        raise FileNotFoundError(
+            f"{listing.url} holds neither shards ({MANIFEST_NAME}) nor images "
+            f"({', '.join(IMAGE_SUFFIXES)}){_describe(listing)}"
+        )
+    left = {name: recorded.images.listed(chunk.slots) for name, chunk in recorded.chunks.items()}
+    kept = {name: chunk for name, chunk in recorded.chunks.items() if left[name].any()}
+    again = {name: left[name] for name, chunk in kept.items() if not chunk.is_finished}
+    done = {name: chunk for name, chunk in kept.items() if chunk.is_finished}
+
+    def unfinished() -> Iterator[InputChunk]:
+        yield from recorded.read_chunks(again)
+        yield from new.chunks(listing.url, images_per_chunk, bit_depth, kept.values())
+
+    return Plan(
+        unfinished=unfinished,
+        chunks=len(again) + -(-new.count // images_per_chunk),
+        images=int(sum(mask.sum() for mask in again.values())) + new.count,
+        input_images=listing.images,
+        finished=[chunk.entry for name, chunk in done.items() if left[name].all()],
+        shrunk={name: left[name].tolist() for name in done if not left[name].all()},
+        # Of images that were replaced, the old row must be gone before the new one is written.
+        owned=frozenset(name for name in kept if name in done or left[name].all()),
+        dropped=sorted({*recorded.chunks, *recorded.foreign} - set(kept)),
+        damaged=recorded.damaged,
+        skipped_files=dict(listing.skipped.most_common()),
+    )
+
+
+@dataclass(frozen=True)
+class _RecordedChunk:
+    """A chunk of the ledger.
+
+    Args:
+        entry: without its files.
+        slots: of its images.
+        is_finished: whether its output is complete and would be made the same by this job.
+    """
+
+    entry: LedgerEntry
+    slots: range
+    is_finished: bool
+
+
+class _Recorded:
+    """The ledger as a plan needs it."""
+
+    def __init__(
+        self, url: str, predictions_url: str, bit_depth: int | None, key_of: KeyOf
+    ) -> None:
+        self.images = RecordedImages()
+        self.chunks: dict[str, _RecordedChunk] = {}
+        self.damaged: list[str] = []
+        self.foreign: list[str] = []  # chunks of shards, from a job with another input
+        self._url, self._predictions_url, self._bit_depth = url, predictions_url, bit_depth
+        sizes = output_sizes(predictions_url)
+        for name, entry in read_entries(predictions_url, recorded_names(predictions_url)):
+            if entry is None:
+                self.damaged.append(name)
+            elif not entry.image_ids or _number(name) is None:
+                self.foreign.append(name)
+            else:
+                slots = self.images.add(_files(entry))
+                key = key_of(entry.chunk(url, bit_depth))
+                is_finished = entry.key == key and sizes.get(name) == entry.size
+                self.chunks[name] = _RecordedChunk(entry.counts(), slots, is_finished)
+
+    def read_chunks(self, left: dict[str, np.ndarray]) -> Iterator[InputChunk]:
+        """Yield recorded chunks again, with the images that are left of them."""
+        for name, entry in read_entries(self._predictions_url, left):
+            if entry is None or len(entry.files) != len(left[name]):
+                raise storage.StorageError(
+                    f"{entry_url(self._predictions_url, name)} changed while the job was running. "
+                    "Does another job write to the same folder? Start this one again."
+                )
+            yield entry.chunk(self._url, self._bit_depth).only(left[name].tolist())
+
+
+class _NewImages:
+    """Images that no chunk has, in a temporary file."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._file: IO[str] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 lives as the plan does
+            _SPOOLED_BYTES, "w+", encoding="utf-8"
+        )
+
+    def add(self, file: FileVersion) -> None:
+        self._file.write(json.dumps(file) + "\n")
+        self.count += 1
+
+    def chunks(
+        self,
+        url: str,
+        images_per_chunk: int,
+        bit_depth: int | None,
+        recorded: Iterable[_RecordedChunk],
+    ) -> Iterator[InputChunk]:
+        """Yield the images in chunks, with names and ids that no recorded chunk has."""
+        entries = [chunk.entry for chunk in recorded]
+        numbers = _free_numbers({_number(entry.name) for entry in entries})
+        free_ids = _FreeIds(entry.id_range for entry in entries)
+        self._file.seek(0)
+        while lines := list(islice(self._file, images_per_chunk)):
+            files = [FileVersion(*json.loads(line)) for line in lines]
+            ids = free_ids.take(len(files))
+            yield InputChunk.of_images(
+                f"{_NAME_PREFIX}{next(numbers):05d}",
+                url,
+                files=[file.name for file in files],
+                versions=[file.version for file in files],
+                image_ids=ids,
+                id_range=(ids.start, ids.stop),
+                bit_depth=bit_depth,
+            )
+
+
+@dataclass
+class _FreeIds:
+    """Hands out ranges of image ids, the lowest first, around those that are taken."""
+
+    taken: Iterable[tuple[int, int]]
+    _next: int = 0
+    _ranges: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._ranges = sorted(self.taken, reverse=True)
+
+    def take(self, count: int) -> range:
+        while self._ranges and self._next + count > self._ranges[-1][0]:
+            self._next = max(self._next, self._ranges.pop()[1])
+        ids = range(self._next, self._next + count)
+        self._next += count
+        return ids
+
+
+def _free_numbers(taken: set[int | None]) -> Iterator[int]:
+    number = 0
+    while True:
+        if number not in taken:
+            yield number
+        number += 1
+
+
+def _number(name: str) -> int | None:
+    """Return n of ``part-n``; None for any other name."""
+    digits = name.removeprefix(_NAME_PREFIX)
+    return int(digits) if digits != name and digits.isascii() and digits.isdecimal() else None
+
+
+def _files(entry: LedgerEntry) -> Sequence[FileVersion]:
+    return [FileVersion(*pair) for pair in zip(entry.files, entry.versions, strict=True)]
+
+
+def _describe(listing: ImageListing) -> str:
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in listing.skipped.most_common(5))
+    return f"; it holds other files: {counts}" if counts else ""

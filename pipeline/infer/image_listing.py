@@ -1,0 +1,84 @@
+"""List the images of a folder one by one, and count the files that are no images."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from pipeline.infer.visualizations import IMAGES_FOLDER
+from pipeline.shards.decode import IMAGE_SUFFIXES
+from pipeline.storage.urls import local_path
+from pipeline.storage.versions import FileVersion, list_versions
+
+logger = logging.getLogger(__name__)
+
+NO_SUFFIX, NOT_UTF8 = "(no suffix)", "(name is not UTF-8)"
+OF_THE_JOB = "(in the output folder)"
+
+_REPORT_INTERVAL = 100_000  # files
+
+
+class ImageListing:
+    """The images below a URL.
+
+    Args:
+        url: a folder, or one image.
+        output_url: folder of the predictions. If it is below the URL, what it holds is no input:
+            the images that an earlier job has drawn would be predicted on.
+
+    Attributes:
+        skipped: suffix -> number of files that were listed and are no images.
+        images: number of images listed.
+    """
+
+    def __init__(self, url: str, output_url: str = "") -> None:
+        self.url = url
+        self.skipped: Counter[str] = Counter()
+        self.images = 0
+        self._output = _name_below(output_url, url)
+
+    def __iter__(self) -> Iterator[FileVersion]:
+        """Yield the images, by names relative to the URL.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
+        self.images, self.skipped = 0, Counter()
+        for number, file in enumerate(list_versions(self.url), start=1):
+            if number % _REPORT_INTERVAL == 0:
+                logger.info("listed %d files of %s", number, self.url)
+            if (reason := self._reason_to_skip(file.name)) is not None:
+                self.skipped[reason] += 1
+            else:
+                self.images += 1
+                yield file
+
+    def _reason_to_skip(self, name: str) -> str | None:
+        if self._output and name.startswith(self._output):
+            return OF_THE_JOB
+        if not _is_utf8(name):
+            return NOT_UTF8
+        # The URL of a single image has a suffix, its name below itself is empty.
+        suffix = PurePosixPath(name or self.url).suffix.lower()
+        return None if suffix in IMAGE_SUFFIXES else suffix or NO_SUFFIX
+
+
+def _name_below(url: str, folder_url: str) -> str:
+    """Return the name, with "/" at its end, of the output below the input; empty if it is not."""
+    paths = [local_path(each) for each in (url, folder_url)]
+    below, folder = (
+        (each if path is None else str(path.absolute())).rstrip("/")
+        for each, path in zip((url, folder_url), paths, strict=True)
+    )
+    if url and below == folder:
+        return f"{IMAGES_FOLDER}/"
+    return f"{below[len(folder) + 1 :]}/" if url and below.startswith(f"{folder}/") else ""
+
+
+def _is_utf8(name: str) -> bool:
+    # Linux allows any bytes in names, Parquet does not.
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
