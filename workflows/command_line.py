@@ -6,6 +6,7 @@ job shows need none of them. Results are printed to stdout; log lines and progre
 """
 
 import argparse
+import functools
 import logging
 import re
 import sys
@@ -34,14 +35,16 @@ class Mode:
     Args:
         flag: for example ``--check``.
         description: what it does, for ``--help``.
-        job: as of `main`.
+        job: as of `main`; with a ``value``, called with it as second argument.
         plan: as of `main`.
+        value: what the flag takes, for example ``VERSION``; None if it takes nothing.
     """
 
     flag: str
     description: str
-    job: Job
+    job: Callable[..., str]
     plan: Plan
+    value: str | None = None
 
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")  # Ray colors names in its messages
@@ -76,8 +79,8 @@ def main(
     parser = _parser(description, example, sections, modes)
     # Intermixed: flags may also stand between the settings.
     options = parser.parse_intermixed_args(arguments)
-    if options.mode is not None:
-        job, plan = options.mode.job, options.mode.plan
+    for mode, given in _given_modes(parser, options, modes):
+        job, plan = functools.partial(_run_mode, mode, given), mode.plan
     try:
         config = load_config(options.config, options.settings)
         with show_logs():
@@ -89,6 +92,25 @@ def main(
     except ConfigError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+
+
+def _given_modes(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, modes: Sequence[Mode]
+) -> list[tuple[Mode, str | None]]:
+    """Return the mode that the command line asks for, with its value, or nothing."""
+    given = [(mode, getattr(options, _attribute(mode))) for mode in modes]
+    given = [(mode, value) for mode, value in given if value is not None]
+    if len(given) > 1:
+        parser.error(f"choose one of {' and '.join(mode.flag for mode, _ in given)}")
+    return given
+
+
+def _run_mode(mode: Mode, given: str | None, config: RunConfig) -> str:
+    return mode.job(config) if mode.value is None else mode.job(config, given)
+
+
+def _attribute(mode: Mode) -> str:
+    return mode.flag.strip("-").replace("-", "_")
 
 
 def _run(job: Job, config: RunConfig, program: str) -> int:
@@ -173,9 +195,11 @@ def _parser(
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="overrides a key, e.g. train.workers=2"
     )
-    parser.set_defaults(mode=None)
     for mode in modes:
-        parser.add_argument(
-            mode.flag, action="store_const", const=mode, dest="mode", help=mode.description
-        )
+        if mode.value is None:
+            parser.add_argument(
+                mode.flag, action="store_const", const=mode.flag, help=mode.description
+            )
+        else:
+            parser.add_argument(mode.flag, metavar=mode.value, help=mode.description)
     return parser

@@ -5,7 +5,7 @@ import sys
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.output_layout import EVALUATION_FOLDER
-from workflows.command_line import main
+from workflows.command_line import Mode, main
 
 
 def plan(config: RunConfig) -> str:
@@ -22,6 +22,44 @@ def job(config: RunConfig) -> str:
     return f"models:/{version.name}/{version.version}: {version.reason}"
 
 
+def plan_change(config: RunConfig) -> str:
+    """Say whose champion is changed."""
+    return f"changing the champion of models:/{config.track.model_name}"
+
+
+def promote(config: RunConfig, version: str) -> str:
+    """Make a version the champion by hand."""
+    from pipeline.track.manual_promotion import promote_version
+
+    moved = promote_version(config, version)
+    return f"models:/{moved.name}/{moved.version} is the champion: {moved.reason}"
+
+
+def roll_back(config: RunConfig) -> str:
+    """Make the champion before the present one the champion again."""
+    from pipeline.track import manual_promotion
+
+    moved = manual_promotion.roll_back(config)
+    return f"models:/{moved.name}/{moved.version} is the champion: {moved.reason}"
+
+
+MODES = (
+    Mode(
+        "--promote",
+        "make this version the champion, whatever its metrics; needs track.because='...'",
+        promote,
+        plan_change,
+        value="VERSION",
+    ),
+    Mode(
+        "--rollback",
+        "make the champion before the present one the champion again",
+        roll_back,
+        plan_change,
+    ),
+)
+
+
 if __name__ == "__main__":
     sys.exit(
         main(
@@ -33,5 +71,6 @@ if __name__ == "__main__":
             job=job,
             plan=plan,
             sections=("track",),
+            modes=MODES,
         )
     )

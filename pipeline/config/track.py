@@ -36,6 +36,13 @@ class TrackConfig(Settings):
         "proposals/AR1000; higher is better.",
     )
 
+    champion_minimum: float | None = Field(
+        None, description="Lowest champion_metric of a champion; null: any."
+    )
+    because: str | None = Field(
+        None, description="Reason of register.py --promote and --rollback, kept with the version."
+    )
+
     @field_validator("model_name")
     @classmethod
     def _can_be_registered(cls, name: str) -> str:

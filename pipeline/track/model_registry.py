@@ -62,7 +62,8 @@ def register_model(
             model = log_model(client, config.track.model_name, folder, run_id)
             _log_model_metrics(client, run_id, model.model_id, metrics, dataset_digest)
             version = _create_version(client, config.track.model_name, model, run_id, tags)
-    return promote(client, config.track.model_name, version, config.track.champion_metric)
+    track = config.track
+    return promote(client, track.model_name, version, track.champion_metric, track.champion_minimum)
 
 
 def _provenance(

@@ -20,6 +20,7 @@ from pipeline.track.mlflow_store import TrackingError
 logger = logging.getLogger(__name__)
 
 CHAMPION = "champion"
+PREVIOUS = "previous"
 METRIC_TAG = "metric/"
 PROMOTION_TAG = "promotion"
 PENDING, PROMOTED, REFUSED = "pending", "promoted", "refused"
@@ -49,7 +50,11 @@ class RegisteredVersion:
 
 
 def promote(
-    client: MlflowClient, name: str, version: ModelVersion, metric: str
+    client: MlflowClient,
+    name: str,
+    version: ModelVersion,
+    metric: str,
+    minimum: float | None = None,
 ) -> RegisteredVersion:
     """Move the champion alias to ``version`` if it beats the champion on the same dataset.
 
@@ -58,12 +63,17 @@ def promote(
         name: name of the registered model.
         version: has ``dataset_digest`` and its metrics as tags.
         metric: name of the metric that decides; higher is better.
+        minimum: lowest value of a champion; None for any.
 
     Raises:
         TrackingError: other jobs kept moving the alias.
     """
     if not _is_measured(version, metric):
         return _conclude(client, name, version, None, False, f"{metric} could not be measured")
+    value = _value(version, metric)
+    if minimum is not None and value < minimum:
+        reason = f"{metric} {value:.4f} is below track.champion_minimum {minimum:g}"
+        return _conclude(client, name, version, None, False, reason)
     number = str(version.version)
     client.set_model_version_tag(name, number, PROMOTION_TAG, PENDING)
     earlier = {str(each.version) for each in _marked(client, name, PROMOTED)}
@@ -83,6 +93,8 @@ def promote(
             f"{name}: other jobs moved the alias {CHAMPION} {_MAX_ROUNDS} times; register again"
         )
     is_best = str(best.version) == number
+    if is_best and before is not None and str(before.version) != number:
+        client.set_registered_model_alias(name, PREVIOUS, str(before.version))
     opponent = before if is_best else best
     reason = _compare(version, opponent, metric)
     return _conclude(client, name, version, opponent, is_best, reason, metric)

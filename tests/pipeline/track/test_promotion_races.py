@@ -144,7 +144,7 @@ def test_the_best_is_champion_after_every_order_of_the_requests(client):
 
 def test_the_next_job_finishes_what_a_killed_one_began(client):
     """Killed after any number of requests, it leaves a registry that the next job makes right."""
-    for last in range(1, 8):
+    for last in range(1, 10):
         name = f"killed-{last}"
         client.create_registered_model(name)
         promote(client, name, new_version(client, name, 0.1), METRIC)

@@ -1,0 +1,85 @@
+"""Move the champion alias by hand: to a version, or back to the one before; both are recorded."""
+
+import getpass
+import time
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from pipeline.config import RunConfig
+from pipeline.track.mlflow_store import TrackingError, open_store
+from pipeline.track.promotion import (
+    CHAMPION,
+    PREVIOUS,
+    PROMOTED,
+    PROMOTION_TAG,
+    RegisteredVersion,
+)
+
+
+def promote_version(config: RunConfig, version: str) -> RegisteredVersion:
+    """Make a version the champion, whatever its metrics; the champion so far becomes ``previous``.
+
+    Args:
+        config: the job's settings; ``track.because`` is the reason, which is required.
+        version: number of the version.
+
+    Raises:
+        TrackingError: there is no reason, no such model, or no such version.
+    """
+    reason = config.track.because
+    if not reason:
+        raise TrackingError(
+            "a promotion by hand needs a reason; add track.because='why it is better'"
+        )
+    return _move(
+        open_store(config), config.track.model_name, version, f"promoted by hand: {reason}"
+    )
+
+
+def roll_back(config: RunConfig) -> RegisteredVersion:
+    """Make the champion before the present one the champion again; a second call undoes it.
+
+    Args:
+        config: the job's settings; ``track.because`` is the reason, if any.
+
+    Raises:
+        TrackingError: there is no such model, or it had no champion before.
+    """
+    client, name = open_store(config), config.track.model_name
+    aliases = _aliases(client, name)
+    if PREVIOUS not in aliases:
+        raise TrackingError(
+            f"{name} has no alias {PREVIOUS}: there was no champion before the present one"
+        )
+    left = f"rolled back from version {aliases.get(CHAMPION, '(none)')}"
+    reason = f"{left}: {config.track.because}" if config.track.because else left
+    return _move(client, name, str(aliases[PREVIOUS]), reason)
+
+
+def _move(client: MlflowClient, name: str, version: str, reason: str) -> RegisteredVersion:
+    """Move the alias, and keep who did it, when and why as tags of the version."""
+    champion = _aliases(client, name).get(CHAMPION)
+    try:
+        client.get_model_version(name, version)
+    except MlflowException as error:
+        raise TrackingError(f"{name} has no version {version} ({error.message})") from error
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    client.set_model_version_tag(name, version, PROMOTION_TAG, PROMOTED)
+    client.set_model_version_tag(
+        name, version, "promotion_reason", f"{reason} ({getpass.getuser()}, {now})"
+    )
+    client.set_registered_model_alias(name, CHAMPION, version)
+    if champion is not None and str(champion) != version:
+        client.set_registered_model_alias(name, PREVIOUS, str(champion))
+    return RegisteredVersion(name, version, True, None, reason)
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    try:
+        return dict(client.get_registered_model(name).aliases)
+    except MlflowException as error:
+        raise TrackingError(
+            f"there is no registered model {name} ({error.message}); check track.model_name and "
+            "track.uri"
+        ) from error
