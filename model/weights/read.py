@@ -61,6 +61,8 @@ def read_weights(source: str | Path, config: ModelConfig | None = None) -> Conve
     has_config = path.is_dir() or (path.name == WEIGHTS_FILE and (folder / CONFIG_FILE).exists())
     verify_checksums(folder, (file.name, CONFIG_FILE) if has_config else (file.name,))
     stored = read_weights_file(file)
+    if stored.averaged:
+        _LOG.info("%s: reading its averaged weights (EMA)", path)
     for recognizes, convert in _CONVERTERS:
         if recognizes(stored):
             try:

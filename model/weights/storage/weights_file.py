@@ -13,9 +13,13 @@ from torch import Tensor
 
 from model.weights.report import WeightsError
 from model.weights.storage.unpickling import unpickle_arrays
+from model.weights.storage.wrappers import (
+    AVERAGED_ENTRIES,
+    ENTRIES,
+    find_entry,
+    unwrap_names,
+)
 
-# Keys under which training programs store their weights.
-_WRAPPERS = ("model", "state_dict", "model_state_dict", "blobs")
 # The number before the pickle of torch.save before torch 1.6.
 _TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
@@ -27,10 +31,12 @@ class StoredWeights:
     Args:
         tensors: under the file's own names.
         author: what the file says about its origin (detectron2's ``__author__``), or nothing.
+        averaged: whether they are the average (EMA) that the file keeps beside other weights.
     """
 
     tensors: Mapping[str, Tensor]
     author: str = ""
+    averaged: bool = False
 
 
 def read_weights_file(path: Path) -> StoredWeights:
@@ -43,7 +49,7 @@ def read_weights_file(path: Path) -> StoredWeights:
         raise WeightsError(f"no weights at {path}: there is no such file")
     try:
         if path.suffix == ".safetensors":
-            return StoredWeights(load_file(path))
+            return StoredWeights(unwrap_names(load_file(path))[0])
         if path.suffix in (".pkl", ".pickle") and not _is_torch_file(path):
             return _unwrap(unpickle_arrays(path.read_bytes(), str(path)), path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -91,29 +97,34 @@ def _is_torch_file(path: Path) -> bool:
 
 
 def _unwrap(content: object, path: Path) -> StoredWeights:
-    author = ""
+    author, averaged = "", False
     while isinstance(content, Mapping):
         author = str(content.get("__author__", author))
-        wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if wrapper is None:
+        entry = find_entry(content)
+        if entry is None:
             break
-        content = content[wrapper]
+        averaged |= entry in AVERAGED_ENTRIES
+        content = content[entry]
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(
             f"{path} must hold tensors by name; got "
             + ("nothing" if isinstance(content, Mapping) else f"a {type(content).__name__}")
         )
-    tensors, others = {}, []
-    for name, value in content.items():
-        tensor = _to_tensor(value)
-        if tensor is None:
-            others.append(str(name))
-        else:
-            # DistributedDataParallel adds the prefix.
-            tensors[str(name).removeprefix("module.")] = tensor
+    values, is_average = unwrap_names({str(name): value for name, value in content.items()})
+    tensors = {name: _to_tensor(value) for name, value in values.items()}
+    others = [f"{name} ({_describe(values[name])})" for name in values if tensors[name] is None]
     if others:
-        raise WeightsError(f"{path} holds values that are not tensors: {', '.join(others[:5])}")
-    return StoredWeights(tensors, author)
+        raise WeightsError(
+            f"{path} holds values that are not tensors: {', '.join(others[:5])}. Weights are found "
+            f"under {', '.join((*AVERAGED_ENTRIES, *ENTRIES))}, or alone in the file"
+        )
+    named = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    return StoredWeights(named, author, averaged or is_average)
+
+
+def _describe(value: object) -> str:
+    kind = type(value).__name__
+    return f"{kind} of {len(value)}" if isinstance(value, Mapping) else kind
 
 
 def _to_tensor(value: object) -> Tensor | None:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from model import build_detector, save_detector
 from model.weights import WeightsError, load_network
@@ -12,13 +13,102 @@ def saved(tiny_config, tmp_path):
     return detector, tmp_path / "saved"
 
 
-def test_the_prefix_of_distributed_training_is_removed(saved, tmp_path):
-    detector, _ = saved
-    state = {f"module.{name}": tensor for name, tensor in detector.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "weights.pth")
-    loaded = load_network(tmp_path / "weights.pth", detector.config).state_dict()
-    for name, tensor in detector.state_dict().items():
-        assert tensor.equal(loaded[name])
+def prefixed(prefix):
+    return lambda state: {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def with_old(state, prefix):
+    """Return the weights under a prefix, beside others under ``model.``."""
+    old = {f"model.{name}": tensor + 1 for name, tensor in state.items()}
+    return {**old, **prefixed(prefix)(state)}
+
+
+def compiled_inside(state):
+    """Return the names that ``torch.compile(detector.backbone)`` gives."""
+    return {name.replace("backbone.", "backbone._orig_mod."): t for name, t in state.items()}
+
+
+WRAPPED = {
+    "DistributedDataParallel": prefixed("module."),
+    "torch.compile": prefixed("_orig_mod."),
+    "compiled, then distributed": prefixed("module._orig_mod."),
+    "distributed, then compiled": prefixed("_orig_mod.module."),
+    "a compiled part": compiled_inside,
+    "Lightning": lambda state: {"state_dict": prefixed("model.")(state), "epoch": 3},
+    "Lightning, another name": lambda state: {"state_dict": prefixed("net.")(state)},
+    "an entry": lambda state: {"model_state_dict": state, "optimizer": {"state": {}}},
+    "nested entries": lambda state: {"model": {"module": state}, "epoch": 1},
+}
+
+
+def older(state):
+    return {name: tensor + 1 for name, tensor in state.items()}
+
+
+def averaged_model(state):
+    return {**prefixed("module.")(state), "n_averaged": torch.tensor(7)}
+
+
+AVERAGED = {
+    "torchvision": lambda s: {"model": older(s), "model_ema": averaged_model(s), "epoch": 3},
+    "timm": lambda state: {"state_dict": older(state), "state_dict_ema": state},
+    "RT-DETR": lambda state: {"model": older(state), "ema": {"module": state, "updates": 5}},
+    "ema_state_dict": lambda state: {"state_dict": older(state), "ema_state_dict": state},
+    "a prefix": lambda state: with_old(state, "ema."),
+    "a prefix of AveragedModel": lambda state: {
+        **with_old(state, "model_ema.module."),
+        "model_ema.n_averaged": torch.tensor(7),
+    },
+}
+
+
+def load(content, saved, path):
+    torch.save(content, path)
+    return load_network(path, saved[0].config).state_dict()
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_weights_are_found_in_their_wrapper(wrap, saved, tmp_path, caplog):
+    expected = saved[0].state_dict()
+    with caplog.at_level("INFO"):
+        loaded = load(wrap(expected), saved, tmp_path / "weights.pth")
+    for name, tensor in expected.items():
+        assert tensor.equal(loaded[name]), name
+    assert "averaged" not in caplog.text
+
+
+@pytest.mark.parametrize("wrap", AVERAGED.values(), ids=AVERAGED)
+def test_averaged_weights_are_preferred_and_the_log_says_so(wrap, saved, tmp_path, caplog):
+    expected = saved[0].state_dict()
+    with caplog.at_level("INFO"):
+        loaded = load(wrap(expected), saved, tmp_path / "weights.pth")
+    for name, tensor in expected.items():
+        assert tensor.equal(loaded[name]), name
+    assert "weights.pth: reading its averaged weights (EMA)" in caplog.text
+
+
+def test_the_average_of_mmengine_is_where_others_keep_the_weights_in_training(saved, tmp_path):
+    state = saved[0].state_dict()
+    content = {"state_dict": state, "ema_state_dict": older(state), "message_hub": {}}
+    loaded = load(content, saved, tmp_path / "weights.pth")
+    assert all(tensor.equal(loaded[name]) for name, tensor in state.items())
+
+
+def test_wrapped_names_in_a_safetensors_file_are_read_too(saved, tmp_path):
+    state = saved[0].state_dict()
+    contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(prefixed("_orig_mod.")(contiguous), tmp_path / "weights.safetensors")
+    loaded = load_network(tmp_path / "weights.safetensors", saved[0].config).state_dict()
+    assert all(tensor.equal(loaded[name]) for name, tensor in state.items())
+
+
+def test_an_unknown_entry_is_named_with_those_that_are_known(saved, tmp_path):
+    content = {"weights": dict(saved[0].state_dict()), "epoch": 3}
+    with pytest.raises(WeightsError) as raised:
+        load(content, saved, tmp_path / "weights.pth")
+    message = str(raised.value)
+    assert f"weights (dict of {len(content['weights'])}), epoch (int)" in message
+    assert "Weights are found under model_ema," in message
 
 
 class Trojan:
