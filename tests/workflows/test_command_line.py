@@ -13,7 +13,7 @@ from ray.exceptions import OutOfMemoryError
 
 from model.weights import WeightsError
 from pipeline.config import load_config
-from workflows.command_line import format_values, main
+from workflows.command_line import Mode, format_values, main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -238,3 +238,21 @@ def test_an_interrupted_job_ends_in_one_line(ray_cluster, capsys):
 
     assert run_job(interrupted) == 130
     assert capsys.readouterr().err.endswith(": interrupted; start it again to continue\n")
+
+
+@pytest.mark.ray
+def test_a_mode_takes_its_value_and_excludes_the_others(ray_cluster, tmp_path, capsys):
+    modes = (
+        Mode("--move-to", "moves", lambda _config, place: f"moved to {place}", announce, "PLACE"),
+        Mode("--check", "checks", lambda _config: "checked", announce),
+    )
+
+    def run(*arguments):
+        common = ("about", "example", fail_if_started, announce, ("data",))
+        return main(*common, arguments=[QUICKSTART, f"output={tmp_path}", *arguments], modes=modes)
+
+    assert (run("--move-to", "here"), run("--check")) == (0, 0)
+    assert capsys.readouterr().out.split("\n")[:2] == ["moved to here", "checked"]
+    with pytest.raises(SystemExit):
+        run("--check", "--move-to", "here")
+    assert "choose one of --move-to and --check" in capsys.readouterr().err
