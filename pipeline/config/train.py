@@ -64,6 +64,11 @@ class TrainConfig(Settings):
         "The result is the same; a step needs a third less memory if batch norms are trained "
         "(R50-FPN), but little less if they are frozen, and another forward pass of the backbone.",
     )
+    compile: bool = Field(
+        False,
+        description="Compile backbone and pyramid with torch.compile, which takes minutes at each "
+        "start and needs a C++ compiler. No faster on CPUs; not yet measured on GPUs.",
+    )
     weights: Location | None = Field(
         None,
         description="Initial weights: a checkpoint URL, models:/name@alias, or a weights file "
@@ -148,6 +153,12 @@ class TrainConfig(Settings):
         if self.cpus_per_worker == "auto":
             raise ValueError("train.cpus_per_worker=auto is not settled yet")
         return self.cpus_per_worker
+
+    @model_validator(mode="after")
+    def _maps_are_compiled_or_recomputed(self) -> "TrainConfig":
+        if self.compile and self.activation_checkpointing:
+            raise ValueError("compile and activation_checkpointing exclude each other; set one")
+        return self
 
     @model_validator(mode="after")
     def _batch_is_divisible(self) -> "TrainConfig":

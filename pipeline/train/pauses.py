@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import ray.train
@@ -13,6 +14,7 @@ from pipeline.evaluate.metrics import HEADLINE_METRICS
 from pipeline.evaluate.validation import validate
 from pipeline.evaluate.validation_losses import validation_losses
 from pipeline.train.checkpoint_store import checkpoint_name, write_checkpoint
+from pipeline.train.compilation import uncompiled
 from pipeline.train.distributed import gather_objects
 from pipeline.train.metric_recorder import MetricRecorder
 from pipeline.train.out_of_memory import explain_out_of_memory
@@ -174,7 +176,10 @@ class TrainingPauses:
         """Return the metrics, and the losses if they are wanted; None but on rank 0."""
         settings, place = self.config.evaluate, self.place
         remedy = f"lower evaluate.batch (now {settings.batch})"
-        with explain_out_of_memory(place.device, remedy):
+        with (
+            explain_out_of_memory(place.device, remedy),
+            uncompiled() if self.config.train.compile else nullcontext(),
+        ):
             detector = self.state.inference_detector.eval()
             metrics = validate(
                 detector,

@@ -20,6 +20,7 @@ OPERATIONAL = {
     "cpus_per_worker",
     "channels_last",
     "activation_checkpointing",
+    "compile",
     "checkpoint_every",
     "keep_checkpoints",
     "validate_every",

@@ -20,6 +20,7 @@ from pipeline.train.checkpoint import (
     load_saved_state,
     restore_random_state,
 )
+from pipeline.train.compilation import compile_features
 from pipeline.train.distributed import average_norm_statistics, worker_count
 from pipeline.train.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from pipeline.train.precision import Precision
@@ -202,3 +203,5 @@ def _prepare(detector: Detector, device: torch.device, config: RunConfig) -> Non
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     detector.to(device).to(memory_format=layout)
     detector.backbone.checkpoints_activations = config.train.activation_checkpointing
+    if config.train.compile:
+        compile_features(detector)

@@ -110,6 +110,6 @@ def test_a_damaged_record_is_named_with_the_remedy(tmp_path, content):
         read_run_record(str(tmp_path))
 
 
-@pytest.mark.parametrize("setting", ["activation_checkpointing"])
+@pytest.mark.parametrize("setting", ["activation_checkpointing", "compile"])
 def test_what_changes_memory_and_time_alone_is_operational(setting):
     assert record(**{setting: True}).recipe == record().recipe
