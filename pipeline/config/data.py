@@ -64,7 +64,6 @@ class SplitConfig(Settings):
     masks: bool = Field(
         False, description="voc: read a list in ImageSets/Segmentation, with the objects' masks."
     )
-
     shards: Location | None = Field(
         None,
         description="shards: URL of a folder of existing shards, of any dataset; classes are "

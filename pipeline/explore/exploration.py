@@ -152,7 +152,7 @@ def _describe_training(
     except ValueError as error:
         return {}, [f"a training would not start: {error}"]
     notes = [
-        f"an epoch of training is {plan.steps_per_epoch} steps of {plan.global_batch} images",
+        f"steps in an epoch of training: {plan.steps_per_epoch}, of {plan.global_batch} images",
         *describe_sampling(config, plan),
     ]
     if plan.weights is None:

@@ -89,7 +89,7 @@ class DataReport:
         for split in self.splits:
             empty = [row.name for row in self.classes if not _count(row, split).objects]
             if empty:
-                yield f"{len(empty)} classes without an object in {split}: {', '.join(empty)}"
+                yield f"classes without an object in {split} ({len(empty)}): {', '.join(empty)}"
 
     def _class_table(self) -> tuple[list[str], list[list[str]]]:
         head = ["class"]
@@ -100,8 +100,9 @@ class DataReport:
         for row in self.classes:
             counts = [_count(row, split) for split in self.splits]
             cells = [str(n) for count in counts for n in (count.images, count.objects)]
-            repeats = [f"{self.repeats.get(row.name, 1.0):.2f}"] if self.repeats else []
-            rows.append([_escape(row.name), *cells, *repeats])
+            if self.repeats:
+                cells.append(f"{self.repeats.get(row.name, 1.0):.2f}" if counts[0].images else "-")
+            rows.append([_escape(row.name), *cells])
         return head, rows
 
     def _quarantine(self) -> Iterator[str]:

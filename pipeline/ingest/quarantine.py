@@ -61,6 +61,8 @@ def check_quarantine(
         return
     ranked = sorted(manifest.reasons.items(), key=lambda item: (-item[1], item[0]))[:_TOP_REASONS]
     advice = ["correct the dataset"]
+    if other_classes and not counts["objects"]:
+        advice.append("select other classes with data.classes")
     advice += [_ADVICE[reason] for reason, _ in ranked if reason in _ADVICE]
     if counts["objects"]:
         advice.append(f"allow a larger share with data.max_quarantined (now {max_quarantined:g})")

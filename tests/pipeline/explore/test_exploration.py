@@ -74,7 +74,7 @@ def test_the_page_counts_images_objects_and_classes(tmp_path):
     rows = re.findall(r"^\| (circle|square|triangle|star|cross) \| (\d+) \| (\d+) \|", page, re.M)
     assert len(rows) == 5
     assert sum(int(objects) for _, _, objects in rows) == train.counts["objects"]
-    assert "an epoch of training is 2 steps of 4 images" in page
+    assert "steps in an epoch of training: 2, of 4 images" in page
     assert "seen per epoch" not in page
     page = storage.read_bytes(
         run_exploration(change(config, "data", repeat_threshold=1.0)).report_url
@@ -184,7 +184,7 @@ def test_one_image_mostly_empty_images_and_missing_validation_shards(tmp_path, c
         assert f"| images | {images} |" in page
         assert result.samples_url is not None
     assert "no validation shards at" in caplog.text
-    assert "5 classes without an object in train: circle, square" in page
+    assert "classes without an object in train (5): circle, square" in page
     dropping = change(config, "data", images_without_objects="drop")
     assert (
         "a training would not start"
