@@ -6,6 +6,7 @@ job shows need none of them. Results are printed to stdout; log lines and progre
 """
 
 import argparse
+import contextlib
 import functools
 import logging
 import re
@@ -61,6 +62,7 @@ def main(
     sections: Sequence[str],
     arguments: Sequence[str] | None = None,
     modes: Sequence[Mode] = (),
+    needs_cluster: Callable[[RunConfig], bool] = lambda _: True,
 ) -> int:
     """Check the configuration, join or start a cluster, run ``job`` and print its message.
 
@@ -72,6 +74,7 @@ def main(
         sections: the sections of the configuration that the job reads, for ``--help``.
         arguments: the command line; default ``sys.argv``.
         modes: what the job can do instead.
+        needs_cluster: whether the job needs Ray with this configuration.
 
     Returns:
         The exit status: 0 success, 1 the job failed, 2 the configuration is wrong, 130 interrupted.
@@ -85,7 +88,7 @@ def main(
         config = load_config(options.config, options.settings)
         with show_logs():
             logger.info("%s: %s", parser.prog, plan(config))
-            return _run(job, config, parser.prog)
+            return _run(job, config, parser.prog, needs_cluster(config))
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; start it again to continue", file=sys.stderr)
         return INTERRUPTED
@@ -113,7 +116,7 @@ def _attribute(mode: Mode) -> str:
     return mode.flag.strip("-").replace("-", "_")
 
 
-def _run(job: Job, config: RunConfig, program: str) -> int:
+def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
     # Imported late: see the module's docstring.
     logger.info("loading PyTorch, Ray and MLflow")
     from ray.exceptions import RayError, RayTaskError
@@ -143,7 +146,7 @@ def _run(job: Job, config: RunConfig, program: str) -> int:
         WeightsError,
     )
     try:
-        with cluster.session():
+        with cluster.session() if needs_cluster else contextlib.nullcontext():
             print(job(config), flush=True)
     except expected_errors as error:
         # An error of a Ray task is also a RayTaskError, whose text is the task's traceback.

@@ -3,6 +3,7 @@
 import sys
 
 from pipeline.config import RunConfig
+from pipeline.infer.cluster_use import needs_cluster
 from pipeline.output_layout import predictions_url, split_shards_url
 from workflows.command_line import main
 
@@ -37,12 +38,13 @@ if __name__ == "__main__":
             description="""
             Predicts on infer.inputs (images or shards at any URL; default: the validation shards)
             with infer.model (default: models:/{track.model_name}@champion). Writes one Parquet file
-            per input shard; a rerun skips finished files. An unreadable image becomes a row with an
-            error.""",
+            per input shard, or per infer.images_per_shard images; a rerun predicts on what is new
+            only. An unreadable image becomes a row with an error.""",
             example="python workflows/infer_batch.py configs/quickstart.yaml "
             "infer.inputs=s3://bucket/images infer.output=s3://bucket/predictions",
             job=job,
             plan=plan,
             sections=("infer", "track"),
+            needs_cluster=lambda config: needs_cluster(config.infer.workers),
         )
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model import Detections, Predictor
-from pipeline.infer.inputs import InputImage
+from pipeline.infer.inputs import InputImage, describe_error
 
 DECODE_THREADS = 2
 WINDOW_BATCHES = 8
@@ -112,4 +112,4 @@ def _decode(image: InputImage) -> Decoded:
     try:
         return image.decode()
     except Exception as error:  # decoders raise errors of many types
-        return f"cannot be decoded ({type(error).__name__}: {error})"
+        return f"cannot be decoded ({describe_error(error)})"

@@ -1,9 +1,9 @@
 """List the images of a folder one by one, and count the files that are no images."""
 
 import logging
+import posixpath
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from pipeline.infer.visualizations import IMAGES_FOLDER
 from pipeline.shards.decode import IMAGE_SUFFIXES
@@ -59,7 +59,7 @@ class ImageListing:
         if not _is_utf8(name):
             return NOT_UTF8
         # The URL of a single image has a suffix, its name below itself is empty.
-        suffix = PurePosixPath(name or self.url).suffix.lower()
+        suffix = posixpath.splitext(name or self.url)[1].lower()
         return None if suffix in IMAGE_SUFFIXES else suffix or NO_SUFFIX
 
 

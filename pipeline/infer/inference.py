@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.config import InferConfig, RunConfig
+from pipeline.infer.cluster_use import needs_cluster
 from pipeline.infer.detection_rows import read_detection_rows
 from pipeline.infer.folder_plan import plan_folder
 from pipeline.infer.image_listing import ImageListing
@@ -75,13 +76,11 @@ def run_inference(config: RunConfig) -> InferenceResult:
         config.data.bit_depth,
     )
     plan = _plan(inputs, settings, job, model)
-    connect()
+    if needs_cluster(settings.workers):
+        connect()
     logger.info(
-        "predicting on %d images in %d chunks of %s with %s",
-        plan.images,
-        plan.chunks,
-        inputs,
-        source,
+        "predicting on %d of %d images of %s, in %d chunks, with %s",
+        *(plan.images, plan.input_images, inputs, plan.chunks, source),
     )
     outcomes = predict_plan(plan, model, job, settings.workers)
     _check_count(plan, outcomes)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -132,6 +133,11 @@ class InputChunk:
         )
 
 
+def describe_error(error: Exception) -> str:
+    """Return the type and text of an error, without addresses: the same on every run."""
+    return re.sub(r" at 0x[0-9A-Fa-f]+", "", f"{type(error).__name__}: {error}")
+
+
 def is_shard_folder(url: str) -> bool:
     """Whether a folder holds shards, by its manifest."""
     return storage.exists(storage.join(url, MANIFEST_NAME))
@@ -187,7 +193,7 @@ def _read_shard(chunk: InputChunk) -> Iterator[InputImage]:
         # Damage is permanent only if the content differs from the manifest's digest.
         if _is_intact(chunk, url):
             raise storage.StorageError(f"{url}: {error}") from error
-        reason = f"the shard is damaged ({type(error).__name__}: {error})"
+        reason = f"the shard is damaged ({describe_error(error)})"
     for row_index in range(read, chunk.images):
         yield InputImage(-1, f"{file}[{row_index}]", b"", f"{url}: {reason}")
 

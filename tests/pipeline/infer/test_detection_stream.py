@@ -13,7 +13,7 @@ from model.weights import load_network
 from pipeline.infer import detection_stream
 from pipeline.infer.detection_stream import WINDOW_BATCHES, predict_images
 from pipeline.infer.inputs import InputImage
-from pipeline.shards.decode import decode_image
+from pipeline.shards.decode import _FORMATS, decode_image
 
 SHAPES = ((48, 96), (96, 48), (60, 64), (80, 60), (48, 72))
 
@@ -106,3 +106,29 @@ def test_large_images_make_smaller_windows_of_whole_batches(monkeypatch, limit):
     # At most one batch beyond the limit: 3 images of up to 14,400 bytes.
     assert max(sizes) <= limit + 3 * 14_400
     assert len(windows) > 2
+
+
+def test_errors_are_the_same_on_every_run(predictor, monkeypatch):
+    """Two runs over damaged files of every format write equal rows: no memory addresses."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    images = []
+    for number, file_format in enumerate(_FORMATS):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, file_format)
+        whole = buffer.getvalue()
+        cuts = [whole[: len(whole) // n] for n in (2, 5, 20, 1000)]
+        images += [InputImage(number, file_format, data) for data in (*cuts, b"\0" + whole)]
+    runs = [[p.error for p in predict_images(predictor, images, batch=2)] for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert sum(error is not None for error in runs[0]) > 30
+    assert not any(" at 0x" in error for error in runs[0] if error)
+
+    def fail(image):
+        raise OSError(f"cannot identify image file {io.BytesIO()!r}")
+
+    monkeypatch.setattr(InputImage, "decode", fail)
+    [prediction] = predict_images(predictor, images[:1], batch=1)
+    assert prediction.error == (
+        "cannot be decoded (OSError: cannot identify image file <_io.BytesIO object>)"
+    )
