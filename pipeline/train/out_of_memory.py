@@ -61,6 +61,10 @@ def training_remedy(config: RunConfig) -> str:
         options.append(f"raise train.accumulate (now {train.accumulate})")
     if train.precision == "fp32":
         options.append("set train.precision=bf16")
+    # With frozen norms it saves little.
+    trains_norms = config.model.backbone.norm != "frozen_bn"
+    if trains_norms and not train.activation_checkpointing and not train.compile:
+        options.append("set train.activation_checkpointing=true")
     size = "data.train_short_sides" if config.data.train_short_sides else "model.input.short_side"
     options.append(f"lower the input size ({size}, model.input.long_side)")
     return " or ".join(options)

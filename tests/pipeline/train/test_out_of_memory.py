@@ -98,6 +98,21 @@ def test_the_remedy_shows_the_configured_values():
     )
 
 
+@pytest.mark.parametrize(
+    ("norm", "train", "named"),
+    [
+        ("batch_norm", {}, True),
+        ("frozen_bn", {}, False),
+        ("batch_norm", {"activation_checkpointing": True}, False),
+        ("batch_norm", {"compile": True}, False),
+    ],
+)
+def test_recomputing_activations_is_a_remedy_where_it_helps(norm, train, named):
+    model = {"backbone": {"norm": norm}}
+    config = RunConfig.model_validate({"model": model, "train": train})
+    assert ("train.activation_checkpointing=true" in training_remedy(config)) is named
+
+
 def test_the_remedy_leaves_out_what_cannot_be_lowered():
     one_image = remedy({"train_short_sides": [640, 800]}, global_batch=2, accumulate=2)
     assert "train.global_batch" not in one_image
