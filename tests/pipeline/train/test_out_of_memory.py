@@ -109,7 +109,7 @@ def test_the_remedy_shows_the_configured_values():
 )
 def test_recomputing_activations_is_a_remedy_where_it_helps(norm, train, named):
     model = {"backbone": {"norm": norm}}
-    config = RunConfig.model_validate({"model": model, "train": train})
+    config = RunConfig.model_validate({"model": model, "train": {"workers": 1, **train}})
     assert ("train.activation_checkpointing=true" in training_remedy(config)) is named
 
 
