@@ -19,6 +19,11 @@ class TrainConfig(Settings):
         description="Ray Train workers, one process each. auto: one per GPU of the cluster, or one "
         "per machine without GPUs; in a sweep one per trial.",
     )
+    min_workers: Positive | None = Field(
+        None,
+        description="Workers that the training continues with if the cluster loses some; it takes "
+        "up to `workers` again when they are back, from its newest checkpoint. null: all.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: one GPU per worker if the cluster has them, else the CPU."
     )
@@ -153,6 +158,12 @@ class TrainConfig(Settings):
         if self.cpus_per_worker == "auto":
             raise ValueError("train.cpus_per_worker=auto is not settled yet")
         return self.cpus_per_worker
+
+    @model_validator(mode="after")
+    def _minimum_is_below_workers(self) -> "TrainConfig":
+        if self.min_workers and self.workers != "auto" and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} is above workers {self.workers}")
+        return self
 
     @model_validator(mode="after")
     def _maps_are_compiled_or_recomputed(self) -> "TrainConfig":

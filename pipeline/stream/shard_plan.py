@@ -16,6 +16,7 @@ Shapes: N images of the shards, Q row groups, T steps of an epoch, B images of a
 """
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -217,15 +218,20 @@ def _mixed_batches(plan: ShardPlan, images: Integers, rng: np.random.Generator) 
 def slots_of_rank(plan: ShardPlan, rank: int, world_size: int) -> range:
     """Return the slots of the global batch that belong to a worker.
 
+    The shares of two workers differ by at most one slot.
+
     Raises:
-        ValueError: the global batch is not divisible by the number of workers.
+        ValueError: there are more workers than slots.
     """
-    if plan.global_batch % world_size:
-        raise ValueError(
-            f"global batch {plan.global_batch} is not divisible by {world_size} workers"
-        )
-    share = plan.global_batch // world_size
-    return range(rank * share, (rank + 1) * share)
+    if plan.global_batch < world_size:
+        raise ValueError(f"{world_size} workers cannot share {plan.global_batch} images per step")
+    return split_evenly(range(plan.global_batch), world_size)[rank]
+
+
+def split_evenly(slots: range, parts: int) -> list[range]:
+    """Return contiguous parts of some slots, whose lengths differ by at most one."""
+    bounds = [len(slots) * part // parts for part in range(parts + 1)]
+    return [slots[first:last] for first, last in itertools.pairwise(bounds)]
 
 
 def locate_image(plan: ShardPlan, image: int) -> tuple[str, int]:

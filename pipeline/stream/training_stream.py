@@ -21,7 +21,7 @@ from pipeline.stream.device_copy import BatchCopy, DeviceCopier
 from pipeline.stream.paste_plan import filled_paste_slots
 from pipeline.stream.planned_row import PlannedRow, planned_rows
 from pipeline.stream.read_plan import ReadPlan
-from pipeline.stream.shard_plan import slots_of_rank
+from pipeline.stream.shard_plan import slots_of_rank, split_evenly
 from pipeline.stream.shard_reader import read_locally, read_with_ray
 from pipeline.stream.training_plan import (
     describe_sampling,
@@ -131,7 +131,7 @@ class TrainingStream(Iterator[StreamBatch]):
             canvas=config.train.canvas,
             paste_probability=plan.paste_probability,
         )
-        self._micro_batch = len(plan.slots) // config.train.accumulate
+        self._micro_slots = split_evenly(plan.slots, config.train.accumulate)
         self._lookahead = max(config.data.lookahead_batches, config.data.decode_threads)
         self._early_rows: dict[tuple[int, int], PlannedRow] = {}  # by (step, slot)
         self._rows_returned = 0
@@ -192,10 +192,9 @@ class TrainingStream(Iterator[StreamBatch]):
 
     def _plan_micro_batches(self) -> Iterator[tuple[int, range]]:
         """Yield the step and slots of each of this worker's micro-batches."""
-        slots = self._plan.slots
         for step in self._plan.steps:
-            for first in range(0, len(slots), self._micro_batch):
-                yield step, slots[first : first + self._micro_batch]
+            for slots in self._micro_slots:
+                yield step, slots
 
     def _decode_ahead(self) -> None:
         """Keep the decoders a few micro-batches ahead of the training loop."""

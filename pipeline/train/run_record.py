@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 OPERATIONAL = {
     "allow_frozen_random_norms",
     "workers",
+    "min_workers",
     "device",
     "cpus_per_worker",
     "channels_last",

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from pipeline.train.training_state import (
     new_training_state,
     resume_training_state,
 )
+from pipeline.train.worker_count import fit_to_workers
 from pipeline.train.worker_logging import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -97,8 +98,9 @@ def train_worker(settings: Mapping[str, Any]) -> WorkerResult:
 
 class _Worker:
     def __init__(self, task: WorkerTask, place: WorkerPlace) -> None:
-        self.task = task
-        self.config = task.config.train
+        train = fit_to_workers(task.config.train, place.world_size)
+        self.task = replace(task, config=task.config.model_copy(update={"train": train}))
+        self.config = train
         self.place = place
         self.skipped_steps = 0
         # Workers on one machine share its cores: more threads than reserved would compete.
@@ -109,7 +111,12 @@ class _Worker:
             torch.set_float32_matmul_precision("high")
         configure_logging(place.rank)
         if place.rank == 0:
-            logger.info("training on %s, operators %s", place.device, backend())
+            logger.info(
+                "training on %s with %d workers, operators %s",
+                place.device,
+                place.world_size,
+                backend(),
+            )
             warn_if_not_compiled(place.device)
         self.state = self._build_state()
 

@@ -31,6 +31,20 @@ def settle_workers(
     return train.model_copy(update={"workers": workers, "cpus_per_worker": cpus})
 
 
+def fit_to_workers(train: TrainConfig, workers: int) -> TrainConfig:
+    """Return the settings for another number of workers than configured (``min_workers``).
+
+    Their shares of the batch differ by at most one image. With fewer workers there are more
+    micro-batches, so that none needs more memory than configured, if the shares allow it.
+    """
+    if workers == train.worker_count:
+        return train
+    micro_batch = train.global_batch // (train.worker_count * train.accumulate)
+    smallest, largest = train.global_batch // workers, -(-train.global_batch // workers)
+    accumulate = max(1, min(smallest, -(-largest // micro_batch)))
+    return train.model_copy(update={"accumulate": accumulate})
+
+
 def _count_workers(train: TrainConfig, machines: tuple[Machine, ...]) -> int:
     """Return one per GPU, or per machine; fewer if they cannot share a micro-batch evenly."""
     gpus = int(sum(machine.gpus for machine in machines))

@@ -25,44 +25,44 @@ def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingCon
         TrainingError: the only machine cannot hold the workers; Ray would wait forever.
     """
     train = config.train
-    use_gpu = _uses_gpus(train, resources.gpus)
-    needed = {
-        "CPU": train.worker_count * train.worker_cpus,
-        "GPU": float(train.worker_count * use_gpu),
-    }
+    most = train.worker_count
+    fewest = min(train.min_workers or most, most)
+    use_gpu = _uses_gpus(train, fewest, resources.gpus)
+    needed = {"CPU": fewest * train.worker_cpus, "GPU": float(fewest * use_gpu)}
     available = {"CPU": resources.cpus, "GPU": resources.gpus}
     # A cluster of several machines may have an autoscaler that adds the rest.
     if len(ray.nodes()) == 1:
         for kind, amount in needed.items():
             if amount > available[kind]:
+                name = "workers" if fewest == most else "min_workers"
                 raise TrainingError(
-                    f"train.workers={train.workers} need {amount:g} {kind}s, but this machine has "
+                    f"train.{name}={fewest} need {amount:g} {kind}s, but this machine has "
                     f"{available[kind]:g}; lower train.workers or train.cpus_per_worker, "
                     "or set train.device=cpu"
                 )
     if not use_gpu and train.precision == "fp16":
         raise TrainingError("train.precision=fp16 needs a GPU; use bf16 or fp32")
     return ScalingConfig(
-        num_workers=train.worker_count,
+        num_workers=most if fewest == most else (fewest, most),
         use_gpu=use_gpu,
         resources_per_worker={"CPU": train.worker_cpus, **({"GPU": 1.0} if use_gpu else {})},
     )
 
 
-def _uses_gpus(train: TrainConfig, gpus: float) -> bool:
+def _uses_gpus(train: TrainConfig, workers: int, gpus: float) -> bool:
     """Return whether each worker gets a GPU; warn if ``auto`` leaves GPUs unused."""
     if train.device != "auto":
         return train.device == "cuda"
-    if 1 <= gpus < train.worker_count:
+    if 1 <= gpus < workers:
         per_micro_batch = train.global_batch // train.accumulate
         logger.warning(
             "training on the CPU: each of train.workers=%d needs a GPU, but the cluster has %g. "
             "Set train.workers=%d to train on GPUs, or train.device=cpu if the CPU is intended.",
-            train.worker_count,
+            workers,
             gpus,
             max(n for n in range(1, int(gpus) + 1) if per_micro_batch % n == 0),
         )
-    return gpus >= train.worker_count
+    return gpus >= workers
 
 
 def worker_environment(use_gpu: bool) -> dict[str, str]:

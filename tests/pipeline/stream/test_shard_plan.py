@@ -104,10 +104,18 @@ def test_images_left_out_of_one_epoch_appear_in_others():
     assert not set.intersection(*left_out)
 
 
-def test_an_indivisible_batch_is_refused():
+@pytest.mark.parametrize("world_size", range(1, 9))
+def test_workers_share_all_slots_as_evenly_as_possible(world_size):
+    plan = plan_shards(manifest_of([[[0] * 9]]), 8, 0)
+    shares = [slots_of_rank(plan, rank, world_size) for rank in range(world_size)]
+    assert [slot for share in shares for slot in share] == list(range(8))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_more_workers_than_images_per_step_are_refused():
     plan = plan_shards(manifest_of([[[0] * 7]]), 4, 0)
-    with pytest.raises(ValueError, match="4 is not divisible by 3"):
-        slots_of_rank(plan, 0, 3)
+    with pytest.raises(ValueError, match="5 workers cannot share 4 images"):
+        slots_of_rank(plan, 0, 5)
 
 
 def test_shards_without_images_are_refused():

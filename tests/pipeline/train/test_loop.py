@@ -44,6 +44,7 @@ def one_of_two_workers(rank, port, folder):
     outcome = {}
     for name, options in {
         "plain": {},
+        "uneven": {"shares": (range(3), range(3, 8))},
         "accumulated": {"accumulate": 2},
         "empty_rank": {"objects_of": no_objects_in_the_second_half},
     }.items():
@@ -79,6 +80,13 @@ def test_two_workers_compute_the_losses_of_one(two_workers):
     assert_same_losses(two_workers[0]["plain"], losses(reports))
     for name, weight in toy.state_dict().items():
         torch.testing.assert_close(two_workers[0]["plain_weights"][name], weight)
+
+
+def test_two_workers_with_unequal_shares_compute_the_losses_of_one(two_workers):
+    reports, toy, _ = train()
+    assert_same_losses(two_workers[0]["uneven"], losses(reports))
+    for name, weight in toy.state_dict().items():
+        torch.testing.assert_close(two_workers[0]["uneven_weights"][name], weight)
 
 
 def test_every_worker_reports_the_losses_over_all_workers(two_workers):

@@ -5,7 +5,7 @@ import pytest
 from pipeline.cluster import ClusterResources, Machine
 from pipeline.config import TrainConfig
 from pipeline.train.failures import TrainingError
-from pipeline.train.worker_count import settle_workers
+from pipeline.train.worker_count import fit_to_workers, settle_workers
 
 LAPTOP = (Machine(8, 0),)
 ONE_GPU = (Machine(16, 1),)
@@ -72,3 +72,24 @@ def test_a_batch_that_micro_batches_do_not_divide_is_refused():
         TrainConfig(accumulate=3)
     with pytest.raises(ValueError, match="not a multiple of workers x accumulate = 3 x 1"):
         TrainConfig(workers=3)
+
+
+@pytest.mark.parametrize(
+    ("workers", "accumulate", "now", "expected"),
+    [
+        (4, 1, 4, 1),
+        (4, 1, 2, 2),  # 4 images at a time, as before
+        (4, 2, 2, 4),
+        (4, 1, 3, 2),  # shares of 5 and 6 images, at most 3 at a time
+        (4, 1, 1, 4),
+        (16, 1, 11, 1),  # shares of 1 and 2 images: none can be empty
+    ],
+)
+def test_fewer_workers_take_as_many_images_at_a_time_as_before(workers, accumulate, now, expected):
+    train = TrainConfig(workers=workers, accumulate=accumulate, global_batch=16)
+    assert fit_to_workers(train, now).accumulate == expected
+
+
+def test_the_minimum_cannot_be_above_the_number_of_workers():
+    with pytest.raises(ValueError, match="min_workers 3 is above workers 2"):
+        TrainConfig(workers=2, min_workers=3)

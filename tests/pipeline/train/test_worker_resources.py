@@ -62,6 +62,14 @@ def test_an_expected_device_gives_no_warning(device, gpus, caplog):
     assert not caplog.records
 
 
+def test_a_training_with_fewer_workers_if_need_be_fits_where_the_fewest_do(monkeypatch):
+    monkeypatch.setattr(ray, "nodes", lambda: [{}])
+    assert scaling(0, workers=16, min_workers=4).num_workers == (4, 16)
+    assert scaling(0, workers=4, min_workers=4).num_workers == 4
+    with pytest.raises(TrainingError, match=r"train\.min_workers=9 need 9 CPUs"):
+        scaling(0, workers=18, global_batch=18, min_workers=9)
+
+
 @pytest.mark.usefixtures("two_machines")
 def test_fp16_on_the_cpu_is_refused():
     with pytest.raises(TrainingError, match="fp16 needs a GPU"):

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.structures import ImageBatch, ImageSize, LossTerm, Targets
 from pipeline.config import OptimizerConfig
+from pipeline.stream.shard_plan import split_evenly
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.optimizer import build_optimizer, load_optimizer_state
 from pipeline.train.precision import Precision
@@ -54,13 +55,15 @@ def sample(image_id, objects):
     return pixels, Targets(boxes, torch.ones(objects, dtype=torch.int64), image_id=image_id)
 
 
-def stream(start, rank=0, world=1, accumulate=1, objects_of=lambda image_id: image_id % 4):
+def stream(
+    start, rank=0, world=1, accumulate=1, objects_of=lambda image_id: image_id % 4, shares=None
+):
     """Yield this rank's micro-batches; global batches do not depend on world or accumulate."""
-    share = GLOBAL_BATCH // (world * accumulate)
+    own = split_evenly(range(GLOBAL_BATCH), world)[rank] if shares is None else shares[rank]
     for step in range(start, STEPS):
-        for micro in range(accumulate):
-            first = step * GLOBAL_BATCH + (rank * accumulate + micro) * share
-            samples = [sample(i, objects_of(i)) for i in range(first, first + share)]
+        for micro in split_evenly(own, accumulate):
+            share = len(micro)
+            samples = [sample(i, objects_of(i)) for i in (step * GLOBAL_BATCH + n for n in micro)]
             size = (ImageSize(8, 8),) * share
             images = ImageBatch(torch.stack([pixels for pixels, _ in samples]), size, size)
             yield ToyBatch(images, tuple(target for _, target in samples))
