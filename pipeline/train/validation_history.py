@@ -41,15 +41,18 @@ class ValidationHistory:
 
     @property
     def best(self) -> Validation | None:
-        """The best validation, the first of equally good ones; None without any."""
+        """The best validation, the last of equally good ones; None without any."""
         sign = -1 if self.metric == LOSS else 1
-        return max(self.validations, key=lambda each: sign * each.value, default=None)
+        return max(self.validations, key=lambda each: (sign * each.value, each.step), default=None)
 
     @property
-    def since_best(self) -> int:
-        """Number of validations after the best one."""
+    def since_improved(self) -> int:
+        """Number of validations after the first of the equally good best ones."""
         best = self.best
-        return 0 if best is None else sum(each.step > best.step for each in self.validations)
+        if best is None:
+            return 0
+        first = min(each.step for each in self.validations if each.value == best.value)
+        return sum(each.step > first for each in self.validations)
 
     def add(self, step: int, value: float) -> "ValidationHistory":
         """Return the history with one more validation; one of the same step is replaced.
@@ -68,11 +71,11 @@ class ValidationHistory:
             patience: validations without a better value to wait for; 0 never stops.
         """
         best = self.best
-        if not patience or best is None or self.since_best < patience:
+        if not patience or best is None or self.since_improved < patience:
             return None
         return (
-            f"{self.metric} has not improved in {self.since_best} validations since step "
-            f"{best.step} ({best.value:.4f})"
+            f"{self.metric} has not improved on {best.value:.4f} in {self.since_improved} "
+            "validations"
         )
 
     def until(self, step: int) -> "ValidationHistory":

@@ -56,13 +56,13 @@ def test_a_training_that_does_not_improve_ends_and_its_best_checkpoint_is_used(s
     )
     result = run_training(config)
     best = json.loads((tmp_path / "train/best.json").read_text())
-    assert best["checkpoint"] == "step_00000002"
+    assert best["checkpoint"] == "step_00000006"  # the last of equally good ones
     assert [each["step"] for each in best["validations"]] == [2, 4, 6]
     assert result.steps == 6
-    assert result.stopped.startswith("segm/AP has not improved in 2 validations since step 2 ")
-    assert checkpoints(tmp_path) == ["step_00000002", "step_00000006"]
-    assert find_model_folder(tmp_path).name == "step_00000002"
-    assert result.checkpoint_url.endswith("step_00000002")
+    assert result.stopped == "segm/AP has not improved on 0.0000 in 2 validations"
+    assert checkpoints(tmp_path) == ["step_00000006"]
+    assert find_model_folder(tmp_path).name == "step_00000006"
+    assert result.checkpoint_url.endswith("step_00000006")
     terms = {name for name in result.metrics if name.startswith("val/loss/")}
     assert sum(result.metrics[name] for name in terms) == pytest.approx(result.metrics["val/loss"])
     assert len(terms) == 5
@@ -88,6 +88,17 @@ def test_a_training_ends_when_its_hours_are_over_and_continues_with_more(
     assert (continued.steps, continued.stopped) == (whole.steps, None)
     expected = loss_history(uninterrupted.output, whole.run_id)
     assert_same_history(loss_history(tmp_path, result.run_id), expected)
+
+
+def test_a_training_goes_on_with_the_workers_that_the_cluster_can_hold(finished, shards, tmp_path):
+    uninterrupted, whole = finished
+    # Four are wanted, and two fit: each takes its two images one by one.
+    result = run_training(make_config(tmp_path, shards, steps=2, workers=4, min_workers=1))
+    assert result.steps == 2
+    expected = loss_history(uninterrupted.output, whole.run_id, "train/rpn_objectness")
+    history = loss_history(tmp_path, result.run_id, "train/rpn_objectness")
+    # A term with a constant count per image: the same global batch has the same loss.
+    assert min(history[1]) == pytest.approx(min(expected[1]), rel=1e-4)
 
 
 def test_a_step_that_needs_too_much_memory_is_split_into_smaller_micro_batches(

@@ -209,3 +209,11 @@ def test_only_the_newest_checkpoints_are_kept_and_damaged_ones_too(output, detec
     assert len(names(output)) == 4
     keep.after_report(None, [{}], checkpoint="any")
     assert names(output) == ["damaged-step_00000002", "step_00000006", "step_00000008"]
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(output, detector):
+    best = {"checkpoint": "step_00000004", "metric": "segm/AP", "validations": []}
+    storage.write_json(storage.join(output, "train", "best.json"), best)
+    write_checkpoint(output, detector, SavedState(8))
+    DeleteOldCheckpoints(output, keep=1).after_report(None, [{}], checkpoint="any")
+    assert names(output) == ["best.json", "step_00000004", "step_00000008"]

@@ -30,10 +30,10 @@ def config(output="unused", **train):
     return RunConfig.model_validate({"output": str(output), "train": train})
 
 
-def test_the_best_validation_is_the_highest_and_the_first_of_equals():
+def test_the_best_validation_is_the_highest_and_the_last_of_equals():
     whole = history(0.1, 0.4, 0.3, 0.4)
-    assert whole.best == Validation(20, 0.4)
-    assert whole.since_best == 2
+    assert whole.best == Validation(40, 0.4)
+    assert whole.since_improved == 2
 
 
 def test_of_losses_the_lowest_is_the_best():
@@ -49,7 +49,7 @@ def test_a_validation_that_measured_nothing_is_no_best(value):
 def test_training_stops_after_as_many_validations_without_a_better_one_as_patience_says():
     assert history(0.1, 0.4, 0.3).reason_to_stop(patience=2) is None
     assert history(0.1, 0.4, 0.3, 0.4).reason_to_stop(patience=2) == (
-        "segm/AP has not improved in 2 validations since step 20 (0.4000)"
+        "segm/AP has not improved on 0.4000 in 2 validations"
     )
     assert history(0.4, 0.3, 0.2, 0.1).reason_to_stop(patience=0) is None
     assert history().reason_to_stop(patience=1) is None
