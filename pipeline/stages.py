@@ -6,6 +6,7 @@ configuration sections and of the outcomes of those stages. A stage writes
 resume a chain, submit it again; a changed setting reruns only the stages that depend on it.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,10 @@ from pipeline.evaluate.registration import check_champion_metric, register_evalu
 from pipeline.infer.inference import run_inference
 from pipeline.ingest.splits import prepare_split
 from pipeline.output_layout import Split, from_portable, split_shards_url, to_portable
+from pipeline.storage.records import parse_record
 from pipeline.train.driver import run_training
+
+logger = logging.getLogger(__name__)
 
 Outcome = dict[str, Any]
 """The outputs of a stage as plain values: URLs, digests, counts and metrics.
@@ -134,7 +138,12 @@ def _stage_key(stage: Stage, config: RunConfig, upstream: tuple[StageRecord, ...
 def _finished_record(success_url: str, key: str, output: str) -> StageRecord | None:
     if not storage.exists(success_url):
         return None
-    record = StageRecord(**from_portable(storage.read_json(success_url), output))
+    try:
+        document = from_portable(storage.read_json(success_url), output)
+        record = parse_record(document, StageRecord, success_url, "the stage runs again")
+    except storage.DamagedRecordError as error:
+        logger.warning("%s", error)
+        return None
     return record if record.key == key else None
 
 

@@ -1,5 +1,7 @@
 """The registration job: register the checkpoint that the output's evaluation measured."""
 
+from dataclasses import dataclass
+
 from model.config import ModelConfig
 from model.config.settings import ConfigError
 from pipeline import storage
@@ -7,6 +9,7 @@ from pipeline.config import RunConfig
 from pipeline.evaluate.metrics import VOC_METRIC, metric_names
 from pipeline.evaluate.report import REPORT_JSON
 from pipeline.output_layout import EVALUATION_FOLDER, from_portable
+from pipeline.storage.records import parse_record
 from pipeline.track.model_registry import register_model
 from pipeline.track.promotion import RegisteredVersion
 
@@ -32,11 +35,27 @@ def measured_metrics(model: ModelConfig) -> tuple[str, ...]:
     return (*(f"{kind}/{name}" for kind in kinds for name in metric_names(kind)), VOC_METRIC)
 
 
+@dataclass(frozen=True)
+class _MeasuredValues:
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _MeasuredCheckpoint:
+    """What the registration reads of ``report.json``."""
+
+    weights: str
+    metrics: _MeasuredValues
+    run_id: str
+    dataset_digest: str
+
+
 def register_evaluated(config: RunConfig) -> RegisteredVersion:
     """Register the checkpoint in ``{output}/evaluation/report.json``, with its metrics.
 
     Raises:
         FileNotFoundError: this output has no evaluation.
+        DamagedRecordError: the file is not the report of an evaluation.
         TrackingError: ``track.champion_metric`` was not measured.
     """
     report_url = storage.join(config.output, EVALUATION_FOLDER, REPORT_JSON)
@@ -44,11 +63,16 @@ def register_evaluated(config: RunConfig) -> RegisteredVersion:
         raise storage.MissingFileError(
             f"there is no evaluation at {report_url}; run workflows/evaluate.py first"
         )
-    report = from_portable(storage.read_json(report_url), config.output)
+    report = parse_record(
+        from_portable(storage.read_json(report_url), config.output),
+        _MeasuredCheckpoint,
+        report_url,
+        "run workflows/evaluate.py again",
+    )
     return register_model(
         config,
-        checkpoint_url=report["weights"],
-        metrics=report["metrics"]["values"],
-        run_id=report["run_id"],
-        dataset_digest=report["dataset_digest"],
+        checkpoint_url=report.weights,
+        metrics=report.metrics.values,
+        run_id=report.run_id,
+        dataset_digest=report.dataset_digest,
     )

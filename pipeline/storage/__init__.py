@@ -7,7 +7,7 @@ Use as ``from pipeline import storage`` and ``storage.read_json(url)``. Settings
 from typing import TYPE_CHECKING
 
 from model.lazy_exports import lazy_exports
-from pipeline.storage.retries import MissingFileError, StorageError
+from pipeline.storage.retries import DamagedRecordError, MissingFileError, StorageError
 from pipeline.storage.untrusted_names import UnsafeNameError, check_name, path_below, url_below
 from pipeline.storage.urls import join, local_path
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.storage.folders import download_folder, fetch, move_folder, upload_folder
 
 __all__ = [
+    "DamagedRecordError",
     "MissingFileError",
     "StorageError",
     "UnsafeNameError",

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import pyarrow.fs
 
-from pipeline.storage.retries import StorageError, retry
+from pipeline.storage.retries import DamagedRecordError, StorageError, retry
 from pipeline.storage.urls import join, local_path
 
 _COPY_BYTES = 8 << 20
@@ -150,13 +150,14 @@ def read_json(url: str) -> Any:
 
     Raises:
         MissingFileError: no file exists at the URL.
-        StorageError: the file cannot be read or is not JSON.
+        DamagedRecordError: the file is not JSON.
+        StorageError: the file cannot be read.
     """
     data = read_bytes(url)
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise StorageError(
+        raise DamagedRecordError(
             f"{url}: not valid JSON ({error}); delete it, and it will be written again"
         ) from None
 

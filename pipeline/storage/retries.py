@@ -21,6 +21,10 @@ class MissingFileError(StorageError, FileNotFoundError):
     """No file or folder exists at the URL."""
 
 
+class DamagedRecordError(StorageError):
+    """A file does not hold the record that a job wrote; the message names it and the way out."""
+
+
 def missing_file(url: str) -> MissingFileError:
     """Build the error for a URL at which nothing exists."""
     return MissingFileError(f"{url}: no such file or folder; check the URL")

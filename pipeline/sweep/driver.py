@@ -7,7 +7,7 @@ again continues the sweep, or returns at once if it is finished.
 
 import functools
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlflow import MlflowClient
@@ -22,6 +22,7 @@ from pipeline.config import RunConfig, config_digest, to_yaml
 from pipeline.evaluate.registration import measured_metrics
 from pipeline.output_layout import from_portable, to_portable
 from pipeline.storage.exclusive_use import exclusive_use
+from pipeline.storage.records import parse_record
 from pipeline.sweep.results import TrialSummary, best_trial, summarize_trial
 from pipeline.sweep.search_space import check_space, distributions
 from pipeline.sweep.stopped_trials import StoppedTrials, wait_and_remove_groups
@@ -72,6 +73,21 @@ class SweepResult:
     run_id: str
 
 
+@dataclass(frozen=True)
+class SweepRecord:
+    """The content of ``sweep.json``.
+
+    Args:
+        config_digest: digest of the sweep's settings.
+        run_id: the sweep's MLflow run.
+        result: of the finished sweep; None until then.
+    """
+
+    config_digest: str
+    run_id: str
+    result: SweepResult | None = None
+
+
 def run_sweep(config: RunConfig) -> SweepResult:
     """Run the search of ``config.sweep``; continue an interrupted one, or return a finished one.
 
@@ -89,35 +105,50 @@ def run_sweep(config: RunConfig) -> SweepResult:
 
 
 def _run_sweep(config: RunConfig) -> SweepResult:
-    record_url = storage.join(sweep_folder(config), "sweep.json")
-    stored = storage.read_json(record_url) if storage.exists(record_url) else {}
-    record = from_portable(stored, config.output)
+    record = _read_record(config)
     # A sweep that is moved to another output folder stays the same sweep.
     digest = config_digest(config.model_copy(update={"output": ""}))
-    if record and record["config_digest"] != digest:
+    if record is not None and record.config_digest != digest:
         raise SweepError(
             f"{config.output} holds a sweep with other settings; choose another output"
         )
-    if "result" in record:
+    if record is not None and record.result is not None:
         logger.info("the sweep in %s is finished; nothing to do", config.output)
-        return _result_from_json(record["result"])
+        return record.result
 
     resources = connect()
     train = settle_workers(config.train, resources, is_trial=True)
     settled = config.model_copy(update={"train": train})
     concurrent = concurrent_trials(settled, resources)
-    with open_run(config, "sweep", run_id=record.get("run_id")) as run:
-        record = {"config_digest": digest, "run_id": run.run_id}
-        storage.write_json(record_url, to_portable(record, config.output))
+    with open_run(config, "sweep", run_id=record.run_id if record else None) as run:
+        record = SweepRecord(digest, run.run_id)
+        _write_record(config, record)
         logger.info("%d trials, %d at a time", config.sweep.trials, concurrent)
         grid = _tuner(settled, run, concurrent).fit()
         _remove_placement_groups(grid)
         trials = tuple(summarize_trial(result, config) for result in grid)
         _end_stopped_runs(config, run, trials)
         result = _conclude(config, run, trials)
-        finished = {**record, "result": asdict(result)}
-        storage.write_json(record_url, to_portable(finished, config.output))
+        _write_record(config, replace(record, result=result))
     return result
+
+
+def _read_record(config: RunConfig) -> SweepRecord | None:
+    url = _record_url(config)
+    if not storage.exists(url):
+        return None
+    remedy = "rename it, and the sweep continues with the trials that Ray Tune has recorded"
+    return parse_record(
+        from_portable(storage.read_json(url), config.output), SweepRecord, url, remedy
+    )
+
+
+def _write_record(config: RunConfig, record: SweepRecord) -> None:
+    storage.write_json(_record_url(config), to_portable(asdict(record), config.output))
+
+
+def _record_url(config: RunConfig) -> str:
+    return storage.join(sweep_folder(config), "sweep.json")
 
 
 def _check_metric(config: RunConfig) -> None:
@@ -225,8 +256,3 @@ def _conclude(config: RunConfig, run: TrackedRun, trials: tuple[TrialSummary, ..
     sink.close()
     logger.info("best of %d trials: %s", len(trials), best.values)
     return SweepResult(url, best.values, best.metrics, trials, run.run_id)
-
-
-def _result_from_json(stored: dict[str, Any]) -> SweepResult:
-    trials = tuple(TrialSummary(**trial) for trial in stored["trials"])
-    return SweepResult(**{**stored, "trials": trials})

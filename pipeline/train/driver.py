@@ -23,6 +23,7 @@ from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER, split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
 from pipeline.storage.exclusive_use import exclusive_use
+from pipeline.storage.records import parse_record
 from pipeline.stream.training_plan import read_training_manifest
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.track.mlflow_store import recorded_uri, tracking_uri
@@ -137,7 +138,12 @@ def _finished(
     """Return the result of a finished training, if its checkpoint is still there."""
     if recorded.result is None or not is_finished(recorded, present):
         return None
-    result = TrainingResult(run_id=recorded.run_id, **recorded.result)
+    result = parse_record(
+        {**recorded.result, "run_id": recorded.run_id},
+        TrainingResult,
+        storage.join(training_url(config.output), "run.json"),
+        "rename it, and the training continues without it",
+    )
     if checkpoint is not None and trained_checkpoint(config) == result.checkpoint_url:
         logger.info("the training in %s is finished; nothing to do", config.output)
         return result

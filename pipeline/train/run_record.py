@@ -7,6 +7,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER, from_portable, to_portable
+from pipeline.storage.records import parse_record
 from pipeline.track.mlflow_run import flatten_settings
 from pipeline.track.mlflow_store import recorded_uri
 
@@ -65,18 +66,14 @@ def read_run_record(output: str) -> RunRecord | None:
     """Read the record of an output folder; None if no training has started there.
 
     Raises:
+        DamagedRecordError: it is not the record of a training.
         StorageError: the record cannot be read.
     """
     url = _record_url(output)
     if not storage.exists(url):
         return None
-    try:
-        record = RunRecord(**from_portable(storage.read_json(url), output))
-    except TypeError as error:
-        raise storage.StorageError(
-            f"{url}: not the record of a training ({error}); rename it, and the training continues "
-            "without it"
-        ) from error
+    remedy = "rename it, and the training continues without it"
+    record = parse_record(from_portable(storage.read_json(url), output), RunRecord, url, remedy)
     return replace(record, tracking_uri=recorded_uri(record.tracking_uri, output))
 
 

@@ -78,3 +78,13 @@ def test_a_chain_resumes_and_reruns_only_what_a_change_affects(ray_cluster, smal
     rerun = stages_run(config)
     assert "evaluate" in rerun
     assert "train" not in rerun
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"stage": "val_shards"}', '{"key": 3}'])
+def test_a_stage_whose_record_is_damaged_runs_again(small_config, caplog, text):
+    assert not _run_stage("val_shards", small_config).skipped
+    marker = Path(small_config.output) / "stages" / "val_shards" / "_SUCCESS.json"
+    marker.write_text(text)
+    assert not _run_stage("val_shards", small_config).skipped
+    assert "_SUCCESS.json" in caplog.text
+    assert _run_stage("val_shards", small_config).skipped

@@ -47,6 +47,14 @@ def test_a_damaged_checkpoint_is_neither_evaluated_nor_registered(evaluate_confi
         assert str(raised.value).startswith(f"{weights} is damaged")
 
 
+@pytest.mark.parametrize("report", [{}, [], {"weights": "w", "metrics": {"values": 3}}])
+def test_a_damaged_report_is_named_with_the_remedy(evaluate_config, report):
+    url = storage.join(evaluate_config.output, "evaluation", "report.json")
+    storage.write_json(url, report)
+    with pytest.raises(storage.DamagedRecordError, match=r"report.json is damaged .*evaluate.py"):
+        register_evaluated(evaluate_config)
+
+
 @pytest.mark.parametrize(
     ("model", "metric", "measured"),
     [
