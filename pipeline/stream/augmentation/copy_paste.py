@@ -134,17 +134,20 @@ def _areas(boxes: Tensor, size: ImageSize) -> list[list[int]]:
 
 def _cover_objects(targets: Targets, size: ImageSize, cover: Bitmap) -> Targets:
     """Take the covered pixels from objects; covered objects move to the end."""
+    untouched, covered = dict.fromkeys(range(len(targets))), {}
+    areas = _areas(targets.boxes, size)
+    at_border = [_is_at_moved_border(area, size, cover) for area in areas]
     near = [
         index
-        for index, (x1, y1, x2, y2) in enumerate(_areas(targets.boxes, size))
-        if cover[y1:y2, x1:x2].any()
+        for index, (x1, y1, x2, y2) in enumerate(areas)
+        if at_border[index] or cover[y1:y2, x1:x2].any()
     ]
-    untouched, covered = dict.fromkeys(range(len(targets))), {}
     for index, mask in zip(near, _pixels_of_objects(targets, near, size), strict=True):
         has_pixels = bool(mask.bitmap.any())
         solid = mask if has_pixels else _box_as_mask(targets.boxes[index], size)
         visible = solid.bitmap & ~solid.region_of(cover)
-        if np.array_equal(visible, solid.bitmap):
+        is_cut = has_pixels and at_border[index]
+        if not is_cut and np.array_equal(visible, solid.bitmap):
             continue
         del untouched[index]
         if visible.any():
@@ -156,6 +159,15 @@ def _cover_objects(targets: Targets, size: ImageSize, cover: Bitmap) -> Targets:
     masks = encode_crops([crop if has_pixels else None for crop, has_pixels in covered.values()])
     boxes = _boxes_of([crop for crop, _ in covered.values()])
     return _concatenate(rest, replace(changed, boxes=boxes, masks=masks))
+
+
+def _is_at_moved_border(area: Sequence[int], size: ImageSize, cover: Bitmap) -> bool:
+    """Return whether an object touches a border of an image that grows there.
+
+    Its mask may go on beyond the border, where it was of no account before.
+    """
+    (_, _, x2, y2), (height, width) = area, cover.shape
+    return (x2 == size.width < width) or (y2 == size.height < height)
 
 
 def _box_as_mask(box: Tensor, size: ImageSize) -> MaskCrop:

@@ -123,6 +123,10 @@ def test_masks_of_augmented_images_never_overlap_what_is_pasted(below, above, da
     assert pixels.shape[:2] == composition.size
     masks, is_pasted = bitmaps_of(targets, composition.size), targets.labels.numpy() >= OTHER
     assert not (masks[~is_pasted] & composition.cover).any()
+    # Masks end where the image ended before it grew, although windows do not cut them.
+    size = samples[0].original_size
+    assert not masks[~is_pasted, size.height :].any()
+    assert not masks[~is_pasted, :, size.width :].any()
     assert np.array_equal(masks[is_pasted].any(axis=0), composition.cover)
     source = samples[1].pixels.numpy()
     height, width = (min(sides) for sides in zip(source.shape, composition.size, strict=False))
@@ -180,6 +184,21 @@ def test_an_image_grows_only_as_far_as_pasted_objects_reach():
     assert torch.equal(pixels[:4, :4], below.pixels[:4, :4])
     _, composition = paste(below, square(OTHER, 0, 0, 3, 3).sample)
     assert composition.size == (6, 6)
+
+
+@pytest.mark.parametrize("kind", ["polygons", "runs"])
+def test_a_mask_that_a_window_cuts_ends_there_when_the_image_grows(kind):
+    whole = square(1, 2, 2, 12, 12, kind).sample
+    size = ImageSize(8, 6)
+    window = Window(0, 0, size)
+    cut = augment(whole, Augmentation(whole.original_size, False, window=window))
+    cut = replace(cut, original_size=size)
+    _, composition = paste(cut, square(OTHER, 9, 9, 11, 11).sample)
+    assert composition.size == (11, 11)
+    expected = np.zeros((11, 11), dtype=bool)
+    expected[2:8, 2:6] = True
+    assert np.array_equal(bitmaps_of(composition.targets, composition.size)[0], expected)
+    assert composition.targets.boxes[0].tolist() == [2, 2, 6, 8]
 
 
 def test_images_without_objects_and_without_keypoints_can_be_pasted_and_pasted_on():
