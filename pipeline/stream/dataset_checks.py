@@ -40,6 +40,13 @@ def check_training_data(config: RunConfig, manifest: Manifest, shards_url: str) 
             _objects(manifest),
             shards_url,
         )
+    if config.data.copy_paste_probability and _without_mask(manifest):
+        logger.warning(
+            "%d of %d objects of %s have no mask, so copy-paste never pastes them",
+            _without_mask(manifest),
+            _objects(manifest),
+            shards_url,
+        )
 
 
 def check_validation_data(

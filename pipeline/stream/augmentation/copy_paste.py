@@ -166,8 +166,8 @@ def _is_at_moved_border(area: Sequence[int], size: ImageSize, cover: Bitmap) -> 
 
     Its mask may go on beyond the border, where it was of no account before.
     """
-    (_, _, x2, y2), (height, width) = area, cover.shape
-    return (x2 == size.width < width) or (y2 == size.height < height)
+    (_, _, x2, y2), grown = area, ImageSize(*cover.shape)
+    return x2 == size.width < grown.width or y2 == size.height < grown.height
 
 
 def _box_as_mask(box: Tensor, size: ImageSize) -> MaskCrop:

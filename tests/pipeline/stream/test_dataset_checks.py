@@ -51,8 +51,10 @@ def test_classes_and_masks_that_do_not_fit_the_model_are_refused(config, shards,
         open_local_stream(config.model_copy(update=changes), str(tmp_path), 0, 1, 0, 1)
     counts = manifest.counts | {"without_mask": 2}
     write_manifest(str(tmp_path), dataclasses.replace(manifest, counts=counts))
-    open_local_stream(config, str(tmp_path), 0, 1, 0, 1).close()
+    pasting = config.model_copy(update={"data": pasting})
+    open_local_stream(pasting, str(tmp_path), 0, 1, 0, 1).close()
     assert "2 of " in caplog.text and "the mask loss leaves them out" in caplog.text
+    assert "have no mask, so copy-paste never pastes them" in caplog.text
 
 
 def test_shards_without_any_object_cannot_be_trained_on_if_such_images_are_dropped(
