@@ -124,7 +124,7 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
     from model.weights import WeightsError
     from pipeline import cluster
     from pipeline.cluster import ClusterError
-    from pipeline.infer.inference_worker import CountMismatchError
+    from pipeline.infer.inference_worker import InferenceError
     from pipeline.storage import StorageError
     from pipeline.sweep.driver import SweepError
     from pipeline.track.mlflow_store import TrackingError
@@ -137,7 +137,7 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
     expected_errors = (
         CheckpointError,
         ClusterError,
-        CountMismatchError,
+        InferenceError,
         RunMismatchError,
         StorageError,
         SweepError,

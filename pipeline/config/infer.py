@@ -2,7 +2,14 @@
 
 from pydantic import Field
 
-from model.config.settings import Fraction, NonNegative, Positive, Precision, Settings
+from model.config.settings import (
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Precision,
+    Settings,
+)
 from pipeline.storage.urls import Location
 
 
@@ -29,4 +36,19 @@ class InferConfig(Settings):
         "files keep their images.",
     )
     score_threshold: Fraction = Field(0.05, description="Minimum score of a detection.")
+    max_failed: Fraction = Field(
+        1.0,
+        description="Share of unreadable images above which the job fails, after everything is "
+        "written.",
+    )
+    max_hours: PositiveFloat | None = Field(
+        None,
+        description="Start no more output files after this many hours; the job fails if images are "
+        "left, and continues when it is started again.",
+    )
+    coco_results: bool = Field(
+        False,
+        description="Also write coco_results.json, detections in COCO's results format, and "
+        "coco_images.json, the images of its ids.",
+    )
     pictures: NonNegative = Field(8, description="Images to draw predictions on.")

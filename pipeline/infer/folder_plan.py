@@ -48,7 +48,7 @@ def plan_folder(
         key_of: the key of a chunk in this job.
 
     Raises:
-        FileNotFoundError: the URL holds no images.
+        MissingFileError: the URL holds no images.
         StorageError: the input or the output folder cannot be read.
     """
     recorded = _Recorded(listing.url, predictions_url, bit_depth, key_of)
@@ -59,7 +59,7 @@ def plan_folder(
             if not found:
                 new.add(file)
     if not listing.images:
-        raise FileNotFoundError(
+        raise storage.MissingFileError(
             f"{listing.url} holds neither shards ({MANIFEST_NAME}) nor images "
             f"({', '.join(IMAGE_SUFFIXES)}){_describe(listing)}"
         )

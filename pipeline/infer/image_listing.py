@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 NO_SUFFIX, NOT_UTF8 = "(no suffix)", "(name is not UTF-8)"
 OF_THE_JOB = "(in the output folder)"
+AMBIGUOUS = "(name with an empty, . or .. part)"
 
 _REPORT_INTERVAL = 100_000  # files
 
@@ -58,6 +59,9 @@ class ImageListing:
             return OF_THE_JOB
         if not _is_utf8(name):
             return NOT_UTF8
+        # Object keys may have such parts; clients of stores drop them, and read another object.
+        if name and any(part in ("", ".", "..") for part in name.split("/")):
+            return AMBIGUOUS
         # The URL of a single image has a suffix, its name below itself is empty.
         suffix = posixpath.splitext(name or self.url)[1].lower()
         return None if suffix in IMAGE_SUFFIXES else suffix or NO_SUFFIX

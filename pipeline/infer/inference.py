@@ -2,17 +2,19 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.config import InferConfig, RunConfig
 from pipeline.infer.cluster_use import needs_cluster
+from pipeline.infer.coco_export import delete_coco_files, write_coco_files
 from pipeline.infer.detection_rows import read_detection_rows
 from pipeline.infer.folder_plan import plan_folder
 from pipeline.infer.image_listing import ImageListing
-from pipeline.infer.inference_worker import CountMismatchError, InferenceJob
+from pipeline.infer.inference_worker import CountMismatchError, InferenceError, InferenceJob
 from pipeline.infer.inputs import InputChunk, is_shard_folder, plan_shards
 from pipeline.infer.ledger import output_url, read_entries
 from pipeline.infer.model_files import ModelFiles
@@ -25,6 +27,8 @@ from pipeline.track.weights_source import pin_version, resolve_weights
 
 logger = logging.getLogger(__name__)
 
+FAILURES_FILE = "failed.jsonl"
+
 
 @dataclass(frozen=True)
 class InferenceResult:
@@ -33,13 +37,14 @@ class InferenceResult:
     Args:
         output_url: folder of the prediction files, ``summary.json`` and ``failed.jsonl``.
         model: the version or checkpoint that made the predictions.
-        images: number of input images, and of output rows.
+        images: number of output rows, one per image that was predicted on.
         failed: number of rows with ``error``.
         objects: number of detections written.
         shards_done: number of output files written by this run.
         shards_skipped: number of output files that an earlier run had finished.
         pictures: URLs of images with predictions drawn on them.
         skipped_files: suffix -> number of files of the input that are no images.
+        unfinished: number of images that are left, after ``infer.max_hours``.
     """
 
     output_url: str
@@ -51,16 +56,33 @@ class InferenceResult:
     shards_skipped: int
     pictures: tuple[str, ...]
     skipped_files: dict[str, int]
+    unfinished: int
 
 
-def run_inference(config: RunConfig) -> InferenceResult:
+class UnfinishedError(InferenceError):
+    """``infer.max_hours`` were over before all images were predicted on."""
+
+
+class UnreadableImagesError(InferenceError):
+    """The share of unreadable images is above ``infer.max_failed``."""
+
+
+def run_inference(
+    config: RunConfig, clock: Callable[[], float] = time.monotonic
+) -> InferenceResult:
     """Predict on every image of ``infer.inputs`` with ``infer.model``.
 
+    Args:
+        config: the job's settings.
+        clock: returns seconds from any origin, for ``infer.max_hours``.
+
     Raises:
-        FileNotFoundError: the input has no images.
+        MissingFileError: the input has no images.
         TrackingError: the registry has no such model.
         CountMismatchError: the outputs do not have one row per input image.
+        UnfinishedError, UnreadableImagesError: see there; what was predicted is written.
     """
+    started_s = clock()
     settings = config.infer
     inputs = settings.inputs or split_shards_url(config, "val")
     output = predictions_url(config)
@@ -82,9 +104,14 @@ def run_inference(config: RunConfig) -> InferenceResult:
         "predicting on %d of %d images of %s, in %d chunks, with %s",
         *(plan.images, plan.input_images, inputs, plan.chunks, source),
     )
-    outcomes = predict_plan(plan, model, job, settings.workers)
-    _check_count(plan, outcomes)
+    delete_coco_files(output)
+    limited = plan
+    if settings.max_hours is not None:
+        limited = plan.until(started_s + 3600 * settings.max_hours, clock)
+    outcomes = predict_plan(limited, model, job, settings.workers)
     _write_failures(output, outcomes)
+    if settings.coco_results:
+        write_coco_files(output, (output_url(output, each.entry.name) for each in outcomes))
     images = draw_predictions(
         _drawn_chunks(inputs, job, outcomes),
         output,
@@ -93,6 +120,7 @@ def run_inference(config: RunConfig) -> InferenceResult:
     )
     result = _summarize(output, source, plan, outcomes, images)
     storage.write_json(storage.join(output, "summary.json"), asdict(result))
+    _check(result, plan, settings)
     return result
 
 
@@ -122,12 +150,25 @@ def _drawn_chunks(
                 yield entry.chunk(inputs, job.bit_depth)
 
 
-def _check_count(plan: Plan, outcomes: Sequence[ChunkOutcome]) -> None:
-    rows = sum(outcome.entry.images for outcome in outcomes)
-    if rows != plan.input_images:
+def _check(result: InferenceResult, plan: Plan, settings: InferConfig) -> None:
+    """Raise if images are left, or if too many could not be read."""
+    if settings.max_hours is not None and result.unfinished > 0:
+        raise UnfinishedError(
+            f"{result.unfinished} of {plan.input_images} images are left after infer.max_hours="
+            f"{settings.max_hours:g}. Start the job again to continue; {result.output_url} has "
+            "what is finished"
+        )
+    if result.unfinished != 0:
         raise CountMismatchError(
-            f"the outputs have {rows} rows for {plan.input_images} images. Did another job write "
-            "to the same folder? Start this one again."
+            f"the outputs have {result.images} rows for {plan.input_images} images. Did another "
+            "job write to the same folder? Start this one again."
+        )
+    if result.failed > settings.max_failed * result.images:
+        raise UnreadableImagesError(
+            f"{result.failed} of {result.images} images could not be read, more than "
+            f"infer.max_failed={settings.max_failed:g} allows. "
+            f"{storage.join(result.output_url, FAILURES_FILE)} lists them with the reasons; all "
+            "other images have their detections"
         )
 
 
@@ -136,20 +177,22 @@ def _summarize(
     source: str,
     plan: Plan,
     outcomes: Sequence[ChunkOutcome],
-    images: Sequence[str],
+    pictures: Sequence[str],
 ) -> InferenceResult:
     entries = [outcome.entry for outcome in outcomes]
     skipped = sum(outcome.skipped for outcome in outcomes)
+    images = sum(entry.images for entry in entries)
     return InferenceResult(
         output_url=output,
         model=source,
-        images=sum(entry.images for entry in entries),
+        images=images,
         failed=sum(entry.failed for entry in entries),
         objects=sum(entry.objects for entry in entries),
         shards_done=len(outcomes) - skipped,
         shards_skipped=skipped,
-        pictures=tuple(images),
+        pictures=tuple(pictures),
         skipped_files=dict(plan.skipped_files),
+        unfinished=plan.input_images - images,
     )
 
 
@@ -163,5 +206,5 @@ def _write_failures(output: str, outcomes: Sequence[ChunkOutcome]) -> None:
         if row.error is not None
     ]
     storage.write_bytes(
-        storage.join(output, "failed.jsonl"), "".join(f"{line}\n" for line in lines).encode()
+        storage.join(output, FAILURES_FILE), "".join(f"{line}\n" for line in lines).encode()
     )

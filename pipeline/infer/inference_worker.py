@@ -20,7 +20,11 @@ from pipeline.operator_backend import warn_if_not_compiled
 REPORT_INTERVAL_S = 1.0
 
 
-class CountMismatchError(RuntimeError):
+class InferenceError(RuntimeError):
+    """A job of batch inference failed; the message says what to do."""
+
+
+class CountMismatchError(InferenceError):
     """The output does not have one row per input image."""
 
 

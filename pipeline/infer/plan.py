@@ -1,7 +1,8 @@
 """What a job of batch inference has to do, given what earlier jobs have done."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from pipeline import storage
 from pipeline.infer.inputs import InputChunk
@@ -39,6 +40,11 @@ class Plan:
     dropped: Sequence[str] = ()
     damaged: Sequence[str] = ()
     skipped_files: Mapping[str, int] = field(default_factory=dict)
+
+    def until(self, end_s: float, clock: Callable[[], float]) -> "Plan":
+        """Return the plan without the chunks that would begin after ``end_s`` on a clock."""
+        unfinished = self.unfinished
+        return replace(self, unfinished=lambda: takewhile(lambda _: clock() < end_s, unfinished()))
 
 
 def plan_chunks(chunks: Sequence[InputChunk], predictions_url: str, key_of: KeyOf) -> Plan:

@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 from model.inference.precision import check_precision
 from pipeline.infer.inference_worker import (
     CountMismatchError,
+    InferenceError,
     InferenceJob,
     InferenceWorker,
     predict_chunk,
@@ -55,7 +56,7 @@ def predict_chunks(
 
     Raises:
         CountMismatchError: an output does not have one row per image of its chunk.
-        RuntimeError: workers kept dying on a chunk or while loading the model.
+        InferenceError: workers kept dying on a chunk or while loading the model.
     """
     plan = plan_chunks(chunks, job.predictions_url, job.key_of(model))
     outcomes = {each.entry.name: each for each in predict_plan(plan, model, job, workers)}
@@ -204,14 +205,14 @@ def _worker_factory(
 def _warn_or_give_up(
     chunk: InputChunk | None, deaths: Counter[str], failed_starts: int, error: RayActorError
 ) -> None:
-    """Log that a worker died; raise RuntimeError after ``MAX_ATTEMPTS``."""
+    """Log that a worker died; raise InferenceError after ``MAX_ATTEMPTS``."""
     if chunk is None:
         if failed_starts >= MAX_ATTEMPTS:
-            raise RuntimeError(f"no worker could load the model: {error}") from error
+            raise InferenceError(f"no worker could load the model: {error}") from error
         logger.warning("a worker died while loading the model; starting another: %s", error)
         return
     if deaths[chunk.name] >= MAX_ATTEMPTS:
-        raise RuntimeError(
+        raise InferenceError(
             f"{chunk.name}: {MAX_ATTEMPTS} workers died while predicting on it ({error}). Out of "
             "memory? Try a smaller infer.batch; finished chunks are kept."
         ) from error

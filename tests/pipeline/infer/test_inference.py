@@ -17,7 +17,7 @@ from model.weights import load_network
 from pipeline import storage
 from pipeline.config import InferConfig
 from pipeline.infer.detection_rows import SCHEMA, read_detection_rows
-from pipeline.infer.inference import run_inference
+from pipeline.infer.inference import UnfinishedError, UnreadableImagesError, run_inference
 from pipeline.shards.decode import decode_image
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -38,7 +38,7 @@ def images(shapes_images, tmp_path):
 def infer(run_config, tiny_checkpoint, images):
     """A function that runs inference with some settings changed."""
 
-    def run(**settings):
+    def run(clock=time.monotonic, **settings):
         values = {
             "inputs": str(images),
             "model": str(tiny_checkpoint),
@@ -47,7 +47,8 @@ def infer(run_config, tiny_checkpoint, images):
             "pictures": 2,
             "score_threshold": 0.0,
         } | settings
-        return run_inference(run_config.model_copy(update={"infer": InferConfig(**values)}))
+        config = run_config.model_copy(update={"infer": InferConfig(**values)})
+        return run_inference(config, clock)
 
     return run
 
@@ -116,6 +117,25 @@ def test_shards_in_a_bucket_can_be_inputs(infer, shapes_shards, s3):
     [image] = result.pictures
     assert storage.read_bytes(image).startswith(b"\x89PNG")
     assert infer(inputs=inputs, output=output, workers=1, pictures=1).shards_skipped == 3
+
+
+def test_too_many_unreadable_images_fail_the_job_after_everything_is_written(infer):
+    with pytest.raises(UnreadableImagesError, match=r"2 of 11 .*max_failed=0.1 .*failed.jsonl"):
+        infer(max_failed=0.1)
+    result = infer(max_failed=2 / 11)
+    assert (result.failed, result.shards_done, result.shards_skipped) == (2, 0, 3)
+
+
+def test_a_job_out_of_time_says_what_is_left_and_continues(infer):
+    hours = iter([0.0, 0.5, 0.9, 1.1, 1.2, 1.3])
+    with pytest.raises(UnfinishedError, match=r"3 of 11 images are left after infer.max_hours=1"):
+        infer(max_hours=1, workers=1, clock=lambda: 3600 * next(hours))
+    result = infer(max_hours=1, coco_results=True)
+    assert (result.unfinished, result.shards_done, result.shards_skipped) == (0, 1, 2)
+    found = json.loads((Path(result.output_url) / "coco_results.json").read_text())
+    assert len(found) == result.objects
+    infer()
+    assert not (Path(result.output_url) / "coco_results.json").exists()
 
 
 def test_a_killed_worker_is_replaced_and_no_image_is_lost(infer, run_config, caplog):

@@ -7,11 +7,12 @@ import boto3
 import pytest
 
 from pipeline import storage
+from pipeline.infer import image_listing
 from pipeline.infer.image_listing import ImageListing
 from pipeline.infer.inputs import is_shard_folder, plan_shards, read_images
 from pipeline.shards.decode import IMAGE_SUFFIXES
 from pipeline.shards.manifest import read_manifest
-from pipeline.storage.versions import file_url
+from pipeline.storage.versions import FileVersion, file_url
 from tests.pipeline.infer.folder_jobs import input_images, plan
 
 NAMES = (
@@ -149,3 +150,13 @@ def test_an_input_without_images_is_an_error_that_names_what_is_there(tmp_path):
         plan(tmp_path, tmp_path / "output")
     with pytest.raises(FileNotFoundError, match="neither"):
         plan(tmp_path / "nowhere", tmp_path / "output")
+
+
+def test_objects_whose_keys_cannot_be_read_safely_are_counted(monkeypatch):
+    """Clients drop empty parts: "a//b.jpg" would be read from "a/b.jpg", another object."""
+    names = ("/a.jpg", "b//c.jpg", "./d.jpg", "e/../f.jpg", "g.jpg", "h..jpg", ".i/j.jpg")
+    files = [FileVersion(name, "etag") for name in names]
+    monkeypatch.setattr(image_listing, "list_versions", lambda url: iter(files))
+    listing = ImageListing("s3://bucket/images")
+    assert [file.name for file in listing] == ["g.jpg", "h..jpg", ".i/j.jpg"]
+    assert listing.skipped == {"(name with an empty, . or .. part)": 4}

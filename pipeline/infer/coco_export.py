@@ -1,0 +1,75 @@
+"""Detections of a whole output folder in COCO's results format, for tools that read it."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline import storage
+from pipeline.infer.detection_rows import DetectionRow, coco_results, read_detection_rows
+
+RESULTS_FILE = "coco_results.json"
+IMAGES_FILE = "coco_images.json"
+
+
+def write_coco_files(predictions_url: str, output_urls: Iterable[str]) -> None:
+    """Write all detections as one JSON list, and the images of its ids as another.
+
+    Neither the rows nor the lists are held in memory: one output file is read at a time.
+
+    Args:
+        predictions_url: folder to write to.
+        output_urls: the files of detections.
+
+    Raises:
+        StorageError: a file cannot be read or written.
+    """
+    with tempfile.TemporaryDirectory(prefix="coco-") as scratch:
+        results, images = Path(scratch) / RESULTS_FILE, Path(scratch) / IMAGES_FILE
+        with _JsonList(results) as add_result, _JsonList(images) as add_image:
+            for row in _rows(output_urls):
+                add_image(_coco_image(row))
+                for result in coco_results(row):
+                    add_result(result)
+        # The images first: a reader that finds results finds their images.
+        storage.upload_file(images, storage.join(predictions_url, IMAGES_FILE))
+        storage.upload_file(results, storage.join(predictions_url, RESULTS_FILE))
+
+
+def delete_coco_files(predictions_url: str) -> None:
+    """Delete the files of an earlier job: they do not agree with what this one writes."""
+    for name in (RESULTS_FILE, IMAGES_FILE):
+        storage.delete(storage.join(predictions_url, name))
+
+
+def _rows(output_urls: Iterable[str]) -> Iterator[DetectionRow]:
+    for url in output_urls:
+        yield from read_detection_rows(url)
+
+
+def _coco_image(row: DetectionRow) -> dict[str, Any]:
+    image: dict[str, Any] = {"id": row.image_id, "file_name": row.file_name}
+    if row.error is not None:
+        return image | {"error": row.error}
+    image |= {"height": row.height, "width": row.width}
+    return image if row.source_image_id is None else image | {"source_id": row.source_image_id}
+
+
+class _JsonList:
+    """A file with a JSON list, one element a line; the block gets the function that adds one."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+        self._separator = "[\n"
+
+    def __enter__(self) -> Callable[[dict[str, Any]], None]:
+        return self._add
+
+    def __exit__(self, *_: object) -> None:
+        self._file.write("[\n]\n" if self._separator == "[\n" else "\n]\n")
+        self._file.close()
+
+    def _add(self, element: dict[str, Any]) -> None:
+        self._file.write(self._separator + json.dumps(element))
+        self._separator = ",\n"
