@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from model.config import ModelConfig
@@ -61,15 +62,31 @@ def read_weights(source: str | Path, config: ModelConfig | None = None) -> Conve
     has_config = path.is_dir() or (path.name == WEIGHTS_FILE and (folder / CONFIG_FILE).exists())
     verify_checksums(folder, (file.name, CONFIG_FILE) if has_config else (file.name,))
     stored = read_weights_file(file)
+    weights = _convert(stored, path, folder if has_config else None, config)
     if stored.averaged:
-        _LOG.info("%s: reading its averaged weights (EMA)", path)
+        note = "the file has averaged weights (EMA) beside others; the averaged ones are used"
+        weights = replace(weights, assumptions=(*weights.assumptions, note))
+    return weights
+
+
+def _convert(
+    stored: StoredWeights, path: Path, folder: Path | None, config: ModelConfig | None
+) -> ConvertedWeights:
+    """Return weights under our names.
+
+    Args:
+        stored: the content of the file.
+        path: names it in errors.
+        folder: with the config that was saved with the weights; None if there is none.
+        config: as for `read_weights`.
+    """
     for recognizes, convert in _CONVERTERS:
         if recognizes(stored):
             try:
                 return convert(stored, config or ModelConfig())
             except WeightsError as error:
                 raise type(error)(f"{path}: {error}") from error
-    if has_config:
+    if folder is not None:
         own_config, categories = read_saved_config(folder)
         return ConvertedWeights(
             OUR_ECOSYSTEM,

@@ -84,7 +84,8 @@ def test_averaged_weights_are_preferred_and_the_log_says_so(wrap, saved, tmp_pat
         loaded = load(wrap(expected), saved, tmp_path / "weights.pth")
     for name, tensor in expected.items():
         assert tensor.equal(loaded[name]), name
-    assert "weights.pth: reading its averaged weights (EMA)" in caplog.text
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "weights.pth: the file has averaged weights (EMA) beside others" in warning
 
 
 def test_the_average_of_mmengine_is_where_others_keep_the_weights_in_training(saved, tmp_path):
