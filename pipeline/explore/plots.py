@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from pipeline.explore.annotations import Annotations
@@ -48,9 +49,11 @@ def plot_classes(rows: Sequence[ClassRow], splits: Sequence[str]) -> bytes:
             axes.tick_params(axis="y", labelsize=8)
             axes.invert_yaxis()
             axes.set_xscale("symlog", linthresh=1)
+            axes.xaxis.set_major_formatter("{x:g}")
             axes.set_xlabel("objects")
         else:
             axes.set_yscale("symlog", linthresh=1)
+            axes.yaxis.set_major_formatter("{x:g}")
             axes.set_xlabel("classes, the most frequent first")
             axes.set_ylabel("objects")
 
@@ -103,6 +106,7 @@ def plot_image_shapes(splits: Splits) -> bytes:
             _log_histogram(axes, width / height, color=color, label=split)
         for edge in ASPECT_EDGES:
             axes.axvline(edge, color=_GRAY, linewidth=0.8)
+        axes.set_xticks(ASPECT_EDGES, [f"{edge:g}" for edge in ASPECT_EDGES])
         axes.set_xlabel("width over height of the images (lines: borders of the aspect bins)")
         axes.set_ylabel("share of the images")
 
@@ -119,6 +123,7 @@ def plot_objects_per_image(splits: Splits) -> bytes:
             shares = counts / max(1, len(per_image))
             axes.plot(values, shares, ".-", color=color, label=split)
         axes.set_xscale("symlog", linthresh=10)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("objects in an image")
         axes.set_ylabel("share of the images")
 
@@ -153,6 +158,10 @@ def _log_histogram(
     counts, _ = np.histogram(positive, edges)
     axes.stairs(counts / len(positive), edges, color=color, label=label, linestyle=linestyle)
     axes.set_xscale("log")
+    # Powers of ten alone are too few: sizes and ratios span one or two.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _figure(draw: Callable[[Axes], None], height: float = 4.0) -> bytes:

@@ -132,17 +132,18 @@ def test_objects_are_drawn_where_the_targets_are(tmp_path, kind):
         "keypoints": {"mask": None, "keypoint": KeypointHeadConfig(names=SHAPE_KEYPOINTS)},
     }
     config = change(config, "model", **heads[kind])
-    config = change(config, "explore", samples=1)
+    config = change(config, "explore", samples=2)
     url = split_shards_url(config, "train")
-    sheet = draw_samples(config, read_manifest(url), url).image[24:]
+    # The second of two samples, 360 pixels wide and 8 apart.
+    sheet = draw_samples(config, read_manifest(url), url).image[24:, 368:]
     with open_local_stream(config, url, 0, 1, 0, 1) as stream:
         batch = next(stream)
-    pixels = batch.images.pixels[0, :, :48, :48].permute(1, 2, 0).numpy()
+    pixels = batch.images.pixels[1, :, :48, :48].permute(1, 2, 0).numpy()
     plain = Image.fromarray(pixels).resize((360, 360), 3)
     changed = (sheet != np.asarray(plain)).any(axis=2)
     inside = np.zeros_like(changed)
-    first, end = batch.targets.offsets[:2].tolist()
-    assert end > first
+    first, end = batch.targets.offsets[1:3].tolist()
+    assert end > first > 0
     for x1, y1, x2, y2 in (batch.targets.boxes[first:end] * 360 / 48).round().int().tolist():
         assert changed[(y1 + y2) // 2, x1 : x1 + 2].any()
         # With the caption above the box, and keypoints on its border.

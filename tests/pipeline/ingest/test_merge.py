@@ -31,11 +31,12 @@ from tests.annotated_datasets import (
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """12 images, some invalid, a crowd region."""
+    """12 images, some invalid, with a crowd region and an object with run lengths."""
     folder = tmp_path_factory.mktemp("first")
     source = draw_coco(folder / "source")
     add_invalid_records(source)
-    source.document["annotations"][1] |= {"segmentation": CROWD}
+    runs = next(a for a in source.document["annotations"] if a["image_id"] == 8)
+    runs |= {"segmentation": CROWD, "bbox": [20, 0, 12, 48]}
     source.write_shards(folder / "shards")
     return str(folder / "shards")
 

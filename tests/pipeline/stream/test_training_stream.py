@@ -217,7 +217,7 @@ def test_images_without_objects_are_dropped_from_training_and_counted_in_the_log
     source = draw_coco(tmp_path / "source")
     for annotation in source.document["annotations"]:
         if annotation["image_id"] == 2:
-            annotation |= {"iscrowd": 1, "segmentation": CROWD}
+            annotation |= {"iscrowd": 1, "segmentation": CROWD, "bbox": [20, 0, 12, 48]}
     kept = [a for a in source.document["annotations"] if a["image_id"] not in (1, 3)]
     source.document["annotations"] = kept
     source.write_shards(tmp_path / "shards")
