@@ -30,20 +30,31 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
-def compose_yaml(path: str | Path) -> dict[str, Any]:
+def compose_yaml(path: str | Path, installed: Path | None = None) -> dict[str, Any]:
     """Read a YAML file on top of the files that its top-level ``base`` names.
 
     Args:
         path: the file. Its ``base`` is a path or a list of paths relative to the file; later ones
             override earlier ones. Mappings merge key by key, everything else is replaced.
+        installed: folder in which a relative path is looked up that leads nowhere else; it holds
+            the recipes that are delivered, ``configs/...``.
 
     Raises:
         ConfigError: a file cannot be read, is not YAML, is not a mapping, or is its own base.
     """
-    return _compose(Path(path).expanduser().resolve(), ())
+    return _compose(_locate(Path(path).expanduser(), Path.cwd(), installed), (), installed)
 
 
-def _compose(path: Path, derived: tuple[Path, ...]) -> dict[str, Any]:
+def _locate(path: Path, folder: Path, installed: Path | None) -> Path:
+    """Return the absolute path of a file relative to ``folder``, or to ``installed``."""
+    local = (folder / path).resolve()
+    if local.exists() or path.is_absolute() or installed is None:
+        return local
+    delivered = (installed / path).resolve()
+    return delivered if delivered.is_file() else local
+
+
+def _compose(path: Path, derived: tuple[Path, ...], installed: Path | None) -> dict[str, Any]:
     """Compose ``path``; ``derived`` is the chain of files that have it as a base."""
     if path in derived:
         chain = " -> ".join(str(file) for file in (*derived, path))
@@ -62,7 +73,8 @@ def _compose(path: Path, derived: tuple[Path, ...]) -> dict[str, Any]:
     bases = tree.pop("base", [])
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
-        merged = _merge(merged, _compose((path.parent / base).resolve(), (*derived, path)))
+        file = _locate(Path(base), path.parent, installed)
+        merged = _merge(merged, _compose(file, (*derived, path), installed))
     return _merge(merged, tree)
 
 

@@ -13,16 +13,20 @@ from model.config.yaml_files import apply_overrides, compose_yaml
 from pipeline.config.run import RunConfig
 from pipeline.storage.urls import is_relative
 
+_INSTALLED = Path(__file__).resolve().parents[2]
+"""The folder with ``configs/``: of a clone, or where packages are installed."""
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a config file, apply ``key=value`` overrides and validate the result.
 
-    Relative locations, in the file and in overrides, are relative to the current folder.
+    Relative locations, in the file and in overrides, are relative to the current folder. The
+    recipes of this package are found as ``configs/...`` from every folder, also as a ``base``.
 
     Raises:
         ConfigError: lists every bad key; or ``output`` is relative inside a Ray job.
     """
-    tree = apply_overrides(compose_yaml(path), overrides)
+    tree = apply_overrides(compose_yaml(path, _INSTALLED), overrides)
     here = Path.cwd()
     output = tree.get("output", RunConfig.model_fields["output"].default)
     # Ray runs a job in a temporary copy of the working directory, named after its package.

@@ -18,7 +18,7 @@ from workflows.command_line import Mode, format_values, main
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 JOBS = sorted(
-    p for p in (ROOT / "workflows").glob("*.py") if '__name__ == "__main__"' in p.read_text()
+    p for p in (ROOT / "workflows").glob("[!_]*.py") if '__name__ == "__main__"' in p.read_text()
 )
 SLOW_IMPORTS = {"torch", "ray", "mlflow", "pyarrow", "pandas"}
 

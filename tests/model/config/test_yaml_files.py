@@ -29,6 +29,23 @@ def test_bases_are_relative_to_the_file_that_names_them(tmp_path, monkeypatch):
     assert compose_yaml(tmp_path / "deep" / "top.yaml") == {"a": 1, "b": 2}
 
 
+def test_a_path_that_leads_nowhere_is_looked_up_among_the_installed_recipes(tmp_path, monkeypatch):
+    installed, own = tmp_path / "installed", tmp_path / "own"
+    for folder in (installed / "configs/base", own):
+        folder.mkdir(parents=True)
+    write(installed / "configs", recipe="base: base/root.yaml\na: 1")
+    write(installed / "configs/base", root="c: 3")
+    write(own, mine="base: configs/recipe.yaml\nb: 2")
+    monkeypatch.chdir(own)
+    assert compose_yaml("mine.yaml", installed) == {"a": 1, "b": 2, "c": 3}
+    assert compose_yaml("configs/recipe.yaml", installed) == {"a": 1, "c": 3}
+    (own / "configs").mkdir()
+    write(own / "configs", recipe="a: of the user")
+    assert compose_yaml("mine.yaml", installed) == {"a": "of the user", "b": 2}
+    with pytest.raises(ConfigError, match=r"cannot read .*own/configs/gone\.yaml"):
+        compose_yaml("configs/gone.yaml", installed)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
