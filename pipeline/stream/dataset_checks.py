@@ -131,11 +131,21 @@ def _class_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> I
             f"model.num_classes: {shards_url} has {classes} categories; "
             f"got {config.model.num_classes}"
         )
+    names = [category.name for category in manifest.categories]
+    if config.data.classes and _folded(config.data.classes) != _folded(names):
+        yield (
+            f"data.classes: {shards_url} has the classes {list_names(names)}; run "
+            "workflows/prepare_shards.py to select others, or remove the setting"
+        )
     if config.model.mask is not None and 0 < _objects(manifest) == _without_mask(manifest):
         yield (
             f"model.mask: no object of {shards_url} has a mask; set model.mask=null to train boxes "
             "only"
         )
+
+
+def _folded(names: Sequence[str]) -> list[str]:
+    return [name.strip().casefold() for name in names]
 
 
 def _sampling_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> Iterator[str]:

@@ -57,6 +57,19 @@ def test_classes_and_masks_that_do_not_fit_the_model_are_refused(config, shards,
     assert "have no mask, so copy-paste never pastes them" in caplog.text
 
 
+def test_shards_of_other_classes_than_those_selected_are_refused(config, shards):
+    names = [category.name for category in read_manifest(shards).categories]
+
+    def select(classes):
+        data = config.data.model_copy(update={"classes": tuple(classes)})
+        return config.model_copy(update={"data": data})
+
+    open_local_stream(select(name.upper() for name in names), shards, 0, 1, 0, 1).close()
+    for other in (names[::-1], names[:3]):
+        error = error_of_opening(select(other), shards)
+        assert "data.classes: " in error and "run workflows/prepare_shards.py" in error
+
+
 def test_shards_without_any_object_cannot_be_trained_on_if_such_images_are_dropped(
     config, shards, tmp_path
 ):
