@@ -4,11 +4,14 @@ Its values are those of pycocotools, which the tests compare it with, in a fifth
 a validation in training all workers wait for it.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from faster_coco_eval import COCO
 from faster_coco_eval import COCOeval_faster as COCOeval
+
+logger = logging.getLogger(__name__)
 
 
 def coco_evaluator(
@@ -22,7 +25,9 @@ def coco_evaluator(
         kind: "bbox", "segm" or "keypoints".
     """
     annotations = _index(_evaluable_annotations(ground_truth, kind))
-    return COCOeval(annotations, _index_results(ground_truth, results, kind), iouType=kind)
+    detections = _index_results(ground_truth, results, kind)
+    # At its default level, info, each evaluation would add a page to the log of a training.
+    return COCOeval(annotations, detections, iouType=kind, print_function=logger.debug)
 
 
 def check_ids(

@@ -4,8 +4,6 @@ Shapes, with the letters of pycocotools: T IoU thresholds, R recall thresholds, 
 ranges, M detection limits.
 """
 
-import contextlib
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -58,26 +56,23 @@ def coco_metrics(
         _check_keypoints(keypoint_names, results)
     values: dict[str, float] = {}
     per_class: dict[int, dict[str, float]] = {c["id"]: {} for c in ground_truth["categories"]}
-    with contextlib.redirect_stdout(io.StringIO()):
-        for kind in kinds:
-            evaluator = coco_evaluator(ground_truth, results, kind)
-            if kind == "keypoints" and keypoint_names != COCO_PERSON_KEYPOINTS:
-                evaluator.params.kpt_oks_sigmas = np.full(len(keypoint_names), UNIFORM_SIGMA)
-            if kind != "keypoints":
-                evaluator.params.maxDets = [1, 10, max_detections]
-            evaluator.evaluate()
-            evaluator.accumulate()
-            evaluator.summarize()
-            names = metric_names(kind, max_detections)
-            measured = [float(value) for value in evaluator.stats]
-            if max_detections != COCO_MAX_DETECTIONS and kind != "keypoints":
-                # The evaluator looks AP up at 100 detections, whatever the limit is.
-                measured[0] = mean_of_measured(evaluator.eval["precision"][:, :, :, 0, -1])
-            values |= {
-                f"{kind}/{metric}": value for metric, value in zip(names, measured, strict=True)
-            }
-            for category_id, row in _class_values(evaluator, kind).items():
-                per_class[category_id] |= row
+    for kind in kinds:
+        evaluator = coco_evaluator(ground_truth, results, kind)
+        if kind == "keypoints" and keypoint_names != COCO_PERSON_KEYPOINTS:
+            evaluator.params.kpt_oks_sigmas = np.full(len(keypoint_names), UNIFORM_SIGMA)
+        if kind != "keypoints":
+            evaluator.params.maxDets = [1, 10, max_detections]
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+        names = metric_names(kind, max_detections)
+        measured = [float(value) for value in evaluator.stats]
+        if max_detections != COCO_MAX_DETECTIONS and kind != "keypoints":
+            # The evaluator looks AP up at 100 detections, whatever the limit is.
+            measured[0] = mean_of_measured(evaluator.eval["precision"][:, :, :, 0, -1])
+        values |= {f"{kind}/{metric}": value for metric, value in zip(names, measured, strict=True)}
+        for category_id, row in _class_values(evaluator, kind).items():
+            per_class[category_id] |= row
     objects = Counter(
         annotation["category_id"]
         for annotation in ground_truth["annotations"]

@@ -3,8 +3,6 @@
 Shapes, with the letters of pycocotools: T IoU thresholds, A area ranges, M proposal limits.
 """
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,12 +39,11 @@ def proposal_metrics(
     # Even with useCats = 0, pycocotools discards results without a category of the dataset.
     any_category = min(category["id"] for category in ground_truth["categories"])
     proposals = [{**result, "category_id": any_category} for result in results]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = coco_evaluator(ground_truth, proposals, "bbox")
-        evaluator.params.useCats = 0
-        evaluator.params.maxDets = list(PROPOSAL_LIMITS)
-        evaluator.evaluate()
-        evaluator.accumulate()
+    evaluator = coco_evaluator(ground_truth, proposals, "bbox")
+    evaluator.params.useCats = 0
+    evaluator.params.maxDets = list(PROPOSAL_LIMITS)
+    evaluator.evaluate()
+    evaluator.accumulate()
     recall: np.ndarray = evaluator.eval["recall"]  # (T, 1, A, M); A: all, small, medium, large
     by_limit = recall.transpose(3, 2, 0, 1).reshape(len(PROPOSAL_METRICS), -1)
     return Metrics(

@@ -257,3 +257,9 @@ def test_more_detections_can_count_where_images_are_crowded():
 
 def test_ordinary_images_have_no_note_about_the_limit():
     assert coco_metrics(*crowded_case(100), ["bbox"]).notes == ()
+
+
+def test_nothing_is_printed_or_logged(capsys, caplog):
+    with caplog.at_level("INFO"):
+        coco_metrics(*random_case(0))
+    assert (capsys.readouterr().out, caplog.text) == ("", "")
