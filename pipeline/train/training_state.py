@@ -204,4 +204,5 @@ def _prepare(detector: Detector, device: torch.device, config: RunConfig) -> Non
     detector.to(device).to(memory_format=layout)
     detector.backbone.checkpoints_activations = config.train.activation_checkpointing
     if config.train.compile:
+        logger.info("backbone and pyramid are compiled in the first step, which takes minutes")
         compile_features(detector)
