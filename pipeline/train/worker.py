@@ -136,6 +136,8 @@ class _Worker:
             return new_training_state(config, categories, device)
         shown = storage.join(training_url(config.output), checkpoint.path.rpartition("/")[2])
         with checkpoint.as_directory() as directory:
+            # A worker that comes later downloads into the same folder again: read after the last.
+            gather_objects(directory)
             folder = Path(directory)
             try:
                 verify_checkpoint(folder, shown)
