@@ -11,16 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-from mlflow import MlflowClient
-from ray.train import FailureConfig, LoggingConfig
-from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchTrainer
-
 from pipeline import storage
-from pipeline.cluster import ClusterResources, connect
+from pipeline.cluster import connect
 from pipeline.config import RunConfig
-from pipeline.output_layout import TRAINING_FOLDER, split_shards_url
+from pipeline.output_layout import split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
 from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.storage.records import parse_record
@@ -28,11 +22,10 @@ from pipeline.stream.training_plan import read_training_manifest
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.track.mlflow_store import recorded_uri, tracking_uri
 from pipeline.track.weights_source import trained_checkpoint
-from pipeline.train.checkpoint_store import DeleteOldCheckpoints, training_url
-from pipeline.train.failures import StopOnLastingError, TrainingError, to_training_error
-from pipeline.train.out_of_memory import StepOutOfMemoryError, with_smaller_micro_batches
-from pipeline.train.process_group import NodeTorchConfig
-from pipeline.train.resume import clear_interrupted_state, find_checkpoint
+from pipeline.train.checkpoint_store import training_url
+from pipeline.train.failures import TrainingError
+from pipeline.train.ray_workers import run_workers
+from pipeline.train.resume import find_checkpoint
 from pipeline.train.run_record import (
     RunRecord,
     check_resumable,
@@ -46,9 +39,8 @@ from pipeline.train.start_checks import check_data, check_frozen_parts, check_st
 from pipeline.train.start_weights import adopt_conventions
 from pipeline.train.training_length import log_length, settle_schedule
 from pipeline.train.validation_history import best_metric
-from pipeline.train.worker import WorkerResult, WorkerTask, train_worker
+from pipeline.train.worker import WorkerResult, WorkerTask
 from pipeline.train.worker_count import settle_workers
-from pipeline.train.worker_resources import scaling_config, worker_environment
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +118,16 @@ def _train(
     with open_run(config, "train", run_id=run_id, parent_run_id=parent_run_id) as run:
         record = dataclasses.replace(present, run_id=run.run_id)
         write_run_record(config.output, record)
-        result = _fit_with_less_memory(config, manifest, shards, run, resources, callbacks)
+        task = WorkerTask(
+            config=config,
+            categories=manifest.categories,
+            train_shards=shards,
+            val_shards=_validation_shards(config),
+            tracking_uri=run.uri,
+            run_id=run.run_id,
+            nan_report=storage.join(training_url(config.output), "nan_batch.json"),
+        )
+        result = _result(config, run, run_workers(task, resources, callbacks))
         finished = {k: v for k, v in dataclasses.asdict(result).items() if k != "run_id"}
         write_run_record(config.output, dataclasses.replace(record, result=finished))
     return result
@@ -167,90 +168,7 @@ def _present_record(config: RunConfig, manifest: Manifest, recorded: RunRecord |
     )
 
 
-def _fit_with_less_memory(
-    config: RunConfig,
-    manifest: Manifest,
-    shards: str,
-    run: TrackedRun,
-    resources: ClusterResources,
-    callbacks: Sequence[Any],
-) -> TrainingResult:
-    """Train; after a step that ran out of memory, again with smaller micro-batches.
-
-    New workers start each time: one that ran out of memory leaves the others waiting in the middle
-    of an exchange, and its allocator in pieces.
-    """
-    while True:
-        try:
-            return _fit(config, manifest, shards, run, resources, callbacks)
-        except StepOutOfMemoryError as error:
-            train = with_smaller_micro_batches(config.train)
-            if train is None or not config.train.retry_out_of_memory:
-                raise
-            config = config.model_copy(update={"train": train})
-            MlflowClient(tracking_uri=run.uri).set_tag(
-                run.run_id, "accumulate_after_out_of_memory", str(train.accumulate)
-            )
-            logger.warning(
-                "%s. Continuing with train.accumulate=%d; set it to avoid this restart",
-                error,
-                train.accumulate,
-            )
-
-
-def _fit(
-    config: RunConfig,
-    manifest: Manifest,
-    shards: str,
-    run: TrackedRun,
-    resources: ClusterResources,
-    callbacks: Sequence[Any],
-) -> TrainingResult:
-    nan_report = storage.join(config.output, TRAINING_FOLDER, "nan_batch.json")
-    task = WorkerTask(
-        config=config,
-        categories=manifest.categories,
-        train_shards=shards,
-        val_shards=_validation_shards(config),
-        tracking_uri=run.uri,
-        run_id=run.run_id,
-        nan_report=nan_report,
-    )
-    storage.delete(nan_report)
-    clear_interrupted_state(config.output)
-    store, path = storage.filesystem(config.output)
-    scaling = scaling_config(config, resources)
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"task": task},
-        torch_config=NodeTorchConfig(),
-        scaling_config=scaling,
-        run_config=RayRunConfig(
-            name=TRAINING_FOLDER,
-            storage_path=path,
-            storage_filesystem=store,
-            failure_config=FailureConfig(max_failures=config.train.max_failures),
-            callbacks=[
-                *callbacks,
-                DeleteOldCheckpoints(config.output, config.train.keep_checkpoints),
-                StopOnLastingError(),
-            ],
-            # At lower levels Ray prints every report in full.
-            logging_config=LoggingConfig(log_level="WARNING"),
-            worker_runtime_env={"env_vars": worker_environment(bool(scaling.use_gpu))},
-        ),
-    )
-    logger.info(
-        "starting %d workers with %g CPUs each; the first step takes a while",
-        config.train.worker_count,
-        config.train.worker_cpus,
-    )
-    try:
-        fitted = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        # Ray's message repeats the traceback of every worker; they were printed as they happened.
-        raise to_training_error(error) from None
-    worker_result: WorkerResult = fitted.return_value
+def _result(config: RunConfig, run: TrackedRun, worker_result: WorkerResult) -> TrainingResult:
     if worker_result.not_finite is not None:
         raise TrainingError(worker_result.not_finite)
     return TrainingResult(

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from model.weights import load_network
 from model.weights.storage.model_folder import find_model_folder
-from pipeline.train import driver
+from pipeline.train import ray_workers
 from pipeline.train.driver import run_training
 from tests.pipeline.train.driver_runs import assert_same_history, loss_history, make_config
 
@@ -105,9 +105,9 @@ def test_a_step_that_needs_too_much_memory_is_split_into_smaller_micro_batches(
     shards, tmp_path, monkeypatch, caplog
 ):
     (tmp_path / "sitecustomize.py").write_text(ONE_IMAGE_FITS)
-    environment = driver.worker_environment
+    environment = ray_workers.worker_environment
     monkeypatch.setattr(
-        driver,
+        ray_workers,
         "worker_environment",
         lambda gpu: {**environment(gpu), "PYTHONPATH": str(tmp_path)},
     )
