@@ -37,7 +37,9 @@ def test_as_many_trials_run_as_fit_into_the_cluster(ray_cluster, workers, cpus, 
 
 @pytest.mark.ray
 def test_a_sweep_whose_trials_cannot_fit_is_refused(ray_cluster):
-    config = RunConfig.model_validate({"train": {"workers": 4, "cpus_per_worker": 1, "global_batch": 4}})
+    config = RunConfig.model_validate(
+        {"train": {"workers": 4, "cpus_per_worker": 1, "global_batch": 4}}
+    )
     with pytest.raises(TrainingError, match="need 4 CPUs, but this machine has 2"):
         concurrent_trials(config, ClusterResources(cpus=2, gpus=0))
 
