@@ -34,6 +34,20 @@ OPERATIONAL = {
     "max_failures",
 }
 
+# Settings of the data that the digest of the shards does not cover.
+SAMPLING = {
+    "train_short_sides",
+    "flip_probability",
+    "vertical_flip_probability",
+    "quarter_turn_probability",
+    "scale_jitter",
+    "color_jitter",
+    "copy_paste_probability",
+    "min_keypoints",
+    "images_without_objects",
+    "repeat_threshold",
+}
+
 
 class RunMismatchError(ValueError):
     """The output folder holds a run that the current settings cannot continue."""
@@ -89,7 +103,8 @@ def _record_url(output: str) -> str:
 def recipe_settings(config: RunConfig) -> dict[str, str]:
     """Return the training settings that affect the result, flat."""
     recipe = config.train.model_dump(mode="json", exclude=OPERATIONAL)
-    return flatten_settings({"train": recipe, "seed": config.seed})
+    data = config.data.model_dump(mode="json", include=SAMPLING)
+    return flatten_settings({"train": recipe, "data": data, "seed": config.seed})
 
 
 def model_settings(config: RunConfig) -> dict[str, str]:

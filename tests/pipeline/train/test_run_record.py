@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config import RunConfig
+from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.storage import StorageError
 from pipeline.train.run_record import (
+    OPERATIONAL,
+    SAMPLING,
     RunMismatchError,
     RunRecord,
     check_resumable,
@@ -18,8 +20,10 @@ from pipeline.train.run_record import (
 )
 
 
-def record(steps=None, digest="d", **train):
-    config = RunConfig.model_validate({"train": {"schedule": {"steps": 100}, **train}})
+def record(steps=None, digest="d", data=None, **train):
+    config = RunConfig.model_validate(
+        {"train": {"schedule": {"steps": 100}, **train}, "data": data or {}}
+    )
     return RunRecord(
         run_id="r",
         tracking_uri="u",
@@ -113,3 +117,17 @@ def test_a_damaged_record_is_named_with_the_remedy(tmp_path, content):
 @pytest.mark.parametrize("setting", ["activation_checkpointing", "compile"])
 def test_what_changes_memory_and_time_alone_is_operational(setting):
     assert record(**{setting: True}).recipe == record().recipe
+
+
+def test_sampling_and_augmentation_belong_to_the_recipe(caplog):
+    changed = record(data={"flip_probability": 0.0, "scale_jitter": {}, "decode_threads": 7})
+    check_resumable(record(), changed, "out")
+    [message] = caplog.messages
+    assert "data.flip_probability: 0.5 -> 0.0" in message
+    assert "data.scale_jitter.side: unset -> 1024" in message
+    assert "decode_threads" not in message
+
+
+def test_every_name_of_a_setting_exists():
+    assert set(DataConfig.model_fields) >= SAMPLING
+    assert set(TrainConfig.model_fields) >= OPERATIONAL
