@@ -22,6 +22,7 @@ from pipeline.train.non_finite import (
     SkippedSteps,
     step_if_finite,
 )
+from pipeline.train.norm_statistics import NormStatistics
 from pipeline.train.optimizer import set_learning_rate
 from pipeline.train.precision import Precision
 from pipeline.train.step_report import StepMeter, StepReport
@@ -125,6 +126,8 @@ class TrainingLoop:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._watch = NonFiniteWatch()
         self._skipped = SkippedSteps(plan.max_skipped_steps, precision.skips_overflows)
+        may_skip = plan.max_skipped_steps > 0 or precision.skips_overflows
+        self._norms = NormStatistics(model) if may_skip else None
         # On a GPU, reading a value would stop the host until all earlier work is done.
         self._syncs_are_free = device.type == "cpu"
         self._meter = StepMeter(plan.total_steps, plan.images_per_step, clock)
@@ -167,6 +170,9 @@ class TrainingLoop:
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
 
+        if self._norms is not None:
+            self._norms.keep()
+
         # Forward and backward, micro-batch by micro-batch; their gradients add up.
         micro_losses = []
         step_image_ids: tuple[int, ...] = ()
@@ -203,13 +209,15 @@ class TrainingLoop:
         if plan.clip_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, plan.clip_norm, norm)
         finite = norm.isfinite()
+        if self._norms is not None:
+            # Before the step, which also updates an average of the weights and statistics.
+            self._norms.restore_unless(finite)
+            self._skipped.observe(finite)
         if self.precision.skips_overflows or not plan.max_skipped_steps:
             scaler.step(self.optimizer)
             scaler.update()
         else:
             step_if_finite(self.optimizer, finite)
-        if self.precision.skips_overflows or plan.max_skipped_steps:
-            self._skipped.observe(finite)
         if not self.precision.skips_overflows:
             self._watch.observe(step, "gradient", step_image_ids, finite, finite)
 
