@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from pipeline.config import load_config
-from pipeline.train.driver import check_frozen_parts
+from pipeline.train.start_checks import check_frozen_parts
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text().replace("\\\n", " ")
