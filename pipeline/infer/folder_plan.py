@@ -17,7 +17,13 @@ import numpy as np
 from pipeline import storage
 from pipeline.infer.image_listing import ImageListing
 from pipeline.infer.inputs import InputChunk
-from pipeline.infer.ledger import LedgerEntry, entry_url, read_entries, recorded_names
+from pipeline.infer.ledger import (
+    LedgerEntry,
+    changed_meanwhile,
+    entry_url,
+    read_entries,
+    recorded_names,
+)
 from pipeline.infer.plan import KeyOf, Plan, output_sizes
 from pipeline.infer.recorded_images import RecordedImages
 from pipeline.shards.decode import IMAGE_SUFFIXES
@@ -129,10 +135,7 @@ class _Recorded:
         """Yield recorded chunks again, with the images that are left of them."""
         for name, entry in read_entries(self._predictions_url, left):
             if entry is None or len(entry.files) != len(left[name]):
-                raise storage.StorageError(
-                    f"{entry_url(self._predictions_url, name)} changed while the job was running. "
-                    "Does another job write to the same folder? Start this one again."
-                )
+                raise changed_meanwhile(entry_url(self._predictions_url, name))
             yield entry.chunk(self._url, self._bit_depth).only(left[name].tolist())
 
 
@@ -214,4 +217,4 @@ def _files(entry: LedgerEntry) -> Sequence[FileVersion]:
 
 def _describe(listing: ImageListing) -> str:
     counts = ", ".join(f"{count} {suffix}" for suffix, count in listing.skipped.most_common(5))
-    return f"; it holds other files: {counts}" if counts else ""
+    return f"; it holds other files: {counts}" if counts else "; there are no files at all"

@@ -123,14 +123,23 @@ def read_entries(
         for start in range(0, len(names), 8 * READ_THREADS):
             batch = names[start : start + 8 * READ_THREADS]
             yield from zip(
-                batch, pool.map(lambda name: _read_entry(predictions_url, name), batch), strict=True
+                batch, pool.map(lambda name: read_entry(predictions_url, name), batch), strict=True
             )
 
 
-def _read_entry(predictions_url: str, name: str) -> LedgerEntry | None:
+def read_entry(predictions_url: str, name: str) -> LedgerEntry | None:
+    """Return the entry of a chunk; None if it is missing, damaged or of another version."""
     try:
         entry = _ENTRY.validate_json(storage.read_bytes(entry_url(predictions_url, name)))
     except (ValidationError, storage.MissingFileError):
         return None
     counts = {len(entry.files), len(entry.versions), len(entry.image_ids) or len(entry.files)}
     return entry if entry.name == name and len(counts) == 1 else None
+
+
+def changed_meanwhile(url: str) -> storage.StorageError:
+    """Build the error for a file that another job has changed."""
+    return storage.StorageError(
+        f"{url} changed while the job was running. Does another job write to the same folder? "
+        "Start this one again."
+    )

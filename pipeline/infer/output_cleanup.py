@@ -19,9 +19,10 @@ from pipeline.infer.detection_rows import read_detection_rows, write_detection_r
 from pipeline.infer.ledger import (
     READ_THREADS,
     LedgerEntry,
+    changed_meanwhile,
     entry_url,
     output_url,
-    read_entries,
+    read_entry,
     write_entry,
 )
 from pipeline.infer.plan import KeyOf, Plan, output_sizes
@@ -58,10 +59,13 @@ def clean_output(
             ", ".join(plan.dropped[:5]),
         )
     _delete_unowned(plan, predictions_url)
-    shrunk = []
-    for name, entry in read_entries(predictions_url, plan.shrunk):
-        if entry is not None:
-            shrunk.append(_shrink(predictions_url, entry, plan.shrunk[name], bit_depth, key_of))
+    with ThreadPoolExecutor(READ_THREADS, "shrink") as pool:
+        shrunk = list(
+            pool.map(
+                lambda name: _shrink(predictions_url, name, plan.shrunk[name], bit_depth, key_of),
+                plan.shrunk,
+            )
+        )
     if shrunk:
         logger.info("took the rows of deleted or replaced images out of %d outputs", len(shrunk))
     return [*plan.finished, *shrunk]
@@ -111,13 +115,15 @@ def _is_detections_file(url: str) -> bool:
 
 def _shrink(
     predictions_url: str,
-    entry: LedgerEntry,
+    name: str,
     left: Sequence[bool],
     bit_depth: int | None,
     key_of: KeyOf,
 ) -> LedgerEntry:
     """Rewrite an output with the rows of the images that are left, then its entry."""
-    url = output_url(predictions_url, entry.name)
+    url, entry = output_url(predictions_url, name), read_entry(predictions_url, name)
+    if entry is None or len(entry.files) != len(left):
+        raise changed_meanwhile(entry_url(predictions_url, name))
     chunk = entry.chunk("", bit_depth).only(left)
     ids = set(chunk.image_ids)
     rows = [row for row in read_detection_rows(url) if row.image_id in ids]

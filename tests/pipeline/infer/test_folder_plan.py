@@ -41,7 +41,12 @@ class Folder:
         }
         assert {name for row in rows for name in row.category_names} == {model}
         self.check_no_row_twice()
-        assert not plan(self.url, self.output, model=model).chunks
+        again = plan(self.url, self.output, model=model)
+        assert not (again.chunks or again.dropped or again.damaged or again.shrunk)
+        entries = storage.list_files(storage.join(self.output, "_done"))
+        outputs = storage.list_files(self.output, (".parquet",))
+        assert len(entries) == len(outputs) == len(again.finished)
+        assert all(entry.images for entry in again.finished)
 
     def check_no_row_twice(self):
         rows = read_outputs(self.output)
@@ -151,7 +156,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(actions=ACTIONS)
 def test_whatever_happens_between_jobs_the_last_one_leaves_one_row_per_image(
     actions, tmp_path_factory
@@ -204,6 +209,7 @@ def test_a_damaged_entry_is_named_and_its_images_are_predicted_on_again(tmp_path
     folder.run()
     damaged = storage.join(folder.output, "_done", "part-00001.json")
     storage.write_bytes(damaged, content)
+    storage.write_bytes(storage.join(folder.output, "_done", "part-00099.json"), content)
     assert folder.run() == names[4:]
     assert damaged in caplog.text
     folder.check()
