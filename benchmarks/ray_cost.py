@@ -33,8 +33,10 @@ from pipeline.train.training_state import new_training_state
 
 T = TypeVar("T")
 
+LOG_EVERY = 4
+
 Speeds = list[float]
-"""Images per second of each step."""
+"""Images per second of every `LOG_EVERY` steps."""
 
 
 def main() -> None:
@@ -53,14 +55,14 @@ def main() -> None:
                 ("Ray Train worker", train_in_ray),
             ):
                 # The first steps wait for the first batches and fill caches.
-                turns[name] += _in_new_process(train, config)[options.warmup :]
+                turns[name] += _in_new_process(train, config)[1:]
     rows = [
         {
             "case": name,
             "batch": options.batch,
             "short_side": options.short_side,
             "threads": options.threads,
-            "steps": len(speeds),
+            "steps": LOG_EVERY * len(speeds),
             "step_ms": 1000 * options.batch / median(speeds),
             "cost": median(turns["plain process"]) / median(speeds) - 1,
         }
@@ -86,7 +88,7 @@ def train_plainly(config: RunConfig) -> Speeds:
             lr_schedule=lambda step: learning_rate(step, train.optimizer.lr, train.schedule),
             precision=state.precision,
             device=device,
-            plan=LoopPlan(0, train.schedule.steps, train.global_batch, log_every=1),
+            plan=LoopPlan(0, train.schedule.steps, train.global_batch, log_every=LOG_EVERY),
             hooks=LoopHooks(log=lambda report: speeds.append(report.images_per_s)),
         ).run(stream)
     return speeds
@@ -126,8 +128,8 @@ def _config(options: argparse.Namespace, shards: str, output: Path) -> RunConfig
                 "global_batch": options.batch,
                 "allow_frozen_random_norms": True,
                 "optimizer": {"lr": 1e-5},
-                "schedule": {"steps": options.warmup + options.steps, "warmup_steps": 0},
-                "log_every": 1,
+                "schedule": {"steps": LOG_EVERY + options.steps, "warmup_steps": 0},
+                "log_every": LOG_EVERY,
             },
         }
     )
@@ -142,7 +144,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2, help="images per step")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the training")
     parser.add_argument("--steps", type=int, default=12, help="measured steps of a turn")
-    parser.add_argument("--warmup", type=int, default=4, help="steps before them")
     parser.add_argument("--turns", type=int, default=3, help="trainings of each kind")
     parser.add_argument("--out", type=Path, help="JSON file for the rows and the machine")
     options = parser.parse_args()
