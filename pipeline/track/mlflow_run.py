@@ -73,12 +73,7 @@ def open_run(
     except TrackingError:
         raise
     except Exception as error:  # of SQLAlchemy, requests or MLflow, depending on the store
-        first_line = next(iter(str(error).splitlines()), "")
-        raise TrackingError(
-            f"MLflow at {hide_password(uri)} cannot record the run "
-            f"({type(error).__name__}: {hide_password(first_line)}). Start the server, or set "
-            "track.uri."
-        ) from error
+        raise TrackingError(_cannot_record(uri, error)) from error
     info = run.info
     url = _run_url(uri, info.experiment_id, info.run_id)
     tracked = TrackedRun(uri, info.run_id, info.experiment_id, url)
@@ -118,6 +113,26 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(
         ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
     ).stdout.strip()
+
+
+def _cannot_record(uri: str, error: Exception) -> str:
+    first_line = hide_password(next(iter(str(error).splitlines()), ""))
+    place = f"MLflow at {hide_password(uri)}"
+    if isinstance(error, MlflowException) and error.get_http_status_code() == 401:
+        return (
+            f"{place} refuses the user or password of this job, or it has none: set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, on a cluster before ray start "
+            "(docs/CLUSTER.md)."
+        )
+    if "Invalid Host header" in first_line:
+        return (
+            f"{place} refuses requests to this host name: start the server with it in "
+            "--allowed-hosts (docs/CLUSTER.md), or use its IP address in track.uri."
+        )
+    return (
+        f"{place} cannot record the run ({type(error).__name__}: {first_line}). Start the server, "
+        "or set track.uri."
+    )
 
 
 def _continue_run(client: MlflowClient, run_id: str) -> Run | None:

@@ -1,9 +1,10 @@
-"""A run to record in, and checkpoints to register."""
+"""A run to record in, checkpoints to register, and a database for a server."""
 
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from pipeline.track.mlflow_run import open_run
+from tests.postgresql import postgres  # noqa: F401
 
 
 @pytest.fixture

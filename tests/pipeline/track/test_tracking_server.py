@@ -1,17 +1,10 @@
 """Tracking and registry over HTTP: an MLflow server with PostgreSQL and an S3 bucket."""
 
 import logging
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -22,59 +15,10 @@ from pipeline.track.mlflow_run import open_run
 from pipeline.track.model_registry import register_model
 from pipeline.track.promotion import promote
 from pipeline.track.weights_source import resolve_weights
+from tests.mlflow_server import kill, wait_until_healthy
+from tests.postgresql import free_port
 
 pytestmark = pytest.mark.s3
-
-NOBODY = 65534  # PostgreSQL refuses to run as root
-START_S = 180.0
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    """The URI of an empty database on a PostgreSQL server of this module."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    binaries = [str(path) for path in folders] + [os.environ.get("PATH", "")]
-    initdb = shutil.which("initdb", path=os.pathsep.join(binaries))
-    if initdb is None:
-        pytest.skip("no PostgreSQL: install its server for this test (initdb, postgres)")
-    server_binary = Path(initdb).resolve().with_name("postgres")
-    owner = {"user": NOBODY, "group": NOBODY} if os.getuid() == 0 else {}
-    # Not below pytest's folder, which only its owner may access.
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-    if owner:
-        os.chown(folder, NOBODY, NOBODY)
-    data, port = folder / "data", free_port()
-    server = None
-    try:
-        subprocess.run(
-            [initdb, "-D", data, "-U", "tester", "--auth=trust", "--no-sync", "-E", "UTF8"],
-            check=True,
-            capture_output=True,
-            cwd=folder,
-            **owner,
-        )
-        server = subprocess.Popen(
-            [
-                *(server_binary, "-D", data, "-c", "fsync=off"),
-                *("-p", str(port), "-k", folder, "-h", "127.0.0.1"),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-            **owner,
-        )
-        yield f"postgresql+psycopg2://tester@127.0.0.1:{port}/postgres"
-    finally:
-        if server is not None:
-            server.send_signal(signal.SIGINT)  # fast shutdown
-            server.wait(timeout=30)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -99,24 +43,6 @@ def server(postgres, s3, tmp_path_factory):
             yield process
         finally:
             kill(process)
-
-
-def wait_until_healthy(server, log):
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{server.uri}/health", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"the MLflow server did not start:\n{log.read_text()[-3000:]}")
-
-
-def kill(server):
-    """Send kill -9 to the server and its worker processes."""
-    if server.poll() is None:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 @pytest.fixture
