@@ -3,7 +3,6 @@
 import logging
 import os
 
-import ray
 from ray.train import ScalingConfig
 
 from pipeline.cluster import ClusterResources
@@ -31,7 +30,7 @@ def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingCon
     needed = {"CPU": fewest * train.worker_cpus, "GPU": float(fewest * use_gpu)}
     available = {"CPU": resources.cpus, "GPU": resources.gpus}
     # A cluster of several machines may have an autoscaler that adds the rest.
-    if len(ray.nodes()) == 1:
+    if len(resources.machines) <= 1:
         for kind, amount in needed.items():
             if amount > available[kind]:
                 name = "workers" if fewest == most else "min_workers"

@@ -4,29 +4,23 @@ import logging
 import os
 
 import pytest
-import ray
 from ray.train import RunConfig as RayRunConfig
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pipeline.cluster import ClusterResources
+from pipeline.cluster import ClusterResources, Machine
 from pipeline.config import RunConfig
 from pipeline.train.failures import TrainingError
 from pipeline.train.worker_resources import scaling_config, worker_environment
 
 
-@pytest.fixture
-def two_machines(monkeypatch):
-    """A cluster of several machines: Ray may add what is missing."""
-    monkeypatch.setattr(ray, "nodes", lambda: [{}, {}])
-
-
-def scaling(gpus, **train):
+def scaling(gpus, machines=2, **train):
+    """Return the scaling on several machines, to which Ray may add others, or on one."""
     train = {"workers": 1, "cpus_per_worker": 1, **train}
-    return scaling_config(RunConfig.model_validate({"train": train}), ClusterResources(8, gpus))
+    resources = ClusterResources(8, gpus, (Machine(8 / machines, gpus / machines),) * machines)
+    return scaling_config(RunConfig.model_validate({"train": train}), resources)
 
 
-@pytest.mark.usefixtures("two_machines")
 @pytest.mark.parametrize(
     ("device", "gpus", "use_gpu"),
     [
@@ -43,7 +37,6 @@ def test_workers_get_a_gpu_each_if_configured_and_available(device, gpus, use_gp
     assert config.total_resources == {"CPU": 2.0, "GPU": 2.0} if use_gpu else {"CPU": 2.0}
 
 
-@pytest.mark.usefixtures("two_machines")
 def test_one_warning_about_unused_gpus_says_how_many_workers_fit(caplog):
     scaling(3, workers=4, device="auto", global_batch=16, accumulate=2)
     [record] = caplog.records
@@ -55,22 +48,19 @@ def test_one_warning_about_unused_gpus_says_how_many_workers_fit(caplog):
     )
 
 
-@pytest.mark.usefixtures("two_machines")
 @pytest.mark.parametrize(("device", "gpus"), [("auto", 4), ("auto", 0), ("cpu", 3)])
 def test_an_expected_device_gives_no_warning(device, gpus, caplog):
     scaling(gpus, workers=4, device=device)
     assert not caplog.records
 
 
-def test_a_training_with_fewer_workers_if_need_be_fits_where_the_fewest_do(monkeypatch):
-    monkeypatch.setattr(ray, "nodes", lambda: [{}])
-    assert scaling(0, workers=16, min_workers=4).num_workers == (4, 16)
-    assert scaling(0, workers=4, min_workers=4).num_workers == 4
+def test_a_training_with_fewer_workers_if_need_be_fits_where_the_fewest_do():
+    assert scaling(0, machines=1, workers=16, min_workers=4).num_workers == (4, 16)
+    assert scaling(0, machines=1, workers=4, min_workers=4).num_workers == 4
     with pytest.raises(TrainingError, match=r"train\.min_workers=9 need 9 CPUs"):
-        scaling(0, workers=18, global_batch=18, min_workers=9)
+        scaling(0, machines=1, workers=18, global_batch=18, min_workers=9)
 
 
-@pytest.mark.usefixtures("two_machines")
 def test_fp16_on_the_cpu_is_refused():
     with pytest.raises(TrainingError, match="fp16 needs a GPU"):
         scaling(0, device="auto", precision="fp16")
