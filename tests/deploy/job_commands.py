@@ -1,6 +1,5 @@
-"""The commands of our jobs in a text, checked without running them."""
+"""A command of one of our jobs, checked without running it."""
 
-import re
 import shlex
 
 from pipeline.config import load_config
@@ -16,8 +15,3 @@ def check_job_command(command):
     assert python == "python"
     assert (ROOT / script).is_file(), command
     load_config(ROOT / config, settings)
-
-
-def job_commands(text):
-    """Return every ``python workflows/...`` of a text with continued lines."""
-    return re.findall(r"python workflows/\S+ configs/[^\n`#]*", text.replace("\\\n", " "))
