@@ -25,6 +25,7 @@ from pipeline.infer.visualizations import IMAGES_FOLDER
 from pipeline.infer.worker_pool import ChunkOutcome, predict_chunks
 from pipeline.output_layout import EVALUATION_FOLDER, split_shards_url, to_portable
 from pipeline.shards.manifest import read_manifest
+from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.stream.dataset_checks import check_classes
 from pipeline.track.mlflow_run import (
     MLFLOW_DIGEST_LENGTH,
@@ -93,6 +94,7 @@ def run_evaluation(
     Raises:
         FileNotFoundError: there are no shards or no weights.
         ConfigError: the detector and the dataset have no class in common.
+        FolderInUseError: another job evaluates into the same output.
     """
     shards_url = split_shards_url(config, "val")
     manifest = read_manifest(shards_url)
@@ -105,6 +107,15 @@ def run_evaluation(
     classes = model.classes()
     if classes:
         check_classes("the detector", classes, manifest.categories, shards_url)
+    with exclusive_use(storage.join(config.output, EVALUATION_FOLDER), "evaluation"):
+        return _evaluate(config, source, model, run_id)
+
+
+def _evaluate(
+    config: RunConfig, source: str, model: ModelFiles, run_id: str | None
+) -> EvaluationResult:
+    shards_url = split_shards_url(config, "val")
+    manifest, classes = read_manifest(shards_url), model.classes()
     folder = storage.join(config.output, EVALUATION_FOLDER)
     predictions_url = storage.join(folder, "predictions")
     with open_run(config, "evaluate", run_id=run_id) as run:

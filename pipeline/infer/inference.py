@@ -22,6 +22,7 @@ from pipeline.infer.plan import Plan, plan_chunks
 from pipeline.infer.visualizations import IMAGES_FOLDER, draw_predictions
 from pipeline.infer.worker_pool import ChunkOutcome, predict_plan
 from pipeline.output_layout import predictions_url, split_shards_url
+from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.track.promotion import CHAMPION
 from pipeline.track.weights_source import pin_version, resolve_weights
 
@@ -80,15 +81,30 @@ def run_inference(
         MissingFileError: the input has no images.
         TrackingError: the registry has no such model.
         CountMismatchError: the outputs do not have one row per input image.
+        FolderInUseError: another job writes to the output folder.
         UnfinishedError, UnreadableImagesError: see there; what was predicted is written.
     """
-    started_s = clock()
+    deadline_s = None
+    if config.infer.max_hours is not None:
+        deadline_s = clock() + 3600 * config.infer.max_hours
+    default = f"models:/{config.track.model_name}@{CHAMPION}"
+    source = pin_version(config.infer.model or default, config)
+    with resolve_weights(source, config) as path:
+        model = ModelFiles.read(path, config.model)
+    with exclusive_use(predictions_url(config), "inference"):
+        return _predict(config, source, model, deadline_s, clock)
+
+
+def _predict(
+    config: RunConfig,
+    source: str,
+    model: ModelFiles,
+    deadline_s: float | None,
+    clock: Callable[[], float],
+) -> InferenceResult:
     settings = config.infer
     inputs = settings.inputs or split_shards_url(config, "val")
     output = predictions_url(config)
-    source = pin_version(settings.model or f"models:/{config.track.model_name}@{CHAMPION}", config)
-    with resolve_weights(source, config) as path:
-        model = ModelFiles.read(path, config.model)
     job = InferenceJob(
         output,
         settings.batch,
@@ -105,9 +121,7 @@ def run_inference(
         *(plan.images, plan.input_images, inputs, plan.chunks, source),
     )
     delete_coco_files(output)
-    limited = plan
-    if settings.max_hours is not None:
-        limited = plan.until(started_s + 3600 * settings.max_hours, clock)
+    limited = plan if deadline_s is None else plan.until(deadline_s, clock)
     outcomes = predict_plan(limited, model, job, settings.workers)
     _write_failures(output, outcomes)
     if settings.coco_results:

@@ -20,6 +20,7 @@ from pipeline.infer.detection_rows import read_detection_rows
 from pipeline.shards.decode import decode_image
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
+from pipeline.storage.exclusive_use import FolderInUseError, exclusive_use
 from pipeline.track.mlflow_run import open_run
 from pipeline.train.run_record import RunRecord, write_run_record
 
@@ -119,3 +120,12 @@ def test_the_test_augmentation_of_the_config_replaces_that_of_the_checkpoint(
     assert row.scores == pytest.approx(expected.scores.tolist(), abs=1e-5)
     assert row.boxes[0] == pytest.approx(expected.boxes[0].tolist(), abs=1e-2)
     assert row.scores != pytest.approx(unaugmented.scores.tolist(), abs=1e-5)
+
+
+def test_a_second_evaluation_in_the_same_output_is_refused(evaluate_config):
+    folder = f"{evaluate_config.output}/evaluation"
+    with (
+        exclusive_use(folder, "evaluation"),
+        pytest.raises(FolderInUseError, match=r"in use by another job \(evaluation"),
+    ):
+        run_evaluation(evaluate_config)

@@ -18,7 +18,9 @@ from pipeline import storage
 from pipeline.config import InferConfig
 from pipeline.infer.detection_rows import SCHEMA, read_detection_rows
 from pipeline.infer.inference import UnfinishedError, UnreadableImagesError, run_inference
+from pipeline.output_layout import predictions_url
 from pipeline.shards.decode import decode_image
+from pipeline.storage.exclusive_use import FolderInUseError, exclusive_use
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -169,3 +171,14 @@ def _command(process):
         return process.cmdline()
     except psutil.Error:  # it ended in the meantime
         return []
+
+
+def test_a_second_job_in_the_same_output_folder_is_refused(infer, run_config):
+    folder = predictions_url(run_config)
+    with (
+        exclusive_use(folder, "inference"),
+        pytest.raises(FolderInUseError, match=r"in use by another job \(inference"),
+    ):
+        infer()
+    assert infer().images == 11
+    assert not storage.exists(storage.join(folder, "owner.json"))
