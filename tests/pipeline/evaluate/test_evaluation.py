@@ -109,17 +109,23 @@ def test_the_test_augmentation_of_the_config_replaces_that_of_the_checkpoint(
     result = run_evaluation(config, weights=str(tiny_checkpoint))
     page = Path(result.report_url)
     assert "Measured with model.test_augmentation" in page.read_text()
-    name = read_manifest(shapes_shards).files[0].name
-    annotated = next(iter(read_rows(shapes_shards, name)))
+    images = [
+        row
+        for file in read_manifest(shapes_shards).files
+        for row in read_rows(shapes_shards, file.name)
+    ]
     files = sorted(page.parent.glob("predictions/*.parquet"))
-    rows = [row for file in files for row in read_detection_rows(str(file))]
-    (row,) = (row for row in rows if row.image_id == annotated.image_id)
-    augmented = load_network(tiny_checkpoint, model)
-    (expected,) = Predictor(augmented).predict([decode_image(annotated.image_bytes)])
-    (unaugmented,) = Predictor(plain).predict([decode_image(annotated.image_bytes)])
-    assert row.scores == pytest.approx(expected.scores.tolist(), abs=1e-5)
-    assert row.boxes[0] == pytest.approx(expected.boxes[0].tolist(), abs=1e-2)
-    assert row.scores != pytest.approx(unaugmented.scores.tolist(), abs=1e-5)
+    rows = {row.image_id: row for file in files for row in read_detection_rows(str(file))}
+    augmented, differs = load_network(tiny_checkpoint, model), []
+    for image in images:
+        pixels, row = decode_image(image.image_bytes), rows[image.image_id]
+        (expected,) = Predictor(augmented).predict([pixels])
+        assert row.scores == pytest.approx(expected.scores.tolist(), abs=1e-5)
+        assert row.boxes[0] == pytest.approx(expected.boxes[0].tolist(), abs=1e-2)
+        (unaugmented,) = Predictor(plain).predict([pixels])
+        differs.append(row.scores != pytest.approx(unaugmented.scores.tolist(), abs=1e-5))
+    # In an image, the best detections may all be of the view that is not augmented.
+    assert any(differs)
 
 
 def test_a_second_evaluation_in_the_same_output_is_refused(evaluate_config):
