@@ -173,7 +173,7 @@ class TrainingPauses:
         self.stopped = stopped if step < self.config.train.schedule.steps else None
 
     def _measure(self, shards: str) -> dict[str, float] | None:
-        """Return the metrics, and the losses if they are wanted; None but on rank 0."""
+        """Return the metrics, with losses if they are configured; None on all ranks but 0."""
         settings, place = self.config.evaluate, self.place
         remedy = f"lower evaluate.batch (now {settings.batch})"
         with (

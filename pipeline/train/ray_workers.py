@@ -31,7 +31,7 @@ def run_workers(
     """Train; after a step that ran out of memory, again with smaller micro-batches.
 
     New workers start each time: one that ran out of memory leaves the others waiting in the middle
-    of an exchange, and its allocator in pieces.
+    of an exchange, and its own memory is fragmented.
 
     Args:
         task: what every worker gets.

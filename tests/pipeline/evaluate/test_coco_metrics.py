@@ -232,22 +232,22 @@ def crowded_case(objects):
         for n, box in enumerate(boxes)
     ]
     images = [{"id": 1, "width": 1000, "height": 1000}]
-    truth = {"images": images, "categories": CATEGORIES, "annotations": annotations}
-    found = [
+    gt = {"images": images, "categories": CATEGORIES, "annotations": annotations}
+    results = [
         {"image_id": 1, "category_id": 3, "bbox": box, "score": 1.0 - n / 1000}
         for n, box in enumerate(boxes)
     ]
-    return truth, found
+    return gt, results
 
 
 def test_more_detections_can_count_where_images_are_crowded():
-    truth, found = crowded_case(150)
-    limited = coco_metrics(truth, found, ["bbox"])
+    gt, results = crowded_case(150)
+    limited = coco_metrics(gt, results, ["bbox"])
     # 100 of 150 objects are found: of the 101 recall thresholds, 67 are at most 2/3.
     assert limited.values["bbox/AP"] == pytest.approx(67 / 101)
     assert limited.values["bbox/AR100"] == pytest.approx(100 / 150)
     assert "Images with more than 100 objects of a class: 1" in limited.notes[0]
-    raised = coco_metrics(truth, found, ["bbox"], max_detections=150)
+    raised = coco_metrics(gt, results, ["bbox"], max_detections=150)
     assert raised.values["bbox/AP"] == pytest.approx(1.0)
     assert raised.values["bbox/AR150"] == pytest.approx(1.0)
     assert "bbox/AR100" not in raised.values

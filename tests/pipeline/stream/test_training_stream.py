@@ -293,12 +293,3 @@ def test_real_images_stream_from_a_bucket(ray_cluster, s3, coco_tiny):
         ray_cluster.kill(worker)
     assert len({image[1] for batch in batches for image in batch}) > 72
     assert batches == read(open_local_stream, config, shards, 0, 1, 0, 10)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_batches_are_copied_to_the_gpu(config, shards):
-    with open_local_stream(config, shards, 0, 1, 0, 13, "cuda") as stream:
-        on_gpu = [batch.on_copied_buffer(batch.buffer.cpu()) for batch in stream]
-    whole = read(open_local_stream, config, shards, 0, 1, 0, 13)
-    assert [content(batch) for batch in on_gpu] == whole
