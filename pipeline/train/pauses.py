@@ -1,8 +1,9 @@
 """What happens when training pauses: save a checkpoint, validate, report to Ray, perhaps stop."""
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -82,8 +83,9 @@ class TrainingPauses:
 
     def due_after(self, step: int) -> bool:
         """Return whether training pauses after this number of steps."""
+        # First: workers agree on the time at fixed steps, and the last step pauses for more.
         return (
-            self._should_validate(step) or self._should_checkpoint(step) or self._out_of_time(step)
+            self._out_of_time(step) or self._should_validate(step) or self._should_checkpoint(step)
         )
 
     def ends_after(self, step: int) -> bool:
@@ -166,11 +168,22 @@ class TrainingPauses:
             is_shown = (LOSS, *HEADLINE_METRICS)
             shown = (f"{k} {v:.4f}" for k, v in named.items() if k.endswith(is_shown))
             logger.info("step %d  %s", step, "  ".join(shown))
-            self._history = self._history.add(step, values[self._history.metric])
+            self._history = self._history.add(step, self._best_value(values))
             write_history(self.config, self._history)
             stopped = self._history.reason_to_stop(self.config.train.patience)
         stopped = gather_objects(stopped)[0]
         self.stopped = stopped if step < self.config.train.schedule.steps else None
+
+    def _best_value(self, values: Mapping[str, float]) -> float:
+        """Return the value of the best checkpoint's metric; NaN if this split has none."""
+        metric = "" if self._history is None else self._history.metric
+        if metric not in values:
+            logger.warning(
+                "%s is not measured on the validation shards, so no checkpoint is the best; set "
+                "train.best_metric",
+                metric,
+            )
+        return values.get(metric, math.nan)
 
     def _measure(self, shards: str) -> dict[str, float] | None:
         """Return the metrics, with losses if they are configured; None on all ranks but 0."""
