@@ -13,6 +13,7 @@ from pipeline.track.promotion import (
     PREVIOUS,
     PROMOTED,
     PROMOTION_TAG,
+    ROLLED_BACK,
     RegisteredVersion,
 )
 
@@ -40,6 +41,8 @@ def promote_version(config: RunConfig, version: str) -> RegisteredVersion:
 def roll_back(config: RunConfig) -> RegisteredVersion:
     """Make the champion before the present one the champion again; a second call undoes it.
 
+    The version that is left is not promoted again when it is registered again.
+
     Args:
         config: the job's settings; ``track.because`` is the reason, if any.
 
@@ -52,9 +55,14 @@ def roll_back(config: RunConfig) -> RegisteredVersion:
         raise TrackingError(
             f"{name} has no alias {PREVIOUS}: there was no champion before the present one"
         )
-    left = f"rolled back from version {aliases.get(CHAMPION, '(none)')}"
-    reason = f"{left}: {config.track.because}" if config.track.because else left
-    return _move(client, name, str(aliases[PREVIOUS]), reason)
+    left = aliases.get(CHAMPION)
+    reason = f"rolled back from version {left or '(none)'}"
+    if config.track.because:
+        reason += f": {config.track.because}"
+    moved = _move(client, name, str(aliases[PREVIOUS]), reason)
+    if left is not None and str(left) != moved.version:
+        client.set_model_version_tag(name, str(left), PROMOTION_TAG, ROLLED_BACK)
+    return moved
 
 
 def _move(client: MlflowClient, name: str, version: str, reason: str) -> RegisteredVersion:

@@ -24,6 +24,7 @@ PREVIOUS = "previous"
 METRIC_TAG = "metric/"
 PROMOTION_TAG = "promotion"
 PENDING, PROMOTED, REFUSED = "pending", "promoted", "refused"
+ROLLED_BACK = "rolled back"
 
 # Each round is caused by another job's promotion in the same moment.
 _MAX_ROUNDS = 100
@@ -68,6 +69,11 @@ def promote(
     Raises:
         TrackingError: other jobs kept moving the alias.
     """
+    if version.tags.get(PROMOTION_TAG) == ROLLED_BACK:
+        # A chain that registers the same version again must not undo what someone decided.
+        reason = "it was rolled back; register.py --promote makes it the champion again"
+        logger.info("%s version %s is not promoted: %s", name, version.version, reason)
+        return RegisteredVersion(name, str(version.version), False, None, reason)
     if not _is_measured(version, metric):
         return _conclude(client, name, version, None, False, f"{metric} could not be measured")
     value = _value(version, metric)
@@ -82,7 +88,8 @@ def promote(
     for _ in range(_MAX_ROUNDS):
         # In this order: a version that is promoted between the two requests is in the second.
         pending, promoted = _marked(client, name, PENDING), _marked(client, name, PROMOTED)
-        rivals = [*pending, *(each for each in promoted if str(each.version) not in earlier)]
+        new = [each for each in promoted if str(each.version) not in earlier]
+        rivals = [version, *pending, *new]
         best = _best(before, [each for each in rivals if _is_measured(each, metric)], metric)
         if present is not None and best.version == present.version:
             break

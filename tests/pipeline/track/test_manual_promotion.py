@@ -53,6 +53,19 @@ def test_a_rollback_and_a_second_one_swap_the_two(configure, aliases):
 
 
 @pytest.mark.usefixtures("three_versions")
+def test_registering_again_does_not_undo_a_rollback(configure, aliases, run, make_checkpoint):
+    roll_back(configure())
+    metrics = {"segm/AP": 0.4}
+    again = register_model(configure(), make_checkpoint(2), metrics, run.run_id, DATASET)
+    assert (again.version, again.promoted) == ("2", False)
+    assert "it was rolled back" in again.reason
+    assert aliases()["champion"] == "1"
+    promote_version(configure(because="fixed the camera"), "2")
+    assert aliases()["champion"] == "2"
+    assert register_model(configure(), make_checkpoint(2), metrics, run.run_id, DATASET).promoted
+
+
+@pytest.mark.usefixtures("three_versions")
 def test_a_version_is_promoted_by_hand_with_a_reason_that_is_kept(configure, aliases, run):
     with pytest.raises(TrackingError, match="needs a reason"):
         promote_version(configure(), "3")
