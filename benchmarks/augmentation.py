@@ -16,7 +16,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.input_dataset import draw_coco_dataset, prepare_shards
+from benchmarks.input_dataset import (
+    add_dataset_options,
+    dataset_files,
+    parse_options,
+    prepare_shards,
+)
 from benchmarks.machine import print_table, save
 from pipeline.config import RunConfig
 from pipeline.shards.manifest import read_manifest
@@ -44,9 +49,7 @@ def main() -> None:
     options = _parse()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="augmentation-") as scratch:
-        annotations, images = options.annotations, options.images
-        if annotations is None:
-            annotations, images = draw_coco_dataset(Path(scratch) / "drawn", options.count)
+        annotations, images = dataset_files(options, Path(scratch))
         shards = prepare_shards(annotations, images, Path(scratch) / "shards")
         best: dict[str, dict[str, float]] = {}
         for _ in range(options.rounds):
@@ -85,16 +88,11 @@ def _measure(shards: str, settings: Mapping[str, Any], steps: int) -> dict[str, 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--annotations", type=Path, help="COCO JSON; default: drawn images")
-    parser.add_argument("--images", type=Path, help="folder of the image files")
-    parser.add_argument("--count", type=int, default=400, help="number of drawn images")
+    add_dataset_options(parser, count=400)
     parser.add_argument("--steps", type=int, default=25, help="batches per case and round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; the best counts")
     parser.add_argument("--out", type=Path, help="JSON file for the rows and the machine")
-    options = parser.parse_args()
-    if (options.annotations is None) != (options.images is None):
-        parser.error("--annotations and --images belong together")
-    return options
+    return parse_options(parser)
 
 
 if __name__ == "__main__":

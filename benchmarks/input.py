@@ -22,7 +22,12 @@ import psutil
 import torch
 
 from benchmarks import input_sources as sources
-from benchmarks.input_dataset import draw_coco_dataset, prepare_shards
+from benchmarks.input_dataset import (
+    add_dataset_options,
+    dataset_files,
+    parse_options,
+    prepare_shards,
+)
 from benchmarks.machine import print_table, save
 from pipeline.cluster import connect
 from pipeline.config import RunConfig
@@ -60,9 +65,7 @@ def main() -> None:
 
 
 def _prepare(options: argparse.Namespace, folder: Path) -> sources.Setup:
-    annotations, images = options.annotations, options.images
-    if annotations is None:
-        annotations, images = draw_coco_dataset(folder / "drawn", options.count)
+    annotations, images = dataset_files(options, folder)
     shards = prepare_shards(annotations, images, folder / "shards")
     config = RunConfig.model_validate(
         {
@@ -158,9 +161,7 @@ def _measure_memory(setup: sources.Setup, epochs: int) -> dict[str, float | str]
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--annotations", type=Path, help="COCO JSON; default: drawn images")
-    parser.add_argument("--images", type=Path, help="folder of the image files")
-    parser.add_argument("--count", type=int, default=400, help="number of drawn images")
+    add_dataset_options(parser, count=400)
     parser.add_argument("--short-side", type=int, default=800, help="pixels")
     parser.add_argument("--batch", type=int, default=16, help="images per batch")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="decoding threads")
@@ -169,10 +170,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10, help="epochs of the memory's measurement")
     parser.add_argument("--ray", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, help="JSON file for the rows and the machine")
-    options = parser.parse_args()
-    if (options.annotations is None) != (options.images is None):
-        parser.error("--annotations and --images belong together")
-    return options
+    return parse_options(parser)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A dataset for ``benchmarks.input``: COCO annotations and JPEG files, and shards of both."""
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,28 @@ from pipeline.ingest.shard_writer import write_shards
 
 OBJECTS, CLASSES = 7, 80  # COCO has 7.3 objects per image
 _JPEG_QUALITY = 92
+
+
+def add_dataset_options(parser: argparse.ArgumentParser, count: int) -> None:
+    """Add the options of a dataset; without them, ``count`` images are drawn."""
+    parser.add_argument("--annotations", type=Path, help="COCO JSON; default: drawn images")
+    parser.add_argument("--images", type=Path, help="folder of the image files")
+    parser.add_argument("--count", type=int, default=count, help="number of drawn images")
+
+
+def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; ``--annotations`` and ``--images`` belong together."""
+    options = parser.parse_args()
+    if (options.annotations is None) != (options.images is None):
+        parser.error("--annotations and --images belong together")
+    return options
+
+
+def dataset_files(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
+    """Return the annotation file and the folder of images, drawn below ``folder`` if not given."""
+    if options.annotations is None:
+        return draw_coco_dataset(folder / "drawn", options.count)
+    return options.annotations, options.images
 
 
 def draw_coco_dataset(folder: Path, images: int) -> tuple[Path, Path]:

@@ -20,7 +20,12 @@ from typing import TypeVar
 import torch
 from mlflow import MlflowClient
 
-from benchmarks.input_dataset import draw_coco_dataset, prepare_shards
+from benchmarks.input_dataset import (
+    add_dataset_options,
+    dataset_files,
+    parse_options,
+    prepare_shards,
+)
 from benchmarks.machine import print_table, save
 from pipeline.cluster import session
 from pipeline.config import RunConfig
@@ -43,9 +48,7 @@ def main() -> None:
     options = _parse()
     with tempfile.TemporaryDirectory(prefix="ray-cost-") as scratch:
         folder = Path(scratch)
-        annotations, images = options.annotations, options.images
-        if annotations is None:
-            annotations, images = draw_coco_dataset(folder / "drawn", options.count)
+        annotations, images = dataset_files(options, folder)
         shards = _in_new_process(prepare_shards, annotations, images, folder / "shards")
         turns: dict[str, Speeds] = {"plain process": [], "Ray Train worker": []}
         for turn in range(options.turns):
@@ -137,19 +140,14 @@ def _config(options: argparse.Namespace, shards: str, output: Path) -> RunConfig
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--annotations", type=Path, help="COCO JSON; default: drawn images")
-    parser.add_argument("--images", type=Path, help="folder of the image files")
-    parser.add_argument("--count", type=int, default=80, help="number of drawn images")
+    add_dataset_options(parser, count=80)
     parser.add_argument("--short-side", type=int, default=320, help="pixels")
     parser.add_argument("--batch", type=int, default=2, help="images per step")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the training")
     parser.add_argument("--steps", type=int, default=12, help="measured steps of a turn")
     parser.add_argument("--turns", type=int, default=3, help="trainings of each kind")
     parser.add_argument("--out", type=Path, help="JSON file for the rows and the machine")
-    options = parser.parse_args()
-    if (options.annotations is None) != (options.images is None):
-        parser.error("--annotations and --images belong together")
-    return options
+    return parse_options(parser)
 
 
 if __name__ == "__main__":

@@ -43,14 +43,14 @@ def test_pycocotools_reads_the_detections_of_all_files(tmp_path):
         {"id": 8, "file_name": "broken.jpg", "error": "cannot be decoded"},
         {"id": 9, "file_name": "none.jpg", "height": 5, "width": 6, "source_id": '"x9"'},
     ]
-    truth = COCO()
-    truth.dataset = {
+    ground_truth = COCO()
+    ground_truth.dataset = {
         "images": images,
         "annotations": [],
         "categories": [{"id": 10, "name": "a"}, {"id": 20, "name": "b"}],
     }
-    truth.createIndex()
-    loaded = truth.loadRes(str(tmp_path / "coco_results.json"))
+    ground_truth.createIndex()
+    loaded = ground_truth.loadRes(str(tmp_path / "coco_results.json"))
     found = loaded.loadAnns(loaded.getAnnIds(imgIds=[7]))
     assert [each["category_id"] for each in found] == [20, 10]
     assert [each["score"] for each in found] == [0.75, 0.25]

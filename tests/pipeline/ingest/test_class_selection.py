@@ -75,8 +75,11 @@ def test_selected_classes_keep_their_objects_in_the_given_order(source, tmp_path
     assert not manifest.reasons and quarantine_entries(shards) == []
     assert f"{counts['other_classes']} annotations of other classes left out" in manifest.summary()
     assert manifest.keypoints.category_ids == tuple(sorted((by_name["circle"], by_name["star"])))
-    truth = coco_ground_truth(str(shards))
-    assert {a["category_id"] for a in truth["annotations"]} == {by_name["star"], by_name["circle"]}
+    ground_truth = coco_ground_truth(str(shards))
+    assert {a["category_id"] for a in ground_truth["annotations"]} == {
+        by_name["star"],
+        by_name["circle"],
+    }
 
 
 def test_unknown_names_are_refused_with_the_nearest(source, tmp_path):

@@ -109,11 +109,11 @@ def test_row_groups_hold_one_aspect_bin(tmp_path, coco_tiny):
 
 def objects_of(url):
     """Return (class name in lower case, box) of all objects, sorted."""
-    truth = coco_ground_truth(str(url))
-    names = {category["id"]: category["name"].lower() for category in truth["categories"]}
+    ground_truth = coco_ground_truth(str(url))
+    names = {category["id"]: category["name"].lower() for category in ground_truth["categories"]}
     return sorted(
         (names[each["category_id"]], each["bbox"], each["iscrowd"], each["area"])
-        for each in truth["annotations"]
+        for each in ground_truth["annotations"]
     )
 
 
