@@ -5,6 +5,7 @@ registration, inference) reads the sections it needs, and each section has a fil
 locations are paths or URLs (``pipeline/storage/urls.py``).
 """
 
+from pipeline.config.chain import ChainConfig, StageName
 from pipeline.config.data import DataConfig, ShapesConfig, SplitConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.infer import InferConfig
@@ -16,21 +17,25 @@ from pipeline.config.loading import (
     to_yaml,
 )
 from pipeline.config.optimization import OptimizerConfig, ScheduleConfig
+from pipeline.config.promotion import PromotionConfig
 from pipeline.config.run import RunConfig
 from pipeline.config.sweep import SearchDimension, SweepConfig
 from pipeline.config.track import TrackConfig
 from pipeline.config.train import TrainConfig
 
 __all__ = [
+    "ChainConfig",
     "DataConfig",
     "EvaluateConfig",
     "InferConfig",
     "OptimizerConfig",
+    "PromotionConfig",
     "RunConfig",
     "ScheduleConfig",
     "SearchDimension",
     "ShapesConfig",
     "SplitConfig",
+    "StageName",
     "SweepConfig",
     "TrackConfig",
     "TrainConfig",

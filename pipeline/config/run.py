@@ -4,6 +4,7 @@ from pydantic import Field
 
 from model.config import ModelConfig
 from model.config.settings import NonNegative, Settings
+from pipeline.config.chain import ChainConfig
 from pipeline.config.data import DataConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.explore import ExploreConfig
@@ -30,3 +31,4 @@ class RunConfig(Settings):
     track: TrackConfig = TrackConfig()
     infer: InferConfig = InferConfig()
     sweep: SweepConfig = SweepConfig()
+    chain: ChainConfig = ChainConfig()

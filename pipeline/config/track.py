@@ -5,6 +5,7 @@ import re
 from pydantic import Field, field_validator
 
 from model.config.settings import Settings
+from pipeline.config.promotion import PromotionConfig
 
 # MLflow's limits; it would refuse these names only after the training.
 _MAX_MODEL_NAME, _MAX_EXPERIMENT_NAME = 256, 500
@@ -39,6 +40,7 @@ class TrackConfig(Settings):
     champion_minimum: float | None = Field(
         None, description="Lowest champion_metric of a champion; null: any."
     )
+    promotion: PromotionConfig = PromotionConfig()
     because: str | None = Field(
         None, description="Reason of register.py --promote and --rollback, kept with the version."
     )
