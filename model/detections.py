@@ -15,6 +15,19 @@ from ops_cuda import compress_rle, encode_roi_masks_rle, paste_masks
 
 
 @dataclass(frozen=True)
+class BitmapCrop:
+    """The part of a bitmap around an object.
+
+    Args:
+        bitmap: (h, w) uint8 of 0 and 1; everything outside it is 0.
+        corner: x, y of its upper left pixel in the image.
+    """
+
+    bitmap: Tensor
+    corner: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Detections:
     """The D detected objects of one image in its original pixels, highest score first.
 
@@ -79,6 +92,29 @@ class Detections:
             ValueError: the detector has no mask head.
         """
         return paste_masks(*self._paste_arguments())
+
+    def bitmap_crops(self) -> list[BitmapCrop]:
+        """Return the D masks as `bitmaps` pastes them, but each cut out around its object.
+
+        For large images: D bitmaps of H x W pixels may not fit into memory.
+
+        Raises:
+            ValueError: the detector has no mask head.
+        """
+        masks, boxes, height, width, threshold, grid = self._paste_arguments()
+        # Pasting grows a box by 2 / M of its size, and rounds.
+        margin = (boxes[:, 2:] - boxes[:, :2]).abs() / masks.shape[-1] + 2
+        limits = torch.tensor([width, height], device=boxes.device)
+        starts = (boxes[:, :2] - margin).floor().clamp(min=0).minimum(limits - 1)
+        ends = (boxes[:, 2:] + margin).ceil().minimum(limits).maximum(starts + 1)
+        crops = []
+        for mask, box, start, end in zip(masks, boxes, starts, ends, strict=True):
+            x, y = (int(side) for side in start.tolist())
+            w, h = (int(side) for side in (end - start).tolist())
+            shifted = (box - start.repeat(2))[None]
+            [bitmap] = paste_masks(mask[None], shifted, h, w, threshold, grid)
+            crops.append(BitmapCrop(bitmap, (x, y)))
+        return crops
 
     def rle(self) -> list[dict[str, object]]:
         """Return the masks in COCO's run-length encoding: ``{"size": [h, w], "counts": str}``.

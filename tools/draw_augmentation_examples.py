@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from model.drawing import DrawnObject, draw_objects
 from model.structures.batch_masks import rasterize_masks
 from pipeline.config import RunConfig
-from pipeline.draw import DrawnObject, draw_objects
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.shapes import SHAPE_CLASSES, SHAPE_KEYPOINTS
 from pipeline.ingest.shapes_dataset import draw_shapes_dataset

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.config.keypoint_names import skeleton_of
 from model.config.settings import Precision
 from model.detections import Detections
 from model.detector import Detector
@@ -18,6 +19,9 @@ from model.preprocess import canvas_size, normalize_images, resized_size
 from model.structures import Category, ImageBatch
 from model.weights.load import load_network
 from model.weights.load_arguments import check_device
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
 
 
 class Predictor:
@@ -47,6 +51,18 @@ class Predictor:
         return self.detector.categories
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the K classes; the only class of a proposal network is "object"."""
+        if self.config.is_proposal_network:
+            return ("object",)
+        return tuple(category.name for category in self.categories)
+
+    @property
+    def skeleton(self) -> tuple[tuple[int, int], ...]:
+        """Links between the keypoints, as pairs of their indices; empty if they are not known."""
+        return () if self.config.keypoint is None else skeleton_of(self.config.keypoint.names)
+
+    @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.detector.device
@@ -57,6 +73,50 @@ class Predictor:
         check_precision(self.precision, device)
         self.detector.to(device)
         return self
+
+    def draw(
+        self,
+        image: Image,
+        detections: Detections | None = None,
+        *,
+        min_score: float = 0.5,
+        floats_are_0_to_1: bool = False,
+    ) -> "PillowImage.Image":
+        """Draw the objects of an image on a copy of it: masks, boxes, keypoints, names and scores.
+
+        Args:
+            image: as for `predict`.
+            detections: those of the image; default: predict them.
+            min_score: detections with a lower score are left out.
+            floats_are_0_to_1: as for `predict`.
+
+        Returns:
+            An RGB image of the image's size; one with a short side below 320 pixels is enlarged by
+            an integer, so that the labels are readable.
+
+        Raises:
+            ImportError: Pillow is not installed.
+            ValueError: the detections are those of an image of another size.
+        """
+        if not is_single_image(image):
+            raise TypeError(f"draw takes one image; got a value of type {type(image).__name__}")
+        try:
+            # Pillow is optional: detectors also run where there is none.
+            from PIL import Image as pillow  # noqa: N813, PLC0415
+
+            from model.drawing import detected_objects, draw_objects  # noqa: PLC0415
+        except ImportError as error:
+            raise ImportError("drawing needs Pillow: pip install pillow") from error
+        [opened] = open_images(image, floats_are_0_to_1)
+        if detections is None:
+            detections = self.predict(image, floats_are_0_to_1=floats_are_0_to_1)
+        if detections.image_size != opened.size:
+            raise ValueError(
+                f"the detections are those of an image of {detections.image_size}; got an image of "
+                f"{opened.size}"
+            )
+        objects = detected_objects(detections.above(min_score), self.class_names, self.skeleton)
+        return pillow.fromarray(draw_objects(opened.pixels().cpu().numpy(), objects))
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a path is also a sequence of strings

@@ -6,8 +6,9 @@ from itertools import islice
 import numpy as np
 from pycocotools import mask as rle_codec
 
+from model.drawing import DrawnObject, draw_objects
 from pipeline import storage
-from pipeline.draw import DrawnObject, draw_objects, encode_png, side_by_side
+from pipeline.draw import encode_png, side_by_side
 from pipeline.infer.detection_rows import read_detection_rows
 from pipeline.infer.inputs import InputChunk
 from pipeline.infer.ledger import output_url

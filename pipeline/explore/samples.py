@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from model.drawing import DrawnObject, Skeleton, draw_objects
 from model.structures.batch_masks import rasterize_masks
 from pipeline.config import RunConfig
-from pipeline.draw import DrawnObject, Skeleton, draw_objects, tile_images
+from pipeline.draw import tile_images
 from pipeline.shards.manifest import Manifest
 from pipeline.stream.collate import StreamBatch
 from pipeline.stream.training_stream import open_local_stream

@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 from pycocotools import mask as rle_codec
 
 from model.config.keypoint_names import skeleton_of
+from model.drawing import DrawnObject, Skeleton, draw_objects, visible_keypoints
 from pipeline import storage
-from pipeline.draw import DrawnObject, Skeleton, draw_objects, encode_png, visible_keypoints
+from pipeline.draw import encode_png
 from pipeline.infer.detection_rows import DetectionRow, read_detection_rows
 from pipeline.infer.inputs import InputChunk, read_images
 from pipeline.infer.ledger import output_url

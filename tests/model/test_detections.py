@@ -103,3 +103,28 @@ def test_a_batch_is_split_by_image_and_scaled_to_the_original_sizes():
     assert third.masks.equal(masks[1:])
     assert third.labels.tolist() == [2, 3]
     assert [d.image_size for d in (first, second, third)] == list(original_sizes)
+
+
+@pytest.mark.parametrize("mask_paste", ["padded", "inclusive", "grid"])
+def test_bitmap_crops_hold_the_whole_masks(mask_paste):
+    torch.manual_seed(0)
+    corners = torch.rand(40, 2) * torch.tensor([90.0, 60.0]) - 10
+    boxes = torch.cat([corners, corners + torch.rand(40, 2) * 50], 1)
+    boxes[0] = torch.tensor([-30.0, -30.0, 150.0, 120.0])
+    detections = Detections(
+        boxes=boxes,
+        scores=torch.ones(40),
+        labels=torch.ones(40, dtype=torch.int64),
+        masks=torch.rand(40, 7, 7),
+        image_size=ImageSize(70, 100),
+        mask_paste=mask_paste,
+    )
+    whole = detections.bitmaps()
+    crops = detections.bitmap_crops()
+    for bitmap, crop in zip(whole, crops, strict=True):
+        x, y = crop.corner
+        height, width = crop.bitmap.shape
+        pasted = torch.zeros_like(bitmap)
+        pasted[y : y + height, x : x + width] = crop.bitmap
+        assert (pasted != bitmap).sum() <= 1  # float rounding of a shifted box
+    assert sum(crop.bitmap.numel() for crop in crops[1:]) < whole[1:].numel() / 2
