@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from model.config.settings import NonNegative, Positive, Precision, Settings
+from model.config.settings import Fraction, NonNegative, Positive, Precision, Settings
 from pipeline.storage.urls import Location
 
 
@@ -19,6 +19,11 @@ class EvaluateConfig(Settings):
         100,
         description="Detections of a class in an image that AP and AR count; COCO: 100. For images "
         "with more objects raise it together with model.box.detections_per_image.",
+    )
+    score_threshold: Fraction = Field(
+        0.5,
+        description="Score from which on a detection counts as found or false in the table of the "
+        "images, the confusion matrix and the worst images. AP counts all scores.",
     )
     precision: Precision = Field(
         "fp32", description="Autocast dtype; bf16 or fp16 is faster on a GPU."

@@ -5,7 +5,7 @@ ranges, M detection limits.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,16 @@ from pipeline.evaluate.metrics import (
 UNIFORM_SIGMA = 0.05
 """OKS sigma of keypoints that are not COCO's, whose sigmas are 0.025 (eyes) to 0.107 (hips)."""
 
+Inspect = Callable[[str, COCOeval], None]
+"""Is called with each kind and its evaluator, which has run."""
+
 
 def coco_metrics(
     ground_truth: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     kinds: Sequence[str] = ("bbox", "segm"),
     max_detections: int = COCO_MAX_DETECTIONS,
+    inspect: Inspect | None = None,
 ) -> Metrics:
     """Compare detections with the ground truth.
 
@@ -42,6 +46,7 @@ def coco_metrics(
         kinds: what to compare: any of "bbox", "segm" and "keypoints".
         max_detections: detections of a class in an image that count for boxes and masks; with
             another number than COCO's, values cannot be compared with published ones.
+        inspect: takes more from the evaluators, such as the matches of each image.
 
     Raises:
         ValueError: a result has an image id, a category id or a number of keypoints that the
@@ -65,6 +70,8 @@ def coco_metrics(
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
+        if inspect is not None:
+            inspect(kind, evaluator)
         names = metric_names(kind, max_detections)
         measured = [float(value) for value in evaluator.stats]
         if max_detections != COCO_MAX_DETECTIONS and kind != "keypoints":

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from model.structures import Category
-from pipeline.evaluate.coco_metrics import coco_metrics
+from pipeline.evaluate.coco_metrics import Inspect, coco_metrics
 from pipeline.evaluate.metrics import COCO_MAX_DETECTIONS, VOC_METRIC, Metrics, mean_of_measured
 from pipeline.evaluate.proposal_metrics import proposal_metrics
 from pipeline.evaluate.voc_metrics import voc_metrics
@@ -24,6 +24,7 @@ def dataset_metrics(
     kinds: Sequence[str],
     classes: Sequence[Category] = (),
     max_detections: int = COCO_MAX_DETECTIONS,
+    inspect: Inspect | None = None,
 ) -> Metrics:
     """Compute COCO metrics, and VOC's AP as well if the manifest names VOC's protocol.
 
@@ -36,6 +37,7 @@ def dataset_metrics(
             the dataset lacks get an AP of -1. Empty if the results have the dataset's category
             ids.
         max_detections: detections of a class in an image that count; see `coco_metrics`.
+        inspect: see `coco_metrics`; not called for proposals.
 
     Raises:
         ClassMismatchError: the detector and the dataset have no class in common.
@@ -51,7 +53,7 @@ def dataset_metrics(
         results = match.renumber(results)
         ground_truth["categories"] += [each._asdict() for each in match.without_objects]
         notes = tuple(_notes(match, ground_truth))
-    metrics = coco_metrics(ground_truth, results, kinds, max_detections)
+    metrics = coco_metrics(ground_truth, results, kinds, max_detections, inspect)
     metrics = replace(metrics, notes=(*metrics.notes, *notes))
     protocol = manifest.protocol
     if protocol == "coco":

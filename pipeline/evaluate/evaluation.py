@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric
 
@@ -14,6 +15,8 @@ from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.comparison_images import draw_comparisons
 from pipeline.evaluate.dataset_metrics import dataset_metrics, metric_kinds
+from pipeline.evaluate.image_matches import ImageMatches, match_images
+from pipeline.evaluate.image_table import IMAGE_TABLE, ImageTable, TableOrigin, write_image_table
 from pipeline.evaluate.metrics import HEADLINE_METRICS, ClassMetrics, Metrics
 from pipeline.evaluate.report import REPORT_JSON, REPORT_PAGE, EvaluationReport
 from pipeline.infer.detection_rows import DetectionRow, coco_results, read_detection_rows
@@ -123,9 +126,9 @@ def _evaluate(
         settings = config.evaluate
         job = InferenceJob(predictions_url, settings.batch, 0.0, source, settings.precision)
         outcomes = predict_chunks(chunks, model, job, settings.workers)
-        metrics, failures = _measure(
-            shards_url, predictions_url, outcomes, classes, settings.max_detections
-        )
+        measured = _measure(config, source, model.digest, outcomes, classes)
+        metrics, failures = measured.metrics, measured.failures
+        write_image_table(storage.join(folder, IMAGE_TABLE), measured.table)
         if config.model.test_augmentation is not None:
             metrics = replace(metrics, notes=(*metrics.notes, TEST_AUGMENTATION_NOTE))
         images = draw_comparisons(
@@ -169,25 +172,37 @@ def _training_run_id(config: RunConfig) -> str | None:
     return record.run_id
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """The metrics of the written predictions, ``file name: reason`` of failures, and the table."""
+
+    metrics: Metrics
+    failures: list[str]
+    table: ImageTable
+
+
 def _measure(
-    shards_url: str,
-    predictions_url: str,
+    config: RunConfig,
+    source: str,
+    model_digest: str,
     outcomes: Sequence[ChunkOutcome],
     classes: Sequence[Category],
-    max_detections: int,
-) -> tuple[Metrics, list[str]]:
-    """Return the metrics of the written predictions, and ``file name: reason`` of failures."""
+) -> _Measured:
+    shards_url, settings = split_shards_url(config, "val"), config.evaluate
+    predictions_url = storage.join(config.output, EVALUATION_FOLDER, "predictions")
     rows: list[DetectionRow] = [
         row
         for outcome in outcomes
         for row in read_detection_rows(output_url(predictions_url, outcome.entry.name))
     ]
     failures = [f"{row.file_name}: {row.error}" for row in rows if row.error is not None]
+    manifest = read_manifest(shards_url)
+    matches: dict[str, ImageMatches] = {}
     metrics = dataset_metrics(
         shards_url,
         [result for row in rows for result in coco_results(row)],
         metric_kinds(
-            read_manifest(shards_url).keypoints,
+            manifest.keypoints,
             has_masks=any(row.masks_rle is not None for row in rows),
             predicted_keypoints=next(
                 (row.keypoint_names for row in rows if row.keypoint_names), None
@@ -195,9 +210,28 @@ def _measure(
             has_classes=all(row.category_ids is not None for row in rows),
         ),
         classes,
-        max_detections,
+        settings.max_detections,
+        inspect=lambda kind, evaluator: matches.update({kind: match_images(evaluator)}),
     )
-    return replace(metrics, images=len(rows), failed_images=len(failures)), failures
+    by_id = sorted(rows, key=lambda row: row.image_id)
+    origin = TableOrigin(
+        weights=source,
+        model_digest=model_digest,
+        shards=shards_url,
+        dataset_digest=manifest.digest,
+        categories={row.category_id: row.name for row in metrics.per_class},
+        max_detections=settings.max_detections,
+        score_threshold=settings.score_threshold,
+    )
+    table = ImageTable(
+        origin,
+        image_ids=np.array([row.image_id for row in by_id], dtype=np.int64),
+        file_names=tuple(row.file_name for row in by_id),
+        errors={n: row.error for n, row in enumerate(by_id) if row.error is not None},
+        matches=matches,
+    )
+    metrics = replace(metrics, images=len(rows), failed_images=len(failures))
+    return _Measured(metrics, failures, table)
 
 
 def _write_report(output: str, report: EvaluationReport, run: TrackedRun) -> str:
@@ -224,7 +258,7 @@ def _record(run: TrackedRun, report: EvaluationReport, folder: str) -> None:
         ],
     )
     client.set_tag(run.run_id, "evaluated_weights", report.weights)
-    for name in (REPORT_PAGE, REPORT_JSON, *report.pictures):
+    for name in (REPORT_PAGE, REPORT_JSON, IMAGE_TABLE, *report.pictures):
         with storage.fetch(storage.join(folder, name)) as local:
             artifact_folder = f"{EVALUATION_FOLDER}/{name}".rpartition("/")[0]
             client.log_artifact(run.run_id, str(local), artifact_folder)

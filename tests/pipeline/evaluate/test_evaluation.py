@@ -13,8 +13,10 @@ from mlflow import MlflowClient
 from model import ModelConfig, Predictor
 from model.weights import load_network
 from pipeline.config import DataConfig, EvaluateConfig
+from pipeline.evaluate.average_precision import precision_table
 from pipeline.evaluate.evaluation import run_evaluation
-from pipeline.evaluate.metrics import COCO_METRICS
+from pipeline.evaluate.image_table import read_image_table
+from pipeline.evaluate.metrics import COCO_METRICS, mean_of_measured
 from pipeline.evaluate.validation import validate
 from pipeline.infer.detection_rows import read_detection_rows
 from pipeline.shards.decode import decode_image
@@ -45,13 +47,21 @@ def test_an_evaluation_is_measured_reported_and_recorded(evaluate_config, tiny_c
     assert report["metrics"]["values"] == result.metrics
     assert report["dataset_digest"] == digest
 
+    table = read_image_table(str(folder / "images.parquet"))
+    for kind in ("bbox", "segm"):
+        ap = mean_of_measured(precision_table(table.matches[kind]))
+        assert ap == result.metrics[f"{kind}/AP"]
+    assert (table.origin.dataset_digest, table.origin.weights) == (digest, result.weights)
+    assert table.origin.model_digest == report["model_digest"]
+
     client = MlflowClient(evaluate_config.track.uri)
     run = client.get_run(result.run_id)
     assert run.data.metrics["segm/AP"] == result.metrics["segm/AP"]
     [data] = run.inputs.dataset_inputs
     assert digest.startswith(data.dataset.digest)
     artifacts = {file.path for file in client.list_artifacts(result.run_id, "evaluation")}
-    assert artifacts >= {"evaluation/report.md", "evaluation/report.json", "evaluation/pictures"}
+    files = ("report.md", "report.json", "images.parquet", "pictures")
+    assert artifacts >= {f"evaluation/{name}" for name in files}
 
 
 def _image_links(page):
@@ -86,6 +96,9 @@ def test_an_unreadable_image_is_reported_and_counted(evaluate_config, shapes_sha
     config = evaluate_config.model_copy(update={"data": DataConfig(val_shards=str(folder))})
     result = run_evaluation(config)
     assert (result.images, result.failed_images) == (11, 1)
+    table = read_image_table(str(Path(result.report_url).with_name("images.parquet")))
+    [error] = table.errors.values()
+    assert "cannot be decoded" in error
     rows = list(read_rows(str(folder), file.name))
     name = rows[0].file_name
     assert f"- {name}: cannot be decoded" in Path(result.report_url).read_text()
