@@ -73,7 +73,11 @@ class Detector(nn.Module, ABC):
         if config.backbone.features == "fpn":
             self.channels = config.fpn.channels
             self.fpn = FeaturePyramid(
-                self.backbone.channels, self.channels, pyramid_top, config.fpn.norm
+                self.backbone.channels,
+                self.channels,
+                pyramid_top,
+                config.fpn.norm,
+                config.conventions.relu_before_p7,
             )
             self.strides = self.fpn.strides
 

@@ -28,6 +28,7 @@ class FeaturePyramid(nn.Module):
             no P2.
         norm: norm after each convolution except those of P6 and P7: none, or a kind of
             ``make_norm``.
+        relu_before_p7: apply a ReLU to P6 before P7 is computed from it.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class FeaturePyramid(nn.Module):
         channels: int = 256,
         top: PyramidTop = "subsampled",
         norm: str = "none",
+        relu_before_p7: bool = True,
     ) -> None:
         super().__init__()
         self.top = top
+        self.relu_before_p7 = relu_before_p7
         self.strides = (4, 8, 16, 32, 64) if top == "subsampled" else (8, 16, 32, 64, 128)
         above: list[nn.Conv2d] = []
         if top != "subsampled":
@@ -82,7 +85,7 @@ class FeaturePyramid(nn.Module):
         if self.top == "subsampled":
             return [*pyramid, F.max_pool2d(pyramid[-1], 1, stride=2)]
         p6 = convolve(features[-1] if self.top == "c5" else pyramid[-1], self.p6)
-        return [*pyramid, p6, convolve(F.relu(p6), self.p7)]
+        return [*pyramid, p6, convolve(F.relu(p6) if self.relu_before_p7 else p6, self.p7)]
 
 
 def _convolve_nth(x: Tensor, convs: nn.ModuleList, norms: nn.ModuleList, index: int) -> Tensor:

@@ -9,6 +9,7 @@ from model.config.conventions import (
     DETECTRON,
     DETECTRON2,
     MASKRCNN_BENCHMARK,
+    MMDETECTION,
     TORCHVISION,
     Conventions,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "DETECTRON",
     "DETECTRON2",
     "MASKRCNN_BENCHMARK",
+    "MMDETECTION",
     "TORCHVISION",
     "BackboneConfig",
     "BoxHeadConfig",

@@ -61,6 +61,11 @@ class Conventions(Settings):
     roi_sampling_ratio: NonNegative = Field(
         2, description="Samples per ROI bin along each axis; 0 adapts to the size of the ROI."
     )
+    relu_before_p7: bool = Field(
+        True,
+        description="RetinaNet: apply a ReLU to P6 before P7 is made from it, as in the paper; "
+        "false: do not (MMDetection).",
+    )
     rpn_smooth_l1_beta: float = Field(
         1 / 9, ge=0.0, description="Beta of the RPN's smooth L1 box loss; 0 is plain L1."
     )
@@ -166,3 +171,21 @@ MASKRCNN_BENCHMARK = DETECTRON.model_copy(
     update={"resize_rounding": "down", "resize_filter": "antialias"}
 )
 """maskrcnn-benchmark: as Detectron, but images are resized with Pillow."""
+
+MMDETECTION = Conventions(
+    stride_in_1x1=False,
+    norm_epsilon=NORM_EPSILON,
+    round_anchors=False,
+    anchor_stride="level",
+    roi_aligned=True,
+    roi_sampling_ratio=0,
+    dilate_first_block=True,
+    relu_before_p7=False,
+    rpn_smooth_l1_beta=0.0,
+    box_smooth_l1_beta=0.0,
+    mask_targets="roi_align",
+    mask_paste="grid",
+    resize_rounding="nearest",
+    resize_filter="bilinear",
+)
+"""MMDetection 2 and 3 with torchvision's ImageNet backbones; images are resized with OpenCV."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.config import Conventions, ModelConfig
 from model.weights.architecture.heads import has_keypoint_head
+from model.weights.architecture.retinanet import is_retinanet
 from model.weights.conflicts import Conflict
 from model.weights.setting_origins import ORIGINS, Origin
 from model.weights.stated_settings import has_section, setting_of
@@ -75,6 +76,7 @@ def _relevant_conventions(tensors: Mapping[str, Tensor], whole: bool, dilated: b
         "stride_in_1x1": "backbone.layer1.0.conv3.weight" in tensors,
         "dilate_first_block": whole and dilated,
         "keypoint_coordinates": has_keypoint_head(tensors),
+        "relu_before_p7": is_retinanet(tensors),
     }
     matter = {key for key, is_met in conditions.items() if is_met}
     return relevant - conditions.keys() | matter

@@ -106,14 +106,20 @@ def _renamed(name: str, renames: Renames) -> str:
     return name
 
 
-def check_dimensions(renamed: RenamedTensors) -> None:
+def check_dimensions(renamed: RenamedTensors, kept: str = "\0") -> None:
     """Refuse tensors that have a known name but cannot be that layer's.
+
+    Args:
+        renamed: under our names.
+        kept: prefix of names that are the same in the file.
 
     Raises:
         WeightsError: a renamed tensor has another number of dimensions than its layer, or is empty.
     """
-    for ours, name in renamed.original_names.items():
-        shape = tuple(renamed.tensors[ours].shape)
+    for ours, tensor in renamed.tensors.items():
+        if ours not in renamed.original_names and not ours.startswith(kept):
+            continue
+        name, shape = renamed.original_names.get(ours, ours), tuple(tensor.shape)
         expected = next((n for pattern, n in _DIMENSIONS if re.fullmatch(pattern, ours)), None)
         if expected is not None and (len(shape) != expected or 0 in shape):
             raise WeightsError(

@@ -13,6 +13,7 @@ from model.weights.maskrcnn_benchmark.convert import (
     convert_maskrcnn_benchmark,
     is_maskrcnn_benchmark,
 )
+from model.weights.mmdetection.convert import convert_mmdetection, is_mmdetection
 from model.weights.report import WeightsError
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.checksums import verify_checksums
@@ -36,6 +37,7 @@ _CONVERTERS: tuple[tuple[_Recognize, _Convert], ...] = (
     (is_maskrcnn_benchmark, convert_maskrcnn_benchmark),
     (is_detectron2, convert_detectron2),
     (is_detectron, convert_detectron),
+    (is_mmdetection, convert_mmdetection),
     (is_torchvision_detector, convert_torchvision),
     (is_torchvision_backbone, convert_torchvision_backbone),
 )

@@ -2,8 +2,9 @@
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.weights.report import WeightsError
+from model.weights.storage.mmengine_log import is_mmengine_log, without_mmengine_log
 from model.weights.storage.unpickling import unpickle_arrays
 from model.weights.storage.wrappers import (
     AVERAGED_ENTRIES,
@@ -32,11 +34,14 @@ class StoredWeights:
         tensors: under the file's own names.
         author: what the file says about its origin (detectron2's ``__author__``), or nothing.
         averaged: whether they are the average (EMA) that the file keeps beside other weights.
+        meta: what the file says about the training (MMDetection's ``meta``): class names, the text
+            of the config.
     """
 
     tensors: Mapping[str, Tensor]
     author: str = ""
     averaged: bool = False
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_weights_file(path: Path) -> StoredWeights:
@@ -52,7 +57,7 @@ def read_weights_file(path: Path) -> StoredWeights:
             return StoredWeights(unwrap_names(load_file(path))[0])
         if path.suffix in (".pkl", ".pickle") and not _is_torch_file(path):
             return _unwrap(unpickle_arrays(path.read_bytes(), str(path)), path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _load_torch_file(path)
     except pickle.UnpicklingError as error:
         # The first sentence only: torch goes on to recommend weights_only=False.
         reason = str(error).splitlines()[0].partition(". ")[0]
@@ -69,6 +74,16 @@ def read_weights_file(path: Path) -> StoredWeights:
             "copy, or use another one"
         ) from error
     return _unwrap(content, path)
+
+
+def _load_torch_file(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not is_mmengine_log(error):
+            raise
+    with without_mmengine_log():
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: object) -> None:
@@ -98,8 +113,11 @@ def _is_torch_file(path: Path) -> bool:
 
 def _unwrap(content: object, path: Path) -> StoredWeights:
     author, averaged = "", False
+    meta: Mapping[str, Any] = {}
     while isinstance(content, Mapping):
         author = str(content.get("__author__", author))
+        if isinstance(content.get("meta"), Mapping):
+            meta = content["meta"]
         entry = find_entry(content)
         if entry is None:
             break
@@ -119,7 +137,7 @@ def _unwrap(content: object, path: Path) -> StoredWeights:
             f"under {', '.join((*AVERAGED_ENTRIES, *ENTRIES))}, or alone in the file"
         )
     named = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    return StoredWeights(named, author, averaged or is_average)
+    return StoredWeights(named, author, averaged or is_average, meta)
 
 
 def _describe(value: object) -> str:
