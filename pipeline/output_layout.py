@@ -17,6 +17,9 @@ EVALUATION_FOLDER = "evaluation"
 SWEEP_FOLDER = "sweep"
 """Folder of the sweep: ``best.yaml`` and the trials."""
 
+STAGES_FOLDER = "stages"
+"""Folder of the chain: records, states and logs of its stages."""
+
 Split = Literal["train", "val"]
 
 SPLITS: tuple[Split, ...] = ("train", "val")

@@ -7,6 +7,7 @@ job shows need none of them. Results are printed to stdout; log lines and progre
 
 import argparse
 import contextlib
+import enum
 import functools
 import logging
 import re
@@ -22,11 +23,22 @@ from pipeline.console import show_logs
 
 logger = logging.getLogger(__name__)
 
-Job = Callable[[RunConfig], str]
-"""Runs a job and returns its closing message."""
+Job = Callable[..., str]
+"""Runs a job on a configuration, with the values of its options, and returns its last lines."""
 
 Plan = Callable[[RunConfig], str]
 """Says what a job is about to do, without importing anything slow."""
+
+
+class ExitStatus(enum.IntEnum):
+    """The exit status of a job (docs/CHAIN.md). ``ray job submit`` itself knows only 0 and 1."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG_SETTINGS = 2
+    NOT_PROMOTED = 3
+    IN_USE = 4
+    INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Mode:
         job: as of `main`; with a ``value``, called with it as second argument.
         plan: as of `main`.
         value: what the flag takes, for example ``VERSION``; None if it takes nothing.
+        needs_cluster: whether it needs Ray.
     """
 
     flag: str
@@ -46,12 +59,27 @@ class Mode:
     job: Callable[..., str]
     plan: Plan
     value: str | None = None
+    needs_cluster: bool = True
+
+
+@dataclass(frozen=True)
+class Option:
+    """A flag that narrows what a job does; its value is a keyword argument of the job.
+
+    Args:
+        flag: for example ``--until``.
+        value: what it takes, for example ``STAGE``.
+        description: what it does, for ``--help``.
+        argument: name of the job's keyword argument.
+    """
+
+    flag: str
+    value: str
+    description: str
+    argument: str
 
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")  # Ray colors names in its messages
-
-INTERRUPTED = 130
-"""The exit status of a job that Ctrl-C ended, as in a shell."""
 
 
 def main(
@@ -62,6 +90,7 @@ def main(
     sections: Sequence[str],
     arguments: Sequence[str] | None = None,
     modes: Sequence[Mode] = (),
+    options: Sequence[Option] = (),
     needs_cluster: Callable[[RunConfig], bool] = lambda _: True,
 ) -> int:
     """Check the configuration, join or start a cluster, run ``job`` and print its message.
@@ -74,46 +103,61 @@ def main(
         sections: the sections of the configuration that the job reads, for ``--help``.
         arguments: the command line; default ``sys.argv``.
         modes: what the job can do instead.
+        options: flags that narrow what the job, or one of its modes, does.
         needs_cluster: whether the job needs Ray with this configuration.
 
     Returns:
-        The exit status: 0 success, 1 the job failed, 2 the configuration is wrong, 130 interrupted.
+        An `ExitStatus`.
     """
-    parser = _parser(description, example, sections, modes)
+    parser = _parser(description, example, sections, modes, options)
     # Intermixed: flags may also stand between the settings.
-    options = parser.parse_intermixed_args(arguments)
-    for mode, given in _given_modes(parser, options, modes):
-        job, plan = functools.partial(_run_mode, mode, given), mode.plan
+    given = parser.parse_intermixed_args(arguments)
+    values = {
+        option.argument: value
+        for option in options
+        if (value := getattr(given, _attribute(option.flag))) is not None
+    }
+    for mode, mode_value in _given_modes(parser, given, modes):
+        job, plan = functools.partial(_run_mode, mode, mode_value), mode.plan
+        if not mode.needs_cluster:
+            needs_cluster = _no_cluster
     try:
-        config = load_config(options.config, options.settings)
+        config = load_config(given.config, given.settings)
         with show_logs():
             logger.info("%s: %s", parser.prog, plan(config))
-            return _run(job, config, parser.prog, needs_cluster(config))
+            run = functools.partial(job, **values)
+            return _run(run, config, parser.prog, needs_cluster(config))
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; start it again to continue", file=sys.stderr)
-        return INTERRUPTED
+        return ExitStatus.INTERRUPTED
     except ConfigError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+        return ExitStatus.WRONG_SETTINGS
+
+
+def _no_cluster(_config: RunConfig) -> bool:
+    return False
 
 
 def _given_modes(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, modes: Sequence[Mode]
+    parser: argparse.ArgumentParser, given: argparse.Namespace, modes: Sequence[Mode]
 ) -> list[tuple[Mode, str | None]]:
     """Return the mode that the command line asks for, with its value, or nothing."""
-    given = [(mode, getattr(options, _attribute(mode))) for mode in modes]
-    given = [(mode, value) for mode, value in given if value is not None]
-    if len(given) > 1:
-        parser.error(f"choose one of {' and '.join(mode.flag for mode, _ in given)}")
-    return given
+    values = [(mode, getattr(given, _attribute(mode.flag))) for mode in modes]
+    chosen = [(mode, value) for mode, value in values if value is not None]
+    if len(chosen) > 1:
+        parser.error(f"choose one of {' and '.join(mode.flag for mode, _ in chosen)}")
+    return chosen
 
 
-def _run_mode(mode: Mode, given: str | None, config: RunConfig) -> str:
-    return mode.job(config) if mode.value is None else mode.job(config, given)
+def _run_mode(mode: Mode, value: str | None, config: RunConfig, **options: str) -> str:
+    arguments = (config,) if mode.value is None else (config, value)
+    return mode.job(*arguments, **options)
 
 
-def _attribute(mode: Mode) -> str:
-    return mode.flag.strip("-").replace("-", "_")
+def _attribute(flag: str) -> str:
+    # Not "from": the names of arguments of functions must not be keywords of Python.
+    return f"{flag.strip('-').replace('-', '_')}_flag"
 
 
 def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
@@ -123,9 +167,11 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
 
     from model.weights import WeightsError
     from pipeline import cluster
+    from pipeline.chain.failures import NotPromotedError, StageError
     from pipeline.cluster import ClusterError
     from pipeline.infer.inference_worker import InferenceError
     from pipeline.storage import StorageError
+    from pipeline.storage.exclusive_use import FolderInUseError
     from pipeline.sweep.driver import SweepError
     from pipeline.track.mlflow_store import TrackingError
     from pipeline.train.checkpoint import CheckpointError
@@ -138,7 +184,9 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
         CheckpointError,
         ClusterError,
         InferenceError,
+        NotPromotedError,
         RunMismatchError,
+        StageError,
         StorageError,
         SweepError,
         TrackingError,
@@ -151,7 +199,13 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
     except expected_errors as error:
         # An error of a Ray task is also a RayTaskError, whose text is the task's traceback.
         print(f"{program}: {getattr(error, 'cause', error)}", file=sys.stderr)
-        return 1
+        kind = error.failure.kind if isinstance(error, StageError) else None
+        if kind == "settings":
+            return ExitStatus.WRONG_SETTINGS
+        if kind == "in_use" or isinstance(error, FolderInUseError):
+            return ExitStatus.IN_USE
+        is_refusal = isinstance(error, NotPromotedError)
+        return ExitStatus.NOT_PROMOTED if is_refusal else ExitStatus.FAILED
     except RayTaskError:
         raise
     except RayError as error:
@@ -162,8 +216,8 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
             "and their memory, then submit the job again: it continues.",
             file=sys.stderr,
         )
-        return 1
-    return 0
+        return ExitStatus.FAILED
+    return ExitStatus.DONE
 
 
 def format_values(values: Mapping[str, object], prefix: str = "") -> str:
@@ -178,7 +232,11 @@ def format_values(values: Mapping[str, object], prefix: str = "") -> str:
 
 
 def _parser(
-    description: str, example: str, sections: Sequence[str], modes: Sequence[Mode]
+    description: str,
+    example: str,
+    sections: Sequence[str],
+    modes: Sequence[Mode],
+    options: Sequence[Option],
 ) -> argparse.ArgumentParser:
     shown = {"name", "output", "seed", *sections}
     keys = "\n".join(
@@ -199,10 +257,13 @@ def _parser(
         "settings", nargs="*", metavar="key=value", help="overrides a key, e.g. train.workers=2"
     )
     for mode in modes:
-        if mode.value is None:
-            parser.add_argument(
-                mode.flag, action="store_const", const=mode.flag, help=mode.description
-            )
-        else:
-            parser.add_argument(mode.flag, metavar=mode.value, help=mode.description)
+        kind = {"metavar": mode.value} if mode.value else {"action": "store_true", "default": None}
+        parser.add_argument(mode.flag, dest=_attribute(mode.flag), help=mode.description, **kind)
+    for option in options:
+        parser.add_argument(
+            option.flag,
+            dest=_attribute(option.flag),
+            metavar=option.value,
+            help=option.description,
+        )
     return parser

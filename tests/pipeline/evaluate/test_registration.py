@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from pipeline.chain.run import run_chain
 
 from model.config.settings import ConfigError
 from model.weights import WeightsError
@@ -12,7 +13,6 @@ from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.registration import check_champion_metric, register_evaluated
-from pipeline.stages import run_chain
 
 
 def test_the_evaluated_checkpoint_is_registered_with_its_metrics(evaluate_config):

@@ -1,0 +1,1 @@
+"""The chain of all jobs: shards, sweep, training, evaluation, registration, batch inference."""
