@@ -32,6 +32,14 @@ class TrainConfig(Settings):
         description="CPUs reserved per worker, and its number of threads. auto: an equal share of "
         "its machine's; in a sweep without GPUs 1.",
     )
+    gpus_per_worker: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="Share of a GPU that each worker reserves, if it trains on one. Less than 1 "
+        "lets several trials of a sweep share a GPU, and needs workers=1: NCCL refuses two "
+        "workers of a training on one GPU. Nothing divides the GPU's memory among them.",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="Autocast dtype. auto: bf16 on GPUs that have it, fp16 on older ones, fp32 on "
@@ -140,6 +148,12 @@ class TrainConfig(Settings):
         description="After a step that needs too much memory, continue from the newest checkpoint "
         "with twice the micro-batches (accumulate) and the same global_batch, if divisible.",
     )
+    stall_minutes: PositiveFloat | None = Field(
+        15,
+        description="Minutes of waiting for data after which a worker counts as stalled; twice as "
+        "many if it computes. Its rank, machine and place in the code are logged, its process is "
+        "ended, and the training continues from the newest checkpoint. null: never.",
+    )
     log_every: Positive = Field(20, description="Steps between logged losses.")
     max_failures: int = Field(
         3, ge=-1, description="Worker failures to recover from; -1: unlimited."
@@ -163,6 +177,15 @@ class TrainConfig(Settings):
     def _minimum_is_below_workers(self) -> "TrainConfig":
         if self.min_workers and self.workers != "auto" and self.min_workers > self.workers:
             raise ValueError(f"min_workers {self.min_workers} is above workers {self.workers}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_shared_gpu_has_one_worker(self) -> "TrainConfig":
+        if self.gpus_per_worker < 1 and self.workers not in (1, "auto"):
+            raise ValueError(
+                f"gpus_per_worker {self.gpus_per_worker:g} needs workers=1; got {self.workers}, "
+                "and NCCL refuses two workers on one GPU"
+            )
         return self
 
     @model_validator(mode="after")

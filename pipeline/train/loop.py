@@ -25,6 +25,7 @@ from pipeline.train.non_finite import (
 from pipeline.train.norm_statistics import NormStatistics
 from pipeline.train.optimizer import set_learning_rate
 from pipeline.train.precision import Precision
+from pipeline.train.stall_watch import Activity
 from pipeline.train.step_report import StepMeter, StepReport
 
 
@@ -76,6 +77,7 @@ class LoopHooks:
         ends_after: whether the run ends early after this number of steps; asked after the pause.
         skipped: receives the error of each step that was skipped because it was not finite; see
             ``LoopPlan.max_skipped_steps``.
+        activity: receives what the loop begins to do, and the number of steps taken.
     """
 
     log: Callable[[StepReport], None] = lambda report: None
@@ -83,6 +85,7 @@ class LoopHooks:
     pause: Callable[[int], None] = lambda step: None
     ends_after: Callable[[int], bool] = lambda step: False
     skipped: Callable[[NonFiniteLossError], None] = lambda error: None
+    activity: Callable[[Activity, int], None] = lambda activity, step: None
 
 
 class TrainingLoop:
@@ -177,8 +180,10 @@ class TrainingLoop:
         micro_losses = []
         step_image_ids: tuple[int, ...] = ()
         for micro_step in range(plan.accumulate):
+            self.hooks.activity("waiting for data", step)
             with self._meter.waiting_for_data():
                 batch = next(batches, None)
+            self.hooks.activity("computing", step)
             if batch is None:
                 raise RuntimeError(
                     f"the data ended at step {step} of {plan.total_steps}; "
@@ -229,6 +234,7 @@ class TrainingLoop:
         if should_log:
             self.hooks.log(self._meter.report(steps_taken, lr, norm))
         if should_pause:
+            self.hooks.activity("paused", steps_taken)
             with self._meter.paused():
                 self.hooks.pause(steps_taken)
             self.model.train()

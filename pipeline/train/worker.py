@@ -34,6 +34,7 @@ from pipeline.train.out_of_memory import (
 )
 from pipeline.train.pauses import TrainingPauses, WorkerPlace, reported_checkpoint
 from pipeline.train.schedule import learning_rate
+from pipeline.train.stall_watch import StallWatch
 from pipeline.train.step_report import StepReport
 from pipeline.train.training_state import (
     TrainingState,
@@ -171,15 +172,19 @@ class _Worker:
 
     def _run_loop(self, total_steps: int) -> WorkerResult:
         config, place, start_step = self.config, self.place, self.state.start_step
-        with open_stream(
-            self.task.config,
-            self.task.train_shards,
-            place.rank,
-            place.world_size,
-            start_step,
-            total_steps,
-            place.device,
-        ) as stream:
+        limit_s = None if config.stall_minutes is None else 60 * config.stall_minutes
+        with (
+            open_stream(
+                self.task.config,
+                self.task.train_shards,
+                place.rank,
+                place.world_size,
+                start_step,
+                total_steps,
+                place.device,
+            ) as stream,
+            StallWatch(place.rank, limit_s) as watch,
+        ):
             pauses = TrainingPauses(
                 self.task.config,
                 place,
@@ -188,35 +193,40 @@ class _Worker:
                 self.recorder,
                 count_bad_rows=lambda: len(stream.bad_rows),
             )
-            loop = TrainingLoop(
-                model=self.state.distributed_model(),
-                optimizer=self.state.optimizer,
-                lr_schedule=lambda step: learning_rate(step, config.optimizer.lr, config.schedule),
-                precision=self.state.precision,
-                device=place.device,
-                plan=LoopPlan(
-                    start_step=start_step,
-                    total_steps=total_steps,
-                    images_per_step=config.global_batch,
-                    accumulate=config.accumulate,
-                    clip_norm=config.optimizer.clip_norm,
-                    log_every=config.log_every,
-                    max_skipped_steps=config.max_skipped_steps,
-                ),
-                hooks=LoopHooks(
-                    log=self._log,
-                    pauses_after=pauses.due_after,
-                    pause=pauses.pause,
-                    ends_after=pauses.ends_after,
-                    skipped=self._log_skipped,
-                ),
-            )
+            loop = self._loop(total_steps, pauses, watch)
             remedy = training_remedy(self.task.config)
             with explain_out_of_memory(place.device, remedy, StepOutOfMemoryError):
                 steps = loop.run(stream)
         if pauses.stopped is not None and place.rank == 0:
             logger.info("training ends at step %d: %s", steps, pauses.stopped)
         return WorkerResult(steps, self.recorder.latest, stopped=pauses.stopped)
+
+    def _loop(self, total_steps: int, pauses: TrainingPauses, watch: StallWatch) -> TrainingLoop:
+        config = self.config
+        return TrainingLoop(
+            model=self.state.distributed_model(),
+            optimizer=self.state.optimizer,
+            lr_schedule=lambda step: learning_rate(step, config.optimizer.lr, config.schedule),
+            precision=self.state.precision,
+            device=self.place.device,
+            plan=LoopPlan(
+                start_step=self.state.start_step,
+                total_steps=total_steps,
+                images_per_step=config.global_batch,
+                accumulate=config.accumulate,
+                clip_norm=config.optimizer.clip_norm,
+                log_every=config.log_every,
+                max_skipped_steps=config.max_skipped_steps,
+            ),
+            hooks=LoopHooks(
+                log=self._log,
+                pauses_after=pauses.due_after,
+                pause=pauses.pause,
+                ends_after=pauses.ends_after,
+                skipped=self._log_skipped,
+                activity=watch.now,
+            ),
+        )
 
     def _log(self, report: StepReport) -> None:
         self.recorder.record(report.metrics(), report.step)
