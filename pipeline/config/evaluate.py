@@ -1,5 +1,7 @@
 """Settings of evaluation."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from model.config.settings import Fraction, NonNegative, Positive, Precision, Settings
@@ -24,6 +26,12 @@ class EvaluateConfig(Settings):
         0.5,
         description="Score from which on a detection counts as found or false in the table of the "
         "images, the confusion matrix and the worst images. AP counts all scores.",
+    )
+    resamples: Positive = Field(
+        1000, description="Resamples of the images for the interval of a difference in AP."
+    )
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.95, description="Confidence of such intervals."
     )
     precision: Precision = Field(
         "fp32", description="Autocast dtype; bf16 or fp16 is faster on a GPU."
