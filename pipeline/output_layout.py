@@ -17,8 +17,14 @@ EVALUATION_FOLDER = "evaluation"
 SWEEP_FOLDER = "sweep"
 """Folder of the sweep: ``best.yaml`` and the trials."""
 
+CHAMPION_FOLDER = "champion"
+"""Folder of the champion's evaluation on this output's data."""
+
 STAGES_FOLDER = "stages"
 """Folder of the chain: records, states and logs of its stages."""
+
+COCO_RESULTS_FILE, COCO_IMAGES_FILE = "coco_results.json", "coco_images.json"
+"""Detections in COCO's results format, and the images of their ids."""
 
 Split = Literal["train", "val"]
 

@@ -17,7 +17,7 @@ from pipeline.output_layout import Split, split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, read_manifest
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.search_space import with_values
-from pipeline.track.promotion import CHAMPION
+from pipeline.track.promotion_record import CHAMPION
 from pipeline.track.weights_source import pin_version
 from pipeline.train.driver import run_training
 from pipeline.train.run_record import SAMPLING

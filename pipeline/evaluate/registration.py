@@ -6,20 +6,22 @@ from model.config import ModelConfig
 from model.config.settings import ConfigError
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.evaluate.metrics import VOC_METRIC, metric_names
+from pipeline.evaluate.champion_comparison import ChampionComparison, check_promotion_rules
+from pipeline.evaluate.metrics import VOC_METRIC, ClassMetrics, metric_names
 from pipeline.evaluate.report import REPORT_JSON
 from pipeline.output_layout import EVALUATION_FOLDER, from_portable
 from pipeline.storage.records import parse_record
 from pipeline.track.model_registry import register_model
-from pipeline.track.promotion import RegisteredVersion
+from pipeline.track.promotion_record import RegisteredVersion
 
 
 def check_champion_metric(config: RunConfig) -> None:
     """Check before a training that its evaluation will measure ``track.champion_metric``.
 
     Raises:
-        ConfigError: it is no metric of this detector.
+        ConfigError: it is no metric of this detector, or ``track.promotion`` does not fit it.
     """
+    check_promotion_rules(config)
     metric, names = config.track.champion_metric, measured_metrics(config.model)
     if metric not in names:
         raise ConfigError(
@@ -38,6 +40,7 @@ def measured_metrics(model: ModelConfig) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class _MeasuredValues:
     values: dict[str, float]
+    per_class: tuple[ClassMetrics, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ def register_evaluated(config: RunConfig) -> RegisteredVersion:
         FileNotFoundError: this output has no evaluation.
         DamagedRecordError: the file is not the report of an evaluation.
         TrackingError: ``track.champion_metric`` was not measured.
+        ConfigError: ``track.promotion`` does not fit it.
     """
+    check_promotion_rules(config)
     report_url = storage.join(config.output, EVALUATION_FOLDER, REPORT_JSON)
     if not storage.exists(report_url):
         raise storage.MissingFileError(
@@ -75,4 +80,7 @@ def register_evaluated(config: RunConfig) -> RegisteredVersion:
         metrics=report.metrics.values,
         run_id=report.run_id,
         dataset_digest=report.dataset_digest,
+        compare=ChampionComparison(
+            config, report.weights, report.dataset_digest, report.metrics.per_class
+        ),
     )

@@ -23,7 +23,7 @@ from pipeline.infer.visualizations import IMAGES_FOLDER, draw_predictions
 from pipeline.infer.worker_pool import ChunkOutcome, predict_plan
 from pipeline.output_layout import predictions_url, split_shards_url
 from pipeline.storage.exclusive_use import exclusive_use
-from pipeline.track.promotion import CHAMPION
+from pipeline.track.promotion_record import CHAMPION
 from pipeline.track.weights_source import pin_version, resolve_weights
 
 logger = logging.getLogger(__name__)

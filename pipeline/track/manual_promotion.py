@@ -1,20 +1,20 @@
 """Move the champion alias by hand: to a version, or back to the one before; both are recorded."""
 
-import getpass
-import time
-
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.config import RunConfig
 from pipeline.track.mlflow_store import TrackingError, open_store
-from pipeline.track.promotion import (
+from pipeline.track.promotion_record import (
+    CANDIDATE,
     CHAMPION,
     PREVIOUS,
     PROMOTED,
     PROMOTION_TAG,
     ROLLED_BACK,
     RegisteredVersion,
+    decision_report,
+    signature,
 )
 
 
@@ -67,20 +67,28 @@ def roll_back(config: RunConfig) -> RegisteredVersion:
 
 def _move(client: MlflowClient, name: str, version: str, reason: str) -> RegisteredVersion:
     """Move the alias, and keep who did it, when and why as tags of the version."""
-    champion = _aliases(client, name).get(CHAMPION)
+    aliases = _aliases(client, name)
+    champion = aliases.get(CHAMPION)
     try:
         client.get_model_version(name, version)
     except MlflowException as error:
         raise TrackingError(f"{name} has no version {version} ({error.message})") from error
-    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    client.set_model_version_tag(name, version, PROMOTION_TAG, PROMOTED)
-    client.set_model_version_tag(
-        name, version, "promotion_reason", f"{reason} ({getpass.getuser()}, {now})"
-    )
+    decided = signature()
+    by = f"{decided['decided_by']}, {decided['decided_at']}"
+    tags = {
+        "promotion_reason": f"{reason} ({by})",
+        "promotion_for": reason,
+        "promotion_against": "",
+    }
+    client.update_model_version(name, version, decision_report(True, f"{reason} ({by})", (), ()))
+    for key, value in {**tags, **decided, PROMOTION_TAG: PROMOTED}.items():
+        client.set_model_version_tag(name, version, key, value)
     client.set_registered_model_alias(name, CHAMPION, version)
     if champion is not None and str(champion) != version:
         client.set_registered_model_alias(name, PREVIOUS, str(champion))
-    return RegisteredVersion(name, version, True, None, reason)
+    if str(aliases.get(CANDIDATE)) == version:
+        client.delete_registered_model_alias(name, CANDIDATE)
+    return RegisteredVersion(name, version, True, None, reason, version, (reason,))
 
 
 def _aliases(client: MlflowClient, name: str) -> dict[str, str]:

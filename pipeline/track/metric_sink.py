@@ -1,11 +1,13 @@
 """Deliver metrics to MLflow from a queue that never blocks or stops training.
 
 A background thread delivers in batches. While the tracker is unavailable, metrics wait in memory,
-and a single log line reports it. Delivering a metric twice is harmless, because MLflow keeps one
-row per key, step, value and time.
+and a single log line reports it. What waits is also kept in a file, so that it outlives this
+process: the next sink with the same file delivers it. Delivering a metric twice is harmless,
+because MLflow keeps one row per key, step, value and time.
 """
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -15,9 +17,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
+from pipeline.track.unsent_metrics import UnsentMetrics
+
 logger = logging.getLogger(__name__)
 
 METRICS_PER_REQUEST = 1000  # MLflow's limit for log_batch
+HTTP_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"})
 
 
@@ -27,6 +32,8 @@ class MetricSink:
     Args:
         uri: MLflow tracking URI.
         run_id: the run they belong to.
+        unsent: the file that keeps metrics while the tracker is unavailable; None keeps them in
+            memory only.
         retry_s: pause between attempts while the tracker is unavailable, seconds.
         capacity: maximum number of waiting metrics; beyond it the oldest are dropped and counted.
         clock: returns seconds since the epoch.
@@ -37,21 +44,26 @@ class MetricSink:
         uri: str,
         run_id: str,
         *,
+        unsent: UnsentMetrics | None = None,
         retry_s: float = 5.0,
         capacity: int = 100_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        # MLflow would repeat one request for minutes, and the sink would not know that it fails.
+        os.environ.setdefault(HTTP_RETRIES, "1")
         self.uri = uri
         self.run_id = run_id
         self.delivered = 0
         self.dropped = 0
         self.failed_attempts = 0
+        self._unsent = unsent
         self._retry_s = retry_s
         self._capacity = capacity
         self._clock = clock
         self._waiting: deque[Metric] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._restored = False
         self._retry_now = False
         self._thread = threading.Thread(target=self._run, name="metric-sink", daemon=True)
         self._thread.start()
@@ -69,22 +81,40 @@ class MetricSink:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float = 60.0) -> int:
-        """Wait until everything is delivered; return the number of metrics that are not."""
+        """Wait until everything is delivered; return the number of metrics that are not.
+
+        Those are kept in the file, if there is one.
+        """
         deadline = time.monotonic() + timeout_s
         with self._changed:
             self._retry_now = True
             self._changed.notify_all()
-            while self._waiting and (remaining_s := deadline - time.monotonic()) > 0:
+            while self._is_busy() and (remaining_s := deadline - time.monotonic()) > 0:
                 self._changed.wait(remaining_s)
-            return len(self._waiting)
+            waiting = list(self._waiting)
+        if self._unsent is not None and self._restored:
+            if waiting:
+                self._unsent.keep(waiting)
+            else:
+                self._unsent.clear()
+        return len(waiting)
 
     def close(self, timeout_s: float = 60.0) -> None:
-        """Flush, end the thread, and log how many metrics were lost, if any."""
+        """Flush, end the thread, and log how many metrics are kept or lost, if any."""
         undelivered = self.flush(timeout_s)
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        lost = undelivered + self.dropped
+        kept = undelivered if self._unsent is not None and self._unsent.is_kept else 0
+        if kept and self._unsent is not None:
+            logger.warning(
+                "MLflow run %s: %d metrics could not be delivered; they are kept in %s, and the "
+                "same job sends them when it is started again",
+                self.run_id,
+                kept,
+                self._unsent.url,
+            )
+        lost = undelivered - kept + self.dropped
         if lost:
             logger.error(
                 "MLflow run %s: %d metrics were never delivered (%d delivered)",
@@ -95,6 +125,7 @@ class MetricSink:
 
     def _run(self) -> None:
         client: MlflowClient | None = None
+        self._restore()
         while (batch := self._next_batch()) is not None:
             try:
                 # Created here because a client of a new or missing store may block or raise.
@@ -109,6 +140,23 @@ class MetricSink:
                 self._pause(error)
             else:
                 self._count_delivered(batch)
+
+    def _is_busy(self) -> bool:
+        return bool(self._waiting) or not self._restored
+
+    def _restore(self) -> None:
+        """Queue what an earlier process could not deliver, before the new metrics."""
+        if self._unsent is not None and (kept := self._unsent.restore()):
+            logger.info(
+                "MLflow run %s: sending %d metrics that an earlier job could not deliver",
+                self.run_id,
+                len(kept),
+            )
+            with self._changed:
+                self._waiting.extendleft(reversed(kept))
+        with self._changed:
+            self._restored = True
+            self._changed.notify_all()
 
     def _next_batch(self) -> list[Metric] | None:
         with self._changed:
@@ -130,6 +178,8 @@ class MetricSink:
                 len(self._waiting),
             )
             self.failed_attempts = 0
+        if self._unsent is not None and not self._waiting:
+            self._unsent.clear()
 
     def _drop_refused(self, batch: list[Metric], error: MlflowException) -> None:
         self._remove(batch)
@@ -153,6 +203,10 @@ class MetricSink:
                 error,
             )
         self.failed_attempts += 1
+        if self._unsent is not None:
+            with self._changed:
+                waiting = list(self._waiting)
+            self._unsent.keep_now_and_then(waiting)
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._retry_now, self._retry_s)
             self._retry_now = False

@@ -1,21 +1,25 @@
 """Open and close the MLflow run of a job, and record its settings and code."""
 
+import getpass
+import json
 import logging
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunStatus
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_USER
 from pydantic import BaseModel
 
 from ops_cuda import backend
 from pipeline.config import RunConfig, config_digest, to_yaml
+from pipeline.track.artifact_upload import ArtifactUpload
+from pipeline.track.code_version import code_commit, read_code_version
+from pipeline.track.dataset_inputs import MLFLOW_DIGEST_LENGTH
+from pipeline.track.environment import describe_environment
 from pipeline.track.mlflow_store import (
     TrackingError,
     artifact_location,
@@ -24,11 +28,12 @@ from pipeline.track.mlflow_store import (
     tracking_uri,
 )
 
+__all__ = ["MLFLOW_DIGEST_LENGTH", "TrackedRun", "code_commit", "flatten_settings", "open_run"]
+
 logger = logging.getLogger(__name__)
 
 PARAMS_PER_REQUEST = 100  # MLflow's limit for log_batch
 MAX_PARAM_LENGTH = 6000  # characters, MLflow's limit
-MLFLOW_DIGEST_LENGTH = 36  # characters, the width of MLflow's column for a dataset's digest
 
 
 @dataclass(frozen=True)
@@ -40,22 +45,28 @@ class TrackedRun:
         run_id: MLflow's id of the run.
         experiment_id: MLflow's id of the run's experiment.
         url: the run's page on a tracking server; for a local store the command that serves it.
+        artifacts: uploads files of the run.
     """
 
     uri: str
     run_id: str
     experiment_id: str
     url: str
+    artifacts: ArtifactUpload = field(repr=False, compare=False)
 
 
 @contextmanager
 def open_run(
     config: RunConfig, job: str, run_id: str | None = None, parent_run_id: str | None = None
 ) -> Iterator[TrackedRun]:
-    """Record a job: settings, code and ops backend at the start, its status at the end.
+    """Record a job: settings, code, machine and packages at the start, its status at the end.
+
+    Settings are parameters and the artifact ``config.yaml``; ``code.diff`` is what differs from
+    the commit, and ``environment.json`` has devices and packages. A broken artifact store does not
+    stop the job (`ArtifactUpload`).
 
     Args:
-        config: the job's settings, recorded as parameters and as the artifact ``config.yaml``.
+        config: the job's settings.
         job: what runs, such as ``train``; the run is named ``{config.name}-{job}``.
         run_id: run to continue instead of creating a new one.
         parent_run_id: run under which to nest the new one.
@@ -68,15 +79,23 @@ def open_run(
     try:
         client = open_store(config)
         run = None if run_id is None else _continue_run(client, run_id)
+        is_new = run is None
+        code = read_code_version()
         if run is None:
-            run = _create_run(client, config, job, parent_run_id)
+            run = _create_run(client, config, job, parent_run_id, code.commit)
     except TrackingError:
         raise
     except Exception as error:  # of SQLAlchemy, requests or MLflow, depending on the store
         raise TrackingError(_cannot_record(uri, error)) from error
     info = run.info
     url = _run_url(uri, info.experiment_id, info.run_id)
-    tracked = TrackedRun(uri, info.run_id, info.experiment_id, url)
+    artifacts = ArtifactUpload(client, info.run_id)
+    tracked = TrackedRun(uri, info.run_id, info.experiment_id, url, artifacts)
+    if is_new:
+        artifacts.text(hide_password(to_yaml(config)), "config.yaml")
+        artifacts.text(json.dumps(describe_environment(), indent=2), "environment.json")
+        if code.diff:
+            artifacts.text(code.diff, "code.diff")
     try:
         yield tracked
     except BaseException as error:
@@ -95,24 +114,6 @@ def flatten_settings(tree: BaseModel | dict[str, Any], prefix: str = "") -> dict
         else:
             flat[f"{prefix}{key}"] = hide_password(str(value))[:MAX_PARAM_LENGTH]
     return flat
-
-
-def code_commit() -> str:
-    """Return the git commit of this code, with ``-dirty`` if it has changes; else ``unknown``."""
-    root = Path(__file__).resolve().parent.parent.parent
-    try:
-        if not (root / ".git").exists():  # a copied working directory inside a Ray job
-            return os.environ.get("GIT_COMMIT", "unknown")
-        commit = _git(root, "rev-parse", "HEAD")
-        return f"{commit}-dirty" if _git(root, "status", "--porcelain", "-uno") else commit
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
-    ).stdout.strip()
 
 
 def _cannot_record(uri: str, error: Exception) -> str:
@@ -135,6 +136,13 @@ def _cannot_record(uri: str, error: Exception) -> str:
     )
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no name
+        return "unknown"
+
+
 def _continue_run(client: MlflowClient, run_id: str) -> Run | None:
     """Mark a run as running; return None if someone deleted it."""
     try:
@@ -149,12 +157,16 @@ def _continue_run(client: MlflowClient, run_id: str) -> Run | None:
 
 
 def _create_run(
-    client: MlflowClient, config: RunConfig, job: str, parent_run_id: str | None
+    client: MlflowClient, config: RunConfig, job: str, parent_run_id: str | None, commit: str
 ) -> Run:
     tags = {
         "job": job,
         "config_digest": config_digest(config),
-        "code_commit": code_commit(),
+        "code_commit": commit,
+        # Shown by MLflow as source and user.
+        MLFLOW_SOURCE_NAME: f"workflows/{job}.py",
+        MLFLOW_GIT_COMMIT: commit.removesuffix("-dirty"),
+        MLFLOW_USER: _user(),
         "ops_backend": backend(),
         "output": config.output,
     }
@@ -165,7 +177,6 @@ def _create_run(
     params = [Param(key, value) for key, value in flatten_settings(config).items()]
     for first in range(0, len(params), PARAMS_PER_REQUEST):
         client.log_batch(run.info.run_id, params=params[first : first + PARAMS_PER_REQUEST])
-    client.log_text(run.info.run_id, hide_password(to_yaml(config)), "config.yaml")
     return run
 
 

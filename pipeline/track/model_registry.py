@@ -17,7 +17,8 @@ from pipeline.shards.manifest import read_manifest
 from pipeline.track.logged_model import log_model
 from pipeline.track.mlflow_run import MLFLOW_DIGEST_LENGTH, code_commit
 from pipeline.track.mlflow_store import TrackingError, open_store
-from pipeline.track.promotion import METRIC_TAG, RegisteredVersion, promote
+from pipeline.track.promotion import Compare, Rule, promote
+from pipeline.track.promotion_record import METRIC_TAG, RegisteredVersion
 from pipeline.track.weights_source import resolve_weights
 
 
@@ -27,6 +28,7 @@ def register_model(
     metrics: Mapping[str, float],
     run_id: str,
     dataset_digest: str,
+    compare: Compare | None = None,
 ) -> RegisteredVersion:
     """Register a checkpoint, and make it the champion if it beats the champion on the same data.
 
@@ -39,6 +41,7 @@ def register_model(
         metrics: metrics of an evaluation, ``{kind}/{metric}`` -> value.
         run_id: MLflow run that produced the checkpoint.
         dataset_digest: digest of the dataset on which the metrics were measured.
+        compare: compares the version with a champion by the further rules of `track.promotion`.
 
     Raises:
         TrackingError: the metric that decides is not among the metrics, or the checkpoint is a bare
@@ -63,7 +66,8 @@ def register_model(
             _log_model_metrics(client, run_id, model.model_id, metrics, dataset_digest)
             version = _create_version(client, config.track.model_name, model, run_id, tags)
     track = config.track
-    return promote(client, track.model_name, version, track.champion_metric, track.champion_minimum)
+    rule = Rule(track.champion_metric, track.champion_minimum, track.promotion.margin)
+    return promote(client, track.model_name, version, rule, compare)
 
 
 def _provenance(
@@ -77,6 +81,8 @@ def _provenance(
         "config_digest": run_tags.get("config_digest", config_digest(config)),
         "code_commit": run_tags.get("code_commit", code_commit()),
         "train_digest": _train_digest(config),
+        "train_shards": split_shards_url(config, "train"),
+        "val_shards": split_shards_url(config, "val"),
         "initial_weights": config.train.weights or "none",
         "initial_weights_sha256": _initial_weights_sha256(config),
     }

@@ -1,61 +1,63 @@
-"""Promote a version to champion if it has the best metric on the same dataset.
+"""Promote a version to champion if the rules allow it and it has the best metric.
 
 Several jobs may promote at the same moment, on one registry that has no transactions. Each first
-marks its version as pending, and after each change of the alias reads again, until the alias is at
-the best version that it sees. Whoever changes it last therefore sees every version that was marked
-before, and a version that is marked later is compared by its own job. A job that dies leaves its
-version pending: the next job compares it as well.
+compares its version with the champion, then marks it as pending, and after each change of the alias
+reads again, until the alias is at the best version that it sees. Whoever changes it last therefore
+sees every version that was marked before, and a version that is marked later is compared by its own
+job. A job that dies leaves its version pending: the next job compares it as well.
 """
 
-import logging
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from pipeline.track.mlflow_store import TrackingError
-
-logger = logging.getLogger(__name__)
-
-CHAMPION = "champion"
-PREVIOUS = "previous"
-METRIC_TAG = "metric/"
-PROMOTION_TAG = "promotion"
-PENDING, PROMOTED, REFUSED = "pending", "promoted", "refused"
-ROLLED_BACK = "rolled back"
+from pipeline.track.promotion_record import (
+    CANDIDATE,
+    CHAMPION,
+    METRIC_TAG,
+    PENDING,
+    PREVIOUS,
+    PROMOTED,
+    PROMOTION_TAG,
+    ROLLED_BACK,
+    RegisteredVersion,
+    record_decision,
+)
+from pipeline.track.promotion_rules import Finding, is_measured, judge_metric, judge_minimum
 
 # Each round is caused by another job's promotion in the same moment.
 _MAX_ROUNDS = 100
 
 
 @dataclass(frozen=True)
-class RegisteredVersion:
-    """A version in the registry.
+class Rule:
+    """What decides a promotion.
 
     Args:
-        name: name of the registered model.
-        version: MLflow's number of the version.
-        promoted: whether it is the champion now.
-        champion_metric_value: metric of the champion that it was compared with; None if it was not
-            compared.
-        reason: why it was or was not promoted, in one sentence.
+        metric: name of the metric that decides; higher is better.
+        minimum: its lowest value of a champion; None for any.
+        margin: how much more than the champion's it must be.
     """
 
-    name: str
-    version: str
-    promoted: bool
-    champion_metric_value: float | None
-    reason: str
+    metric: str
+    minimum: float | None = None
+    margin: float = 0.0
+
+
+Compare = Callable[[ModelVersion], Sequence[Finding]]
+"""Compares the version with a champion by further rules. Before that it measures the champion on
+the version's data, if it was not measured there, and records that with `tag_measurement`."""
 
 
 def promote(
     client: MlflowClient,
     name: str,
     version: ModelVersion,
-    metric: str,
-    minimum: float | None = None,
+    rule: Rule,
+    compare: Compare | None = None,
 ) -> RegisteredVersion:
     """Move the champion alias to ``version`` if it beats the champion on the same dataset.
 
@@ -63,54 +65,194 @@ def promote(
         client: client of the registry.
         name: name of the registered model.
         version: has ``dataset_digest`` and its metrics as tags.
-        metric: name of the metric that decides; higher is better.
-        minimum: lowest value of a champion; None for any.
+        rule: what decides.
+        compare: further rules; None for none.
 
     Raises:
         TrackingError: other jobs kept moving the alias.
     """
+    number = str(version.version)
+    before = _champion(client, name)
     if version.tags.get(PROMOTION_TAG) == ROLLED_BACK:
         # A chain that registers the same version again must not undo what someone decided.
         reason = "it was rolled back; register.py --promote makes it the champion again"
-        logger.info("%s version %s is not promoted: %s", name, version.version, reason)
-        return RegisteredVersion(name, str(version.version), False, None, reason)
-    if not _is_measured(version, metric):
-        return _conclude(client, name, version, None, False, f"{metric} could not be measured")
-    value = _value(version, metric)
-    if minimum is not None and value < minimum:
-        reason = f"{metric} {value:.4f} is below track.champion_minimum {minimum:g}"
-        return _conclude(client, name, version, None, False, reason)
-    number = str(version.version)
+        return RegisteredVersion(name, number, False, None, reason, _number(before), (), (reason,))
+    promotion = _Promotion(client, name, version, rule, compare)
+    findings = promotion.judge_alone()
+    if all(each.speaks_for for each in findings):
+        client.set_registered_model_alias(name, CANDIDATE, number)
+        before, compared = promotion.judge_against(before)
+        findings += compared
+    if not all(each.speaks_for for each in findings):
+        reason = next(each.text for each in findings if not each.speaks_for)
+        return promotion.conclude(before, before, False, reason, findings)
     client.set_model_version_tag(name, number, PROMOTION_TAG, PENDING)
-    earlier = {str(each.version) for each in _marked(client, name, PROMOTED)}
-    before = _champion(client, name)
-    present = before
-    for _ in range(_MAX_ROUNDS):
-        # In this order: a version that is promoted between the two requests is in the second.
-        pending, promoted = _marked(client, name, PENDING), _marked(client, name, PROMOTED)
-        new = [each for each in promoted if str(each.version) not in earlier]
-        rivals = [version, *pending, *new]
-        best = _best(before, [each for each in rivals if _is_measured(each, metric)], metric)
-        if present is not None and best.version == present.version:
-            break
-        client.set_registered_model_alias(name, CHAMPION, str(best.version))
-        present = _champion(client, name)
-    else:
-        raise TrackingError(
-            f"{name}: other jobs moved the alias {CHAMPION} {_MAX_ROUNDS} times; register again"
-        )
+    best = promotion.settle(before)
     is_best = str(best.version) == number
     if is_best and before is not None and str(before.version) != number:
         client.set_registered_model_alias(name, PREVIOUS, str(before.version))
     opponent = before if is_best else best
-    reason = _compare(version, opponent, metric)
-    return _conclude(client, name, version, opponent, is_best, reason, metric)
+    final = findings if is_best else [*findings, promotion.judge_metric(best)]
+    return promotion.conclude(best, opponent, is_best, promotion.reason(opponent), final)
 
 
-def _marked(client: MlflowClient, name: str, state: str) -> list[ModelVersion]:
-    """Return the versions in a state of promotion."""
-    query = f"name='{name}' and tags.`{PROMOTION_TAG}`='{state}'"
-    return list(client.search_model_versions(query))
+def tag_measurement(
+    client: MlflowClient, name: str, version: str, dataset: str, metric: str, value: float
+) -> None:
+    """Record a metric of a version on another dataset than the one it was registered with.
+
+    Args:
+        client: client of the registry.
+        name: name of the registered model.
+        version: number of the version.
+        dataset: digest of the dataset.
+        metric: name of the metric.
+        value: its value.
+    """
+    client.set_model_version_tag(name, version, _measurement_tag(dataset, metric), repr(value))
+
+
+def measured_value(version: ModelVersion, dataset: str, metric: str) -> float:
+    """Return a metric of a version on a dataset; -1 if it was not measured there."""
+    if version.tags.get("dataset_digest") == dataset:
+        return float(version.tags.get(METRIC_TAG + metric, -1))
+    return float(version.tags.get(_measurement_tag(dataset, metric), -1))
+
+
+def _measurement_tag(dataset: str, metric: str) -> str:
+    return f"measured/{dataset[:16]}/{metric}"
+
+
+@dataclass(frozen=True)
+class _Promotion:
+    """One job's attempt to promote a version."""
+
+    client: MlflowClient
+    name: str
+    version: ModelVersion
+    rule: Rule
+    compare: Compare | None
+
+    def judge_alone(self) -> list[Finding]:
+        """Judge the version without looking at the champion."""
+        metric, minimum = self.rule.metric, self.rule.minimum
+        value = self._value(self.version)
+        if not is_measured(value):
+            return [Finding(False, f"{metric} could not be measured")]
+        return [] if minimum is None else [judge_minimum(metric, value, minimum)]
+
+    def judge_against(
+        self, champion: ModelVersion | None
+    ) -> tuple[ModelVersion | None, list[Finding]]:
+        """Compare the version with a champion; return it as it is now, and the findings."""
+        if champion is None:
+            return None, [Finding(True, "there was no champion")]
+        if self._is_own(champion):
+            return champion, [Finding(True, "it is already the champion")]
+        further = [] if self.compare is None else list(self.compare(champion))
+        # Measuring the champion on this data adds a tag to it.
+        champion = self.client.get_model_version(self.name, str(champion.version))
+        return champion, [self.judge_metric(champion), *further]
+
+    def judge_metric(self, champion: ModelVersion) -> Finding:
+        """Compare the metric that decides."""
+        value, other = self._value(self.version), self._value(champion)
+        rule = self.rule
+        if not is_measured(other):
+            text = (
+                f"champion {champion.version} was not measured on this dataset; evaluate it on "
+                "this one, or move the alias manually"
+            )
+            return Finding(False, text)
+        return judge_metric(rule.metric, value, str(champion.version), other, rule.margin)
+
+    def settle(self, before: ModelVersion | None) -> ModelVersion:
+        """Move the alias to the best version until it stays there; return that version."""
+        earlier = {str(each.version) for each in self._marked(PROMOTED)}
+        present, known = before, [before] if before else []
+        for _ in range(_MAX_ROUNDS):
+            if present is not None and not is_measured(self._value(present)):
+                # Another job has just promoted a version that was measured on other data.
+                present, findings = self.judge_against(present)
+                if present is not None and not all(each.speaks_for for each in findings):
+                    return present
+            # In this order: a version that is promoted between the two requests is in the second.
+            pending, promoted = self._marked(PENDING), self._marked(PROMOTED)
+            new = [each for each in promoted if str(each.version) not in earlier]
+            rivals = [self._measured_here(each) for each in (*pending, *new)]
+            best = self._best([*known, self.version, *rivals])
+            if present is not None and best.version == present.version:
+                return best
+            self.client.set_registered_model_alias(self.name, CHAMPION, str(best.version))
+            present = _champion(self.client, self.name)
+        raise TrackingError(
+            f"{self.name}: other jobs moved the alias {CHAMPION} {_MAX_ROUNDS} times; register "
+            "again"
+        )
+
+    def reason(self, opponent: ModelVersion | None) -> str:
+        """Return in one sentence how the version compares with the champion before, or now."""
+        if opponent is None:
+            return "there was no champion"
+        if self._is_own(opponent):
+            return "it is already the champion"
+        return self.judge_metric(opponent).text
+
+    def conclude(
+        self,
+        champion: ModelVersion | None,
+        opponent: ModelVersion | None,
+        promoted: bool,
+        reason: str,
+        findings: Sequence[Finding],
+    ) -> RegisteredVersion:
+        """Record the decision.
+
+        Args:
+            champion: the champion now.
+            opponent: the version it was compared with.
+            promoted: whether it is the champion.
+            reason: in one sentence.
+            findings: everything for and against it.
+        """
+        number = str(self.version.version)
+        if promoted:
+            aliases = self.client.get_registered_model(self.name).aliases
+            if str(aliases.get(CANDIDATE)) == number:
+                self.client.delete_registered_model_alias(self.name, CANDIDATE)
+        other = -1.0 if opponent is None or self._is_own(opponent) else self._value(opponent)
+        decision = RegisteredVersion(
+            self.name,
+            number,
+            promoted,
+            other if is_measured(other) else None,
+            reason,
+            _number(champion),
+        )
+        return record_decision(self.client, decision, findings)
+
+    def _value(self, version: ModelVersion) -> float:
+        return measured_value(version, self.version.tags["dataset_digest"], self.rule.metric)
+
+    def _measured_here(self, rival: ModelVersion) -> ModelVersion:
+        """Measure the version of another job on this job's data, if it was not measured there."""
+        if self.compare is None or is_measured(self._value(rival)):
+            return rival
+        self.compare(rival)
+        return self.client.get_model_version(self.name, str(rival.version))
+
+    def _is_own(self, version: ModelVersion) -> bool:
+        return str(version.version) == str(self.version.version)
+
+    def _best(self, versions: Iterable[ModelVersion]) -> ModelVersion:
+        """Return the best version measured on this dataset, the oldest of equal ones."""
+        measured = [each for each in versions if is_measured(self._value(each))]
+        return max(sorted(measured, key=lambda each: int(each.version)), key=self._value)
+
+    def _marked(self, state: str) -> list[ModelVersion]:
+        """Return the versions in a state of promotion."""
+        query = f"name='{self.name}' and tags.`{PROMOTION_TAG}`='{state}'"
+        return list(self.client.search_model_versions(query))
 
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
@@ -119,64 +261,5 @@ def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
     return None if alias is None else client.get_model_version(name, alias)
 
 
-def _best(
-    champion: ModelVersion | None, rivals: Iterable[ModelVersion], metric: str
-) -> ModelVersion:
-    """Return the best version measured on the champion's dataset, the oldest of equal ones.
-
-    Without a champion, it is the dataset of the oldest version.
-    """
-    versions = sorted([*([champion] if champion else []), *rivals], key=lambda v: int(v.version))
-    dataset = (champion or versions[0]).tags.get("dataset_digest")
-    comparable = [each for each in versions if each.tags.get("dataset_digest") == dataset]
-    return max(comparable, key=lambda each: _value(each, metric))
-
-
-def _value(version: ModelVersion, metric: str) -> float:
-    return float(version.tags.get(METRIC_TAG + metric, "-inf"))
-
-
-def _is_measured(version: ModelVersion, metric: str) -> bool:
-    value = _value(version, metric)
-    return math.isfinite(value) and value != -1
-
-
-def _compare(version: ModelVersion, opponent: ModelVersion | None, metric: str) -> str:
-    """Return in one sentence how a version compares with the champion before, or the one now."""
-    if opponent is None:
-        return "there was no champion"
-    if opponent.version == version.version:
-        return "it is already the champion"
-    if opponent.tags.get("dataset_digest") != version.tags["dataset_digest"]:
-        return (
-            f"champion {opponent.version} was measured on another dataset; evaluate it on this "
-            "one, or move the alias manually"
-        )
-    value, other = _value(version, metric), _value(opponent, metric)
-    verb = "beats" if value > other else "does not beat"
-    return f"{metric} {value:.4f} {verb} {other:.4f} of champion {opponent.version}"
-
-
-def _conclude(
-    client: MlflowClient,
-    name: str,
-    version: ModelVersion,
-    opponent: ModelVersion | None,
-    promoted: bool,
-    reason: str,
-    metric: str | None = None,
-) -> RegisteredVersion:
-    """Record the decision and its reason as tags of the version, and return it."""
-    number = str(version.version)
-    client.set_model_version_tag(name, number, "promotion_reason", reason)
-    client.set_model_version_tag(name, number, PROMOTION_TAG, PROMOTED if promoted else REFUSED)
-    outcome = "is the champion" if promoted else "is registered but not promoted"
-    logger.info("%s version %s %s: %s", name, number, outcome, reason)
-    compared = (
-        opponent is not None
-        and metric is not None
-        and str(opponent.version) != number
-        and opponent.tags.get("dataset_digest") == version.tags["dataset_digest"]
-    )
-    other = _value(opponent, metric) if compared and opponent and metric else None
-    return RegisteredVersion(name, number, promoted, other, reason)
+def _number(version: ModelVersion | None) -> str | None:
+    return None if version is None else str(version.version)

@@ -1,6 +1,7 @@
 """A run to record in, checkpoints to register, and a database for a server."""
 
 import pytest
+from mlflow import MlflowClient
 from safetensors.numpy import load_file, save_file
 
 from pipeline.track.mlflow_run import open_run
@@ -29,3 +30,13 @@ def make_checkpoint(tiny_checkpoint, tmp_path):
         return str(folder)
 
     return make
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def registry(request, tmp_path_factory):
+    """A client of a registry in a database of each kind."""
+    if request.param == "sqlite":
+        uri = f"sqlite:///{tmp_path_factory.mktemp('registry') / 'mlflow.db'}"
+    else:
+        uri = request.getfixturevalue("postgres")
+    return MlflowClient(uri, registry_uri=uri)

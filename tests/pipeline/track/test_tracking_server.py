@@ -13,7 +13,7 @@ from pipeline.config import TrackConfig
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import open_run
 from pipeline.track.model_registry import register_model
-from pipeline.track.promotion import promote
+from pipeline.track.promotion import Rule, promote
 from pipeline.track.weights_source import resolve_weights
 from tests.mlflow_server import kill, wait_until_healthy
 from tests.postgresql import free_port
@@ -81,7 +81,7 @@ def test_the_better_of_two_jobs_that_promote_at_once_is_the_champion(server):
         ]
         with ThreadPoolExecutor(2) as jobs:
             for version in reversed(versions):
-                jobs.submit(promote, client, name, version, "segm/AP")
+                jobs.submit(promote, client, name, version, Rule("segm/AP"))
         aliases = client.get_registered_model(name).aliases
         assert str(aliases["champion"]) == str(versions[0].version)
 
