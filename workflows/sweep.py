@@ -1,22 +1,23 @@
 """Search learning rates, schedules, batch sizes, or any other keys."""
 
 import sys
-from typing import TYPE_CHECKING
 
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.output_layout import SWEEP_FOLDER, split_shards_url
-from workflows.command_line import format_values, main
-
-if TYPE_CHECKING:
-    from pipeline.sweep.results import TrialSummary
+from workflows.command_line import Mode, format_values, main
 
 
 def plan(config: RunConfig) -> str:
     """Say which keys are searched, and where the result is written."""
     keys = ", ".join(config.sweep.space) or "no keys"
+    sweep = config.sweep
+    number = "all points" if sweep.trials is None else f"{sweep.trials} trials"
+    if sweep.trials is None and sweep.searcher != "grid":
+        number = "the default number of trials"
     return (
-        f"searching {keys} in {config.sweep.trials} trials on {split_shards_url(config, 'train')}; "
+        f"searching {keys} in {number} ({sweep.searcher}, {sweep.scheduler}) on "
+        f"{split_shards_url(config, 'train')}; "
         f"results in {storage.join(config.output, SWEEP_FOLDER)}"
     )
 
@@ -24,26 +25,50 @@ def plan(config: RunConfig) -> str:
 def job(config: RunConfig) -> str:
     """Run the sweep, or read the finished one, and return its trials and the best of them."""
     from pipeline.sweep.driver import run_sweep
+    from pipeline.sweep.trial_table import as_text, errors, trial_table
 
     result = run_sweep(config)
-    trials = "\n".join(f"  {_trial_line(trial, config)}" for trial in result.trials)
-    return (
-        f"trials\n{trials}\n"
-        f"best\n{format_values(result.best_values)}\n{format_values(result.best_metrics, 'val/')}\n"
-        f"config      {result.best_config_url}\n"
-        f"MLflow run  {result.run_id}"
-    )
+    lines = [as_text(trial_table(config, result.trials)), *errors(result.trials)]
+    if result.unfinished:
+        lines.append(
+            f"{result.unfinished} trials are not finished, because sweep.max_hours is over; raise "
+            "it and submit the sweep again to continue them"
+        )
+    lines += [
+        f"best        trial {result.best.trial_id}",
+        format_values(result.best.values),
+        format_values(result.best.metrics, "val/"),
+        f"config      {result.best_config_url}",
+        f"report      {result.report_url}",
+        f"MLflow run  {result.run_id}",
+    ]
+    if result.registered is not None:
+        lines.append(f"registered  {result.registered}")
+    return "\n".join(lines)
 
 
-def _trial_line(trial: "TrialSummary", config: RunConfig) -> str:
-    score = trial.metrics.get(f"val/{config.sweep.metric}")
-    score_text = "not measured" if score is None else f"{score:.4f}"
-    values = "  ".join(f"{key}={value}" for key, value in trial.values.items())
-    status = trial.error or ("stopped early" if trial.stopped_early else "finished")
-    return (
-        f"{trial.trial_id}  {config.sweep.metric} {score_text}  step {trial.steps}, {status}  "
-        f"{values}"
-    )
+def plan_description(config: RunConfig) -> str:
+    """Say that nothing will run."""
+    return f"describing the sweep in {storage.join(config.output, SWEEP_FOLDER)}; nothing runs"
+
+
+def describe(config: RunConfig) -> str:
+    """Return the trials that the sweep would run."""
+    from pipeline.sweep.dry_run import describe_sweep
+
+    return describe_sweep(config)
+
+
+MODES = (
+    Mode(
+        "--dry-run",
+        "print the trials with their batch, learning rate, steps, images and, once a trial has "
+        "finished, their estimated time; run nothing",
+        describe,
+        plan_description,
+        needs_cluster=False,
+    ),
+)
 
 
 if __name__ == "__main__":
@@ -51,11 +76,13 @@ if __name__ == "__main__":
         main(
             description="""
             Samples sweep.trials configurations from sweep.space, trains each as its own Ray Train
-            run (nested MLflow runs) and stops the weak ones early (ASHA). The best configuration
-            is written to {output}/sweep/best.yaml, which train.py takes.""",
+            run (nested MLflow runs) and ends the weak ones early. Writes a report and the best
+            configuration, {output}/sweep/best.yaml, which train.py takes. Submitted again, it
+            continues, or adds trials if sweep.trials has grown.""",
             example="python workflows/sweep.py configs/sweep_lr_batch.yaml sweep.trials=8",
             job=job,
             plan=plan,
             sections=("sweep", "data", "train", "track"),
+            modes=MODES,
         )
     )

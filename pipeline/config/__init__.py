@@ -19,7 +19,7 @@ from pipeline.config.loading import (
 from pipeline.config.optimization import OptimizerConfig, ScheduleConfig
 from pipeline.config.promotion import PromotionConfig
 from pipeline.config.run import RunConfig
-from pipeline.config.sweep import SearchDimension, SweepConfig
+from pipeline.config.sweep import PbtConfig, SearchDimension, SweepConfig
 from pipeline.config.track import TrackConfig
 from pipeline.config.train import TrainConfig
 
@@ -29,6 +29,7 @@ __all__ = [
     "EvaluateConfig",
     "InferConfig",
     "OptimizerConfig",
+    "PbtConfig",
     "PromotionConfig",
     "RunConfig",
     "ScheduleConfig",

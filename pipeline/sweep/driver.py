@@ -1,53 +1,41 @@
-"""The sweep job: run trials in Ray Tune, stop weak ones early, write the best trial's config.
+"""The sweep job: run trials in Ray Tune, end weak ones early, write the best trial's config.
 
-Everything is written to ``{output}/sweep``: Tune's state, ``trials/<id>`` with each trial's
-training, ``sweep.json`` and, at the end, ``best.yaml`` for ``train.py``. Submitting the same job
-again continues the sweep, or returns at once if it is finished.
+Everything is written to ``{output}/sweep``: the ledger, ``trials/<id>`` with each trial's training,
+``sweep.json`` and, at the end, the report and ``best.yaml`` for ``train.py``. Submitting the same
+job again continues the sweep, extends it if ``sweep.trials`` has grown, or returns at once if it
+is finished.
 """
 
-import functools
 import logging
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from mlflow import MlflowClient
-from ray import tune
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search import BasicVariantGenerator
 
 from model.config.settings import ConfigError
 from pipeline import storage
-from pipeline.cluster import ClusterResources, connect
+from pipeline.cluster import connect
 from pipeline.config import RunConfig, config_digest, to_yaml
-from pipeline.evaluate.registration import measured_metrics
+from pipeline.evaluate.registration import check_champion_metric, measured_metrics
 from pipeline.output_layout import from_portable, to_portable
 from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.storage.records import parse_record
-from pipeline.sweep.results import TrialSummary, best_trial, summarize_trial
-from pipeline.sweep.search_space import check_space, distributions
-from pipeline.sweep.stopped_trials import StoppedTrials, wait_and_remove_groups
-from pipeline.sweep.trial import (
-    best_config,
-    reported_name,
-    run_trial,
-    sweep_folder,
-    trial_folder,
-)
-from pipeline.sweep.trial_log import TrialLog
+from pipeline.sweep.clock import SweepClock
+from pipeline.sweep.concurrency import concurrent_trials
+from pipeline.sweep.ledger import TrialLedger, TrialRecord
+from pipeline.sweep.ledger_callback import has_finished
+from pipeline.sweep.proposals import SECONDS, trial_count
+from pipeline.sweep.registration import register_trial
+from pipeline.sweep.report import write_report
+from pipeline.sweep.results import best_trial
+from pipeline.sweep.search import run_search
+from pipeline.sweep.space_check import check_space
+from pipeline.sweep.trial import best_config, forget_error, sweep_folder, trial_folder
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import TrackedRun, open_run
-from pipeline.train.placement_group import PLACEMENT_GROUP
 from pipeline.train.run_record import read_run_record
-from pipeline.train.training_length import planned_steps
 from pipeline.train.worker_count import settle_workers
-from pipeline.train.worker_resources import scaling_config
 
 logger = logging.getLogger(__name__)
-
-# The process of a trial only starts and watches workers. If it requested nothing, Tune would
-# reserve a CPU for it, and the workers on a small machine would wait for that CPU forever.
-TRIAL_RESOURCES = {"memory": 2**20}
-REMOVE_GROUPS_TIMEOUT_S = 60.0
 
 
 class SweepError(RuntimeError):
@@ -59,18 +47,22 @@ class SweepResult:
     """The result of a sweep.
 
     Args:
+        best: the best trial.
         best_config_url: YAML file for ``train.py``.
-        best_values: the best trial's values by dotted key.
-        best_metrics: its metrics.
-        trials: all trials.
+        report_url: the report, a page in Markdown with plots beside it.
+        trials: all trials, by number.
+        unfinished: number of trials that are not done because ``sweep.max_hours`` are over.
         run_id: the sweep's MLflow run.
+        registered: the version of the best trial's model, if it was registered.
     """
 
+    best: TrialRecord
     best_config_url: str
-    best_values: dict[str, Any]
-    best_metrics: dict[str, float]
-    trials: tuple[TrialSummary, ...]
+    report_url: str
+    trials: tuple[TrialRecord, ...]
+    unfinished: int
     run_id: str
+    registered: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,18 +70,22 @@ class SweepRecord:
     """The content of ``sweep.json``.
 
     Args:
-        config_digest: digest of the sweep's settings.
+        config_digest: digest of the settings that all trials share.
         run_id: the sweep's MLflow run.
-        result: of the finished sweep; None until then.
+        reported: number of trials that ``report.md`` and ``best.yaml`` cover; 0 until then.
+        registered: the version of the best trial's model, if it was registered.
+        registered_trial: that trial.
     """
 
     config_digest: str
     run_id: str
-    result: SweepResult | None = None
+    reported: int = 0
+    registered: str | None = None
+    registered_trial: str | None = None
 
 
 def run_sweep(config: RunConfig) -> SweepResult:
-    """Run the search of ``config.sweep``; continue an interrupted one, or return a finished one.
+    """Run the search of ``config.sweep``; continue, extend or return one that is there.
 
     Raises:
         ConfigError: the search space has keys or values that are not valid in a config, or
@@ -97,50 +93,190 @@ def run_sweep(config: RunConfig) -> SweepResult:
         SweepError: no trial succeeded, or the output holds another sweep.
         TrainingError: the cluster cannot hold one trial.
         FolderInUseError: another job runs the sweep.
+        DamagedRecordError: a file of the sweep is damaged.
     """
-    check_space(config)
-    _check_metric(config)
+    check_sweep(config)
     with exclusive_use(sweep_folder(config), "sweep"):
         return _run_sweep(config)
 
 
+def check_sweep(config: RunConfig) -> None:
+    """Check the settings of a sweep before anything starts.
+
+    Raises:
+        ConfigError: lists what is wrong.
+    """
+    check_space(config)
+    names = measured_metrics(config.model)
+    for key in ("metric", "second_metric"):
+        metric = getattr(config.sweep, key)
+        known = metric is None or metric.startswith("train/") or (key, metric) == _TIME
+        if not known and metric.removeprefix("val/") not in names:
+            raise ConfigError(
+                [f"sweep.{key}: {metric} is not measured for this detector; use {names[0]}"]
+            )
+    if config.sweep.register_best:
+        check_champion_metric(config)
+
+
+_TIME = ("second_metric", SECONDS)
+
+
 def _run_sweep(config: RunConfig) -> SweepResult:
     record = _read_record(config)
-    # A sweep that is moved to another output folder stays the same sweep.
-    digest = config_digest(config.model_copy(update={"output": ""}))
-    if record is not None and record.config_digest != digest:
-        raise SweepError(
-            f"{config.output} holds a sweep with other settings; choose another output"
-        )
-    if record is not None and record.result is not None:
+    ledger = TrialLedger(config)
+    _settle_finished(config, ledger)
+    clock = SweepClock(config)
+    count = trial_count(config)
+    started, new = ledger.unfinished(count)
+    nothing_to_do = not (started or new) or clock.is_over
+    if nothing_to_do and record is not None and record.reported == len(ledger.settled()) > 0:
         logger.info("the sweep in %s is finished; nothing to do", config.output)
-        return record.result
-
-    resources = connect()
-    train = settle_workers(config.train, resources, is_trial=True)
-    settled = config.model_copy(update={"train": train})
-    concurrent = concurrent_trials(settled, resources)
+        if not config.sweep.register_best or record.registered is not None:
+            return _result(config, record, ledger, count)
     with open_run(config, "sweep", run_id=record.run_id if record else None) as run:
-        record = SweepRecord(digest, run.run_id)
+        digest = _shared_digest(config)
+        record = replace(record or SweepRecord(digest, run.run_id), run_id=run.run_id)
         _write_record(config, record)
-        logger.info("%d trials, %d at a time", config.sweep.trials, concurrent)
-        grid = _tuner(settled, run, concurrent).fit()
-        _remove_placement_groups(grid)
-        trials = tuple(summarize_trial(result, config) for result in grid)
-        _end_stopped_runs(config, run, trials)
-        result = _conclude(config, run, trials)
-        _write_record(config, replace(record, result=result))
-    return result
+        resources = connect()
+        if not nothing_to_do:
+            train = settle_workers(config.train, resources, is_trial=True)
+            settled = config.model_copy(update={"train": train})
+            concurrent = concurrent_trials(settled, resources, count)
+            logger.info("%d trials to run, %d at a time", len(started) + len(new), concurrent)
+            run_search(settled, ledger, clock, run.run_id, count, concurrent)
+            clock.save()
+        _check_interrupted(config, ledger, clock, count)
+        return _conclude(config, run, record, ledger, count)
+
+
+def _settle_finished(config: RunConfig, ledger: TrialLedger) -> None:
+    """Note trials that had finished when the sweep was killed, and those to try again."""
+    for trial in ledger.records():
+        if trial.status == "failed" and config.sweep.retry_failed:
+            forget_error(config, trial.trial_id)
+            ledger.write(replace(trial, status="running", error=None))
+        if trial.is_settled or not has_finished(config, trial):
+            continue
+        training = read_run_record(trial_folder(config, trial.trial_id))
+        if training is not None and training.result is not None:
+            metrics = trial.metrics | training.result["metrics"]
+            trial = replace(trial, metrics=metrics, steps=int(training.result["steps"]))
+        ledger.write(replace(trial, status="finished"))
+
+
+def _check_interrupted(
+    config: RunConfig, ledger: TrialLedger, clock: SweepClock, count: int
+) -> None:
+    """Raise if the search ended with trials left to run, although there was time."""
+    started, new = ledger.unfinished(count)
+    if (started or new) and not clock.is_over:
+        # Ray Tune catches the first Ctrl-C and returns.
+        raise KeyboardInterrupt
+
+
+def _conclude(
+    config: RunConfig, run: TrackedRun, record: SweepRecord, ledger: TrialLedger, count: int
+) -> SweepResult:
+    """Select the best trial, write its config and the report, and register it if asked for."""
+    trials = ledger.records()
+    _end_stopped_runs(config, run, trials)
+    best = best_trial(trials, config.sweep)
+    if best is None:
+        raise SweepError(_nothing_to_show(config, trials))
+    url = _best_url(config)
+    content = to_yaml(best_config(config, best.values, best.weights))
+    storage.write_bytes(url, content.encode())
+    write_report(config, run, trials, best)
+    sink = MetricSink(run.uri, run.run_id)
+    sink.log(best.metrics, best.steps)
+    sink.close()
+    record = replace(record, reported=len(ledger.settled()))
+    if config.sweep.register_best and record.registered_trial != best.trial_id:
+        version = register_trial(config, best)
+        record = replace(record, registered=version, registered_trial=best.trial_id)
+    _write_record(config, record)
+    return _result(config, record, ledger, count)
+
+
+def _result(config: RunConfig, record: SweepRecord, ledger: TrialLedger, count: int) -> SweepResult:
+    trials = ledger.records()
+    best = best_trial(trials, config.sweep)
+    if best is None:
+        raise SweepError(_nothing_to_show(config, trials))
+    started, new = ledger.unfinished(count)
+    return SweepResult(
+        best=best,
+        best_config_url=_best_url(config),
+        report_url=storage.join(sweep_folder(config), "report.md"),
+        trials=trials,
+        unfinished=len(started) + len(new),
+        run_id=record.run_id,
+        registered=record.registered,
+    )
+
+
+def _nothing_to_show(config: RunConfig, trials: tuple[TrialRecord, ...]) -> str:
+    errors = sorted(trial.error for trial in trials if trial.error)
+    if not errors:
+        return (
+            f"none of {len(trials)} trials reported {config.sweep.metric} in the time they had; "
+            "raise sweep.max_hours, or lower sweep.grace_steps"
+        )
+    return (
+        f"none of {len(trials)} trials succeeded; the first error: {errors[0]} "
+        "(sweep.retry_failed=true runs them again)"
+    )
+
+
+def _end_stopped_runs(config: RunConfig, run: TrackedRun, trials: tuple[TrialRecord, ...]) -> None:
+    """End the MLflow runs of stopped trials, whose processes were killed before they could."""
+    client = MlflowClient(tracking_uri=run.uri)
+    for trial in trials:
+        training = read_run_record(trial_folder(config, trial.trial_id))
+        if training is None or training.result is not None or trial.status == "failed":
+            continue
+        status = "FINISHED" if trial.is_settled else "KILLED"
+        if client.get_run(training.run_id).info.status == status:
+            continue
+        if trial.stopped_early:
+            client.set_tag(training.run_id, "stopped_early", "true")
+        client.set_terminated(training.run_id, status)
+
+
+def _shared_digest(config: RunConfig) -> str:
+    """Return the digest of what all trials share.
+
+    A sweep that is moved to another output folder, extended, or given more time stays the same
+    sweep. A population has a fixed size.
+    """
+    operational = {
+        "max_concurrent": None,
+        "max_hours": None,
+        "retry_failed": False,
+        "register_best": False,
+    }
+    if config.sweep.scheduler != "pbt":
+        operational["trials"] = None
+    sweep = config.sweep.model_copy(update=operational)
+    return config_digest(config.model_copy(update={"output": "", "sweep": sweep}))
 
 
 def _read_record(config: RunConfig) -> SweepRecord | None:
+    """Read ``sweep.json``; raise if it is that of another sweep."""
     url = _record_url(config)
     if not storage.exists(url):
         return None
-    remedy = "rename it, and the sweep continues with the trials that Ray Tune has recorded"
-    return parse_record(
+    remedy = "rename it, and the sweep continues with the trials in its ledger"
+    record = parse_record(
         from_portable(storage.read_json(url), config.output), SweepRecord, url, remedy
     )
+    if record.config_digest != _shared_digest(config):
+        raise SweepError(
+            f"{config.output} holds a sweep with other settings; choose another output (only "
+            "sweep.trials, max_hours, max_concurrent, retry_failed and register_best may change)"
+        )
+    return record
 
 
 def _write_record(config: RunConfig, record: SweepRecord) -> None:
@@ -151,108 +287,5 @@ def _record_url(config: RunConfig) -> str:
     return storage.join(sweep_folder(config), "sweep.json")
 
 
-def _check_metric(config: RunConfig) -> None:
-    metric, names = config.sweep.metric, measured_metrics(config.model)
-    if not metric.startswith("train/") and metric.removeprefix("val/") not in names:
-        raise ConfigError(
-            [f"sweep.metric: {metric} is not measured for this detector; use {names[0]}"]
-        )
-
-
-def concurrent_trials(config: RunConfig, resources: ClusterResources) -> int:
-    """Return how many trials fit into the cluster at once, at most ``sweep.max_concurrent``.
-
-    Raises:
-        TrainingError: not even one fits.
-    """
-    needed = scaling_config(config, resources).total_resources
-    fitting = [int(resources.cpus // needed["CPU"])] if needed.get("CPU") else []
-    if needed.get("GPU"):
-        fitting.append(int(resources.gpus // needed["GPU"]))
-    limit = max(1, min(fitting, default=1))
-    return min(limit, config.sweep.max_concurrent or limit, config.sweep.trials)
-
-
-def _tuner(config: RunConfig, run: TrackedRun, concurrent: int) -> tune.Tuner:
-    """Build a new search, or restore the one that was interrupted in this output."""
-    trainable = tune.with_resources(
-        functools.partial(run_trial, config=config, parent_run_id=run.run_id), TRIAL_RESOURCES
-    )
-    store, path = storage.filesystem(sweep_folder(config))
-    space = distributions(config.sweep.space)
-    if tune.Tuner.can_restore(f"{path}/tune", storage_filesystem=store):
-        return tune.Tuner.restore(
-            f"{path}/tune",
-            trainable=trainable,
-            restart_errored=True,
-            param_space=space,
-            storage_filesystem=store,
-        )
-    return tune.Tuner(
-        trainable,
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            metric=reported_name(config.sweep.metric),
-            mode=config.sweep.mode,
-            num_samples=config.sweep.trials,
-            search_alg=BasicVariantGenerator(max_concurrent=concurrent, random_state=config.seed),
-            scheduler=early_stopping(config),
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=path,
-            storage_filesystem=store,
-            callbacks=[StoppedTrials(), TrialLog(config.sweep.trials)],
-        ),
-    )
-
-
-def early_stopping(config: RunConfig) -> ASHAScheduler:
-    """Build ASHA (Li et al. 2020) over the images a trial has seen.
-
-    Images rather than steps: trials may differ in batch size and, with scaled recipes, in steps.
-    """
-    train = config.train
-    images = planned_steps(config) * train.global_batch
-    return ASHAScheduler(
-        time_attr="images_seen",
-        max_t=images,
-        grace_period=min(config.sweep.grace_steps * train.global_batch, images),
-        reduction_factor=config.sweep.reduction_factor,
-        # A trial ends by itself, after its last validation and checkpoint.
-        stop_last_trials=False,
-    )
-
-
-def _remove_placement_groups(grid: tune.ResultGrid) -> None:
-    """Remove the placement groups of the trials that were stopped last."""
-    group_ids = {(result.metrics or {}).get(PLACEMENT_GROUP, "") for result in grid} - {""}
-    if in_use := wait_and_remove_groups(group_ids, REMOVE_GROUPS_TIMEOUT_S):
-        logger.warning("%d stopped trials still hold their CPUs", len(in_use))
-
-
-def _end_stopped_runs(config: RunConfig, run: TrackedRun, trials: tuple[TrialSummary, ...]) -> None:
-    """End the MLflow runs of stopped trials, whose processes were killed before they could."""
-    client = MlflowClient(tracking_uri=run.uri)
-    for trial in trials:
-        record = read_run_record(trial_folder(config, trial.trial_id))
-        if record is not None and trial.stopped_early:
-            client.set_tag(record.run_id, "stopped_early", "true")
-            client.set_terminated(record.run_id, "FINISHED")
-
-
-def _conclude(config: RunConfig, run: TrackedRun, trials: tuple[TrialSummary, ...]) -> SweepResult:
-    """Select the best trial, write its config, and log its metrics to the sweep's run."""
-    metric = reported_name(config.sweep.metric)
-    best = best_trial(trials, metric, config.sweep.mode)
-    if best is None:
-        errors = {trial.error for trial in trials if trial.error}
-        reason = min(errors, default=f"no trial reported {metric}")
-        raise SweepError(f"none of {len(trials)} trials succeeded; the first error: {reason}")
-    url = storage.join(sweep_folder(config), "best.yaml")
-    storage.write_bytes(url, to_yaml(best_config(config, best.values)).encode())
-    sink = MetricSink(run.uri, run.run_id)
-    sink.log(best.metrics, best.steps)
-    sink.close()
-    logger.info("best of %d trials: %s", len(trials), best.values)
-    return SweepResult(url, best.values, best.metrics, trials, run.run_id)
+def _best_url(config: RunConfig) -> str:
+    return storage.join(sweep_folder(config), "best.yaml")

@@ -1,63 +1,15 @@
-"""Results of a sweep: a summary of each trial, and the best trial."""
+"""Which trials are the best."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from collections.abc import Iterable
 
-from ray.tune import Result
-
-from pipeline.config import RunConfig
-from pipeline.sweep.trial import trial_config
-from pipeline.train.failures import error_message
-from pipeline.train.training_length import planned_steps
+from pipeline.config import SweepConfig
+from pipeline.sweep.ledger import TrialRecord
+from pipeline.sweep.proposals import metric_of, objectives
 
 
-@dataclass(frozen=True)
-class TrialSummary:
-    """The outcome of one trial.
-
-    Args:
-        trial_id: also the name of its folder in ``{output}/sweep/trials``.
-        values: the sampled values by dotted key.
-        metrics: its last losses and validation metrics.
-        steps: optimizer steps taken.
-        stopped_early: whether the scheduler stopped it before its last step.
-        error: the error message of a failed trial.
-    """
-
-    trial_id: str
-    values: dict[str, Any]
-    metrics: dict[str, float]
-    steps: int
-    stopped_early: bool
-    error: str | None = None
-
-
-def summarize_trial(result: Result, config: RunConfig) -> TrialSummary:
-    """Summarize Ray Tune's result of one trial of the sweep ``config``."""
-    reported = result.metrics or {}
-    trial_id = str(reported.get("trial_id") or PurePosixPath(result.path).name)
-    values = dict(result.config or {})
-    steps = int(reported.get("step", 0))
-    total_steps = planned_steps(trial_config(config, values, trial_id))
-    return TrialSummary(
-        trial_id=trial_id,
-        values=values,
-        metrics={
-            key: float(value)
-            for key, value in reported.items()
-            if key.startswith(("train/", "val/"))
-        },
-        steps=steps,
-        stopped_early=result.error is None and steps < total_steps,
-        error=None if result.error is None else error_message(result.error),
-    )
-
-
-def best_trial(trials: Sequence[TrialSummary], metric: str, mode: str) -> TrialSummary | None:
-    """Return the trial with the best last value of ``metric`` among those that ran to their end.
+def best_trial(trials: Iterable[TrialRecord], sweep: SweepConfig) -> TrialRecord | None:
+    """Return the trial with the best last value of the metric among those that ran to their end.
 
     Trials that were stopped early count only if none ran to its end. Trials that failed, or whose
     metric is missing or NaN, never count.
@@ -65,8 +17,37 @@ def best_trial(trials: Sequence[TrialSummary], metric: str, mode: str) -> TrialS
     eligible = [
         trial
         for trial in trials
-        if trial.error is None and math.isfinite(trial.metrics.get(metric, math.nan))
+        if trial.status != "failed" and math.isfinite(metric_of(trial, sweep.metric))
     ]
-    candidates = [trial for trial in eligible if not trial.stopped_early] or eligible
-    sign = 1.0 if mode == "max" else -1.0
-    return max(candidates, key=lambda trial: sign * trial.metrics[metric], default=None)
+    finished = [trial for trial in eligible if trial.status == "finished"]
+    sign = 1.0 if sweep.mode == "max" else -1.0
+    return max(
+        finished or eligible,
+        key=lambda trial: sign * metric_of(trial, sweep.metric),
+        default=None,
+    )
+
+
+def best_tradeoffs(trials: Iterable[TrialRecord], sweep: SweepConfig) -> list[TrialRecord]:
+    """Return the finished trials than which no other is better in both metrics, by the first.
+
+    That is the Pareto front; empty without a second metric.
+    """
+    if sweep.second_metric is None:
+        return []
+    signs = [1.0 if mode == "max" else -1.0 for mode in (sweep.mode, sweep.second_mode)]
+    points = {
+        trial.trial_id: [s * v for s, v in zip(signs, objectives(sweep, trial), strict=True)]
+        for trial in trials
+        if trial.status == "finished" and all(map(math.isfinite, objectives(sweep, trial)))
+    }
+    front = [
+        trial
+        for trial in trials
+        if (point := points.get(trial.trial_id))
+        and not any(
+            all(a >= b for a, b in zip(other, point, strict=True)) and other != point
+            for other in points.values()
+        )
+    ]
+    return sorted(front, key=lambda trial: -points[trial.trial_id][0])

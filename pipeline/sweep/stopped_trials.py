@@ -51,18 +51,39 @@ def wait_and_remove_groups(group_ids: Iterable[str], timeout_s: float) -> set[st
 
 
 class StoppedTrials(tune.Callback):  # type: ignore[misc]
-    """Removes the placement groups of ended trials while a sweep runs."""
+    """Removes the placement groups of ended and paused trials while a sweep runs."""
 
     def __init__(self) -> None:
+        self._group_of: dict[str, str] = {}
         self._ended: set[str] = set()
 
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Note the group of a running trial."""
+        if group_id := result.get(PLACEMENT_GROUP):
+            self._group_of[trial.trial_id] = group_id
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Give up the group of a trial that was paused; its new workers get another."""
+        self._give_up(trial)
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note a trial that has ended or was stopped; its workers may still be running."""
-        group_id = (trial.last_result or {}).get(PLACEMENT_GROUP)
-        if group_id:
-            self._ended.add(group_id)
+        """Give up the group of a trial; its workers may still be running."""
+        self._give_up(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Give up the group of a trial; its workers may still be running."""
+        self._give_up(trial)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Remove idle groups; Tune calls this repeatedly."""
+        for trial in trials:
+            if trial.status == "PAUSED":
+                self._give_up(trial)
         if self._ended:
             self._ended = remove_idle_groups(self._ended)
+
+    def _give_up(self, trial: Any) -> None:
+        if group_id := self._group_of.pop(trial.trial_id, None):
+            self._ended.add(group_id)

@@ -7,6 +7,7 @@ from typing import Any
 from ray import tune
 
 from pipeline.rates import format_duration
+from pipeline.sweep.search_space import format_values
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class TrialLog(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Log the values that the trial tries."""
-        logger.info("trial %s starts: %s", trial.trial_id, _values(trial))
+        logger.info("trial %s starts: %s", trial, format_values(trial.config["values"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Log how many trials have ended, and an estimate of the time left."""
@@ -41,14 +42,10 @@ class TrialLog(tune.Callback):  # type: ignore[misc]
         left = format_duration(elapsed_s / done * (self.total - done))
         logger.info(
             "trial %s %s: %d of %d trials in %s, about %s left",
-            trial.trial_id,
+            trial,
             what,
             done,
             self.total,
             format_duration(elapsed_s),
             left,
         )
-
-
-def _values(trial: Any) -> str:
-    return "  ".join(f"{key}={value}" for key, value in trial.config.items())

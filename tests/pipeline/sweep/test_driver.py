@@ -1,54 +1,28 @@
-"""The sweep's scheduling, and a complete sweep through Ray Tune, Ray Train and MLflow."""
+"""A complete sweep through Ray Tune, Ray Train and MLflow: stopped, resumed and extended."""
 
+import json
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.cluster import ClusterResources
+from model.config.settings import ConfigError
 from pipeline.config import RunConfig, load_config
 from pipeline.ingest.splits import prepare_split
-from pipeline.sweep.driver import concurrent_trials, early_stopping, run_sweep
-from pipeline.train.failures import TrainingError
-from tests.pipeline.sweep.sweep_config import LR, sweep_config
+from pipeline.sweep.driver import SweepError, run_sweep
+from pipeline.sweep.ledger import TrialLedger
+from tests.pipeline.sweep.sweep_config import LR
 
-
-def test_grace_period_and_end_are_counted_in_images():
-    config = sweep_config({}, train={"global_batch": 4, "recipe_batch": 16, "workers": 1})
-    scheduler = early_stopping(config)
-    # 90,000 steps of the recipe's 16 images; a grace period of 7 steps of 4 images.
-    assert scheduler._max_t == 90_000 * 16
-    assert min(rung for rung, _ in scheduler._brackets[0]._rungs) == 28
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize(
-    ("workers", "cpus", "limit", "expected"), [(1, 1, None, 2), (2, 1, None, 1), (1, 1, 1, 1)]
-)
-def test_as_many_trials_run_as_fit_into_the_cluster(ray_cluster, workers, cpus, limit, expected):
-    config = RunConfig.model_validate(
-        {
-            "train": {"workers": workers, "cpus_per_worker": cpus, "global_batch": 2},
-            "sweep": {"max_concurrent": limit},
-        }
-    )
-    assert concurrent_trials(config, ClusterResources(cpus=2, gpus=0)) == expected
-
-
-@pytest.mark.ray
-def test_a_sweep_whose_trials_cannot_fit_is_refused(ray_cluster):
-    config = RunConfig.model_validate(
-        {"train": {"workers": 4, "cpus_per_worker": 1, "global_batch": 4}}
-    )
-    with pytest.raises(TrainingError, match="need 4 CPUs, but this machine has 2"):
-        concurrent_trials(config, ClusterResources(cpus=2, gpus=0))
+METRIC = "train/loss"
 
 
 @pytest.fixture(scope="module")
 def config(ray_cluster, tmp_path_factory):
-    """A sweep of three trials; with this seed the first learns and the others barely do.
+    """A sweep of three trials: one learns, one barely does and is stopped, one fails.
 
-    One of the others is stopped early, whichever trial reaches the first rung first.
+    The rate of the last is so high that its loss is soon not finite.
     """
     config = RunConfig.model_validate(
         {
@@ -88,12 +62,15 @@ def config(ray_cluster, tmp_path_factory):
                 "log_every": 1,
             },
             "sweep": {
-                "space": {LR: {"kind": "choice", "values": [0.02, 1e-7]}},
+                "space": {LR: {"kind": "grid", "values": [0.02, 1e-7, 1e30, 0.01]}},
+                "searcher": "grid",
                 "trials": 3,
-                "metric": "train/loss",
+                "metric": METRIC,
                 "mode": "min",
                 "grace_steps": 2,
                 "reduction_factor": 2,
+                # One after the other, so that the second is compared with the first.
+                "max_concurrent": 1,
             },
         }
     )
@@ -108,36 +85,44 @@ def result(config):
 
 
 @pytest.mark.ray
-def test_every_trial_ran_and_a_weak_one_was_stopped_early(config, result):
-    assert len(result.trials) == 3
-    assert [trial.error for trial in result.trials] == [None] * 3
-    stopped = [trial for trial in result.trials if trial.stopped_early]
-    assert stopped
-    assert all(trial.steps < config.train.schedule.steps for trial in stopped)
-    assert any(not trial.stopped_early for trial in result.trials)
+def test_one_trial_learns_one_is_stopped_early_and_one_fails_with_its_reason(config, result):
+    assert [trial.status for trial in result.trials] == ["finished", "stopped", "failed"]
+    learned, stopped, failed = result.trials
+    assert learned.steps == 8 and [images for images, _ in learned.history] == [4, 8, 12, 16]
+    assert 0 < stopped.steps < 8 and stopped.error is None
+    assert "not finite" in failed.error or "NaN" in failed.error or "infinite" in failed.error
+    assert result.best == learned and result.unfinished == 0
 
 
 @pytest.mark.ray
 def test_the_best_config_loads_as_a_training_config(config, result):
     best = load_config(result.best_config_url)
-    assert best.train.optimizer.lr == result.best_values[LR]
+    assert best.train.optimizer.lr == result.best.values[LR] == 0.02
     assert best.model == config.model
     assert best.sweep == RunConfig().sweep
-    losses = [t.metrics["train/loss"] for t in result.trials if not t.stopped_early]
-    assert result.best_metrics["train/loss"] == min(losses)
 
 
 @pytest.mark.ray
-def test_each_trial_is_a_finished_run_nested_under_the_sweeps_run(config, result):
+def test_each_trial_is_an_ended_run_nested_under_the_sweeps_run(config, result):
     client = MlflowClient(tracking_uri=f"sqlite:///{config.output}/mlflow.db")
     parent = client.get_run(result.run_id)
     nested = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result.run_id}'"
     )
-    assert len(nested) == 3
-    assert {run.info.status for run in nested} == {"FINISHED"}
-    rates = sorted(float(run.data.params[LR]) for run in nested)
-    assert rates == sorted(trial.values[LR] for trial in result.trials)
+    status = {float(run.data.params[LR]): run.info.status for run in nested}
+    assert status == {0.02: "FINISHED", 1e-7: "FINISHED", 1e30: "FAILED"}
+
+
+@pytest.mark.ray
+def test_the_report_and_its_plots_are_in_the_folder_and_in_the_run(config, result):
+    client = MlflowClient(tracking_uri=f"sqlite:///{config.output}/mlflow.db")
+    logged = {Path(file.path).name for file in client.list_artifacts(result.run_id, "sweep")}
+    page = Path(result.report_url).read_text()
+    assert {"report.md", "curves.png", "parallel_coordinates.png", "learning_rate.png"} <= logged
+    for name in logged:
+        assert Path(result.report_url).with_name(name).read_bytes()
+        assert name == "report.md" or f"({name})" in page
+    assert "| 0001 |" in page and "stopped early" in page and "trial 0002 failed: " in page
 
 
 @pytest.mark.ray
@@ -151,3 +136,56 @@ def test_stopped_trials_release_their_cpus(ray_cluster, result):
 @pytest.mark.ray
 def test_a_finished_sweep_returns_at_once(config, result):
     assert run_sweep(config) == result
+
+
+@pytest.mark.ray
+def test_another_space_in_the_same_output_is_refused(config, result):
+    space = {LR: {"kind": "grid", "values": [0.5]}}
+    other = RunConfig.model_validate(
+        config.model_dump() | {"sweep": config.sweep.model_dump() | {"space": space}}
+    )
+    with pytest.raises(SweepError, match="holds a sweep with other settings"):
+        run_sweep(other)
+
+
+@pytest.mark.ray
+def test_a_resumed_sweep_is_extended_and_repeats_nothing_that_has_finished(config, result):
+    """As if the sweep had been killed after the last step of its first trial.
+
+    The ledger does not know yet that it has finished, and four trials are wanted now.
+    """
+    run = Path(config.output, "sweep", "trials", "0000", "train", "run.json")
+    before = run.stat().st_mtime_ns
+    ledger = TrialLedger(config)
+    ledger.write(replace(ledger.get("0000"), status="running", steps=6, metrics={}))
+    sweep = config.sweep.model_copy(update={"trials": 4})
+    extended = run_sweep(config.model_copy(update={"sweep": sweep}))
+    assert run.stat().st_mtime_ns == before
+    assert [t.status for t in extended.trials[:3]] == ["finished", "stopped", "failed"]
+    assert extended.trials[0].metrics[METRIC] == result.trials[0].metrics[METRIC]
+    assert extended.trials[0].steps == 8
+    assert extended.trials[3].values == {LR: 0.01}
+    assert extended.trials[3].status in ("finished", "stopped")
+    assert extended.run_id == result.run_id
+
+
+@pytest.mark.ray
+def test_no_trial_starts_when_the_time_is_over(config, tmp_path):
+    """Neither does a sweep end with an exception that says nothing."""
+    data = config.data.model_copy(
+        update={f"{split}_shards": f"{config.output}/shards/{split}" for split in ("train", "val")}
+    )
+    sweep = config.sweep.model_copy(update={"max_hours": 0.5})
+    late = config.model_copy(
+        update={"output": str(tmp_path / "late"), "data": data, "sweep": sweep}
+    )
+    Path(late.output, "sweep").mkdir(parents=True)
+    Path(late.output, "sweep", "clock.json").write_text(json.dumps({"seconds": 1801.0}))
+    with pytest.raises(SweepError, match=r"raise sweep\.max_hours"):
+        run_sweep(late)
+
+
+def test_a_metric_that_is_not_measured_is_refused(config):
+    sweep = config.sweep.model_copy(update={"metric": "segm/AP"})
+    with pytest.raises(ConfigError, match=r"sweep\.metric: segm/AP is not measured"):
+        run_sweep(config.model_copy(update={"sweep": sweep}))

@@ -4,37 +4,48 @@ import math
 
 import pytest
 
-from pipeline.sweep.results import TrialSummary, best_trial
+from pipeline.sweep.results import best_tradeoffs, best_trial
+from tests.pipeline.sweep.sweep_config import finished, sweep_config
 
-M = "val/segm/AP"
-
-
-def trial(trial_id, value, stopped=False, error=None):
-    metrics = {} if value is None else {M: value}
-    return TrialSummary(trial_id, {}, metrics, 10, stopped, error)
+SWEEP = sweep_config({}).sweep
 
 
-@pytest.mark.parametrize(("mode", "best"), [("max", "b"), ("min", "a")])
+@pytest.mark.parametrize(("mode", "best"), [("max", "0001"), ("min", "0000")])
 def test_the_mode_decides_which_trial_is_best(mode, best):
-    assert best_trial([trial("a", 0.1), trial("b", 0.3), trial("c", 0.2)], M, mode).trial_id == best
+    sweep = sweep_config({}, {"mode": mode}).sweep
+    trials = [finished(0, 0.1), finished(1, 0.3), finished(2, 0.2)]
+    assert best_trial(trials, sweep).trial_id == best
 
 
 def test_a_completed_trial_beats_one_that_was_stopped():
-    trials = [trial("stopped", 0.9, stopped=True), trial("completed", 0.1)]
-    assert best_trial(trials, M, "max").trial_id == "completed"
+    trials = [finished(0, 0.9, "stopped"), finished(1, 0.1)]
+    assert best_trial(trials, SWEEP).trial_id == "0001"
 
 
 def test_stopped_trials_compete_if_none_completed():
-    trials = [trial("a", 0.1, stopped=True), trial("b", 0.2, stopped=True)]
-    assert best_trial(trials, M, "max").trial_id == "b"
+    trials = [finished(0, 0.1, "stopped"), finished(1, 0.2, "stopped")]
+    assert best_trial(trials, SWEEP).trial_id == "0001"
 
 
 def test_failed_trials_and_those_without_a_metric_never_win():
     trials = [
-        trial("failed", 0.9, error="boom"),
-        trial("nan", math.nan),
-        trial("unmeasured", None),
-        trial("poor", -1.0),
+        finished(0, 0.9, "failed", error="boom"),
+        finished(1, math.nan),
+        finished(2, None),
+        finished(3, -1.0),
     ]
-    assert best_trial(trials, M, "max").trial_id == "poor"
-    assert best_trial(trials[:3], M, "max") is None
+    assert best_trial(trials, SWEEP).trial_id == "0003"
+    assert best_trial(trials[:3], SWEEP) is None
+
+
+def test_a_tradeoff_is_a_trial_than_which_none_is_better_in_both_metrics():
+    sweep = sweep_config({}, {"second_metric": "seconds", "second_mode": "min"}).sweep
+    slow_and_good, fast, dominated = (
+        finished(0, 0.9, seconds=100.0),
+        finished(1, 0.5, seconds=10.0),
+        finished(2, 0.5, seconds=20.0),
+    )
+    stopped = finished(3, 0.99, "stopped", seconds=1.0)
+    trials = [fast, dominated, slow_and_good, stopped]
+    assert best_tradeoffs(trials, sweep) == [slow_and_good, fast]
+    assert best_tradeoffs(trials, SWEEP) == []

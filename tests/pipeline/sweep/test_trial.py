@@ -37,3 +37,10 @@ def test_the_best_config_is_complete_and_has_no_sweep():
 def test_a_config_written_as_yaml_loads_unchanged():
     config = best_config(sweep_config({}), {LR: 0.3})
     assert check_settings(RunConfig, yaml.safe_load(to_yaml(config))) == config
+
+
+def test_a_warm_trial_and_its_best_config_begin_with_the_given_checkpoint():
+    config = sweep_config({LR: {"kind": "uniform", "low": 0.1, "high": 0.2}})
+    assert trial_config(config, {LR: 0.15}, "0001").train.weights is None
+    for made in (trial_config(config, {LR: 0.15}, "0001", "/c"), best_config(config, {}, "/c")):
+        assert made.train.weights == "/c"
