@@ -20,6 +20,7 @@ OPERATIONAL = {
     "min_workers",
     "device",
     "cpus_per_worker",
+    "gpus_per_worker",
     "channels_last",
     "activation_checkpointing",
     "compile",

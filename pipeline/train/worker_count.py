@@ -25,9 +25,12 @@ def settle_workers(
     machines = resources.machines or (Machine(resources.cpus, resources.gpus),)
     workers, cpus = train.workers, train.cpus_per_worker
     if workers == "auto":
-        workers = 1 if is_trial else _count_workers(train, machines)
+        # Two workers of a training cannot share a GPU.
+        single = is_trial or train.gpus_per_worker < 1
+        workers = 1 if single else _count_workers(train, machines)
     if cpus == "auto":
-        cpus = _share_cpus(workers, machines, _takes_gpus(train, workers, machines), is_trial)
+        takes_gpus = _takes_gpus(train, workers, machines)
+        cpus = _share_cpus(workers, machines, takes_gpus, is_trial, train.gpus_per_worker)
     return train.model_copy(update={"workers": workers, "cpus_per_worker": cpus})
 
 
@@ -71,17 +74,21 @@ def _count_workers(train: TrainConfig, machines: tuple[Machine, ...]) -> int:
 
 
 def _takes_gpus(train: TrainConfig, workers: int, machines: tuple[Machine, ...]) -> bool:
-    enough = sum(machine.gpus for machine in machines) >= workers
+    enough = sum(machine.gpus for machine in machines) >= workers * train.gpus_per_worker
     return train.device == "cuda" or (train.device == "auto" and enough)
 
 
 def _share_cpus(
-    workers: int, machines: tuple[Machine, ...], takes_gpus: bool, is_trial: bool
+    workers: int,
+    machines: tuple[Machine, ...],
+    takes_gpus: bool,
+    is_trial: bool,
+    gpu_share: float,
 ) -> float:
     """Return the CPUs of each worker, at least 1: the same for all, so that every machine fits."""
     with_gpus = [machine for machine in machines if machine.gpus >= 1]
     if takes_gpus and with_gpus:
-        return max(1.0, min(machine.cpus // machine.gpus for machine in with_gpus))
+        return max(1.0, min(machine.cpus * gpu_share // machine.gpus for machine in with_gpus))
     if takes_gpus or is_trial:
         return 1.0
     with_cpus = [machine for machine in machines if machine.cpus >= 1] or list(machines)

@@ -27,7 +27,10 @@ def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingCon
     most = train.worker_count
     fewest = min(train.min_workers or most, most)
     use_gpu = _uses_gpus(train, fewest, resources.gpus)
-    needed = {"CPU": fewest * train.worker_cpus, "GPU": float(fewest * use_gpu)}
+    needed = {
+        "CPU": fewest * train.worker_cpus,
+        "GPU": fewest * train.gpus_per_worker * use_gpu,
+    }
     available = {"CPU": resources.cpus, "GPU": resources.gpus}
     # A cluster of several machines may have an autoscaler that adds the rest.
     if len(resources.machines) <= 1:
@@ -44,7 +47,10 @@ def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingCon
     return ScalingConfig(
         num_workers=most if fewest == most else (fewest, most),
         use_gpu=use_gpu,
-        resources_per_worker={"CPU": train.worker_cpus, **({"GPU": 1.0} if use_gpu else {})},
+        resources_per_worker={
+            "CPU": train.worker_cpus,
+            **({"GPU": train.gpus_per_worker} if use_gpu else {}),
+        },
     )
 
 
@@ -52,6 +58,8 @@ def _uses_gpus(train: TrainConfig, workers: int, gpus: float) -> bool:
     """Return whether each worker gets a GPU; warn if ``auto`` leaves GPUs unused."""
     if train.device != "auto":
         return train.device == "cuda"
+    if train.gpus_per_worker < 1:
+        return gpus >= workers * train.gpus_per_worker
     if 1 <= gpus < workers:
         per_micro_batch = train.global_batch // train.accumulate
         logger.warning(
