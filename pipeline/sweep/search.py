@@ -28,6 +28,14 @@ TRIAL_RESOURCES = {"memory": 2**20}
 REMOVE_GROUPS_TIMEOUT_S = 60.0
 TUNE_FOLDER = "tune"
 
+TUNE_ENVIRONMENT = {
+    # Reports between two validations have no metric.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Its tables and the tracebacks of failed trials; the sweep logs a line for each.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
 # More than any sweep has: a trial whose process was lost starts again as another one of Tune.
 _UNLIMITED = 10**9
 
@@ -53,8 +61,7 @@ def run_search(
     proposed_by = proposals(config, ledger.records())
     source = TrialSource(config, ledger, proposed_by, count, concurrent)
     started, new = ledger.unfinished(count)
-    # Tune must not refuse reports between two validations, which have no metric.
-    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    os.environ.update(TUNE_ENVIRONMENT)
     # What Tune keeps of an earlier submission is of no use.
     storage.delete(storage.join(sweep_folder(config), TUNE_FOLDER))
     store, path = storage.filesystem(sweep_folder(config))
