@@ -15,6 +15,7 @@ from model.drawing.masks import mask_opacity, trim
 from model.drawing.objects import DrawnObject
 
 MIN_SHORT_SIDE = 320  # pixels; smaller images are enlarged so that labels are readable
+MAX_ENLARGED_SIDE = 4096  # pixels; strips are not enlarged to gigabytes
 MIN_TEXT_PIXELS = 13
 MIN_LINE_PIXELS = 2
 
@@ -38,7 +39,8 @@ def draw_objects(
         (zH, zW, 3) uint8 RGB; the zoom z is an integer, above 1 only for small images.
     """
     height, width = image.shape[:2]
-    zoom = max(1, -(-min_short_side // min(height, width)))
+    zoom = -(-min_short_side // min(height, width))
+    zoom = max(1, min(zoom, MAX_ENLARGED_SIDE // max(height, width)))
     canvas = Image.fromarray(image)  # drawn on below, so it must not share memory with the image
     canvas = (
         canvas.copy()

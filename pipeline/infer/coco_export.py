@@ -8,9 +8,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.infer.detection_rows import DetectionRow, coco_results, read_detection_rows
-
-RESULTS_FILE = "coco_results.json"
-IMAGES_FILE = "coco_images.json"
+from pipeline.output_layout import COCO_IMAGES_FILE, COCO_RESULTS_FILE
 
 
 def write_coco_files(predictions_url: str, output_urls: Iterable[str]) -> None:
@@ -26,20 +24,20 @@ def write_coco_files(predictions_url: str, output_urls: Iterable[str]) -> None:
         StorageError: a file cannot be read or written.
     """
     with tempfile.TemporaryDirectory(prefix="coco-") as scratch:
-        results, images = Path(scratch) / RESULTS_FILE, Path(scratch) / IMAGES_FILE
-        with _JsonList(results) as add_result, _JsonList(images) as add_image:
+        results, images = Path(scratch) / COCO_RESULTS_FILE, Path(scratch) / COCO_IMAGES_FILE
+        with JsonList(results) as add_result, JsonList(images) as add_image:
             for row in _rows(output_urls):
                 add_image(_coco_image(row))
                 for result in coco_results(row):
                     add_result(result)
         # The images first: a reader that finds results finds their images.
-        storage.upload_file(images, storage.join(predictions_url, IMAGES_FILE))
-        storage.upload_file(results, storage.join(predictions_url, RESULTS_FILE))
+        storage.upload_file(images, storage.join(predictions_url, COCO_IMAGES_FILE))
+        storage.upload_file(results, storage.join(predictions_url, COCO_RESULTS_FILE))
 
 
 def delete_coco_files(predictions_url: str) -> None:
     """Delete the files of an earlier job: they do not agree with what this one writes."""
-    for name in (RESULTS_FILE, IMAGES_FILE):
+    for name in (COCO_RESULTS_FILE, COCO_IMAGES_FILE):
         storage.delete(storage.join(predictions_url, name))
 
 
@@ -56,8 +54,12 @@ def _coco_image(row: DetectionRow) -> dict[str, Any]:
     return image if row.source_image_id is None else image | {"source_id": row.source_image_id}
 
 
-class _JsonList:
-    """A file with a JSON list, one element a line; the block gets the function that adds one."""
+class JsonList:
+    """A file with a JSON list, one element a line; the block gets the function that adds one.
+
+    Args:
+        path: of the file, which is complete at the end of the block.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8")

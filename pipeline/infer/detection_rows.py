@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from model import Predictor
 from pipeline import storage
 from pipeline.infer.detection_stream import ImagePrediction
+from pipeline.infer.inputs import InputImage
 from pipeline.shards.keypoints import coco_keypoints
 
 SCHEMA_VERSION = 2
@@ -67,7 +68,7 @@ class DetectionRow:
 
 
 def detection_row(
-    prediction: ImagePrediction, predictor: Predictor, score_threshold: float
+    prediction: ImagePrediction[InputImage], predictor: Predictor, score_threshold: float
 ) -> DetectionRow:
     """Convert one image's prediction to a row.
 

@@ -1,16 +1,18 @@
-"""List the images of a folder one by one, and count the files that are no images."""
+"""List the images of a folder one by one, and count the other files."""
 
 import logging
 import posixpath
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from pipeline.infer.visualizations import IMAGES_FOLDER
 from pipeline.shards.decode import IMAGE_SUFFIXES
 from pipeline.storage.urls import local_path
 from pipeline.storage.versions import FileVersion, list_versions
 
 logger = logging.getLogger(__name__)
+
+IMAGES_FOLDER = "pictures"
+"""Folder of the drawn images, in that of the predictions or the report."""
 
 NO_SUFFIX, NOT_UTF8 = "(no suffix)", "(name is not UTF-8)"
 OF_THE_JOB = "(in the output folder)"
@@ -26,14 +28,18 @@ class ImageListing:
         url: a folder, or one image.
         output_url: folder of the predictions. If it is below the URL, what it holds is no input:
             the images that an earlier job has drawn would be predicted on.
+        suffixes: extensions of the files to list, in lower case.
 
     Attributes:
-        skipped: suffix -> number of files that were listed and are no images.
+        skipped: suffix -> number of other files.
         images: number of images listed.
     """
 
-    def __init__(self, url: str, output_url: str = "") -> None:
+    def __init__(
+        self, url: str, output_url: str = "", suffixes: Sequence[str] = IMAGE_SUFFIXES
+    ) -> None:
         self.url = url
+        self._suffixes = suffixes
         self.skipped: Counter[str] = Counter()
         self.images = 0
         self._output = _name_below(output_url, url)
@@ -64,7 +70,7 @@ class ImageListing:
             return AMBIGUOUS
         # The URL of a single image has a suffix, its name below itself is empty.
         suffix = posixpath.splitext(name or self.url)[1].lower()
-        return None if suffix in IMAGE_SUFFIXES else suffix or NO_SUFFIX
+        return None if suffix in self._suffixes else suffix or NO_SUFFIX
 
 
 def _name_below(url: str, folder_url: str) -> str:

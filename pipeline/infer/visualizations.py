@@ -12,11 +12,9 @@ from model.drawing import DrawnObject, Skeleton, draw_objects, visible_keypoints
 from pipeline import storage
 from pipeline.draw import encode_png
 from pipeline.infer.detection_rows import DetectionRow, read_detection_rows
+from pipeline.infer.image_listing import IMAGES_FOLDER as IMAGES_FOLDER
 from pipeline.infer.inputs import InputChunk, read_images
 from pipeline.infer.ledger import output_url
-
-IMAGES_FOLDER = "pictures"
-"""Folder of the drawn images, in that of the predictions or the report."""
 
 MIN_DRAWN_SCORE = 0.5
 

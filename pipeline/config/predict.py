@@ -1,0 +1,65 @@
+"""Settings of inference on a user's own images, videos and cameras."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from model.config.settings import Fraction, Positive, Precision, Settings
+from pipeline.storage.urls import Location
+
+
+class PredictConfig(Settings):
+    """Inference with drawn results; a command line of its own sets these, not a run's config."""
+
+    model: Location = Field(
+        description="A run's folder, a checkpoint, a weights file of any supported library, or "
+        "models:/name@alias."
+    )
+    inputs: tuple[str, ...] = Field(
+        (), description="Images, videos, folders, patterns such as 'photos/*.jpg', or s3:// URLs."
+    )
+    webcam: str | None = Field(
+        None, description="A camera's number or device, or the URL of a live stream."
+    )
+    output: Location | None = Field(
+        None, description="Folder or s3:// URL for the drawn images; default: predictions."
+    )
+    show: bool = Field(False, description="Show the results in a window.")
+    min_score: Fraction = Field(0.5, description="Minimum score of a detection.")
+    classes: tuple[str, ...] = Field((), description="Names of the classes to keep; default: all.")
+    json_results: bool = Field(
+        False, description="Also write the detections in COCO's results format, with names."
+    )
+    crops: bool = Field(
+        False, description="Also write each object as an image of its own, cut out by its mask."
+    )
+    overwrite: bool = Field(False, description="Replace files that are in the output already.")
+    config: Location | None = Field(
+        None,
+        description="A config whose model section describes a bare weights file, and whose track "
+        "section says where models:/ is.",
+    )
+    short_side: Positive | None = Field(
+        None, description="Size that images are resized to, pixels; smaller is faster."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU if there is one."
+    )
+    precision: Precision = Field(
+        "fp32", description="Autocast dtype; bf16 or fp16 is faster on a GPU."
+    )
+    batch: Positive | None = Field(
+        None, description="Images per forward pass; default: 1 on a CPU, 8 on a GPU."
+    )
+
+    @model_validator(mode="after")
+    def _check_source(self) -> "PredictConfig":
+        if bool(self.inputs) == (self.webcam is not None):
+            raise ValueError("name the images or videos to predict on, or a webcam; not both")
+        return self
+
+    @property
+    def output_url(self) -> str | None:
+        """Where results are written; None if they are only shown."""
+        files_are_wanted = self.json_results or self.crops or not self.show
+        return self.output or ("predictions" if files_are_wanted else None)

@@ -1,0 +1,1 @@
+"""Inference for people: images, videos and cameras to drawn results, without Ray or MLflow."""

@@ -1,0 +1,89 @@
+"""Show images and frames in a window."""
+
+from typing import Any
+
+from PIL import Image
+
+from pipeline.predict.errors import PredictError
+from pipeline.shards.decode import Pixels
+
+_SCREEN_SHARE = 0.85
+
+
+class WindowClosedError(Exception):
+    """The user closed the window or pressed q."""
+
+
+class ResultWindow:
+    """A window of Tk, which comes with Python.
+
+    Raises:
+        PredictError: there is no display, or Python was installed without Tk.
+    """
+
+    def __init__(self) -> None:
+        try:
+            # Optional: machines without a display often have no Tk.
+            import tkinter as tk  # noqa: PLC0415
+
+            from PIL import ImageTk  # noqa: PLC0415
+        except ImportError:
+            raise PredictError(
+                "this Python has no Tk, which --show needs (on Debian and Ubuntu: apt install "
+                "python3-tk); use --output DIR to write files instead"
+            ) from None
+        try:
+            self._root = tk.Tk()
+        except tk.TclError as error:
+            raise PredictError(
+                f"there is no display to show images on ({error}); use --output DIR to write files "
+                "instead"
+            ) from None
+        self._photo_image: Any = ImageTk.PhotoImage
+        self._label = tk.Label(self._root)
+        self._label.pack()
+        self._photo: Any = None
+        self._is_closed = False
+        self._go_on = tk.BooleanVar(self._root, value=False)
+        self._root.protocol("WM_DELETE_WINDOW", self._close)
+        self._root.bind("<Key>", self._on_key)
+        self._root.bind("<Button>", lambda _event: self._go_on.set(True))
+
+    def show(self, pixels: Pixels, title: str, wait: bool) -> None:
+        """Show an image, scaled down to the screen.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+            title: of the window.
+            wait: whether to wait for a key or a click.
+
+        Raises:
+            WindowClosedError: the user wants to see no more.
+        """
+        image = Image.fromarray(pixels)
+        screen = (self._root.winfo_screenwidth(), self._root.winfo_screenheight())
+        image.thumbnail((int(screen[0] * _SCREEN_SHARE), int(screen[1] * _SCREEN_SHARE)))
+        # Tk does not keep a reference to the image that it shows.
+        self._photo = self._photo_image(image, master=self._root)
+        self._label.configure(image=self._photo)
+        self._root.title(f"{title} (any key: next, q: quit)" if wait else f"{title} (q: quit)")
+        self._root.update()
+        if wait and not self._is_closed:
+            self._go_on.set(False)
+            self._root.wait_variable(self._go_on)
+        if self._is_closed:
+            raise WindowClosedError
+
+    def close(self) -> None:
+        """Remove the window."""
+        self._root.destroy()
+
+    def _on_key(self, event: Any) -> None:
+        if event.keysym in ("q", "Q", "Escape"):
+            self._close()
+        elif not event.keysym.startswith(("Shift", "Control", "Alt", "Super")):
+            self._go_on.set(True)
+
+    def _close(self) -> None:
+        self._is_closed = True
+        self._go_on.set(True)
