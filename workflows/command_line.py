@@ -167,13 +167,14 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
 
     from model.weights import WeightsError
     from pipeline import cluster
-    from pipeline.chain.failures import NotPromotedError, StageError
+    from pipeline.chain.failures import StageError
     from pipeline.cluster import ClusterError
     from pipeline.infer.inference_worker import InferenceError
     from pipeline.storage import StorageError
     from pipeline.storage.exclusive_use import FolderInUseError
     from pipeline.sweep.driver import SweepError
     from pipeline.track.mlflow_store import TrackingError
+    from pipeline.track.promotion_record import NotPromotedError
     from pipeline.train.checkpoint import CheckpointError
     from pipeline.train.failures import TrainingError, error_message
     from pipeline.train.run_record import RunMismatchError

@@ -20,10 +20,11 @@ def job(
     config: RunConfig, first: str | None = None, last: str | None = None, only: str | None = None
 ) -> str:
     """Run the stages that do not stand, printing a line as each one ends."""
-    from pipeline.chain.failures import NotPromotedError, StageError
+    from pipeline.chain.failures import StageError
     from pipeline.chain.report import write_report
     from pipeline.chain.run import run_chain
     from pipeline.chain.summary import summary_table
+    from pipeline.track.promotion_record import NotPromotedError
 
     records: dict[str, StageRecord] = {}
     try:

@@ -53,10 +53,6 @@ class StageError(RuntimeError):
         return f"stage {self.stage} failed: {self.failure.message} (log: {self.log_url})"
 
 
-class NotPromotedError(RuntimeError):
-    """The registered version is not the champion, and ``track.promotion.must_promote`` is set."""
-
-
 def describe_failure(error: BaseException) -> StageFailure:
     """Return the kind of an error and its text in one line."""
     return StageFailure(_kind(error), one_line(_text(error)))

@@ -11,7 +11,6 @@ from ray.exceptions import RayError
 
 from pipeline.chain.assessment import Assessment, assess
 from pipeline.chain.failures import (
-    NotPromotedError,
     StageError,
     StageFailure,
     describe_failure,
@@ -32,6 +31,7 @@ from pipeline.chain.state import (
 from pipeline.chain.task import log_url, run_stage
 from pipeline.config import RunConfig
 from pipeline.storage.exclusive_use import exclusive_use
+from pipeline.track.promotion_record import RegisteredVersion, check_promoted
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,8 @@ class _ChainRun:
                 for record in (*self._start_what_is_ready(), *self._collect()):
                     yield record
                     if record.stage == "register":
-                        check_promoted(self._config, record.outcome)
+                        decision = RegisteredVersion(**record.outcome)
+                        check_promoted(self._config, decision)
         except BaseException:
             self._cancel_all()
             raise
@@ -226,18 +227,6 @@ class _ChainRun:
     def _write_state(self, attempt: _Attempt, state: Any, message: str = "") -> None:
         written = StageState(state, attempt.number, time.time(), message)
         write_stage_state(self._config.output, attempt.stage.name, written)
-
-
-def check_promoted(config: RunConfig, outcome: Outcome) -> None:
-    """Raise if the registered version is not the champion and the settings demand it.
-
-    Raises:
-        NotPromotedError: with the reason.
-    """
-    if config.track.promotion.must_promote and not outcome["promoted"]:
-        raise NotPromotedError(
-            f"models:/{outcome['name']}/{outcome['version']} is not promoted: {outcome['reason']}"
-        )
 
 
 def _cancel(tasks: Sequence[Any]) -> None:

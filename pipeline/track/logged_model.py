@@ -1,24 +1,49 @@
-"""The MLflow model of a registered version: its files, requirements and signature."""
+"""The MLflow model of a registered version: its files, code, requirements and signature.
 
+The model's folder has the code that loads it, in Python without compiled operators, so that a
+server needs nothing but packages of PyPI. Where this project's wheel is installed too, the code
+finds the compiled operators there.
+"""
+
+import contextlib
+import io
 import shutil
+import sys
 import tempfile
 import warnings
-from importlib.metadata import PackageNotFoundError
+from collections.abc import Iterator
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
+from PIL import Image
 
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.checksums import write_checksums
+from pipeline.track.model_contents import check_contents
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
-REQUIREMENTS = ("torch", "torchvision", "numpy", "pandas", "maskrcnn-ray")
+
+REQUIREMENTS = (
+    *("torch", "numpy", "pandas", "pydantic", "pyyaml", "safetensors", "simplejpeg", "pillow"),
+    "mlflow",
+)
+"""What the code of a served model imports."""
+
+_ROOT = Path(__file__).resolve().parents[2]
+_CODE = ("model", "ops_cuda")
+_CODE_FILES = (
+    "pipeline/__init__.py",
+    *(f"pipeline/shards/{name}.py" for name in ("__init__", "decode", "deep_images")),
+)
+"""The packages and modules that `served_model` imports."""
 
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
@@ -71,18 +96,22 @@ def log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> Log
                 shutil.copyfile(folder / file, detector / file)
             write_checksums(detector, (WEIGHTS_FILE, CONFIG_FILE))
             with warnings.catch_warnings():
-                # The signature is given explicitly; an input example would only repeat it.
-                warnings.filterwarnings("ignore", message=".*input example was not provided")
+                # MLflow would rather have type hints than our signature.
+                warnings.filterwarnings("ignore", message=".*[Tt]ype hint")
                 mlflow.pyfunc.save_model(
                     path=str(path),
                     python_model=str(SERVED_MODEL),
                     artifacts={"detector": str(detector)},
+                    code_paths=_copy_code(Path(scratch) / "code"),
                     signature=SIGNATURE,
+                    input_example=_input_example(),
                     pip_requirements=[_pinned(name) for name in REQUIREMENTS],
                     mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
                 )
+            check_contents(path, name)
             # Load it as a server will: a model that does not load is not registered.
-            mlflow.pyfunc.load_model(str(path))
+            with _unchanged_path():
+                mlflow.pyfunc.load_model(str(path))
             client.log_model_artifacts(logged.model_id, str(path))
     except BaseException:
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
@@ -90,9 +119,35 @@ def log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> Log
     return client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
 
-def _pinned(name: str) -> str:
-    """Return ``name==version``, or the bare name of a package that is run from its source."""
+def _copy_code(folder: Path) -> list[str]:
+    """Copy what `served_model` imports; return the packages' folders."""
+    # Caches of bytecode would run in place of the code.
+    ignored = shutil.ignore_patterns("__pycache__", "csrc", "*.so", "*.pyc")
+    for package in _CODE:
+        shutil.copytree(_ROOT / package, folder / package, ignore=ignored)
+    for file in _CODE_FILES:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_ROOT / file, folder / file)
+    return [str(each) for each in sorted(folder.iterdir())]
+
+
+def _input_example() -> pd.DataFrame:
+    """Return a request: one small gray image, encoded."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((32, 48, 3), 128, np.uint8)).save(buffer, "PNG")
+    return pd.DataFrame({"image": [buffer.getvalue()]})
+
+
+@contextlib.contextmanager
+def _unchanged_path() -> Iterator[None]:
+    """Undo what MLflow adds to ``sys.path``: a temporary folder of code."""
+    before = list(sys.path)
     try:
-        return f"{name}=={installed_version(name)}"
-    except PackageNotFoundError:
-        return name
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _pinned(name: str) -> str:
+    """Return ``name==version``, without the local part that only one index has (``+cpu``)."""
+    return f"{name}=={installed_version(name).partition('+')[0]}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from mlflow import MlflowClient
 
+from pipeline.config import RunConfig
 from pipeline.track.promotion_rules import Finding
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,22 @@ class RegisteredVersion:
     champion: str | None = None
     reasons_for: tuple[str, ...] = ()
     reasons_against: tuple[str, ...] = ()
+
+
+class NotPromotedError(RuntimeError):
+    """The registered version is not the champion, and ``track.promotion.must_promote`` is set."""
+
+
+def check_promoted(config: RunConfig, decision: RegisteredVersion) -> None:
+    """Raise if a version is not the champion although the settings demand it.
+
+    Raises:
+        NotPromotedError: with the reason.
+    """
+    if config.track.promotion.must_promote and not decision.promoted:
+        raise NotPromotedError(
+            f"models:/{decision.name}/{decision.version} is not promoted: {decision.reason}"
+        )
 
 
 def record_decision(

@@ -1,10 +1,11 @@
 """The code of every registered model: MLflow runs this file and serves the model it sets.
 
-It is copied into the model's folder, so an old version keeps the file that it was registered with;
-from the installed package it uses only ``load_detector`` and ``decode_image``. The detector itself
-is tensors and JSON; nothing is unpickled.
+It is copied into the model's folder together with the code of the detector, so an old version
+keeps the code that it was registered with. The detector itself is tensors and JSON; nothing is
+unpickled, and other files in its folder are refused.
 """
 
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -14,13 +15,25 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from model import Detections, load_detector
 from pipeline.shards.decode import decode_image
 
+_FILES = {"model.safetensors", "model.json", "checksums.json"}
+
 
 class ServedDetector(PythonModel):  # type: ignore[misc]  # mlflow has no types
     """A detector that takes encoded images and returns one row of objects per image."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load model.safetensors and model.json from the model's folder."""
-        self.predictor = load_detector(context.artifacts["detector"])
+        """Load model.safetensors and model.json from the model's folder.
+
+        Raises:
+            ValueError: somebody added a file to the folder.
+        """
+        folder = Path(context.artifacts["detector"])
+        if others := sorted({path.name for path in folder.iterdir()} - _FILES):
+            raise ValueError(
+                f"{folder} holds {others[0]}, which is no file of a registered detector; nothing "
+                "is loaded. Register the checkpoint again."
+            )
+        self.predictor = load_detector(folder)
 
     def predict(
         self,

@@ -16,6 +16,7 @@ from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER
 from pipeline.track.mlflow_store import TrackingError, hide_password, open_store, tracking_uri
+from pipeline.track.model_contents import check_contents
 
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 
@@ -98,7 +99,10 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
         yield fetch_weights(source)
     elif source.startswith(("models:/", "runs:/")):
         with tempfile.TemporaryDirectory(prefix="weights-") as scratch:
-            folder = _downloaded_model(_download(source, config, Path(scratch)), source)
+            downloaded = _download(source, config, Path(scratch))
+            if source.startswith("models:/"):
+                check_contents(downloaded, source)
+            folder = _downloaded_model(downloaded, source)
             verify_checksums(folder, MODEL_FILES, shown=source)
             yield folder
     else:

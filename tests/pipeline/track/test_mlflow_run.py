@@ -28,7 +28,7 @@ def test_a_run_records_its_settings_code_and_backend(run_config):
     assert stored.data.params["model.backbone.width"] == "8"
     assert set(stored.data.tags) >= {"config_digest", "code_commit", "ops_backend", "job"}
     files = [file.path for file in MlflowClient(run.uri).list_artifacts(run.run_id)]
-    assert files == ["config.yaml"]
+    assert set(files) >= {"config.yaml", "environment.json"}
 
 
 @pytest.mark.parametrize(
