@@ -21,7 +21,12 @@ from model.config import (
     RetinaNetConfig,
 )
 from model.structures import Category
-from model.weights.architecture.backbone import has_pyramid, infer_norm, is_resnext
+from model.weights.architecture.backbone import (
+    RES5_OF_BOX_HEAD,
+    has_pyramid,
+    infer_norm,
+    is_resnext,
+)
 from model.weights.architecture.detector import finish_conversion
 from model.weights.architecture.heads import has_roi_heads
 from model.weights.coco_categories import coco_categories
@@ -164,11 +169,10 @@ def _drop_counters_of_fixed_norms(renamed: RenamedTensors) -> None:
     MMDetection sets ``norm_eval`` for them, except where pyramid and heads have batch norms too.
     With a counter, a norm would be taken for one whose statistics are trained.
     """
-    if any(
-        name.endswith(_COUNTER) and not name.startswith("backbone.") for name in renamed.tensors
-    ):
+    counters = [name for name in renamed.tensors if name.endswith(_COUNTER)]
+    if not all(name.startswith(("backbone.", f"{RES5_OF_BOX_HEAD}.")) for name in counters):
         return
-    for name in [n for n in renamed.tensors if n.endswith(_COUNTER)]:
+    for name in counters:
         del renamed.tensors[name]
         original = renamed.original_names.pop(name, name)
         renamed.ignored[original] = "counter of a norm whose statistics are fixed"
