@@ -8,6 +8,7 @@ is finished.
 
 import logging
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from mlflow import MlflowClient
 
@@ -16,9 +17,10 @@ from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.config import RunConfig, config_digest, to_yaml
 from pipeline.evaluate.registration import check_champion_metric, measured_metrics
-from pipeline.output_layout import from_portable, to_portable
+from pipeline.output_layout import from_portable, split_shards_url, to_portable
 from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.storage.records import parse_record
+from pipeline.stream.training_plan import read_training_manifest
 from pipeline.sweep.clock import SweepClock
 from pipeline.sweep.concurrency import concurrent_trials
 from pipeline.sweep.ledger import TrialLedger, TrialRecord
@@ -33,6 +35,7 @@ from pipeline.sweep.trial import best_config, forget_error, sweep_folder, trial_
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.train.run_record import read_run_record
+from pipeline.train.start_checks import check_data
 from pipeline.train.worker_count import settle_workers
 
 logger = logging.getLogger(__name__)
@@ -64,6 +67,17 @@ class SweepResult:
     run_id: str
     registered: str | None = None
 
+    @property
+    def best_values(self) -> dict[str, Any]:
+        """The best trial's values by dotted key; with the weights that it began with, if warm."""
+        weights = {} if self.best.weights is None else {"train.weights": self.best.weights}
+        return {**self.best.values, **weights}
+
+    @property
+    def best_metrics(self) -> dict[str, float]:
+        """The best trial's last losses and validation metrics."""
+        return self.best.metrics
+
 
 @dataclass(frozen=True)
 class SweepRecord:
@@ -71,6 +85,7 @@ class SweepRecord:
 
     Args:
         config_digest: digest of the settings that all trials share.
+        dataset_digest: digest of the training shards.
         run_id: the sweep's MLflow run.
         reported: number of trials that ``report.md`` and ``best.yaml`` cover; 0 until then.
         registered: the version of the best trial's model, if it was registered.
@@ -78,6 +93,7 @@ class SweepRecord:
     """
 
     config_digest: str
+    dataset_digest: str
     run_id: str
     reported: int = 0
     registered: str | None = None
@@ -91,7 +107,8 @@ def run_sweep(config: RunConfig) -> SweepResult:
         ConfigError: the search space has keys or values that are not valid in a config, or
             ``sweep.metric`` is not measured.
         SweepError: no trial succeeded, or the output holds another sweep.
-        TrainingError: the cluster cannot hold one trial.
+        FileNotFoundError: there are no training shards.
+        TrainingError: the cluster cannot hold one trial, or the shards have other classes.
         FolderInUseError: another job runs the sweep.
         DamagedRecordError: a file of the sweep is damaged.
     """
@@ -123,7 +140,10 @@ _TIME = ("second_metric", SECONDS)
 
 
 def _run_sweep(config: RunConfig) -> SweepResult:
-    record = _read_record(config)
+    shards = split_shards_url(config, "train")
+    manifest = read_training_manifest(config, shards)
+    check_data(config, manifest, shards)
+    record = _read_record(config, manifest.digest)
     ledger = TrialLedger(config)
     _settle_finished(config, ledger)
     clock = SweepClock(config)
@@ -135,8 +155,8 @@ def _run_sweep(config: RunConfig) -> SweepResult:
         if not config.sweep.register_best or record.registered is not None:
             return _result(config, record, ledger, count)
     with open_run(config, "sweep", run_id=record.run_id if record else None) as run:
-        digest = _shared_digest(config)
-        record = replace(record or SweepRecord(digest, run.run_id), run_id=run.run_id)
+        record = record or SweepRecord(_shared_digest(config), manifest.digest, run.run_id)
+        record = replace(record, run_id=run.run_id)
         _write_record(config, record)
         resources = connect()
         if not nothing_to_do:
@@ -262,8 +282,8 @@ def _shared_digest(config: RunConfig) -> str:
     return config_digest(config.model_copy(update={"output": "", "sweep": sweep}))
 
 
-def _read_record(config: RunConfig) -> SweepRecord | None:
-    """Read ``sweep.json``; raise if it is that of another sweep."""
+def _read_record(config: RunConfig, dataset_digest: str) -> SweepRecord | None:
+    """Read ``sweep.json``; raise if it is that of another sweep, or of other data."""
     url = _record_url(config)
     if not storage.exists(url):
         return None
@@ -275,6 +295,11 @@ def _read_record(config: RunConfig) -> SweepRecord | None:
         raise SweepError(
             f"{config.output} holds a sweep with other settings; choose another output (only "
             "sweep.trials, max_hours, max_concurrent, retry_failed and register_best may change)"
+        )
+    if record.dataset_digest != dataset_digest:
+        raise SweepError(
+            f"{config.output} holds a sweep on other data (the shards' digest is now "
+            f"{dataset_digest[:12]}, was {record.dataset_digest[:12]}); choose another output"
         )
     return record
 

@@ -9,7 +9,7 @@ from pipeline.output_layout import split_shards_url
 from pipeline.rates import format_duration
 from pipeline.sweep.driver import check_sweep
 from pipeline.sweep.facts import TrialFacts, trial_facts
-from pipeline.sweep.ledger import TrialLedger, TrialRecord, trial_id
+from pipeline.sweep.ledger import TrialLedger, TrialRecord, id_of
 from pipeline.sweep.proposals import OptunaProposals, proposals, trial_count
 from pipeline.sweep.search_space import Values, format_value, short_names
 from pipeline.sweep.trial_table import as_text
@@ -82,7 +82,7 @@ def _table(
             time = f"~{format_duration(size.images * seconds_per_image)}"
         rows.append(
             [
-                trial_id(number),
+                id_of(number),
                 "to run" if record is None else record.status,
                 str(size.batch),
                 f"{size.lr:.4g}",

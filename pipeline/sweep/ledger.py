@@ -88,7 +88,7 @@ class TrialRecord:
         return replace(self, history=(*kept, (images, value)))
 
 
-def trial_id(number: int) -> str:
+def id_of(number: int) -> str:
     """Return the id of a trial."""
     return f"{number:04d}"
 
@@ -143,5 +143,5 @@ class TrialLedger:
             count: number of trials of the sweep.
         """
         started = [record for record in self.records() if not record.is_settled]
-        new = [number for number in range(count) if trial_id(number) not in self._records]
+        new = [number for number in range(count) if id_of(number) not in self._records]
         return started, new

@@ -45,5 +45,6 @@ def reason_not_mutable(key: str, dimension: SearchDimension) -> str | None:
     reason = reasons[0] if reasons else "it is fixed when a training starts"
     return (
         f"pbt cannot change this key in the middle of a training: {reason}. It can change "
-        f"{', '.join(_MUTABLE)}"
+        "the learning rate, momentum, decays and clipping of train.optimizer, and the flips, "
+        "colors and copy-paste of data"
     )

@@ -13,7 +13,7 @@ import optuna
 
 from pipeline.config import RunConfig, SearchDimension, SweepConfig
 from pipeline.config.sweep.settings import DEFAULT_TRIALS
-from pipeline.sweep.ledger import TrialRecord
+from pipeline.sweep.ledger import TrialRecord, id_of
 from pipeline.sweep.search_space import Values, grid_points, is_active, keys_in_order, sample
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class OptunaProposals:
 
     def propose(self, number: int) -> Values:
         """Return the values of a new trial."""
-        return self._ask(f"{number:04d}")
+        return self._ask(id_of(number))
 
     def _ask(self, trial_id: str) -> Values:
         trial = self._study.ask()

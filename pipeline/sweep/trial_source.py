@@ -8,7 +8,7 @@ from ray.tune.search import SearchAlgorithm, Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
 from pipeline.config import RunConfig
-from pipeline.sweep.ledger import TrialLedger, TrialRecord, trial_id
+from pipeline.sweep.ledger import TrialLedger, TrialRecord, id_of
 from pipeline.sweep.proposals import Proposals
 from pipeline.sweep.results import best_trial
 from pipeline.sweep.trial import trial_checkpoint
@@ -41,8 +41,12 @@ class TrialSource(Searcher):  # type: ignore[misc]
         self._waiting, self._new = ledger.unfinished(count)
         self._live: set[str] = set()
 
-    def suggest(self, tune_id: str) -> dict[str, Any] | str | None:
-        """Return what the next trial is called with; None while enough trials run."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return what the next trial is called with; None while enough trials run.
+
+        Args:
+            trial_id: Ray Tune's own name of the trial, not that of the ledger.
+        """
         if len(self._live) >= self._concurrent:
             return None
         if self._waiting:
@@ -52,14 +56,12 @@ class TrialSource(Searcher):  # type: ignore[misc]
         else:
             # A running trial that is lost may have to start again.
             return None if self._live else str(Searcher.FINISHED)
-        self._live.add(tune_id)
+        self._live.add(trial_id)
         return {"trial": record.trial_id, "values": record.values, "weights": record.weights}
 
     def _start(self, number: int) -> TrialRecord:
         values = self._proposed_by.propose(number)
-        return self._ledger.write(
-            TrialRecord(trial_id(number), values, weights=self._best_weights())
-        )
+        return self._ledger.write(TrialRecord(id_of(number), values, weights=self._best_weights()))
 
     def _best_weights(self) -> str | None:
         """Return the checkpoint of the best finished trial, if trials start warm."""
@@ -74,9 +76,9 @@ class TrialSource(Searcher):  # type: ignore[misc]
         """Let a trial whose process was lost continue when there is room."""
         self._waiting.append(record)
 
-    def on_trial_complete(self, tune_id: str, result: Any = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Make room for another trial."""
-        self._live.discard(tune_id)
+        self._live.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the ledger is the state."""
