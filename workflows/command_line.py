@@ -172,7 +172,7 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
     from pipeline.infer.inference_worker import InferenceError
     from pipeline.storage import StorageError
     from pipeline.storage.exclusive_use import FolderInUseError
-    from pipeline.sweep.driver import SweepError
+    from pipeline.sweep.sweep_record import SweepError
     from pipeline.track.mlflow_store import TrackingError
     from pipeline.track.promotion_record import NotPromotedError
     from pipeline.train.checkpoint import CheckpointError

@@ -8,7 +8,7 @@ from model.config.settings import ConfigError
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.registration import check_champion_metric
-from pipeline.sweep.driver import check_sweep
+from pipeline.sweep.sweep_check import check_sweep
 from pipeline.track.mlflow_store import TrackingError, hide_password, tracking_uri
 from pipeline.train.validation_history import best_metric
 

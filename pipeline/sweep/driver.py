@@ -7,30 +7,34 @@ is finished.
 """
 
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow import MlflowClient
 
-from model.config.settings import ConfigError
 from pipeline import storage
 from pipeline.cluster import connect
-from pipeline.config import RunConfig, config_digest, to_yaml
-from pipeline.evaluate.registration import check_champion_metric, measured_metrics
-from pipeline.output_layout import from_portable, split_shards_url, to_portable
+from pipeline.config import RunConfig, to_yaml
+from pipeline.output_layout import split_shards_url
 from pipeline.storage.exclusive_use import exclusive_use
-from pipeline.storage.records import parse_record
 from pipeline.stream.training_plan import read_training_manifest
 from pipeline.sweep.clock import SweepClock
 from pipeline.sweep.concurrency import concurrent_trials
 from pipeline.sweep.ledger import TrialLedger, TrialRecord
 from pipeline.sweep.ledger_callback import has_finished
-from pipeline.sweep.proposals import SECONDS, trial_count
+from pipeline.sweep.proposals import trial_count
 from pipeline.sweep.registration import register_trial
 from pipeline.sweep.report import write_report
 from pipeline.sweep.results import best_trial
 from pipeline.sweep.search import run_search
-from pipeline.sweep.space_check import check_space
+from pipeline.sweep.sweep_check import check_sweep
+from pipeline.sweep.sweep_record import (
+    SweepError,
+    SweepRecord,
+    read_record,
+    shared_digest,
+    write_record,
+)
 from pipeline.sweep.trial import best_config, forget_error, sweep_folder, trial_folder
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import TrackedRun, open_run
@@ -39,10 +43,6 @@ from pipeline.train.start_checks import check_data
 from pipeline.train.worker_count import settle_workers
 
 logger = logging.getLogger(__name__)
-
-
-class SweepError(RuntimeError):
-    """No trial succeeded, or the output holds another sweep; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -79,27 +79,6 @@ class SweepResult:
         return self.best.metrics
 
 
-@dataclass(frozen=True)
-class SweepRecord:
-    """The content of ``sweep.json``.
-
-    Args:
-        config_digest: digest of the settings that all trials share.
-        dataset_digest: digest of the training shards.
-        run_id: the sweep's MLflow run.
-        reported: number of trials that ``report.md`` and ``best.yaml`` cover; 0 until then.
-        registered: the version of the best trial's model, if it was registered.
-        registered_trial: that trial.
-    """
-
-    config_digest: str
-    dataset_digest: str
-    run_id: str
-    reported: int = 0
-    registered: str | None = None
-    registered_trial: str | None = None
-
-
 def run_sweep(config: RunConfig) -> SweepResult:
     """Run the search of ``config.sweep``; continue, extend or return one that is there.
 
@@ -117,33 +96,11 @@ def run_sweep(config: RunConfig) -> SweepResult:
         return _run_sweep(config)
 
 
-def check_sweep(config: RunConfig) -> None:
-    """Check the settings of a sweep before anything starts.
-
-    Raises:
-        ConfigError: lists what is wrong.
-    """
-    check_space(config)
-    names = measured_metrics(config.model)
-    for key in ("metric", "second_metric"):
-        metric = getattr(config.sweep, key)
-        known = metric is None or metric.startswith("train/") or (key, metric) == _TIME
-        if not known and metric.removeprefix("val/") not in names:
-            raise ConfigError(
-                [f"sweep.{key}: {metric} is not measured for this detector; use {names[0]}"]
-            )
-    if config.sweep.register_best:
-        check_champion_metric(config)
-
-
-_TIME = ("second_metric", SECONDS)
-
-
 def _run_sweep(config: RunConfig) -> SweepResult:
     shards = split_shards_url(config, "train")
     manifest = read_training_manifest(config, shards)
     check_data(config, manifest, shards)
-    record = _read_record(config, manifest.digest)
+    record = read_record(config, manifest.digest)
     ledger = TrialLedger(config)
     _settle_finished(config, ledger)
     clock = SweepClock(config)
@@ -155,9 +112,9 @@ def _run_sweep(config: RunConfig) -> SweepResult:
         if not config.sweep.register_best or record.registered is not None:
             return _result(config, record, ledger, count)
     with open_run(config, "sweep", run_id=record.run_id if record else None) as run:
-        record = record or SweepRecord(_shared_digest(config), manifest.digest, run.run_id)
+        record = record or SweepRecord(shared_digest(config), manifest.digest, run.run_id)
         record = replace(record, run_id=run.run_id)
-        _write_record(config, record)
+        write_record(config, record)
         resources = connect()
         if not nothing_to_do:
             train = settle_workers(config.train, resources, is_trial=True)
@@ -215,7 +172,7 @@ def _conclude(
     if config.sweep.register_best and record.registered_trial != best.trial_id:
         version = register_trial(config, best)
         record = replace(record, registered=version, registered_trial=best.trial_id)
-    _write_record(config, record)
+    write_record(config, record)
     return _result(config, record, ledger, count)
 
 
@@ -262,54 +219,6 @@ def _end_stopped_runs(config: RunConfig, run: TrackedRun, trials: tuple[TrialRec
         if trial.stopped_early:
             client.set_tag(training.run_id, "stopped_early", "true")
         client.set_terminated(training.run_id, status)
-
-
-def _shared_digest(config: RunConfig) -> str:
-    """Return the digest of what all trials share.
-
-    A sweep that is moved to another output folder, extended, or given more time stays the same
-    sweep. A population has a fixed size.
-    """
-    operational = {
-        "max_concurrent": None,
-        "max_hours": None,
-        "retry_failed": False,
-        "register_best": False,
-    }
-    if config.sweep.scheduler != "pbt":
-        operational["trials"] = None
-    sweep = config.sweep.model_copy(update=operational)
-    return config_digest(config.model_copy(update={"output": "", "sweep": sweep}))
-
-
-def _read_record(config: RunConfig, dataset_digest: str) -> SweepRecord | None:
-    """Read ``sweep.json``; raise if it is that of another sweep, or of other data."""
-    url = _record_url(config)
-    if not storage.exists(url):
-        return None
-    remedy = "rename it, and the sweep continues with the trials in its ledger"
-    record = parse_record(
-        from_portable(storage.read_json(url), config.output), SweepRecord, url, remedy
-    )
-    if record.config_digest != _shared_digest(config):
-        raise SweepError(
-            f"{config.output} holds a sweep with other settings; choose another output (only "
-            "sweep.trials, max_hours, max_concurrent, retry_failed and register_best may change)"
-        )
-    if record.dataset_digest != dataset_digest:
-        raise SweepError(
-            f"{config.output} holds a sweep on other data (the shards' digest is now "
-            f"{dataset_digest[:12]}, was {record.dataset_digest[:12]}); choose another output"
-        )
-    return record
-
-
-def _write_record(config: RunConfig, record: SweepRecord) -> None:
-    storage.write_json(_record_url(config), to_portable(asdict(record), config.output))
-
-
-def _record_url(config: RunConfig) -> str:
-    return storage.join(sweep_folder(config), "sweep.json")
 
 
 def _best_url(config: RunConfig) -> str:

@@ -7,11 +7,11 @@ from pipeline import storage
 from pipeline.config import RunConfig, SearchDimension
 from pipeline.output_layout import split_shards_url
 from pipeline.rates import format_duration
-from pipeline.sweep.driver import check_sweep
 from pipeline.sweep.facts import TrialFacts, trial_facts
 from pipeline.sweep.ledger import TrialLedger, TrialRecord, id_of
 from pipeline.sweep.proposals import OptunaProposals, proposals, trial_count
 from pipeline.sweep.search_space import Values, format_value, short_names
+from pipeline.sweep.sweep_check import check_sweep
 from pipeline.sweep.trial_table import as_text
 
 

@@ -22,10 +22,12 @@ from pipeline.train.run_record import SAMPLING
 _SECTIONS = ("model.", "train.", "data.")
 _SAMPLES = 100
 _SHOWN = 3
-_SAME_FOR_ALL = {
+SAME_FOR_ALL = {
     *("workers", "min_workers", "device", "cpus_per_worker", "gpus_per_worker", "max_failures"),
     *("retry_out_of_memory", "resume", "max_hours", "log_every"),
 }
+"""Settings of ``train`` that say where a trial runs, not what it learns."""
+
 _SET_BY_THE_SWEEP = {
     *("validate_every", "validate_every_epochs", "validation_loss", "checkpoint_every"),
     *("keep_checkpoints", "final_checkpoint", "best_metric"),
@@ -77,7 +79,7 @@ def _reason_not_searchable(key: str) -> str | None:
     first = name.partition(".")[0]
     if key == "model.num_classes":
         return "a sweep cannot change this key: the dataset decides it"
-    if section == "train" and first in _SAME_FOR_ALL:
+    if section == "train" and first in SAME_FOR_ALL:
         return "a sweep cannot change this key: all trials run in the same way"
     if section == "train" and first in _SET_BY_THE_SWEEP:
         return "a sweep cannot change this key: trials are measured and saved at the same points"

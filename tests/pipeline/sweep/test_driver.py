@@ -11,8 +11,9 @@ from mlflow import MlflowClient
 from model.config.settings import ConfigError
 from pipeline.config import RunConfig, load_config
 from pipeline.ingest.splits import prepare_split
-from pipeline.sweep.driver import SweepError, run_sweep
+from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ledger import TrialLedger
+from pipeline.sweep.sweep_record import SweepError
 from tests.pipeline.sweep.sweep_config import LR
 
 METRIC = "train/loss"

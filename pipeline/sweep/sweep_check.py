@@ -1,0 +1,28 @@
+"""Check the settings of a sweep before anything starts."""
+
+from model.config.settings import ConfigError
+from pipeline.config import RunConfig
+from pipeline.evaluate.registration import check_champion_metric, measured_metrics
+from pipeline.sweep.proposals import SECONDS
+from pipeline.sweep.space_check import check_space
+
+_TIME = ("second_metric", SECONDS)
+
+
+def check_sweep(config: RunConfig) -> None:
+    """Check the settings of a sweep before anything starts.
+
+    Raises:
+        ConfigError: lists what is wrong.
+    """
+    check_space(config)
+    names = measured_metrics(config.model)
+    for key in ("metric", "second_metric"):
+        metric = getattr(config.sweep, key)
+        known = metric is None or metric.startswith("train/") or (key, metric) == _TIME
+        if not known and metric.removeprefix("val/") not in names:
+            raise ConfigError(
+                [f"sweep.{key}: {metric} is not measured for this detector; use {names[0]}"]
+            )
+    if config.sweep.register_best:
+        check_champion_metric(config)
