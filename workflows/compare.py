@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from model.config.settings import ConfigError
 from model.config.settings_table import list_settings
+from pipeline import storage
 from pipeline.config import RunConfig, load_config
 from pipeline.console import show_logs
 
@@ -21,6 +22,11 @@ DEFAULT_OUTPUT = "runs/comparison"
 
 SECTIONS = ("evaluate", "data", "track")
 _SETTING = re.compile(r"[a-z_0-9.]+=")
+
+
+def plan(config: RunConfig) -> str:
+    """Say where the report is written."""
+    return f"report in {storage.join(config.output, 'comparison')}"
 
 
 def job(config: RunConfig, model_a: str, model_b: str, evaluate_missing: bool = False) -> str:
@@ -59,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             job, model_a=models[0], model_b=models[1], evaluate_missing=given.evaluate
         )
         with show_logs():
-            logger.info("%s: comparing %s with %s", parser.prog, *models)
+            logger.info("%s: comparing %s with %s; %s", parser.prog, *models, plan(config))
             return _run(run, config, parser.prog)
     except ConfigError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

@@ -37,4 +37,9 @@ class EvaluateConfig(Settings):
         "fp32", description="Autocast dtype; bf16 or fp16 is faster on a GPU."
     )
     workers: Positive = Field(1, description="Model replicas, if the job joins a cluster.")
+    worst_images: NonNegative = Field(
+        4,
+        description="Images to draw with the most missed objects, and as many with the most false "
+        "positives.",
+    )
     pictures: NonNegative = Field(8, description="Images to draw predictions on.")

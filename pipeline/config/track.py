@@ -1,10 +1,11 @@
 """Settings of experiment tracking."""
 
 import re
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from model.config.settings import Settings
+from model.config.settings import NonNegative, Settings
 from pipeline.config.promotion import PromotionConfig
 
 # MLflow's limits; it would refuse these names only after the training.
@@ -30,6 +31,13 @@ class TrackConfig(Settings):
         min_length=1,
         max_length=_MAX_MODEL_NAME,
         description="Name of the registered model.",
+    )
+    sample_images: NonNegative = Field(
+        8, description="Augmented training images on the sheet in the run; 0: no sheet."
+    )
+    system_interval_s: Annotated[float, Field(ge=0.0)] = Field(
+        10.0,
+        description="Seconds between two samples of the load of rank 0's machine; 0: none.",
     )
     champion_metric: str = Field(
         "segm/AP",

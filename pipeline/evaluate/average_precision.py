@@ -36,8 +36,14 @@ def detections_by_class(matches: ImageMatches) -> list[Integers]:
 
     Equal scores keep the order of the images, as in COCO.
     """
-    order = np.lexsort((-matches.scores, matches.classes))
-    bounds = np.searchsorted(matches.classes[order], np.arange(len(matches.class_ids) + 1))
+    order = np.argsort(-matches.scores, kind="stable")
+    return [order[each] for each in group_by_class(matches.classes[order], len(matches.class_ids))]
+
+
+def group_by_class(classes: Integers, count: int) -> list[Integers]:
+    """Return the indices of the elements of each of ``count`` classes, in their order."""
+    order = np.argsort(classes, kind="stable")
+    bounds = np.searchsorted(classes[order], np.arange(count + 1))
     return [order[a:b] for a, b in pairwise(bounds)]
 
 

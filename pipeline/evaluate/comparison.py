@@ -280,4 +280,4 @@ def _record(run: TrackedRun, report: ComparisonReport, folder: str) -> None:
     for name in (COMPARISON_PAGE, COMPARISON_JSON, *report.pictures):
         with storage.fetch(storage.join(folder, name)) as local:
             artifact_folder = f"{COMPARISON_FOLDER}/{name}".rpartition("/")[0]
-            client.log_artifact(run.run_id, str(local), artifact_folder)
+            run.artifacts.file(local, artifact_folder)

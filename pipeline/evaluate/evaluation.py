@@ -1,20 +1,20 @@
 """The evaluation job: predict on the validation shards, measure, draw, report, record."""
 
-import json
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric
+from faster_coco_eval import COCOeval_faster as COCOeval
 
 from model.structures import Category
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.comparison_images import draw_comparisons
+from pipeline.evaluate.confusion import ConfusionMatrix, confusion_matrix
 from pipeline.evaluate.dataset_metrics import dataset_metrics, metric_kinds
+from pipeline.evaluate.evaluation_files import EvaluationFiles, write_evaluation_files
+from pipeline.evaluate.evaluation_record import record_evaluation
 from pipeline.evaluate.image_matches import ImageMatches, match_images
 from pipeline.evaluate.image_table import IMAGE_TABLE, ImageTable, TableOrigin, write_image_table
 from pipeline.evaluate.metrics import HEADLINE_METRICS, ClassMetrics, Metrics
@@ -30,11 +30,7 @@ from pipeline.output_layout import EVALUATION_FOLDER, split_shards_url, to_porta
 from pipeline.shards.manifest import read_manifest
 from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.stream.dataset_checks import check_classes
-from pipeline.track.mlflow_run import (
-    MLFLOW_DIGEST_LENGTH,
-    TrackedRun,
-    open_run,
-)
+from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.track.mlflow_store import recorded_uri, tracking_uri
 from pipeline.track.weights_source import pin_version, resolve_weights, trained_checkpoint
 from pipeline.train.run_record import read_run_record
@@ -129,6 +125,11 @@ def _evaluate(
         measured = _measure(config, source, model.digest, outcomes, classes)
         metrics, failures = measured.metrics, measured.failures
         write_image_table(storage.join(folder, IMAGE_TABLE), measured.table)
+        files = EvaluationFiles()
+        if measured.table.matches:
+            files = write_evaluation_files(
+                folder, measured.table, metrics, measured.confusion, settings.worst_images
+            )
         if config.model.test_augmentation is not None:
             metrics = replace(metrics, notes=(*metrics.notes, TEST_AUGMENTATION_NOTE))
         images = draw_comparisons(
@@ -147,9 +148,14 @@ def _evaluate(
             metrics=metrics,
             failures=tuple(failures),
             pictures=tuple(url[len(folder) :].strip("/") for url in images),
+            plots=files.plots,
+            worst=files.worst,
         )
         report_url = _write_report(config.output, report, run)
-        _record(run, report, folder)
+        written = (REPORT_PAGE, REPORT_JSON, IMAGE_TABLE, *files.all(), *report.pictures)
+        record_evaluation(run, report, manifest, files.metrics(), folder, written)
+        headline = {k: v for k, v in metrics.values.items() if k.endswith(HEADLINE_METRICS)}
+        logger.info("%s: %s", source, "  ".join(f"{k} {v:.4f}" for k, v in headline.items()))
     return EvaluationResult(
         metrics=metrics.values,
         per_class=metrics.per_class,
@@ -174,11 +180,12 @@ def _training_run_id(config: RunConfig) -> str | None:
 
 @dataclass(frozen=True)
 class _Measured:
-    """The metrics of the written predictions, ``file name: reason`` of failures, and the table."""
+    """The metrics of the written predictions, ``file name: reason`` of failures, and more."""
 
     metrics: Metrics
     failures: list[str]
     table: ImageTable
+    confusion: ConfusionMatrix | None
 
 
 def _measure(
@@ -198,6 +205,13 @@ def _measure(
     failures = [f"{row.file_name}: {row.error}" for row in rows if row.error is not None]
     manifest = read_manifest(shards_url)
     matches: dict[str, ImageMatches] = {}
+    confusion: dict[str, ConfusionMatrix] = {}
+
+    def inspect(kind: str, evaluator: COCOeval) -> None:
+        matches[kind] = match_images(evaluator)
+        if kind == "bbox":
+            confusion[kind] = confusion_matrix(evaluator, settings.score_threshold)
+
     metrics = dataset_metrics(
         shards_url,
         [result for row in rows for result in coco_results(row)],
@@ -211,7 +225,7 @@ def _measure(
         ),
         classes,
         settings.max_detections,
-        inspect=lambda kind, evaluator: matches.update({kind: match_images(evaluator)}),
+        inspect=inspect,
     )
     by_id = sorted(rows, key=lambda row: row.image_id)
     origin = TableOrigin(
@@ -231,7 +245,7 @@ def _measure(
         matches=matches,
     )
     metrics = replace(metrics, images=len(rows), failed_images=len(failures))
-    return _Measured(metrics, failures, table)
+    return _Measured(metrics, failures, table, confusion.get("bbox"))
 
 
 def _write_report(output: str, report: EvaluationReport, run: TrackedRun) -> str:
@@ -241,26 +255,3 @@ def _write_report(output: str, report: EvaluationReport, run: TrackedRun) -> str
     document = to_portable({**report.to_json(), "run_id": run.run_id}, output)
     storage.write_json(storage.join(folder, REPORT_JSON), document)
     return report_url
-
-
-def _record(run: TrackedRun, report: EvaluationReport, folder: str) -> None:
-    """Record metrics, data lineage, the report and its images in the MLflow run."""
-    client = MlflowClient(tracking_uri=run.uri)
-    digest = report.dataset_digest[:MLFLOW_DIGEST_LENGTH]
-    dataset = Dataset("validation", digest, "shards", json.dumps({"url": report.shards}))
-    client.log_inputs(run.run_id, [DatasetInput(dataset)])
-    now_ms = int(time.time() * 1000)
-    client.log_batch(
-        run.run_id,
-        metrics=[
-            Metric(key, value, now_ms, 0, dataset_name="validation", dataset_digest=digest)
-            for key, value in report.metrics.values.items()
-        ],
-    )
-    client.set_tag(run.run_id, "evaluated_weights", report.weights)
-    for name in (REPORT_PAGE, REPORT_JSON, IMAGE_TABLE, *report.pictures):
-        with storage.fetch(storage.join(folder, name)) as local:
-            artifact_folder = f"{EVALUATION_FOLDER}/{name}".rpartition("/")[0]
-            client.log_artifact(run.run_id, str(local), artifact_folder)
-    headline = {k: v for k, v in report.metrics.values.items() if k.endswith(HEADLINE_METRICS)}
-    logger.info("%s: %s", report.weights, "  ".join(f"{k} {v:.4f}" for k, v in headline.items()))

@@ -10,12 +10,16 @@ class: detections that match an object at some threshold.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.average_precision import RECALLS, detections_by_class, precision_table
+from pipeline.evaluate.average_precision import (
+    RECALLS,
+    detections_by_class,
+    group_by_class,
+    precision_table,
+)
 from pipeline.evaluate.image_matches import Floats, ImageMatches, Integers
 from pipeline.evaluate.metrics import mean_of_measured
 
@@ -187,7 +191,7 @@ def resampled_precision(
         thresholds: those that AP averages.
     """
     values = np.full((draws.shape[1], len(matches.class_ids)), np.nan)
-    objects = _indices_by_class(matches.object_classes, len(matches.class_ids))
+    objects = group_by_class(matches.object_classes, len(matches.class_ids))
     for k, of_class in enumerate(ranked):
         counts = draws[matches.object_images[objects[k]]].sum(axis=0)  # (S,)
         if counts.any():
@@ -265,12 +269,6 @@ def _mean_precision(
     reached[1:] -= reached[:-1].copy()
     mean: Floats = np.einsum("ps,ps->s", envelope, reached) / len(RECALLS)
     return mean
-
-
-def _indices_by_class(classes: Integers, count: int) -> list[Integers]:
-    order = np.argsort(classes, kind="stable")
-    bounds = np.searchsorted(classes[order], np.arange(count + 1))
-    return [order[a:b] for a, b in pairwise(bounds)]
 
 
 def _mean(by_class: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """The report of an evaluation: metrics, per-class table, provenance, images."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from pipeline.evaluate.metrics import VOC_METRIC, ClassMetrics, Metrics, metric_names
 
@@ -22,6 +22,8 @@ class EvaluationReport:
         metrics: the metrics.
         failures: ``file name: reason`` of images that could not be read.
         pictures: paths of the drawn images, relative to the report.
+        plots: paths of the plots.
+        worst: title -> paths of the drawn images with the most mistakes.
     """
 
     name: str
@@ -32,6 +34,8 @@ class EvaluationReport:
     metrics: Metrics
     failures: tuple[str, ...]
     pictures: tuple[str, ...]
+    plots: tuple[str, ...] = ()
+    worst: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """Return the report as plain data."""
@@ -59,6 +63,10 @@ class EvaluationReport:
         if self.pictures:
             parts += ["## Images", "Ground truth on the left, predictions on the right."]
             parts += [f"![{path}]({path})" for path in self.pictures]
+        for title, paths in self.worst.items():
+            parts += [f"## {title}", *(f"![{path}]({path})" for path in paths)]
+        if self.plots:
+            parts += ["## Plots", *(f"![{path}]({path})" for path in self.plots)]
         return "\n\n".join(parts) + "\n"
 
 

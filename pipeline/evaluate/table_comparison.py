@@ -10,6 +10,8 @@ from pipeline.evaluate.paired_bootstrap import (
     compare_average_precision,
 )
 
+__all__ = ["DifferentDataError", "check_comparable", "compare_tables", "is_comparable"]
+
 
 def compare_tables(
     a: ImageTable,

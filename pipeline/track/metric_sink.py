@@ -26,6 +26,17 @@ HTTP_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"})
 
 
+def send_unsent_metrics(uri: str, run_id: str, unsent: UnsentMetrics) -> None:
+    """Send what an ended job could not deliver, if there is any, and mark its run as finished."""
+    if not unsent.exists():
+        return
+    MetricSink(uri, run_id, unsent=unsent).close()
+    try:
+        MlflowClient(tracking_uri=uri).set_terminated(run_id, "FINISHED")
+    except Exception as error:  # the tracker may still be away; the job's result stands
+        logger.warning("MLflow run %s could not be marked FINISHED: %s", run_id, error)
+
+
 class MetricSink:
     """Buffers the metrics of one run and delivers them from a background thread.
 

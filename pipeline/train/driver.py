@@ -26,6 +26,7 @@ from pipeline.train.checkpoint_store import training_url
 from pipeline.train.failures import TrainingError
 from pipeline.train.ray_workers import run_workers
 from pipeline.train.resume import find_checkpoint
+from pipeline.train.run_inputs import recorded_inputs
 from pipeline.train.run_record import (
     RunRecord,
     check_resumable,
@@ -35,6 +36,7 @@ from pipeline.train.run_record import (
     recipe_settings,
     write_run_record,
 )
+from pipeline.train.run_tracking import send_unsent
 from pipeline.train.start_checks import check_data, check_frozen_parts, check_start
 from pipeline.train.start_weights import adopt_conventions
 from pipeline.train.training_length import log_length, settle_schedule
@@ -127,7 +129,9 @@ def _train(
             run_id=run.run_id,
             nan_report=storage.join(training_url(config.output), "nan_batch.json"),
         )
-        result = _result(config, run, run_workers(task, resources, callbacks))
+        with recorded_inputs(run, config, manifest, shards, task.val_shards):
+            worker_result = run_workers(task, resources, callbacks)
+        result = _result(config, run, worker_result)
         finished = {k: v for k, v in dataclasses.asdict(result).items() if k != "run_id"}
         write_run_record(config.output, dataclasses.replace(record, result=finished))
     return result
@@ -146,6 +150,8 @@ def _finished(
         "rename it, and the training continues without it",
     )
     if checkpoint is not None and trained_checkpoint(config) == result.checkpoint_url:
+        if present.run_id:  # in this tracking store
+            send_unsent(tracking_uri(config), present.run_id, config.output)
         logger.info("the training in %s is finished; nothing to do", config.output)
         return result
     logger.warning(

@@ -16,11 +16,14 @@ class MetricRecorder:
 
     def __init__(self, sink: MetricSink | None) -> None:
         self.latest: dict[str, float] = {}
+        self.step = 0
+        """The step of the latest metrics."""
         self._sink = sink
 
     def record(self, values: Mapping[str, float], step: int) -> None:
         """Keep the values, and send them to the tracker."""
         self.latest |= values
+        self.step = step
         if self._sink is not None:
             self._sink.log(values, step)
 

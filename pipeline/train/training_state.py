@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model import Category, Detector, build_detector
-from model.weights import load_weights
+from model.weights import LoadReport, load_weights
+from model.weights.storage import WEIGHTS_FILE
+from model.weights.storage.checksums import file_sha256
 from pipeline.config import RunConfig
 from pipeline.track.weights_source import resolve_weights
 from pipeline.train.checkpoint import (
@@ -30,6 +32,21 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class LoadedWeights:
+    """The weights that a training started from.
+
+    Args:
+        source: as in ``train.weights``.
+        sha256: of the file.
+        report: what happened to each tensor.
+    """
+
+    source: str
+    sha256: str
+    report: LoadReport
+
+
+@dataclass(frozen=True)
 class TrainingState:
     """A detector in training, in memory. A checkpoint keeps its `SavedState`.
 
@@ -42,6 +59,7 @@ class TrainingState:
         loaded_from: the checkpoint or weights that training started with, if any.
         average: the average of the detector's weights; None without ``train.ema_decay``. It is
             updated by the optimizer's steps.
+        loaded: the weights that this process has loaded to start a training; None otherwise.
         trained_s: how long the training had taken before this process started, seconds.
     """
 
@@ -53,6 +71,7 @@ class TrainingState:
     loaded_from: str | None = None
     average: WeightAverage | None = None
     trained_s: float = 0.0
+    loaded: LoadedWeights | None = None
 
     def __post_init__(self) -> None:
         average = self.average
@@ -107,8 +126,10 @@ def new_training_state(
     """
     precision = Precision(config.train.precision, device)
     detector = build_detector(config.model, categories)
+    loaded = None
     if config.train.weights is not None:
         with resolve_weights(config.train.weights, config) as path:
+            digest = file_sha256(path / WEIGHTS_FILE if path.is_dir() else path)
             report = load_weights(
                 detector,
                 path,
@@ -116,6 +137,7 @@ def new_training_state(
                 allow_unused=config.train.allow_unused,
             )
         logger.info("weights from %s: %s", config.train.weights, report)
+        loaded = LoadedWeights(config.train.weights, digest, report)
     _prepare(detector, device, config)
     optimizer = build_optimizer(detector, config.train.optimizer)
     decay = config.train.ema_decay
@@ -126,6 +148,7 @@ def new_training_state(
         device,
         loaded_from=config.train.weights,
         average=WeightAverage(detector, decay) if decay else None,
+        loaded=loaded,
     )
 
 

@@ -49,12 +49,11 @@ def run_in_fresh_interpreter(*command):
     return process.returncode, process.stdout + errors, set(imports)
 
 
-def test_all_eight_jobs_exist():
-    names = {path.stem for path in JOBS}
+def test_all_jobs_exist():
+    names = {path.stem for path in COMMANDS}
     assert names == {
         *("prepare_shards", "train", "sweep", "evaluate", "register", "infer_batch"),
-        "end_to_end",
-        "show_data",
+        *("end_to_end", "show_data", "compare", "predict"),
     }
 
 

@@ -41,7 +41,11 @@ def test_an_evaluation_is_measured_reported_and_recorded(evaluate_config, tiny_c
     digest = read_manifest(shards).digest
     assert digest[:12] in page
     assert all(f"| {row.name} | {row.objects} |" in page for row in result.per_class)
-    assert [str(folder / name) for name in _image_links(page)] == list(result.pictures)
+    shown = [str(folder / name) for name in _image_links(page)]
+    assert shown[:2] == list(result.pictures)
+    assert all(Path(path).is_file() for path in shown)
+    plots = {Path(path).stem for path in shown if Path(path).parent.name == "plots"}
+    assert plots >= {"confusion", "precision_recall_bbox", "calibration_segm"}
     assert len(result.pictures) == 2
     report = json.loads((folder / "report.json").read_text())
     assert report["metrics"]["values"] == result.metrics
@@ -56,11 +60,16 @@ def test_an_evaluation_is_measured_reported_and_recorded(evaluate_config, tiny_c
 
     client = MlflowClient(evaluate_config.track.uri)
     run = client.get_run(result.run_id)
-    assert run.data.metrics["segm/AP"] == result.metrics["segm/AP"]
+    [metric] = client.get_metric_history(result.run_id, "segm/AP")
+    assert (metric.value, metric.step) == (result.metrics["segm/AP"], 10)
+    for row in result.per_class:
+        if row.objects:
+            assert run.data.metrics[f"bbox/AP/{row.name}"] == row.values["bbox/AP"]
     [data] = run.inputs.dataset_inputs
     assert digest.startswith(data.dataset.digest)
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "validation")]
     artifacts = {file.path for file in client.list_artifacts(result.run_id, "evaluation")}
-    files = ("report.md", "report.json", "images.parquet", "pictures")
+    files = ("report.md", "report.json", "images.parquet", "pictures", "plots", "classes.csv")
     assert artifacts >= {f"evaluation/{name}" for name in files}
 
 

@@ -1,0 +1,85 @@
+"""Record an evaluation in MLflow: metrics linked to the data, tables, plots and images."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from model.weights.storage.model_folder import checkpoint_step
+from pipeline import storage
+from pipeline.evaluate.evaluated_model import EVALUATED_TAG
+from pipeline.evaluate.metrics import ClassMetrics
+from pipeline.evaluate.report import EvaluationReport
+from pipeline.output_layout import EVALUATION_FOLDER
+from pipeline.shards.manifest import Manifest
+from pipeline.track.dataset_inputs import dataset_digest, log_dataset
+from pipeline.track.metric_sink import METRICS_PER_REQUEST
+from pipeline.track.mlflow_run import TrackedRun
+
+MAX_RECORDED_CLASSES = 200
+"""More classes would bury the other metrics; they are in the table of the classes."""
+
+_NOT_ALLOWED = re.compile(r"[^\w \-.]")
+
+
+def record_evaluation(
+    run: TrackedRun,
+    report: EvaluationReport,
+    manifest: Manifest,
+    extra: Mapping[str, float],
+    folder: str,
+    files: Sequence[str],
+) -> None:
+    """Record metrics, the dataset and the files of an evaluation in the MLflow run.
+
+    Args:
+        run: the run.
+        report: what was evaluated, and its metrics.
+        manifest: of the dataset.
+        extra: further metrics.
+        folder: folder of the evaluation.
+        files: paths of the files to upload, relative to ``folder``.
+    """
+    client = MlflowClient(tracking_uri=run.uri)
+    log_dataset(client, run.run_id, "validation", report.shards, manifest)
+    # At the step of the checkpoint, so that it stands beside the validations during training.
+    step = checkpoint_step(report.weights.rstrip("/").rpartition("/")[2]) or 0
+    now_ms = int(time.time() * 1000)
+    values = {**report.metrics.values, **extra, **class_metrics(report.metrics.per_class)}
+    metrics = [
+        Metric(
+            key,
+            value,
+            now_ms,
+            step,
+            dataset_name="validation",
+            dataset_digest=dataset_digest(manifest.digest),
+        )
+        for key, value in values.items()
+    ]
+    for first in range(0, len(metrics), METRICS_PER_REQUEST):
+        client.log_batch(run.run_id, metrics=metrics[first : first + METRICS_PER_REQUEST])
+    client.set_tag(run.run_id, EVALUATED_TAG, report.weights)
+    for name in files:
+        with storage.fetch(storage.join(folder, name)) as local:
+            run.artifacts.file(local, f"{EVALUATION_FOLDER}/{name}".rpartition("/")[0])
+
+
+def class_metrics(per_class: Sequence[ClassMetrics]) -> dict[str, float]:
+    """Return ``{kind}/AP/{class}`` of each class with objects; none if there are too many.
+
+    Characters that MLflow does not allow in a name become ``_``; classes that are then equal are
+    told apart by their id.
+    """
+    present = [row for row in per_class if row.objects]
+    if len(present) > MAX_RECORDED_CLASSES:
+        return {}
+    values: dict[str, float] = {}
+    for row in present:
+        for metric, value in row.values.items():
+            if metric.endswith("/AP") and value >= 0:
+                key = f"{metric}/{_NOT_ALLOWED.sub('_', row.name)[:150]}"
+                values[f"{key} {row.category_id}" if key in values else key] = value
+    return values
