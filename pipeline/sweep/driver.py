@@ -35,7 +35,13 @@ from pipeline.sweep.sweep_record import (
     shared_digest,
     write_record,
 )
-from pipeline.sweep.trial import best_config, forget_error, sweep_folder, trial_folder
+from pipeline.sweep.trial import (
+    best_config,
+    forget_error,
+    read_error,
+    sweep_folder,
+    trial_folder,
+)
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.train.run_record import read_run_record
@@ -111,15 +117,17 @@ def _run_sweep(config: RunConfig) -> SweepResult:
         logger.info("the sweep in %s is finished; nothing to do", config.output)
         if not config.sweep.register_best or record.registered is not None:
             return _result(config, record, ledger, count)
+    # Before anything is recorded: the cluster may be too small.
+    resources = connect()
+    settled = config.model_copy(
+        update={"train": settle_workers(config.train, resources, is_trial=True)}
+    )
+    concurrent = concurrent_trials(settled, resources, count)
     with open_run(config, "sweep", run_id=record.run_id if record else None) as run:
         record = record or SweepRecord(shared_digest(config), manifest.digest, run.run_id)
         record = replace(record, run_id=run.run_id)
         write_record(config, record)
-        resources = connect()
         if not nothing_to_do:
-            train = settle_workers(config.train, resources, is_trial=True)
-            settled = config.model_copy(update={"train": train})
-            concurrent = concurrent_trials(settled, resources, count)
             logger.info("%d trials to run, %d at a time", len(started) + len(new), concurrent)
             run_search(settled, ledger, clock, run.run_id, count, concurrent)
             clock.save()
@@ -128,12 +136,17 @@ def _run_sweep(config: RunConfig) -> SweepResult:
 
 
 def _settle_finished(config: RunConfig, ledger: TrialLedger) -> None:
-    """Note trials that had finished when the sweep was killed, and those to try again."""
+    """Note trials that had ended when the sweep was killed, and those to try again."""
     for trial in ledger.records():
-        if trial.status == "failed" and config.sweep.retry_failed:
+        if config.sweep.retry_failed and trial.status in ("failed", "running"):
             forget_error(config, trial.trial_id)
-            ledger.write(replace(trial, status="running", error=None))
-        if trial.is_settled or not has_finished(config, trial):
+            trial = ledger.write(replace(trial, status="running", error=None))
+        if trial.is_settled:
+            continue
+        if (error := read_error(config, trial.trial_id)) is not None:
+            ledger.write(replace(trial, status="failed", error=error))
+            continue
+        if not has_finished(config, trial):
             continue
         training = read_run_record(trial_folder(config, trial.trial_id))
         if training is not None and training.result is not None:
@@ -207,13 +220,13 @@ def _nothing_to_show(config: RunConfig, trials: tuple[TrialRecord, ...]) -> str:
 
 
 def _end_stopped_runs(config: RunConfig, run: TrackedRun, trials: tuple[TrialRecord, ...]) -> None:
-    """End the MLflow runs of stopped trials, whose processes were killed before they could."""
+    """End the MLflow runs of trials whose processes were killed before they could."""
     client = MlflowClient(tracking_uri=run.uri)
     for trial in trials:
         training = read_run_record(trial_folder(config, trial.trial_id))
-        if training is None or training.result is not None or trial.status == "failed":
+        if training is None or training.result is not None:
             continue
-        status = "FINISHED" if trial.is_settled else "KILLED"
+        status = {"failed": "FAILED", "running": "KILLED"}.get(trial.status, "FINISHED")
         if client.get_run(training.run_id).info.status == status:
             continue
         if trial.stopped_early:

@@ -103,7 +103,7 @@ def _forest_shares(
 def _distribution(dimension: SearchDimension) -> optuna.distributions.BaseDistribution:
     if dimension.is_list:
         return optuna.distributions.CategoricalDistribution(range(len(dimension.values)))
-    low, high = dimension.bounds
+    low, high = map(dimension.number, dimension.bounds)
     log = dimension.is_logarithmic
     if dimension.is_integer:
         return optuna.distributions.IntDistribution(

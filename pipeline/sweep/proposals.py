@@ -180,7 +180,7 @@ def _suggest(trial: Any, key: str, dimension: SearchDimension) -> Any:
     if dimension.is_list:
         # By index: Optuna accepts only plain values.
         return dimension.values[trial.suggest_categorical(key, range(len(dimension.values)))]
-    low, high = dimension.bounds
+    low, high = map(dimension.number, dimension.bounds)
     if dimension.is_integer:
         step = int(dimension.step or 1)
         log = dimension.is_logarithmic

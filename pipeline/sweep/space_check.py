@@ -26,7 +26,7 @@ SAME_FOR_ALL = {
     *("workers", "min_workers", "device", "cpus_per_worker", "gpus_per_worker", "max_failures"),
     *("retry_out_of_memory", "resume", "max_hours", "log_every"),
 }
-"""Settings of ``train`` that say where a trial runs, not what it learns."""
+"""Settings of ``train`` that all trials have in common; a resumed sweep may change them."""
 
 _SET_BY_THE_SWEEP = {
     *("validate_every", "validate_every_epochs", "validation_loss", "checkpoint_every"),

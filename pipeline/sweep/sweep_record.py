@@ -9,7 +9,6 @@ from pipeline.storage.records import parse_record
 from pipeline.sweep.space_check import SAME_FOR_ALL
 from pipeline.sweep.trial import sweep_folder
 
-
 _CHANGEABLE = {"trials", "max_hours", "max_concurrent", "retry_failed", "register_best"}
 
 
