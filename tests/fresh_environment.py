@@ -55,6 +55,7 @@ def make_environment(folder, wheel=None):
 
     It finds the packages that are installed here through a path file, so that nothing is installed
     again. Path files of an editable installation are not read that way: the checkout stays out.
+    Commands of packages are not found that way either; MLflow needs one of them.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     [packages] = folder.glob("lib/python*/site-packages")
@@ -62,7 +63,11 @@ def make_environment(folder, wheel=None):
     if wheel is not None:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(packages)
-    return folder / "bin" / "python"
+    python = folder / "bin" / "python"
+    server = folder / "bin" / "uvicorn"
+    server.write_text(f"#!{python}\nfrom uvicorn.main import main\n\nmain()\n")
+    server.chmod(0o755)
+    return python
 
 
 def environment_variables(**variables):
