@@ -19,6 +19,7 @@ from ray.util.queue import Empty, Queue
 from model.weights.storage import BEST_FILE
 from pipeline import storage
 from pipeline.config import RunConfig
+from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.train.checkpoint_store import list_checkpoints, training_url
 from pipeline.train.driver import run_training
 
@@ -47,7 +48,9 @@ def train_in_population(
     pointer = _read_pointer()
     if pointer is not None and pointer["trial"] != trial_id:
         source = storage.join(sweep_folder, "trials", pointer["trial"])
-        step = copy_checkpoint(source, config.output, pointer["checkpoint"])
+        # The training that is replaced may still be ending.
+        with exclusive_use(training_url(config.output), "copying of a checkpoint"):
+            step = copy_checkpoint(source, config.output, pointer["checkpoint"])
         copied = {COPIED_FROM: pointer["trial"], COPIED_STEP: step}
         logger.info("trial %s goes on from step %d of %s", trial_id, step, pointer["trial"])
     reports = Queue(actor_options={"num_cpus": 0})
