@@ -149,7 +149,7 @@ def row(recipe: str, published: Published) -> str:
 def published_text(published: Published) -> str:
     """Return the published AP of each library, boxes first."""
     values = (f"{name} {' / '.join(f'{v:.1f}' for v in ap)}" for name, ap in published.items())
-    return ", ".join(values) or "none"
+    return ", ".join(values)
 
 
 def main(arguments: Sequence[str]) -> int:
