@@ -14,6 +14,9 @@ TRAINING_FOLDER = "train"
 EVALUATION_FOLDER = "evaluation"
 """Folder of the evaluation: report, images and predictions."""
 
+COMPARISON_FOLDER = "comparison"
+"""Folder of a comparison of two detectors: report and images."""
+
 SWEEP_FOLDER = "sweep"
 """Folder of the sweep: ``best.yaml`` and the trials."""
 

@@ -14,6 +14,7 @@ from model.config.settings_table import list_settings
 from pipeline import storage
 from pipeline.config import RunConfig, load_config
 from pipeline.console import show_logs
+from pipeline.output_layout import COMPARISON_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ _SETTING = re.compile(r"[a-z_0-9.]+=")
 
 def plan(config: RunConfig) -> str:
     """Say where the report is written."""
-    return f"report in {storage.join(config.output, 'comparison')}"
+    return f"report in {storage.join(config.output, COMPARISON_FOLDER)}"
 
 
 def job(config: RunConfig, model_a: str, model_b: str, evaluate_missing: bool = False) -> str:

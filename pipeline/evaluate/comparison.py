@@ -37,6 +37,7 @@ from pipeline.infer.detection_stream import predict_images
 from pipeline.infer.inputs import InputImage
 from pipeline.infer.model_files import ModelFiles
 from pipeline.infer.visualizations import IMAGES_FOLDER, predicted_objects, visualization_name
+from pipeline.output_layout import COMPARISON_FOLDER
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import ShardRow
 from pipeline.storage.exclusive_use import exclusive_use
@@ -45,9 +46,6 @@ from pipeline.track.mlflow_store import tracking_uri
 from pipeline.track.weights_source import resolve_weights
 
 logger = logging.getLogger(__name__)
-
-COMPARISON_FOLDER = "comparison"
-"""Folder of the report, in the output folder."""
 
 
 @dataclass(frozen=True)
