@@ -36,9 +36,14 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
+def checkpoint_url(output: str, name: str) -> str:
+    """Return the folder of a checkpoint."""
+    return storage.join(training_url(output), name)
+
+
 def write_checkpoint(output: str, detector: Detector, state: SavedState) -> str:
     """Write a checkpoint, replacing one of the same step, and return its URL."""
-    url = storage.join(training_url(output), checkpoint_name(state.step))
+    url = checkpoint_url(output, checkpoint_name(state.step))
     local = storage.local_path(url)
     if local is not None:
         save_checkpoint(local, detector, state)
@@ -46,10 +51,15 @@ def write_checkpoint(output: str, detector: Detector, state: SavedState) -> str:
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
         folder = Path(scratch) / "checkpoint"
         save_checkpoint(folder, detector, state)
-        storage.delete(url)
-        for name in (*_FILES, CHECKSUMS_FILE):
-            storage.upload_file(folder / name, storage.join(url, name))
+        upload_checkpoint(folder, url)
     return url
+
+
+def upload_checkpoint(folder: Path, url: str) -> None:
+    """Upload a checkpoint, replacing what is there; it counts once its last file is there."""
+    storage.delete(url)
+    for name in (*_FILES, CHECKSUMS_FILE):
+        storage.upload_file(folder / name, storage.join(url, name))
 
 
 def list_checkpoints(output: str) -> list[str]:

@@ -14,7 +14,8 @@ from pipeline.config import RunConfig
 from pipeline.evaluate.metrics import HEADLINE_METRICS
 from pipeline.evaluate.validation import validate
 from pipeline.evaluate.validation_losses import validation_losses
-from pipeline.train.checkpoint_store import checkpoint_name, write_checkpoint
+from pipeline.train.checkpoint_store import checkpoint_name
+from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.compilation import uncompiled
 from pipeline.train.distributed import gather_objects
 from pipeline.train.metric_recorder import MetricRecorder
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 # An unavailable tracker delays each checkpoint by at most this long.
 CHECKPOINT_FLUSH_TIMEOUT_S = 5.0
+
+_UPLOADS_LATER = ray.train.CheckpointUploadMode.ASYNC
+_IS_UPLOADED = ray.train.CheckpointUploadMode.NO_UPLOAD
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class TrainingPauses:
         self.recorder = recorder
         self.stopped: str | None = None
         """Why training ends before its last step; None while it goes on."""
+        self._writer = CheckpointWriter(config.output)
         self._count_bad_rows = count_bad_rows
         self._clock = clock
         self._started_s = clock() - state.trained_s
@@ -97,7 +102,8 @@ class TrainingPauses:
         self.state.average_norm_statistics()
         self._record_bad_rows(step)
         # Saved first: a validation that fails must not cost the checkpoint.
-        checkpoint = self._save(step) if self._should_checkpoint(step) else None
+        uploads_later = self._uploads_later(step)
+        checkpoint = self._save(step, uploads_later) if self._should_checkpoint(step) else None
         if self._should_validate(step) and self.val_shards is not None:
             self._validate(self.val_shards, step)
         if self._out_of_time_at == step and step < self.config.train.schedule.steps:
@@ -112,7 +118,8 @@ class TrainingPauses:
             metrics,
             checkpoint=checkpoint,
             checkpoint_dir_name=None if checkpoint is None else checkpoint_name(step),
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+            checkpoint_upload_mode=_UPLOADS_LATER if uploads_later else _IS_UPLOADED,
+            checkpoint_upload_fn=self._writer.upload if uploads_later else None,
         )
 
     def _should_validate(self, step: int) -> bool:
@@ -125,6 +132,14 @@ class TrainingPauses:
         train = self.config.train
         may_be_best = train.final_checkpoint == "best" and self._should_validate(step)
         return self._is_last(step) or step % train.checkpoint_every == 0 or may_be_best
+
+    def _uploads_later(self, step: int) -> bool:
+        """Return whether a checkpoint is uploaded while training goes on.
+
+        A worker that fails in a validation would end the others, also one that still uploads.
+        """
+        waits = self._should_validate(step) or self._is_last(step)
+        return self._should_checkpoint(step) and self._writer.can_upload_later and not waits
 
     def _is_last(self, step: int) -> bool:
         return step in (self.config.train.schedule.steps, self._out_of_time_at)
@@ -144,19 +159,20 @@ class TrainingPauses:
         count = float(sum(gather_objects(self._count_bad_rows())))
         self.recorder.record({"train/bad_rows": count}, step)
 
-    def _save(self, step: int) -> ray.train.Checkpoint | None:
-        """Write a checkpoint; return it on rank 0, when every worker knows that it is complete."""
+    def _save(self, step: int, upload_later: bool) -> ray.train.Checkpoint | None:
+        """Write a checkpoint; return it on rank 0, when every worker knows that it is written."""
         saved = replace(self.state.state_to_save(step), trained_s=self._clock() - self._started_s)
-        url = None
+        checkpoint = None
         if self.place.rank == 0:
             # Steps before a checkpoint are never repeated: deliver their metrics now, in case this
             # worker is killed later.
             self.recorder.flush(CHECKPOINT_FLUSH_TIMEOUT_S)
-            url = write_checkpoint(self.config.output, self.state.inference_detector, saved)
+            detector = self.state.inference_detector
+            checkpoint = self._writer.write(detector, saved, upload_later)
             logger.info("step %d  checkpoint saved", step)
         # A worker that fails in what follows would end the others, also one that still writes.
-        gather_objects(url)
-        return None if url is None else reported_checkpoint(url)
+        gather_objects(None)
+        return checkpoint
 
     def _validate(self, shards: str, step: int) -> None:
         """Record the validation metrics; rank 0 adds them to the history and decides for all."""
@@ -209,12 +225,3 @@ class TrainingPauses:
                     detector, self.config, shards, place.rank, place.world_size
                 )
         return None if metrics is None else {**metrics.values, **losses}
-
-
-def reported_checkpoint(checkpoint_url: str) -> ray.train.Checkpoint:
-    """Return a checkpoint of the output folder as Ray Train's object."""
-    context = ray.train.get_context().get_storage()
-    name = checkpoint_url.rpartition("/")[2]
-    return ray.train.Checkpoint(
-        f"{context.experiment_fs_path}/{name}", filesystem=context.storage_filesystem
-    )

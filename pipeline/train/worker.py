@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.operator_backend import warn_if_not_compiled
 from pipeline.stream.training_stream import open_stream
-from pipeline.track.metric_sink import MetricSink
 from pipeline.train.checkpoint import (
     CheckpointError,
     DamagedCheckpointError,
     verify_checkpoint,
 )
 from pipeline.train.checkpoint_store import list_checkpoints, training_url
+from pipeline.train.checkpoint_writer import reported_checkpoint
 from pipeline.train.distributed import gather_objects
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.metric_recorder import MetricRecorder
@@ -32,7 +33,8 @@ from pipeline.train.out_of_memory import (
     explain_out_of_memory,
     training_remedy,
 )
-from pipeline.train.pauses import TrainingPauses, WorkerPlace, reported_checkpoint
+from pipeline.train.pauses import TrainingPauses, WorkerPlace
+from pipeline.train.run_tracking import memory_metrics, recording
 from pipeline.train.schedule import learning_rate
 from pipeline.train.stall_watch import StallWatch
 from pipeline.train.step_report import StepReport
@@ -156,10 +158,7 @@ class _Worker:
         if self.state.start_step >= total_steps:
             return WorkerResult(self.state.start_step)
         # Only rank 0 talks to MLflow; an unavailable tracker never stops the training.
-        sink = None
-        if self.place.rank == 0:
-            sink = MetricSink(self.task.tracking_uri, self.task.run_id)
-        with MetricRecorder(sink) as self.recorder:
+        with self._recorder() as self.recorder:
             try:
                 return self._run_loop(total_steps)
             except NonFiniteLossError as error:
@@ -169,6 +168,17 @@ class _Worker:
                 message = error.explain(self.state.start_step, self.state.loaded_from)
                 message += f" Step and image ids are in {self.task.nan_report}."
                 return WorkerResult(error.step, self.recorder.latest, not_finite=message)
+
+    def _recorder(self) -> AbstractContextManager[MetricRecorder]:
+        if self.place.rank != 0:
+            return MetricRecorder(None)
+        return recording(
+            self.task.tracking_uri,
+            self.task.run_id,
+            self.task.config.output,
+            self.state.loaded,
+            self.task.config.track.system_interval_s,
+        )
 
     def _run_loop(self, total_steps: int) -> WorkerResult:
         config, place, start_step = self.config, self.place, self.state.start_step
@@ -229,7 +239,7 @@ class _Worker:
         )
 
     def _log(self, report: StepReport) -> None:
-        self.recorder.record(report.metrics(), report.step)
+        self.recorder.record({**report.metrics(), **memory_metrics(self.place.device)}, report.step)
         if self.place.rank == 0:
             logger.info(report.line())
 

@@ -52,3 +52,13 @@ def test_a_split_that_does_not_measure_the_best_metric_is_said_and_no_error(tmp_
     assert math.isnan(pauses._best_value({"bbox/AP": 0.5}))
     assert "segm/AP is not measured on the validation shards" in caplog.text
     assert pauses._best_value({"segm/AP": 0.5}) == 0.5
+
+
+def test_only_pauses_that_just_save_leave_the_upload_for_later():
+    pauses = make_pauses("s3://bucket/run", checkpoint_every=20, validate_every=40)
+    assert [step for step in range(1, 101) if pauses._uploads_later(step)] == [20, 60]
+
+
+def test_a_local_checkpoint_is_never_left_for_later(tmp_path):
+    pauses = make_pauses(tmp_path, checkpoint_every=20)
+    assert not any(pauses._uploads_later(step) for step in range(1, 101))
