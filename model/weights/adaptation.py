@@ -20,6 +20,7 @@ from model.weights.stated_settings import has_section, setting_of
 _PIXELS = ("pixel_order", "pixel_mean", "pixel_std")
 _STEM = "backbone.conv1.weight"
 _STEM_MEAN = "backbone.bn1.running_mean"
+_STEM_SHIFT = "backbone.bn1.bias"
 _BACKBONE_VARIANCE = r"(backbone|roi_heads\.box\.res5)\..*\.running_var"
 
 
@@ -116,9 +117,11 @@ def warn_about_folded_norms(tensors: Mapping[str, Tensor], norm: str) -> tuple[s
         tensors: under our names.
         norm: ``BackboneConfig.norm`` of the detector.
     """
-    mean = tensors.get(_STEM_MEAN)
+    mean, shift = tensors.get(_STEM_MEAN), tensors.get(_STEM_SHIFT)
     if norm == "frozen_bn" or mean is None or mean.any():
         return ()
+    if shift is None or not shift.any():
+        return ()  # not trained yet: the statistics are those of a new norm
     return (
         "the norm statistics of these weights are folded into an affine map, which "
         f"model.backbone.norm = {norm} does not keep: use frozen_bn",

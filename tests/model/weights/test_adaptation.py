@@ -140,8 +140,13 @@ def test_a_pyramid_does_not_inherit_the_anchors_of_c4_weights(tiny_config):
 
 
 def test_folded_norms_in_a_trained_norm_are_reported():
-    folded = {"backbone.bn1.running_mean": torch.zeros(4)}
+    folded = {"backbone.bn1.running_mean": torch.zeros(4), "backbone.bn1.bias": torch.ones(4)}
     assert warn_about_folded_norms(folded, "frozen_bn") == ()
     assert "use frozen_bn" in warn_about_folded_norms(folded, "batch_norm")[0]
     measured = {"backbone.bn1.running_mean": torch.ones(4)}
     assert warn_about_folded_norms(measured, "batch_norm") == ()
+
+
+def test_norms_that_were_not_trained_yet_are_not_reported_as_folded():
+    new = {"backbone.bn1.running_mean": torch.zeros(4), "backbone.bn1.bias": torch.zeros(4)}
+    assert warn_about_folded_norms(new, "batch_norm") == ()
