@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from ray.train import FailureConfig, LoggingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from pipeline import storage
 from pipeline.cluster import ClusterResources
@@ -80,13 +81,26 @@ def _run_once(
     return result
 
 
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ray Train's trainer without the actor that removes the workers' placement group.
+
+    If the controller dies, the job ends, and Ray removes the group with it; a sweep removes those
+    of stopped trials itself (`pipeline.sweep.stopped_trials`). That actor would ask the dashboard
+    every second, which a local Ray does not have.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
+
+
 def _trainer(
     task: WorkerTask, resources: ClusterResources, callbacks: Sequence[Any]
 ) -> TorchTrainer:
     config = task.config
     store, path = storage.filesystem(config.output)
     scaling = scaling_config(config, resources)
-    return TorchTrainer(
+    return _Trainer(
         train_worker,
         train_loop_config={"task": task},
         torch_config=NodeTorchConfig(),
