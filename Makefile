@@ -13,8 +13,9 @@ PYTEST_ARGS ?=
 quickstart: install
 	$(BIN)/python workflows/end_to_end.py configs/quickstart.yaml
 
+# Two processes: one for the tests that share Ray and other servers, one for the rest.
 test: install lint
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 fuzz: install
 	FUZZ_CASES=10000 $(BIN)/pytest -o timeout=14400 tests/pipeline/ingest/test_fuzz.py \

@@ -13,10 +13,28 @@ from pathlib import Path
 
 import boto3
 import pytest
+import torch
 
 from tests.real_images import coco_tiny  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Their tests share one Ray, one S3 server and trackers, which are started in one process.
+SERVICES = ("tests/pipeline/", "tests/workflows/")
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        # Two processes share the cores: more threads would wait for each other.
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Run tests that share services, and those of one file, in the same process of `pytest -n`."""
+    for item in items:
+        name = item.path.relative_to(ROOT).as_posix()
+        group = "services" if name.startswith(SERVICES) else name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def free_ports(count):
