@@ -37,10 +37,7 @@ def job(
         # It shows how far the chain came, and why it ended.
         write_report(config)
         raise
-    return (
-        f"\n{summary_table(records.values())}\n\n"
-        f"{_results(records)}report      {write_report(config)}"
-    )
+    return f"\n{summary_table(records.values())}\n\n{_results(records, write_report(config))}"
 
 
 def _selection(first: str | None, last: str | None, only: str | None) -> "Selection":
@@ -58,18 +55,21 @@ def _stage_line(record: "StageRecord") -> str:
     return f"[{record.stage}] {status}" + (f": {details}" if details else "")
 
 
-def _results(records: "dict[str, StageRecord]") -> str:
+def _results(records: "dict[str, StageRecord]", report_url: str) -> str:
     """Return the main results of the stages that took part."""
-    lines = ""
+    lines = []
     if evaluated := records.get("evaluate"):
         metrics = evaluated.outcome["metrics"]
-        lines += format_values({name: ap for name, ap in metrics.items() if name.endswith("/AP")})
-        lines += f"\nMLflow      {evaluated.outcome['run_url']}\n"
+        aps = {name: ap for name, ap in metrics.items() if name.endswith("/AP")}
+        lines += [format_values(aps)] if aps else []
     if predicted := records.get("infer"):
         images = predicted.outcome["pictures"]
-        lines += f"champion    {predicted.outcome['model']}\n"
-        lines += f"images      {images[0].rpartition('/')[0] if images else 'none'}\n"
-    return lines
+        lines.append(f"champion    {predicted.outcome['model']}")
+        lines.append(f"images      {images[0].rpartition('/')[0] if images else 'none'}")
+    lines.append(f"report      {report_url}")
+    if evaluated:
+        lines.append(f"MLflow      {evaluated.outcome['run_url']}")
+    return "\n".join(lines)
 
 
 def plan_dry_run(config: RunConfig) -> str:

@@ -1,5 +1,6 @@
 """Decide whether a stage stands or must run, and say why."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -119,20 +120,15 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     changed = [
         f"{key}: {_short(before.get(key))} -> {_short(now.get(key))}"
         for key in sorted({*before, *now})
-        if _plain(before.get(key)) != _plain(now.get(key))
+        if _text(before.get(key)) != _text(now.get(key))
     ]
     more = len(changed) - _SHOWN_CHANGES
     return ", ".join(changed[:_SHOWN_CHANGES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as it is after a round trip through JSON, which has no tuples."""
-    match value:
-        case dict():
-            return {str(key): _plain(each) for key, each in value.items()}
-        case list() | tuple():
-            return [_plain(each) for each in value]
-    return value
+def _text(value: Any) -> str:
+    """Return a value as canonical JSON, in which lists equal tuples and NaN equals NaN."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ from pipeline.chain.stage import StageRecord, read_record
 from pipeline.config import RunConfig
 from pipeline.output_layout import SWEEP_FOLDER, TRAINING_FOLDER, split_shards_url
 from pipeline.shards.manifest import read_manifest
+from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.train.run_record import read_run_record
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ def set_aside_other_data(config: RunConfig, stage: str) -> None:
     name = TRAINING_FOLDER if stage == "train" else SWEEP_FOLDER
     folder = storage.join(config.output, name)
     target = f"{folder}{EARLIER_SUFFIX}"
+    with exclusive_use(folder, f"the chain, to start the {stage} anew"):
+        pass  # no other job trains in it
     storage.delete(target)
     storage.move_folder(folder, target)
     logger.info(

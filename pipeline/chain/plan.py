@@ -94,7 +94,7 @@ def plan_chain(config: RunConfig, selection: Selection = _ALL_STAGES) -> list[Pl
     for index, stage in enumerate(stages):
         waits_for = [name for name in stage.depends_on if name in unknown]
         if waits_for:
-            reason = f"if the result of {' or '.join(waits_for)} changes, or was never used"
+            reason = f"it depends on what comes out of {' and '.join(waits_for)}"
             each = PlannedStage(stage.name, "may run", reason, None)
         else:
             each = _plan_stage(stage, config, outcomes, is_taken=index < first)

@@ -96,11 +96,10 @@ class _ChainRun:
         self._use_earlier_results()
         try:
             while self._waiting or self._active:
-                for record in (*self._start_what_is_ready(), *self._collect()):
-                    yield record
-                    if record.stage == "register":
-                        decision = RegisteredVersion(**record.outcome)
-                        check_promoted(self._config, decision)
+                for records in (self._start_what_is_ready(), self._collect()):
+                    for record in records:
+                        yield record
+                        self._check(record)
         except BaseException:
             self._cancel_all()
             raise
@@ -184,6 +183,10 @@ class _ChainRun:
         self._active.remove(attempt)
         self._write_state(attempt, "done")
         yield self._finish(result)
+
+    def _check(self, record: StageRecord) -> None:
+        if record.stage == "register":
+            check_promoted(self._config, RegisteredVersion(**record.outcome))
 
     def _finish(self, record: StageRecord) -> StageRecord:
         self._outcomes[record.stage] = record.outcome

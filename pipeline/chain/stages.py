@@ -17,6 +17,7 @@ from pipeline.output_layout import Split, split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, read_manifest
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.search_space import with_values
+from pipeline.track.mlflow_store import TrackingError
 from pipeline.track.promotion_record import CHAMPION
 from pipeline.track.weights_source import pin_version
 from pipeline.train.driver import run_training
@@ -181,7 +182,10 @@ def _infer_sources(config: RunConfig) -> Sequence[str]:
 def _changed_model(config: RunConfig, outcome: Outcome) -> str | None:
     """Return whether another version is the champion now, for example after a rollback."""
     source = config.infer.model or f"models:/{config.track.model_name}@{CHAMPION}"
-    present = pin_version(source, config)
+    try:
+        present = pin_version(source, config)
+    except TrackingError as error:  # the stage itself fails with it, if it still does
+        return str(error)
     return None if present == outcome["model"] else f"the model is {present} now"
 
 
