@@ -46,7 +46,8 @@ def load_network(
     Args:
         source: a folder that ``save_detector`` wrote, the folder of a run (for its newest
             checkpoint), or a file or its ``https://`` address: ours (.safetensors, .pth), or a
-            detector of this family of torchvision, detectron2, Detectron or maskrcnn-benchmark.
+            detector of this family of torchvision, detectron2, Detectron, maskrcnn-benchmark or
+            MMDetection.
         config: a YAML file with a ``model`` section, or a ModelConfig; only needed for a file of
             ours without its folder. For all others, its settings of inference (input size, score
             threshold ..) are used where it states them. Architecture and conventions are those of

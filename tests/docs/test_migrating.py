@@ -21,10 +21,9 @@ from tests.pipeline.config.maskrcnn_benchmark.original_files import MASK_R50_FPN
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "MIGRATING.md").read_text()
 KEYS = set(re.findall(r"^\| `([\w.]+)`", settings_table(RunConfig), re.MULTILINE))
-COMMANDS = [
-    line for block in re.findall(r"```\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()
-]
-EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
+EXAMPLES = [block for kind, block in BLOCKS if kind == "python"]
 
 
 @pytest.fixture

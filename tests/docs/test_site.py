@@ -12,7 +12,8 @@ pytest.importorskip("material", reason='no mkdocs-material: pip install "maskrcn
 
 
 def build(config, site):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    # Not --quiet, with which mkdocs does not count warnings.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     command += ["--config-file", str(config), "--site-dir", str(site)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 

@@ -57,6 +57,16 @@ def test_p3_to_p7_match_torchvision_with_its_weights(top):
         torch.testing.assert_close(level, expected_level)
 
 
+@pytest.mark.parametrize("top", ["c5", "p5"])
+def test_p7_is_made_from_p6_with_or_without_a_relu(top):
+    pyramid, features = FeaturePyramid(CHANNELS, 12, top=top), random_features()
+    *_, p6, p7 = pyramid(features)
+    assert (p6 < 0).any()
+    torch.testing.assert_close(p7, pyramid.p7(torch.relu(p6)))
+    pyramid.relu_before_p7 = False
+    torch.testing.assert_close(pyramid(features)[-1], pyramid.p7(p6))
+
+
 def test_inference_equals_training_where_each_map_is_half_as_large_as_the_finer_one():
     pyramid = FeaturePyramid(CHANNELS, 12)
     features = [torch.randn(2, c, 64 >> i, 96 >> i) for i, c in enumerate(CHANNELS)]

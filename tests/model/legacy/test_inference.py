@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from model import Predictor, build_detector
-from model.config import DETECTRON2, MASKRCNN_BENCHMARK
+from model.config import DETECTRON2, MASKRCNN_BENCHMARK, MMDETECTION
 from tests.model.legacy import peers
 from tests.model.legacy.reference_inference import detect
 
@@ -121,8 +121,12 @@ def largest_box_difference(detections, boxes_xywh):
 
 @pytest.mark.parametrize(
     ("conventions", "peer"),
-    [(MASKRCNN_BENCHMARK, peers.MASKRCNN_BENCHMARK), (DETECTRON2, peers.DETECTRON2)],
-    ids=["maskrcnn_benchmark", "detectron2"],
+    [
+        (MASKRCNN_BENCHMARK, peers.MASKRCNN_BENCHMARK),
+        (DETECTRON2, peers.DETECTRON2),
+        (MMDETECTION, peers.DETECTRON2),  # its geometry, on pixels resized in another way
+    ],
+    ids=["maskrcnn_benchmark", "detectron2", "mmdetection"],
 )
 def test_detections_match_the_library(detector_with, images, conventions, peer):
     detector = detector_with(conventions)

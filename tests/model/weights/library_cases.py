@@ -7,12 +7,20 @@ import torch
 from torchvision.models import detection
 
 from model import ModelConfig, build_detector, save_detector
-from model.config import DETECTRON, DETECTRON2, MASKRCNN_BENCHMARK, TORCHVISION
+from model.config import (
+    DETECTRON,
+    DETECTRON2,
+    MASKRCNN_BENCHMARK,
+    MMDETECTION,
+    TORCHVISION,
+)
 from model.config.settings import check_settings
 from tests.model.weights.detectron import blobs
 from tests.model.weights.detectron.model_layers import Layers
 from tests.model.weights.detectron2 import zoo
 from tests.model.weights.maskrcnn_benchmark import state_dicts
+from tests.model.weights.mmdetection import training_configs
+from tests.model.weights.mmdetection import zoo as mmdetection_zoo
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 # Recipes of each kind: COCO 2017 and the exact counterpart of maskrcnn-benchmark's.
@@ -88,6 +96,12 @@ CASES = [
     Case("torchvision", "torchvision keypoint", 32, "keypointrcnn_resnet50_fpn"),
     Case("torchvision", "torchvision retinanet", 32, "retinanet_resnet50_fpn"),
     Case("torchvision", "torchvision retinanet v2", 32, "retinanet_resnet50_fpn_v2"),
+    # Its configs pad all models to 32; some of these files have their training config.
+    Case("MMDetection", "faster", 32, "faster R101"),
+    Case("MMDetection", "mask", 32, "mask R50"),
+    Case("MMDetection", "mask C4", 32, "mask C4"),
+    Case("MMDetection", "retinanet", 32, "RetinaNet R50"),
+    Case("MMDetection", "proposals", 32, "RPN R50"),
     # Ours keep what was saved, here 16.
     *(Case("ours", kind, 16) for kind in ("faster", "mask", "mask C4", "mask DC5")),
     *(Case("ours", kind, 16) for kind in ("keypoint", "retinanet", "proposals", "proposals C4")),
@@ -97,6 +111,7 @@ LIBRARY_CONVENTIONS = {
     "Detectron": DETECTRON,
     "maskrcnn-benchmark": MASKRCNN_BENCHMARK,
     "torchvision": TORCHVISION,
+    "MMDetection": MMDETECTION,
     "ours": DETECTRON2.model_copy(update={"mask_paste": "padded"}),
 }
 
@@ -143,6 +158,11 @@ def write_weights(case, folder):
             kind = state_dicts.KINDS[name]
             state = state_dicts.make_state_dict(kind, Layers(kind, statistics=True))
             torch.save({"model": state}, path)
+        case "MMDetection":
+            kind = mmdetection_zoo.ZOO[name]
+            text = training_configs.as_text(training_configs.version_3(kind))
+            meta = {"cfg": text} if kind.masks else {}
+            torch.save({"state_dict": mmdetection_zoo.make_weights(kind), "meta": meta}, path)
         case "torchvision":
             with torch.device("meta"):  # names and shapes are enough
                 model = getattr(detection, name)(weights=None, weights_backbone=None)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model import build_detector
-from model.config import DETECTRON, DETECTRON2, TORCHVISION, Conventions
+from model.config import DETECTRON, DETECTRON2, MMDETECTION, TORCHVISION, Conventions
 from model.layers.norm import convolve_and_normalize
 from model.weights import load_weights, save_detector
 from model.weights.adaptation import (
@@ -81,6 +81,13 @@ def test_another_dilation_is_reported_if_the_detector_dilates():
         _, conflicts = adapt_to_conventions({}, DETECTRON2, Conventions(), True, dilated)
         reported = Conflict("conventions.dilate_first_block", True, False) in conflicts
         assert reported == dilated
+
+
+def test_a_missing_relu_before_p7_is_reported_if_there_is_a_retinanet():
+    for name in ("retinanet.class_logits.weight", "roi_heads.mask.upsample.weight"):
+        _, conflicts = adapt_to_conventions({name: torch.ones(1)}, MMDETECTION, Conventions(), True)
+        reported = Conflict("conventions.relu_before_p7", False, True) in conflicts
+        assert reported == name.startswith("retinanet")
 
 
 def test_other_keypoint_coordinates_are_reported_if_there_are_keypoints():
