@@ -1,6 +1,5 @@
 """The chain skips stages that stand and runs those that changed or whose files are missing."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -16,17 +15,10 @@ from pipeline.chain.stages import chain_stages
 from pipeline.chain.task import run_stage
 from pipeline.config import RunConfig
 
-STAGES = ["train_shards", "val_shards", "train", "evaluate", "register", "infer"]
-
 
 def with_section(config, section, **changes):
     changed = getattr(config, section).model_copy(update=changes)
     return RunConfig.model_validate(config.model_copy(update={section: changed}).model_dump())
-
-
-def stages_run(config, selection=Selection()):  # noqa: B008 (frozen)
-    """Run the chain and return the names of the stages that were not skipped."""
-    return [record.stage for record in run_chain(config, selection) if not record.skipped]
 
 
 def run_alone(config, name, outcomes=None):
@@ -125,18 +117,3 @@ def test_what_is_known_to_be_missing_is_refused_at_the_start(small_config):
     config = with_section(small_config, "track", uri="http://127.0.0.1:9")
     with pytest.raises(RuntimeError, match=r"no MLflow server answers at http://127\.0\.0\.1:9"):
         next(run_chain(config))
-
-
-@pytest.mark.ray
-def test_a_chain_resumes_and_reruns_only_what_a_change_affects(ray_cluster, small_config):
-    config = small_config
-    assert sorted(stages_run(config, Selection(None, "train"))) == sorted(STAGES[:3])
-    assert stages_run(config) == STAGES[3:]
-    assert stages_run(config) == []
-    assert {each.verdict for each in plan_chain(config)} == {"stands"}
-    assert stages_run(with_section(config, "infer", score_threshold=0.5)) == ["infer"]
-    # Equal results of a stage that runs again leave the later ones as they are.
-    shutil.rmtree(Path(config.output) / "evaluation")
-    assert stages_run(with_section(config, "infer", score_threshold=0.5)) == ["evaluate"]
-    state = json.loads((Path(config.output) / "stages/chain.json").read_text())
-    assert (state["state"], state["message"]) == ("done", "")
