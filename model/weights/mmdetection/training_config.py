@@ -15,6 +15,7 @@ from model.weights.stated_settings import EVERY_SECTION
 
 Settings = dict[str, Any]
 
+_PYRAMID_LEVELS = 5
 # Path in the model, the values whose math this detector has (None: not stated), and what it is.
 _BOX, _MASK = "roi_head.bbox_roi_extractor", "roi_head.mask_roi_extractor"
 _CODERS = ("DeltaXYWHBBoxCoder",)
@@ -164,6 +165,11 @@ def _two_stage(model: Tree) -> Settings:
     generator = value_at(model, "rpn_head.anchor_generator")
     scales, bases = value_at(generator, "scales"), _base_sizes(generator)
     if _are_numbers(scales) and bases:
+        if len(bases) not in (1, _PYRAMID_LEVELS):
+            raise WeightsError(
+                f"an RPN on {len(bases)} levels is not supported; only on one or "
+                f"{_PYRAMID_LEVELS} is"
+            )
         if len(bases) > 1 and len(scales) > 1:
             raise WeightsError(
                 f"anchors of {len(scales)} scales on each of {len(bases)} levels are not "

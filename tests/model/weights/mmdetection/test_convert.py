@@ -103,6 +103,7 @@ def test_the_limits_of_early_versions_have_other_names(tmp_path):
         ("rpn_head.anchor_generator.type", "LegacyAnchorGenerator", "anchors 'LegacyAnchor"),
         ("rpn_head.anchor_generator.center_offset", 0.5, "offset of the anchors 0.5"),
         ("rpn_head.anchor_generator.scales", [4, 8], "2 scales on each of 5 levels"),
+        ("rpn_head.anchor_generator.strides", [4, 8, 16, 32], "an RPN on 4 levels"),
         ("rpn_head.bbox_coder.target_stds", [1.0, 1.0, 1.0, 2.0], "an RPN with the delta weights"),
         ("roi_head.bbox_head.bbox_coder.type", "TBLRBBoxCoder", "box coder 'TBLRBBoxCoder'"),
         ("roi_head.bbox_head.bbox_coder.target_stds", [0.1, 0.0, 0.2, 0.2], "deviations"),
