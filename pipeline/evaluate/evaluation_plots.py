@@ -78,11 +78,12 @@ def plot_confusion(matrix: ConfusionMatrix) -> bytes:
     places = np.arange(len(names))
     axes.set_xticks(places, [*names[:-1], "(missed)"], rotation=90, fontsize=8)
     axes.set_yticks(places, names, fontsize=8)
-    axes.set(xlabel="detected as", ylabel="is")
+    axes.set(xlabel="detected class", ylabel="annotated class")
     left_out = len(matrix.names) - len(shown)
-    axes.set_title(
-        "share of the row" + (f"; {left_out} classes with fewer mistakes left out" * (left_out > 0))
-    )
+    title = "Confusion by boxes\n(color: share of the row)"
+    if left_out:
+        title += f"; {left_out} classes with fewer mistakes left out"
+    axes.set_title(title, fontsize=10)
     if len(names) <= _MAX_NUMBERS:
         for row in places.tolist():
             for column in places.tolist():

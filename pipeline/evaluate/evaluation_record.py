@@ -58,6 +58,7 @@ def record_evaluation(
             dataset_digest=dataset_digest(manifest.digest),
         )
         for key, value in values.items()
+        if value != -1  # nothing to measure: not a point in a chart
     ]
     for first in range(0, len(metrics), METRICS_PER_REQUEST):
         client.log_batch(run.run_id, metrics=metrics[first : first + METRICS_PER_REQUEST])

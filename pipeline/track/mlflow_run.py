@@ -186,7 +186,9 @@ def _experiment(client: MlflowClient, config: RunConfig) -> str:
         return str(existing.experiment_id)
     try:
         location = artifact_location(config)
-        return str(client.create_experiment(name, artifact_location=location))
+        # MLflow's page then shows runs and models first, not traces of language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
     except MlflowException:
         # Another job may have created it between the two calls.
         if (existing := client.get_experiment_by_name(name)) is None:
