@@ -54,6 +54,9 @@ def test_a_turned_video_is_upright_afterwards(predict_job, clip, tmp_path, rotat
     _, [drawn, *_] = read_frames(tmp_path / "out" / "clip.mp4")
     assert expected.shape == drawn.shape == ((48, 64, 3) if rotation == 180 else (64, 48, 3))
     assert np.abs(drawn.astype(int) - expected).mean() < 3
+    # The band at the top of the stored frame, after a turn counterclockwise.
+    side = {90: drawn[:, :8], 180: drawn[-8:], -90: drawn[:, -8:]}[rotation]
+    assert side.max() < 30 < np.median(drawn)
 
 
 def test_odd_sides_lose_nothing(predict_job, clip, tmp_path):
