@@ -36,6 +36,8 @@ ENVIRONMENT = {
     # At INFO it logs one line per execution, in between the lines of the training.
     "RAY_DATA_LOG_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A bar of 200 lines in a log, for the files of a registered model.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "DO_NOT_TRACK": "true",
 }
 
