@@ -1,5 +1,6 @@
 """Show images and frames in a window."""
 
+import time
 from typing import Any
 
 from PIL import Image
@@ -8,6 +9,7 @@ from pipeline.predict.errors import PredictError
 from pipeline.shards.decode import Pixels
 
 _SCREEN_SHARE = 0.85
+_POLL_S = 0.03
 
 
 class WindowClosedError(Exception):
@@ -44,10 +46,10 @@ class ResultWindow:
         self._label.pack()
         self._photo: Any = None
         self._is_closed = False
-        self._go_on = tk.BooleanVar(self._root, value=False)
+        self._goes_on = False
         self._root.protocol("WM_DELETE_WINDOW", self._close)
         self._root.bind("<Key>", self._on_key)
-        self._root.bind("<Button>", lambda _event: self._go_on.set(True))
+        self._root.bind("<Button>", self._on_click)
 
     def show(self, pixels: Pixels, title: str, wait: bool) -> None:
         """Show an image, scaled down to the screen.
@@ -68,9 +70,13 @@ class ResultWindow:
         self._label.configure(image=self._photo)
         self._root.title(f"{title} (any key: next, q: quit)" if wait else f"{title} (q: quit)")
         self._root.update()
-        if wait and not self._is_closed:
-            self._go_on.set(False)
-            self._root.wait_variable(self._go_on)
+        if wait:
+            self._root.focus_force()
+        self._goes_on = not wait
+        while not self._goes_on and not self._is_closed:
+            # Not Tk's own loop, which Ctrl-C does not interrupt.
+            self._root.update()
+            time.sleep(_POLL_S)
         if self._is_closed:
             raise WindowClosedError
 
@@ -82,8 +88,10 @@ class ResultWindow:
         if event.keysym in ("q", "Q", "Escape"):
             self._close()
         elif not event.keysym.startswith(("Shift", "Control", "Alt", "Super")):
-            self._go_on.set(True)
+            self._goes_on = True
+
+    def _on_click(self, _event: Any) -> None:
+        self._goes_on = True
 
     def _close(self) -> None:
         self._is_closed = True
-        self._go_on.set(True)
