@@ -88,7 +88,11 @@ def _read_curves(config: RunConfig, run_id: str) -> dict[str, Curve]:
     try:
         client = open_store(config)
         names = client.get_run(run_id).data.metrics
-        shown = [name for name in names if name.startswith("train/") or name.endswith("/AP")]
+        shown = [
+            name
+            for name in names
+            if name.startswith("train/") or (name.startswith("val/") and name.endswith("/AP"))
+        ]
         curves = {name: _read_curve(client, run_id, name) for name in sorted(shown)}
     except Exception as error:  # of MLflow, requests or SQLAlchemy: the report goes without
         logger.warning("the report has no curves: MLflow cannot be read (%s)", error)

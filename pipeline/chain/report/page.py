@@ -100,7 +100,7 @@ def _reasons(title: str, reasons: Sequence[str]) -> str:
 def _curves(curves: Mapping[str, Curve]) -> str:
     groups = {
         "Losses": [name for name in curves if name.startswith(_LOSS_PREFIX)],
-        "Validation": [name for name in curves if name.endswith("/AP")],
+        "Validation": [name for name in curves if name.startswith("val/")],
         "Learning rate": [name for name in curves if name == "train/learning_rate"],
         "Gradient norm": [name for name in curves if name == "train/gradient_norm"],
         "Images per second": [name for name in curves if name == "train/images_per_s"],
