@@ -22,6 +22,7 @@ from pipeline.track.unsent_metrics import UnsentMetrics
 logger = logging.getLogger(__name__)
 
 METRICS_PER_REQUEST = 1000  # MLflow's limit for log_batch
+MAX_SHOWN = 200  # characters of an error in the log; those of a lost connection have many more
 HTTP_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"})
 
@@ -211,7 +212,7 @@ class MetricSink:
                 "MLflow does not accept metrics of run %s (%s: %s); they are kept until it does",
                 self.run_id,
                 type(error).__name__,
-                error,
+                next(iter(str(error).splitlines()), "")[:MAX_SHOWN],
             )
         self.failed_attempts += 1
         if self._unsent is not None:
