@@ -8,7 +8,7 @@ from model.weights.storage.checksums import CHECKSUMS_FILE
 from pipeline import storage
 from pipeline.chain.earlier_results import set_aside_other_data
 from pipeline.chain.stage import Outcome, Stage
-from pipeline.config import DataConfig, RunConfig
+from pipeline.config import DataConfig, RunConfig, ShapesConfig
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.registration import register_evaluated
 from pipeline.infer.inference import run_inference
@@ -25,7 +25,8 @@ from pipeline.train.run_record import SAMPLING
 
 _TRACKER = ("track.uri", "track.experiment")
 _DECODING = ("decode_threads", "lookahead_batches")
-_OF_ONE_SPLIT = ("train", "val", "train_shards", "val_shards")
+_OF_ONE_SPLIT = ("train", "val", "train_shards", "val_shards", "shapes")
+_SHAPE_COUNTS = {"train": "images", "val": "val_images"}
 _SHARD_SETTINGS = tuple(
     f"data.{name}"
     for name in DataConfig.model_fields
@@ -82,10 +83,15 @@ def _shards_stage(split: Split) -> Stage:
     def sources(config: RunConfig) -> Sequence[str]:
         return _shard_sources(config, split)
 
+    others = set(ShapesConfig.model_fields) - set(_SHAPE_COUNTS.values())
+    shapes = (_SHAPE_COUNTS[split], *sorted(others))
     return Stage(
         f"{split}_shards",
         run,
-        settings=("seed", f"data.{split}", f"data.{split}_shards", *_SHARD_SETTINGS),
+        settings=(
+            *("seed", f"data.{split}", f"data.{split}_shards", *_SHARD_SETTINGS),
+            *(f"data.shapes.{name}" for name in shapes),
+        ),
         outputs=("shards",),
         sources=sources,
         objection=_changed_shards,

@@ -14,7 +14,7 @@ from pipeline.chain.summary import main_result, stage_state
 from pipeline.rates import format_duration
 
 _STATE_CLASS = {"finished": "good", "failed": "bad", "interrupted": "bad", "running": "busy"}
-_LOSS_PREFIX = "train/loss"
+_NO_LOSSES = ("learning_rate", "gradient_norm", "images_per_s", "data_wait", "bad_rows", "memory")
 
 
 def render_page(content: ReportContent) -> str:
@@ -99,7 +99,7 @@ def _reasons(title: str, reasons: Sequence[str]) -> str:
 
 def _curves(curves: Mapping[str, Curve]) -> str:
     groups = {
-        "Losses": [name for name in curves if name.startswith(_LOSS_PREFIX)],
+        "Losses": [name for name in curves if _is_loss(name)],
         "Validation": [name for name in curves if name.startswith("val/")],
         "Learning rate": [name for name in curves if name == "train/learning_rate"],
         "Gradient norm": [name for name in curves if name == "train/gradient_norm"],
@@ -113,6 +113,11 @@ def _curves(curves: Mapping[str, Curve]) -> str:
     if not any(plots):
         return ""
     return f'<section><h2>Training</h2><div class="plots">{"".join(plots)}</div></section>'
+
+
+def _is_loss(name: str) -> bool:
+    prefix, _, rest = name.partition("/")
+    return prefix == "train" and not rest.startswith(_NO_LOSSES)
 
 
 def _short(name: str) -> str:
