@@ -99,7 +99,7 @@ CASES = [
     # Its configs pad all models to 32; some of these files have their training config.
     Case("MMDetection", "faster", 32, "faster R101"),
     Case("MMDetection", "mask", 32, "mask R50"),
-    Case("MMDetection", "mask C4", 32, "mask C4"),
+    Case("MMDetection", "mask C4", 32, "mask C4 pytorch"),
     Case("MMDetection", "retinanet", 32, "RetinaNet R50"),
     Case("MMDetection", "proposals", 32, "RPN R50"),
     # Ours keep what was saved, here 16.

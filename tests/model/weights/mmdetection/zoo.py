@@ -66,6 +66,7 @@ ZOO = {
     "mask R50 DCN": replace(MASK, deform=18),
     "mask R50 DCNv2": replace(MASK, deform=27),
     "mask C4": replace(MASK, features="c4", **CAFFE),
+    "mask C4 pytorch": replace(MASK, features="c4"),
     "faster C4": replace(FASTER, features="c4", **CAFFE),
     "faster DC5": replace(FASTER, features="dc5", **CAFFE),
     "class-agnostic": replace(FASTER, agnostic=True),
