@@ -41,7 +41,7 @@ def set_aside_other_data(config: RunConfig, stage: str) -> None:
     storage.delete(target)
     storage.move_folder(folder, target)
     logger.info(
-        "the training data changed (digest %s, was %s): %s is now %s, and the %s starts anew",
+        "the training data changed (digest %s, was %s): %s is now %s, and stage %s starts anew",
         *(digest[:12], before[:12], folder, target, stage),
     )
 
