@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from pipeline.chain.run import run_chain
 
 from model.config.settings import ConfigError
 from model.weights import WeightsError
 from pipeline import storage
+from pipeline.chain.run import run_chain
 from pipeline.config import RunConfig
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.registration import check_champion_metric, register_evaluated
