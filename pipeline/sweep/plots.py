@@ -74,9 +74,9 @@ def plot_rate_by_batch(
 
 
 def plot_parallel_coordinates(sweep: SweepConfig, trials: Sequence[TrialRecord]) -> bytes:
-    """Plot each trial as a line through its values and its metric; stopped trials are dashed.
+    """Plot each trial as a line through its values and its metric; the brighter, the better.
 
-    A line has a gap where a key does not apply to a trial.
+    Stopped trials are dashed. A line has a gap where a key does not apply to a trial.
     """
     keys = list(sweep.space)
     measured = [t for t in trials if math.isfinite(metric_of(t, sweep.metric))]
@@ -91,8 +91,9 @@ def plot_parallel_coordinates(sweep: SweepConfig, trials: Sequence[TrialRecord])
                 _height(sweep.space[key], trial.values[key]) if key in trial.values else math.nan
                 for key in keys
             ]
+            good = share if sweep.mode == "max" else 1 - share
             style = "-" if trial.status == "finished" else "--"
-            axes.plot([*heights, share], style, color=_COLORS(share), marker="o", markersize=3)
+            axes.plot([*heights, share], style, color=_COLORS(good), marker="o", markersize=3)
         for place, key in enumerate(keys):
             for height, text in _ticks(sweep.space[key]):
                 axes.text(place, height, f"{text} ", fontsize=7, ha="right", va="center")
@@ -108,7 +109,11 @@ def plot_parallel_coordinates(sweep: SweepConfig, trials: Sequence[TrialRecord])
 def _height(dimension: SearchDimension, value: Any) -> float:
     """Return the height of a value on its axis, 0 to 1."""
     if dimension.is_list:
-        return dimension.position(value) / max(len(dimension.values) - 1, 1)
+        last = max(len(dimension.values) - 1, 1)
+        numbers = [each for each in dimension.values if type(each) in (int, float)]
+        if len(numbers) == len(dimension.values):
+            return sorted(numbers).index(value) / last
+        return dimension.position(value) / last
     low, high = dimension.bounds
     if dimension.is_logarithmic:
         return math.log(value / low) / math.log(high / low)
