@@ -15,7 +15,7 @@ quickstart: install
 
 # Two processes: one for the tests that share Ray and other servers, one for the rest.
 test: install lint
-	$(BIN)/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
 
 fuzz: install
 	FUZZ_CASES=10000 $(BIN)/pytest -o timeout=14400 tests/pipeline/ingest/test_fuzz.py \

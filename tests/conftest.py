@@ -14,6 +14,7 @@ from pathlib import Path
 import boto3
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.real_images import coco_tiny  # noqa: F401
 
@@ -27,14 +28,18 @@ def pytest_configure(config):
     if hasattr(config, "workerinput"):
         # Two processes share the cores: more threads would wait for each other.
         torch.set_num_threads(1)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_collection_modifyitems(items):
-    """Run tests that share services, and those of one file, in the same process of `pytest -n`."""
-    for item in items:
-        name = item.path.relative_to(ROOT).as_posix()
-        group = "services" if name.startswith(SERVICES) else name
-        item.add_marker(pytest.mark.xdist_group(group))
+class OneProcessPerScope(LoadScopeScheduling):
+    """Runs tests that share services, and those of one file, in the same process of `pytest -n`."""
+
+    def _split_scope(self, nodeid):
+        return "services" if nodeid.startswith(SERVICES) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return OneProcessPerScope(config, log)
 
 
 def free_ports(count):
@@ -155,6 +160,12 @@ def ray_cluster(s3_port):
     from pipeline import cluster
 
     # As jobs start theirs, even if the developer has one running.
-    cluster.start_local(num_cpus=2, object_store_memory=300_000_000, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:
+        # The dashboard takes submitted jobs. Its agent would look for the cluster at the address of
+        # the network, where a local one does not listen.
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        cluster.start_local(
+            num_cpus=2, object_store_memory=300_000_000, log_to_driver=False, include_dashboard=True
+        )
     yield ray
     ray.shutdown()
