@@ -59,7 +59,7 @@ def test_the_config_of_maskrcnn_benchmark_is_converted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = next(line for line in COMMANDS if line.startswith("python -m pipeline.config"))
     arguments = shlex.split(command)[3:]
-    Path(arguments[0]).write_text(MASK_R50_FPN)
+    Path(arguments[1]).write_text(MASK_R50_FPN)
     assert config_main(arguments) == 0
     load_config(tmp_path / arguments[-1])
 

@@ -31,11 +31,11 @@ def test_comparisons_show_the_keypoints_of_both_sides(shapes_keypoint_shards, tm
         write_detection_rows(output_url(str(tmp_path), chunk.name), predicted)
     [first] = draw_comparisons(chunks, manifest, str(tmp_path), str(tmp_path / "drawn"), 1)
     sheet = decode_image((tmp_path / "drawn" / first.rpartition("/")[2]).read_bytes())
-    # 64 px are enlarged eightfold; the title takes 24 px, the gap 8 px.
-    left, right = sheet[24:, :512], sheet[24:, 520:]
+    # 64 px are enlarged fivefold; the title takes 24 px, the gap 8 px.
+    left, right = sheet[24:, :320], sheet[24:, 328:]
     for keypoints in all_rows[0].keypoints:
         for x, y, _ in keypoints:
-            column, row = (min(511, round(8 * v)) for v in (x, y))
+            column, row = (min(319, round(5 * v)) for v in (x, y))
             patch = np.s_[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
             outline = [(image[patch] == 0).all(2).sum() for image in (left, right)]
             assert min(outline) > 0

@@ -99,7 +99,7 @@ def test_the_same_batches_give_the_same_bits_and_the_window_only_changes_padding
 def test_large_images_make_smaller_windows_of_whole_batches(monkeypatch, limit):
     images = inputs(23, damaged=(3,))
     monkeypatch.setattr(detection_stream, "MAX_WINDOW_BYTES", limit)
-    windows = list(detection_stream._decoded_windows(images, batch=3))
+    windows = list(detection_stream._decoded_windows(images, 3, WINDOW_BATCHES, None))
     assert [image for window in windows for image, _ in window] == images
     assert all(len(window) % 3 == 0 for window in windows[:-1])
     sizes = [sum(getattr(pixels, "nbytes", 0) for _, pixels in window) for window in windows]
