@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 quickstart: install
 	$(BIN)/python workflows/end_to_end.py configs/quickstart.yaml
 
-# Two processes: one for the tests that share Ray and other servers, one for the rest.
+# Two processes: one for the tests that share Ray, one for the rest.
 test: install lint
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
 

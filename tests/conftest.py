@@ -20,8 +20,19 @@ from tests.real_images import coco_tiny  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Their tests share one Ray, one S3 server and trackers, which are started in one process.
-SERVICES = ("tests/pipeline/", "tests/workflows/")
+# Their tests share one Ray, which is started in one process.
+RAY_TESTS = tuple(
+    f"tests/{folder}/"
+    for folder in (
+        "pipeline/chain",
+        "pipeline/infer",
+        "pipeline/ingest",
+        "pipeline/stream",
+        "pipeline/sweep",
+        "pipeline/train",
+        "workflows",
+    )
+)
 
 
 def pytest_configure(config):
@@ -32,10 +43,10 @@ def pytest_configure(config):
 
 
 class OneProcessPerScope(LoadScopeScheduling):
-    """Runs tests that share services, and those of one file, in the same process of `pytest -n`."""
+    """Runs tests that share Ray, and those of one file, in the same process of `pytest -n`."""
 
     def _split_scope(self, nodeid):
-        return "services" if nodeid.startswith(SERVICES) else nodeid.partition("::")[0]
+        return "ray" if nodeid.startswith(RAY_TESTS) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config, log):

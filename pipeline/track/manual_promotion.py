@@ -14,6 +14,7 @@ from pipeline.track.promotion_record import (
     ROLLED_BACK,
     RegisteredVersion,
     decision_report,
+    move_alias,
     signature,
 )
 
@@ -83,9 +84,9 @@ def _move(client: MlflowClient, name: str, version: str, reason: str) -> Registe
     client.update_model_version(name, version, decision_report(True, f"{reason} ({by})", (), ()))
     for key, value in {**tags, **decided, PROMOTION_TAG: PROMOTED}.items():
         client.set_model_version_tag(name, version, key, value)
-    client.set_registered_model_alias(name, CHAMPION, version)
+    move_alias(client, name, CHAMPION, version)
     if champion is not None and str(champion) != version:
-        client.set_registered_model_alias(name, PREVIOUS, str(champion))
+        move_alias(client, name, PREVIOUS, str(champion))
     if str(aliases.get(CANDIDATE)) == version:
         client.delete_registered_model_alias(name, CANDIDATE)
     return RegisteredVersion(name, version, True, None, reason, version, (reason,))

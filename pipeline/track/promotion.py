@@ -24,6 +24,7 @@ from pipeline.track.promotion_record import (
     PROMOTION_TAG,
     ROLLED_BACK,
     RegisteredVersion,
+    move_alias,
     record_decision,
 )
 from pipeline.track.promotion_rules import Finding, is_measured, judge_metric, judge_minimum
@@ -80,7 +81,7 @@ def promote(
     promotion = _Promotion(client, name, version, rule, compare)
     findings = promotion.judge_alone()
     if all(each.speaks_for for each in findings):
-        client.set_registered_model_alias(name, CANDIDATE, number)
+        move_alias(client, name, CANDIDATE, number)
         before, compared = promotion.judge_against(before)
         findings += compared
     if not all(each.speaks_for for each in findings):
@@ -90,7 +91,7 @@ def promote(
     best = promotion.settle(before)
     is_best = str(best.version) == number
     if is_best and before is not None and str(before.version) != number:
-        client.set_registered_model_alias(name, PREVIOUS, str(before.version))
+        move_alias(client, name, PREVIOUS, str(before.version))
     opponent = before if is_best else best
     final = findings if is_best else [*findings, promotion.judge_metric(best)]
     return promotion.conclude(best, opponent, is_best, promotion.reason(opponent), final)
@@ -183,7 +184,7 @@ class _Promotion:
             best = self._best([*known, self.version, *rivals])
             if present is not None and best.version == present.version:
                 return best
-            self.client.set_registered_model_alias(self.name, CHAMPION, str(best.version))
+            move_alias(self.client, self.name, CHAMPION, str(best.version))
             present = _champion(self.client, self.name)
         raise TrackingError(
             f"{self.name}: other jobs moved the alias {CHAMPION} {_MAX_ROUNDS} times; register "

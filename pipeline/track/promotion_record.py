@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from pipeline.config import RunConfig
 from pipeline.track.promotion_rules import Finding
@@ -124,3 +125,19 @@ def decision_report(
         if reasons:
             lines += ["", f"{title}:", "", *(f"- {each}" for each in reasons)]
     return "\n".join(lines)
+
+
+def move_alias(client: MlflowClient, name: str, alias: str, version: str) -> None:
+    """Point an alias at a version, also if another job creates the alias at the same moment.
+
+    MLflow inserts a new alias without a lock, so the second of two jobs gets an error of the
+    database; the alias exists then, and another try moves it.
+    """
+    for is_last in (False, False, True):
+        try:
+            client.set_registered_model_alias(name, alias, version)
+            return
+        except MlflowException:
+            if is_last:
+                raise
+            time.sleep(0.1)

@@ -33,7 +33,9 @@ def aliases(configure, run):
     def read():
         client = MlflowClient(run.uri, registry_uri=run.uri)
         model = client.get_registered_model(configure().track.model_name)
-        return {name: str(version) for name, version in model.aliases.items()}
+        # The alias candidate is that of a refused version.
+        names = ("champion", "previous")
+        return {name: str(model.aliases[name]) for name in names if name in model.aliases}
 
     return read
 

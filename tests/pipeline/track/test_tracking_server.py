@@ -99,8 +99,12 @@ def test_the_better_of_two_jobs_that_promote_at_once_is_the_champion(server):
             client.create_model_version(name, "s3://nowhere/model", tags=each) for each in tags
         ]
         with ThreadPoolExecutor(2) as jobs:
-            for version in reversed(versions):
+            promotions = [
                 jobs.submit(promote, client, name, version, Rule("segm/AP"))
+                for version in reversed(versions)
+            ]
+        # An error of either shows here.
+        assert {promotion.result().name for promotion in promotions} == {name}
         aliases = client.get_registered_model(name).aliases
         assert str(aliases["champion"]) == str(versions[0].version)
 
