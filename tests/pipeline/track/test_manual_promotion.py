@@ -22,7 +22,7 @@ def configure(run_config):
 
 @pytest.fixture
 def three_versions(configure, run, make_checkpoint):
-    """Versions 1 to 3, of which 1 and then 2 became the champion."""
+    """Versions 1 to 3, of which 1 and then 2 became the champion, and 3 was refused."""
     for number, value in ((1, 0.3), (2, 0.4), (3, 0.2)):
         metrics = {"segm/AP": value}
         register_model(configure(), make_checkpoint(number), metrics, run.run_id, DATASET)
@@ -33,25 +33,23 @@ def aliases(configure, run):
     def read():
         client = MlflowClient(run.uri, registry_uri=run.uri)
         model = client.get_registered_model(configure().track.model_name)
-        # The alias candidate is that of a refused version.
-        names = ("champion", "previous")
-        return {name: str(model.aliases[name]) for name in names if name in model.aliases}
+        return {name: str(version) for name, version in model.aliases.items()}
 
     return read
 
 
 @pytest.mark.usefixtures("three_versions")
 def test_a_promotion_keeps_the_champion_before_as_previous(aliases):
-    assert aliases() == {"champion": "2", "previous": "1"}
+    assert aliases() == {"champion": "2", "previous": "1", "candidate": "3"}
 
 
 @pytest.mark.usefixtures("three_versions")
 def test_a_rollback_and_a_second_one_swap_the_two(configure, aliases):
     moved = roll_back(configure(because="false alarms at night"))
-    assert aliases() == {"champion": "1", "previous": "2"}
+    assert aliases() == {"champion": "1", "previous": "2", "candidate": "3"}
     assert moved.reason == "rolled back from version 2: false alarms at night"
     assert roll_back(configure()).reason == "rolled back from version 1"
-    assert aliases() == {"champion": "2", "previous": "1"}
+    assert aliases() == {"champion": "2", "previous": "1", "candidate": "3"}
 
 
 @pytest.mark.usefixtures("three_versions")

@@ -37,7 +37,7 @@ def test_a_version_measured_on_another_dataset_is_not_promoted(run_config, run, 
     first = register_model(run_config, make_checkpoint(1), {"segm/AP": 0.3}, run.run_id, DATASET)
     other = register_model(run_config, make_checkpoint(2), {"segm/AP": 0.9}, run.run_id, "e" * 64)
     assert not other.promoted
-    assert "was not measured on this dataset" in other.reason
+    assert "champion 1 was not measured on this dataset" in other.reason
     assert champion(run_config, run.uri) == first.version
 
 
