@@ -19,7 +19,7 @@ def plan(config: RunConfig) -> str:
 def job(
     config: RunConfig, first: str | None = None, last: str | None = None, only: str | None = None
 ) -> str:
-    """Run the stages that do not stand, printing a line as each one ends."""
+    """Run the stages that are not up to date, printing a line as each one ends."""
     from pipeline.chain.failures import StageError
     from pipeline.chain.report import write_report
     from pipeline.chain.run import run_chain
@@ -45,7 +45,7 @@ def _selection(first: str | None, last: str | None, only: str | None) -> "Select
     from pipeline.chain.selection import Selection
 
     if only is not None and (first is not None or last is not None):
-        raise ConfigError(["--only stands alone, without --from and --until"])
+        raise ConfigError(["--only cannot be combined with --from or --until"])
     return Selection(only or first, only or last)
 
 
@@ -80,7 +80,7 @@ def plan_dry_run(config: RunConfig) -> str:
 def dry_run(
     config: RunConfig, first: str | None = None, last: str | None = None, only: str | None = None
 ) -> str:
-    """Return which stages would run, which stand, and why."""
+    """Return which stages would run, which are up to date, and why."""
     from pipeline.chain.plan import plan_chain
     from pipeline.chain.summary import plan_table
 
@@ -90,7 +90,7 @@ def dry_run(
 def show_status(
     config: RunConfig, first: str | None = None, last: str | None = None, only: str | None = None
 ) -> str:
-    """Return where the chain stands, also while it runs elsewhere."""
+    """Return the progress of the chain, also while it runs elsewhere."""
     import time
 
     from model.config.settings import ConfigError
@@ -112,7 +112,7 @@ MODES = (
     ),
     Mode(
         "--status",
-        "say where the chain in this output stands; works from another machine too",
+        "show the progress of the chain in this output; works from another machine too",
         show_status,
         plan_dry_run,
         needs_cluster=False,

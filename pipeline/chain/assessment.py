@@ -1,4 +1,4 @@
-"""Decide whether a stage stands or must run, and say why."""
+"""Decide whether a stage is up to date or must run, and say why."""
 
 import json
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ _SHOWN_CHANGES = 3
 
 @dataclass(frozen=True)
 class Assessment:
-    """Whether a stage stands.
+    """Whether a stage is up to date.
 
     Args:
         facts: what its result would depend on if it ran now.
-        record: its record, if it stands; None if it must run.
-        earlier: its readable record, whether or not it stands.
+        record: its record, if it is up to date; None if it must run.
+        earlier: its readable record, even if it is out of date.
         reason: why it must run, or that it is up to date.
     """
 
@@ -52,7 +52,7 @@ def assess(stage: Stage, config: RunConfig, outcomes: Mapping[str, Outcome]) -> 
     reason = (
         _changes(record.facts, facts)
         or _missing_output(stage, record.outcome)
-        or stage.objection(config, record.outcome)
+        or stage.why_outdated(config, record.outcome)
     )
     if reason is not None:
         return Assessment(facts, None, record, reason)

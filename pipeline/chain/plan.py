@@ -1,4 +1,4 @@
-"""What a chain would do and where it stands, without running or changing anything."""
+"""What a chain would do and how far it is, without running or changing anything."""
 
 import time
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from pipeline.chain.task import log_url
 from pipeline.config import RunConfig
 from pipeline.storage.exclusive_use import BEAT_S, OWNER_FILE
 
-Verdict = Literal["stands", "runs", "may run", "left alone", "taken as it is", "is missing"]
+Verdict = Literal["up to date", "runs", "may run", "not selected", "not checked", "missing"]
 
 _ALL_STAGES = Selection()
 # A chain shows every BEAT_S that it lives; a busy store or another clock may delay that.
@@ -37,7 +37,7 @@ class PlannedStage:
         name: name of the stage.
         verdict: ``may run`` if it depends on the result of a stage that runs.
         reason: why.
-        record: its readable record, whether or not it stands.
+        record: its readable record, even if it is out of date.
     """
 
     name: str
@@ -48,7 +48,7 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class StageStatus:
-    """Where a stage stands.
+    """The progress of a stage.
 
     Args:
         planned: what a chain would do with it now.
@@ -65,7 +65,7 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class ChainStatus:
-    """Where a chain stands.
+    """The progress of a chain.
 
     Args:
         chain: the state of the last chain in this output; None without one.
@@ -98,12 +98,12 @@ def plan_chain(config: RunConfig, selection: Selection = _ALL_STAGES) -> list[Pl
             each = PlannedStage(stage.name, "may run", reason, None)
         else:
             each = _plan_stage(stage, config, outcomes, is_taken=index < first)
-        if each.verdict in ("runs", "may run", "is missing"):
+        if each.verdict in ("runs", "may run", "missing"):
             unknown.add(stage.name)
         elif each.record is not None:
             outcomes[stage.name] = each.record.outcome
         if index >= first and stage.name not in selected:
-            each = PlannedStage(stage.name, "left alone", "it is after --until", each.record)
+            each = PlannedStage(stage.name, "not selected", "it is after --until", each.record)
         planned.append(each)
     return planned
 
@@ -115,16 +115,16 @@ def _plan_stage(
     if is_taken:
         reason = "it is before --from"
         if found.earlier is None:
-            return PlannedStage(stage.name, "is missing", f"{reason}, but {found.reason}", None)
+            return PlannedStage(stage.name, "missing", f"{reason}, but {found.reason}", None)
         if found.record is None:
             reason += f"; out of date: {found.reason}"
-        return PlannedStage(stage.name, "taken as it is", reason, found.earlier)
-    verdict: Verdict = "runs" if found.record is None else "stands"
+        return PlannedStage(stage.name, "not checked", reason, found.earlier)
+    verdict: Verdict = "runs" if found.record is None else "up to date"
     return PlannedStage(stage.name, verdict, found.reason, found.earlier)
 
 
 def chain_status(config: RunConfig) -> ChainStatus:
-    """Return where the chain in the output stands, also of one that runs on another machine.
+    """Return the progress of the chain in the output, also of one that runs on another machine.
 
     Raises:
         StorageError: a record or a source cannot be read.

@@ -41,7 +41,7 @@ _ALL_STAGES = Selection()
 
 
 def run_chain(config: RunConfig, selection: Selection = _ALL_STAGES) -> Iterator[StageRecord]:
-    """Run the selected stages that do not stand.
+    """Run the selected stages that are not up to date.
 
     Yields:
         The record of each selected stage, as soon as it is finished or found finished.

@@ -1,6 +1,6 @@
 """A stage of the chain, what it declares, and the record that it leaves when it is finished.
 
-The record is ``{output}/stages/NAME/_SUCCESS.json``, written last. A stage stands while its
+The record is ``{output}/stages/NAME/_SUCCESS.json``, written last. A stage is up to date while its
 settings, its inputs and its sources are those of the record and its outputs are there.
 """
 
@@ -23,7 +23,7 @@ def _no_sources(_config: RunConfig) -> Sequence[str]:
     return ()
 
 
-def _no_objection(_config: RunConfig, _outcome: Outcome) -> str | None:
+def _never_outdated(_config: RunConfig, _outcome: Outcome) -> str | None:
     return None
 
 
@@ -40,7 +40,7 @@ class Stage:
         after: earlier stages that must be finished, although the result does not depend on them.
         outputs: keys of the outcome that hold URLs of files that must still exist.
         sources: returns the URLs of files from outside of the chain that the result depends on.
-        objection: returns why a finished stage must run again, for what the other fields cannot
+        why_outdated: returns why a finished stage must run again, for what the other fields cannot
             say; None if nothing is wrong.
     """
 
@@ -51,7 +51,7 @@ class Stage:
     after: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     sources: Callable[[RunConfig], Sequence[str]] = _no_sources
-    objection: Callable[[RunConfig, Outcome], str | None] = _no_objection
+    why_outdated: Callable[[RunConfig, Outcome], str | None] = _never_outdated
 
     @property
     def depends_on(self) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ def _shards_stage(split: Split) -> Stage:
         ),
         outputs=("shards",),
         sources=sources,
-        objection=_changed_shards,
+        why_outdated=_changed_shards,
     )
 
 
@@ -206,7 +206,7 @@ def _infer_stage(config: RunConfig) -> Stage:
         inputs=inputs,
         outputs=("output_url",),
         sources=_infer_sources,
-        objection=_changed_model,
+        why_outdated=_changed_model,
     )
 
 
@@ -227,7 +227,7 @@ _TRAIN = Stage(
     # Validation during the training reads them, but a finished training is not repeated for them.
     after=("val_shards",),
     outputs=("checkpoint_url",),
-    objection=_changed_checkpoint,
+    why_outdated=_changed_checkpoint,
 )
 _EVALUATE = Stage(
     "evaluate",

@@ -1,8 +1,8 @@
 """The state of a running chain, for other terminals: who runs which stage since when.
 
 ``stages/chain.json`` has the state of the whole chain, ``stages/NAME/state.json`` that of a stage.
-Both are written by the chain and only read for display: whether a stage stands is decided by its
-record alone.
+Both are written by the chain and only read for display: its record alone decides whether a stage is
+up to date.
 """
 
 import getpass

@@ -1,4 +1,4 @@
-"""Tables of a chain as text: what it will do, where it stands, and what it did."""
+"""Tables of a chain as text: what it will do, how far it is, and what it did."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ def status_table(status: ChainStatus, now: float) -> str:
     """Return the state of a chain and of its stages.
 
     Args:
-        status: where the chain stands.
+        status: progress of the chain.
         now: seconds since the epoch.
     """
     lines = [(each.planned.name, *_stage_status(each, status, now)) for each in status.stages]
@@ -63,7 +63,7 @@ def stage_state(each: StageStatus, status: ChainStatus) -> tuple[str, str]:
     if each.is_running and state is not None:
         attempt = f"attempt {state.attempt}"
         return state.state, f"{attempt}, after: {state.message}" if state.message else attempt
-    if planned.verdict == "stands" and planned.record is not None:
+    if planned.verdict == "up to date" and planned.record is not None:
         return "finished", main_result(planned.record.outcome)
     if state is not None and state.state == "failed":
         return "failed", state.message

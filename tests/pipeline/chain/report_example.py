@@ -47,7 +47,7 @@ def example_content():
     for name, outcome in results.items():
         record = StageRecord(name, Facts({}, {}), outcome, 83.2)
         is_last = name == "infer"
-        planned = PlannedStage(name, "runs" if is_last else "stands", "up to date", record)
+        planned = PlannedStage(name, "runs" if is_last else "up to date", "up to date", record)
         state = StageState("failed" if is_last else "done", 1, 1.0, "the disk is <full>")
         stages.append(StageStatus(planned, state, False, f"{OUTPUT}/stages/{name}/log.txt"))
     chain = ChainState("night", "me", "all stages", "failed", 0.0, 10.0, FAILURE)

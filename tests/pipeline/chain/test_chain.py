@@ -1,4 +1,4 @@
-"""The chain skips stages that stand and runs those that changed or whose files are missing."""
+"""The chain skips what is up to date, and runs what changed or whose files are missing."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ def with_section(config, section, **changes):
 
 
 def run_alone(config, name, outcomes=None):
-    """Run a stage in this process if it must run; return why, or None if it stands."""
+    """Run a stage in this process if it must run; return why, or None if it is up to date."""
     outcomes = outcomes or {}
     stage = next(each for each in chain_stages(config) if each.name == name)
     found = assess(stage, config, outcomes)
@@ -86,13 +86,13 @@ def test_a_plan_changes_nothing_and_says_what_depends_on_what(small_config, file
     before = files_below(small_config.output)
     planned = {each.name: each for each in plan_chain(small_config)}
     assert [each.verdict for each in planned.values()] == [
-        *("runs", "stands", "may run", "may run", "may run", "may run"),
+        *("runs", "up to date", "may run", "may run", "may run", "may run"),
     ]
     assert planned["train"].reason == "it depends on what comes out of train_shards"
     until = {each.name: each.verdict for each in plan_chain(small_config, Selection(None, "train"))}
-    assert until["evaluate"] == "left alone"
+    assert until["evaluate"] == "not selected"
     begin = {each.name: each for each in plan_chain(small_config, Selection("evaluate"))}
-    assert begin["train_shards"].verdict == "is missing"
+    assert begin["train_shards"].verdict == "missing"
     assert files_below(small_config.output) == before
 
 

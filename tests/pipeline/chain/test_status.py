@@ -1,4 +1,4 @@
-"""Another terminal, or machine, sees where a chain stands, on a disk and in a bucket."""
+"""Another terminal, or machine, sees the progress of a chain, on a disk and in a bucket."""
 
 import threading
 import time
