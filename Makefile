@@ -19,7 +19,7 @@ test: install lint
 
 fuzz: install
 	FUZZ_CASES=10000 $(BIN)/pytest -o timeout=14400 tests/pipeline/ingest/test_fuzz.py \
-	  tests/pipeline/shards/test_decode.py $(PYTEST_ARGS)
+	  tests/model/images/test_decode.py $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

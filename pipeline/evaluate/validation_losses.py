@@ -13,13 +13,13 @@ import torch.distributed as dist
 
 from model import Category, Detector
 from model.boxes.convention import BoxConvention
+from model.images.decode import DecodeError
 from model.inference.precision import autocast
 from model.preprocess import canvas_size
 from model.structures import ImageSize
 from pipeline.config import RunConfig
 from pipeline.evaluate.validation import rows_of_rank
 from pipeline.shards.class_match import match_classes
-from pipeline.shards.decode import DecodeError
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import ShardRow
 from pipeline.stream.augmentation.apply import TrainingSample

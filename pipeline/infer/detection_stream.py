@@ -14,8 +14,8 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from model import Detections, Predictor
+from model.images.decode import Pixels
 from pipeline.infer.inputs import describe_error
-from pipeline.shards.decode import Pixels
 
 DECODE_THREADS = 2
 WINDOW_BATCHES = 8

@@ -14,6 +14,7 @@ from typing import IO
 
 import numpy as np
 
+from model.images.decode import IMAGE_SUFFIXES
 from pipeline import storage
 from pipeline.infer.image_listing import ImageListing
 from pipeline.infer.inputs import InputChunk
@@ -26,7 +27,6 @@ from pipeline.infer.ledger import (
 )
 from pipeline.infer.plan import KeyOf, Plan, output_sizes
 from pipeline.infer.recorded_images import RecordedImages
-from pipeline.shards.decode import IMAGE_SUFFIXES
 from pipeline.shards.manifest import MANIFEST_NAME
 from pipeline.storage.versions import FileVersion
 

@@ -5,7 +5,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from pipeline.shards.decode import IMAGE_SUFFIXES
+from model.images.decode import IMAGE_SUFFIXES
 from pipeline.storage.urls import local_path
 from pipeline.storage.versions import FileVersion, list_versions
 

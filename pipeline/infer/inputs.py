@@ -9,8 +9,8 @@ from itertools import compress
 
 import pyarrow as pa
 
+from model.images.decode import Pixels, decode_image
 from pipeline import storage
-from pipeline.shards.decode import Pixels, decode_image
 from pipeline.shards.manifest import MANIFEST_NAME, read_manifest
 from pipeline.shards.row import ShardRow, read_rows
 from pipeline.storage.versions import file_url

@@ -56,6 +56,7 @@ def read_cityscapes(root_url: str, image_set: str) -> Listing:
         StorageError: there are no annotations. A damaged file is not an error; its image is
             quarantined.
     """
+    root_url = storage.absolute(root_url)
     folder = storage.join(root_url, "gtFine", image_set)
     urls = storage.list_files(folder, (_SUFFIX,))
     if not urls:

@@ -67,6 +67,7 @@ def parse_coco(
     Raises:
         StorageError: not JSON, or without images, annotations or categories.
     """
+    images_url = storage.absolute(images_url)
     images, annotations, records = _parse_document(data, url)
     category_ids = IdTable([record.get("id") for record in records], others="count")
     categories, keypoints = _read_categories(records, category_ids, url)

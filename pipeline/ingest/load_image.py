@@ -2,11 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from model.structures import ImageSize
-from pipeline import storage
-from pipeline.ingest.listing import Annotation, ImageRecord
-from pipeline.ingest.rejects import InvalidRecordError, Reject
-from pipeline.shards.decode import (
+from model.images.decode import (
     STORED,
     DecodeError,
     decode_image,
@@ -14,6 +10,10 @@ from pipeline.shards.decode import (
     stored_size,
     upright_size,
 )
+from model.structures import ImageSize
+from pipeline import storage
+from pipeline.ingest.listing import Annotation, ImageRecord
+from pipeline.ingest.rejects import InvalidRecordError, Reject
 from pipeline.shards.decoding import Decoding
 
 _UNREADABLE = "truncated or unreadable image"

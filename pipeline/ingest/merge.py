@@ -68,7 +68,8 @@ def merge_shards(
         StorageError: a folder cannot be read or written, is given twice, or is the output.
         ConfigError: no dataset has one of ``classes``.
     """
-    sources = [Source(url, read_manifest(url)) for url in urls]
+    shards_url = storage.absolute(shards_url)
+    sources = [Source(url, read_manifest(url)) for url in map(storage.absolute, urls)]
     _check_folders(sources, shards_url)
     merged = merge_classes([source.manifest.categories for source in sources], classes)
     _warn_about_unlabeled_classes(sources, merged)

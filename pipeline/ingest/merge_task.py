@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from model.images.decode import STORED
 from pipeline import storage
 from pipeline.ingest.shard_output import write_shard_file
 from pipeline.ingest.shard_task import ShardReport
 from pipeline.shards.aspect_bins import BIN_COUNT, aspect_bins
-from pipeline.shards.decode import STORED
 from pipeline.shards.manifest import ShardFile
 from pipeline.shards.shard_file import open_shard, read_open_row_group
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model.images.decode import jpeg_error
 from pipeline import storage
 from pipeline.ingest.parallel_tasks import run_tasks
-from pipeline.shards.decode import jpeg_error
 from pipeline.shards.manifest import Manifest, ShardFile, read_manifest
 from pipeline.shards.row import ShardRow, rows_from_arrow
 from pipeline.shards.row_check import row_problems

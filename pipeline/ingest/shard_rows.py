@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from model.images.decode import STORED
 from pipeline.ingest.listing import Annotation, ImageRecord
 from pipeline.ingest.load_image import LoadedImage
 from pipeline.ingest.rejects import InvalidRecordError, Reject
 from pipeline.ingest.validate import ValidatedObject, validate_annotation
-from pipeline.shards.decode import STORED
 from pipeline.shards.decoding import Decoding
 
 

@@ -57,6 +57,7 @@ def write_shards(
         StorageError: a location cannot be read or written.
         QuarantineError: more is left out than allowed, or nothing is left.
     """
+    shards_url = storage.absolute(shards_url)
     digest = source_digest(listing, (_SHUFFLE_SEED, rows_per_shard, rows_per_group), decoding)
     existing = existing_manifest(shards_url, digest)
     if existing is not None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as coco_masks
 
+from model.images.decode import DecodeError
 from model.structures import ImageSize
 from pipeline.ingest.rejects import InvalidRecordError
-from pipeline.shards.decode import DecodeError
 from pipeline.shards.run_lengths import run_ends
 
 Box = tuple[float, float, float, float]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
+from model.images.decode import IMAGE_SUFFIXES
 from model.structures import Category
 from pipeline import storage
 from pipeline.ingest.identifiers import number_names
@@ -17,7 +18,6 @@ from pipeline.ingest.rejects import InvalidRecordError, Reject
 from pipeline.ingest.voc_classes import name_classes
 from pipeline.ingest.voc_masks import VocMasks, mask_versions
 from pipeline.ingest.voc_xml import AnnotationFile, read_annotation_file
-from pipeline.shards.decode import IMAGE_SUFFIXES
 
 _FIRST_AREA_YEAR = 2010  # AP is the area under the curve from this challenge on
 _MAX_NAME = 250  # bytes of a part of a path, without the extension
@@ -42,6 +42,7 @@ def read_voc(
             file is not an error; its image is quarantined.
         ConfigError: no object is of one of ``classes``, but objects have a similar name.
     """
+    root_url = storage.absolute(root_url)
     kind = "Segmentation" if masks else "Main"
     set_url = storage.join(root_url, "ImageSets", kind, f"{image_set}.txt")
     names, rejects, lines = _read_set(set_url)

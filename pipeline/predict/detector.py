@@ -16,11 +16,11 @@ import torch
 from model import Detections, Predictor, load_detector
 from model.detections import BitmapCrop
 from model.drawing import detected_objects, draw_objects
+from model.images.decode import Pixels
 from pipeline.config import RunConfig, load_config
 from pipeline.config.predict import PredictConfig
 from pipeline.operator_backend import warn_if_not_compiled
 from pipeline.predict.errors import PredictError
-from pipeline.shards.decode import Pixels
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from model import Detections
 from model.drawing.canvas import MIN_SHORT_SIDE
+from model.images.decode import Pixels
 from pipeline.infer.detection_stream import ImagePrediction, predict_images
 from pipeline.predict.detector import DrawingDetector
 from pipeline.predict.inputs import InputFile
 from pipeline.predict.output import Output
 from pipeline.predict.threads import map_in_threads
-from pipeline.shards.decode import Pixels
 
 logger = logging.getLogger(__name__)
 

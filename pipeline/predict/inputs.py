@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model.images.decode import IMAGE_SUFFIXES, Pixels, decode_image
 from pipeline import storage
 from pipeline.infer.image_listing import ImageListing
 from pipeline.predict.errors import PredictError
-from pipeline.shards.decode import IMAGE_SUFFIXES, Pixels, decode_image
 from pipeline.storage.urls import local_path
 from pipeline.storage.versions import file_url
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import simplejpeg
 from PIL import Image
 
+from model.images.decode import Pixels
 from pipeline import storage
 from pipeline.predict.errors import PredictError
 from pipeline.predict.inputs import InputFile
-from pipeline.shards.decode import Pixels
 
 if TYPE_CHECKING:
     from pipeline.predict.detector import Crop

@@ -12,9 +12,9 @@ import av
 import av.error
 import numpy as np
 
+from model.images.decode import Pixels
 from pipeline import storage
 from pipeline.predict.errors import PredictError
-from pipeline.shards.decode import Pixels
 
 DEFAULT_RATE = Fraction(25)
 _MISSING_SHARE = 0.02  # containers round the number of frames that they state

@@ -8,8 +8,8 @@ import av
 import av.error
 import numpy as np
 
+from model.images.decode import Pixels
 from pipeline.predict.errors import PredictError
-from pipeline.shards.decode import Pixels
 
 # Without B-frames, which would delay the first frame of a fragmented file.
 _X264_OPTIONS = {"crf": "20", "preset": "veryfast", "bf": "0"}

@@ -5,8 +5,8 @@ from typing import Any
 
 from PIL import Image
 
+from model.images.decode import Pixels
 from pipeline.predict.errors import PredictError
-from pipeline.shards.decode import Pixels
 
 _SCREEN_SHARE = 0.85
 _POLL_S = 0.03

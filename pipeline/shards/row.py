@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from model.images.decode import STORED, Pixels, decode_image
 from model.structures import ImageSize
-from pipeline.shards.decode import STORED, Pixels, decode_image
 from pipeline.shards.shard_file import open_shard, read_open_row_group
 
 Floats = NDArray[np.float64]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.shards.decode import DecodeError
+from model.images.decode import DecodeError
 from pipeline.shards.row import ShardRow
 from pipeline.shards.run_lengths import run_ends
 

@@ -10,8 +10,8 @@ printable character.
 import numpy as np
 from numpy.typing import NDArray
 
+from model.images.decode import DecodeError
 from model.structures import ImageSize
-from pipeline.shards.decode import DecodeError
 
 _MAX_GROUPS = 12  # 60 bits hold any run
 

@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
         # For each object a flat x y visibility x y visibility ...; null if the dataset has none.
         ("keypoints", pa.list_(pa.list_(pa.float64()))),
         # EXIF orientation that the stored pixels are turned by, and the significant bits of deep
-        # images; see pipeline.shards.decode.
+        # images; see model.images.decode.
         ("orientation", pa.int8()),
         ("bit_depth", pa.int8()),
         # The dataset's own ids as JSON; null where ours are the same.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from model.lazy_exports import lazy_exports
 from pipeline.storage.retries import DamagedRecordError, MissingFileError, StorageError
 from pipeline.storage.untrusted_names import UnsafeNameError, check_name, path_below, url_below
-from pipeline.storage.urls import join, local_path
+from pipeline.storage.urls import absolute, join, local_path
 
 if TYPE_CHECKING:
     from pipeline.storage.files import (
@@ -33,6 +33,7 @@ __all__ = [
     "MissingFileError",
     "StorageError",
     "UnsafeNameError",
+    "absolute",
     "check_name",
     "delete",
     "download_file",

@@ -22,17 +22,22 @@ def local_path(location: str) -> Path | None:
     return None if _has_scheme(location) else Path(location).expanduser()
 
 
-def absolute(location: str, folder: Path) -> str:
-    """Resolve a relative path against ``folder`` and expand ``~``; leave other schemes alone.
+def absolute(location: str, folder: Path | None = None) -> str:
+    """Resolve a relative path and expand ``~``; leave other schemes alone.
 
-    ``file://`` becomes a plain path, so that a local file has one spelling.
+    ``file://`` becomes a plain path, so that a local file has one spelling. Every location that a
+    task on a cluster reads must be absolute: its process runs in another folder.
+
+    Args:
+        location: a path or URL.
+        folder: what a relative path is relative to; default: the current folder.
     """
     local = local_path(location)
     if local is None:
         return location
     # Path.resolve would also follow symbolic links; they stay as the user wrote them.
     parts: list[str] = []
-    for part in (folder / local).parts:
+    for part in ((folder or Path.cwd()) / local).parts:
         parts = parts[:-1] if part == ".." else [*parts, part]
     return str(PurePosixPath(*parts))
 

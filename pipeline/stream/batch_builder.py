@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from model.config.keypoint_names import flip_order
+from model.images.decode import DecodeError
 from model.preprocess import canvas_size
 from model.structures import ImageSize
 from pipeline.config.train import CanvasScope
-from pipeline.shards.decode import DecodeError
 from pipeline.stream.augmentation.apply import TrainingSample
 from pipeline.stream.augmentation.draw import AugmentationRanges
 from pipeline.stream.augmentation.object_selection import select_objects

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.images.decode import DecodeError
 from model.structures import (
     ImageSize,
     InstanceMasks,
@@ -16,7 +17,6 @@ from model.structures import (
     Targets,
 )
 from model.structures.batch_masks import identity_to_canvas
-from pipeline.shards.decode import DecodeError
 from pipeline.shards.row import ShardRow
 from pipeline.shards.run_lengths import run_ends
 from pipeline.stream.augmentation.apply import TrainingSample

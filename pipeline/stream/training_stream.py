@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from model.boxes.convention import BoxConvention
+from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.stream.augmentation.draw import AugmentationRanges
 from pipeline.stream.batch_builder import BadRow, BatchSettings, BuiltBatch, build_batch
@@ -90,6 +91,7 @@ def _plan_worker(
     config: RunConfig, shards_url: str, rank: int, world_size: int, steps: range
 ) -> ReadPlan:
     """Check that the data fits the model, and plan one worker's reads; rank 0 logs warnings."""
+    shards_url = storage.absolute(shards_url)
     manifest = read_training_manifest(config, shards_url)
     check_training_data(config, manifest, shards_url)
     plan = plan_training(config, manifest)

@@ -38,12 +38,9 @@ REQUIREMENTS = (
 """What the code of a served model imports."""
 
 _ROOT = Path(__file__).resolve().parents[2]
+# Whole packages: MLflow puts the model's folder of code first on the path, and a part of a package
+# there would hide the rest of an installed one.
 _CODE = ("model", "ops_cuda")
-_CODE_FILES = (
-    "pipeline/__init__.py",
-    *(f"pipeline/shards/{name}.py" for name in ("__init__", "decode", "deep_images")),
-)
-"""The packages and modules that `served_model` imports."""
 
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
@@ -120,14 +117,11 @@ def log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> Log
 
 
 def _copy_code(folder: Path) -> list[str]:
-    """Copy what `served_model` imports; return the packages' folders."""
+    """Copy the packages that `served_model` imports; return their folders."""
     # Caches of bytecode would run in place of the code.
     ignored = shutil.ignore_patterns("__pycache__", "csrc", "*.so", "*.pyc")
     for package in _CODE:
         shutil.copytree(_ROOT / package, folder / package, ignore=ignored)
-    for file in _CODE_FILES:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_ROOT / file, folder / file)
     return [str(each) for each in sorted(folder.iterdir())]
 
 

@@ -6,7 +6,6 @@ from mlflow.exceptions import MlflowException
 from pipeline.config import RunConfig
 from pipeline.track.mlflow_store import TrackingError, open_store
 from pipeline.track.promotion_record import (
-    CANDIDATE,
     CHAMPION,
     PREVIOUS,
     PROMOTED,
@@ -16,6 +15,7 @@ from pipeline.track.promotion_record import (
     decision_report,
     move_alias,
     signature,
+    withdraw_candidate,
 )
 
 
@@ -87,8 +87,7 @@ def _move(client: MlflowClient, name: str, version: str, reason: str) -> Registe
     move_alias(client, name, CHAMPION, version)
     if champion is not None and str(champion) != version:
         move_alias(client, name, PREVIOUS, str(champion))
-    if str(aliases.get(CANDIDATE)) == version:
-        client.delete_registered_model_alias(name, CANDIDATE)
+    withdraw_candidate(client, name, version)
     return RegisteredVersion(name, version, True, None, reason, version, (reason,))
 
 

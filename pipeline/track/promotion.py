@@ -26,6 +26,7 @@ from pipeline.track.promotion_record import (
     RegisteredVersion,
     move_alias,
     record_decision,
+    withdraw_candidate,
 )
 from pipeline.track.promotion_rules import Finding, is_measured, judge_metric, judge_minimum
 
@@ -80,17 +81,19 @@ def promote(
         return RegisteredVersion(name, number, False, None, reason, _number(before), (), (reason,))
     promotion = _Promotion(client, name, version, rule, compare)
     findings = promotion.judge_alone()
-    if all(each.speaks_for for each in findings):
+    if objection := _objection(findings):
+        return promotion.conclude(before, before, False, objection, findings)
+    before, compared = promotion.judge_against(before)
+    findings += compared
+    if objection := _objection(findings):
         move_alias(client, name, CANDIDATE, number)
-        before, compared = promotion.judge_against(before)
-        findings += compared
-    if not all(each.speaks_for for each in findings):
-        reason = next(each.text for each in findings if not each.speaks_for)
-        return promotion.conclude(before, before, False, reason, findings)
+        return promotion.conclude(before, before, False, objection, findings)
     client.set_model_version_tag(name, number, PROMOTION_TAG, PENDING)
     best = promotion.settle(before)
     is_best = str(best.version) == number
-    if is_best and before is not None and str(before.version) != number:
+    if not is_best:
+        move_alias(client, name, CANDIDATE, number)
+    elif before is not None and str(before.version) != number:
         move_alias(client, name, PREVIOUS, str(before.version))
     opponent = before if is_best else best
     final = findings if is_best else [*findings, promotion.judge_metric(best)]
@@ -218,9 +221,7 @@ class _Promotion:
         """
         number = str(self.version.version)
         if promoted:
-            aliases = self.client.get_registered_model(self.name).aliases
-            if str(aliases.get(CANDIDATE)) == number:
-                self.client.delete_registered_model_alias(self.name, CANDIDATE)
+            withdraw_candidate(self.client, self.name, number)
         other = -1.0 if opponent is None or self._is_own(opponent) else self._value(opponent)
         decision = RegisteredVersion(
             self.name,
@@ -254,6 +255,10 @@ class _Promotion:
         """Return the versions in a state of promotion."""
         query = f"name='{self.name}' and tags.`{PROMOTION_TAG}`='{state}'"
         return list(self.client.search_model_versions(query))
+
+
+def _objection(findings: Iterable[Finding]) -> str | None:
+    return next((each.text for each in findings if not each.speaks_for), None)
 
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:

@@ -141,3 +141,18 @@ def move_alias(client: MlflowClient, name: str, alias: str, version: str) -> Non
             if is_last:
                 raise
             time.sleep(0.1)
+
+
+def withdraw_candidate(client: MlflowClient, name: str, champion: str) -> None:
+    """Remove the candidate alias, unless the candidate is newer than a version just promoted.
+
+    A member of a team may move aliases, but not remove them: then it stays until the next refusal.
+    """
+    candidate = client.get_registered_model(name).aliases.get(CANDIDATE)
+    if candidate is None or int(candidate) > int(champion):
+        return
+    try:
+        client.delete_registered_model_alias(name, CANDIDATE)
+    except MlflowException as error:
+        if error.error_code != "PERMISSION_DENIED":
+            raise

@@ -13,7 +13,7 @@ import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from model import Detections, load_detector
-from pipeline.shards.decode import decode_image
+from model.images.decode import decode_image
 
 _FILES = {"model.safetensors", "model.json", "checksums.json"}
 

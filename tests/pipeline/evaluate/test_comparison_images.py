@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from model.images.decode import decode_image
 from pipeline.evaluate.comparison_images import draw_comparisons
 from pipeline.infer.detection_rows import detection_row, write_detection_rows
 from pipeline.infer.detection_stream import ImagePrediction
 from pipeline.infer.inputs import InputImage, plan_shards
 from pipeline.infer.ledger import output_url
-from pipeline.shards.decode import decode_image
 from pipeline.shards.manifest import read_manifest
 from tests.pipeline.oracle import oracle, perfect_detections, read_all_rows
 

@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from model import ModelConfig, Predictor
+from model.images.decode import decode_image
 from model.weights import load_network
 from pipeline.config import DataConfig, EvaluateConfig
 from pipeline.evaluate.average_precision import precision_table
@@ -19,7 +20,6 @@ from pipeline.evaluate.image_table import read_image_table
 from pipeline.evaluate.metrics import COCO_METRICS, mean_of_measured
 from pipeline.evaluate.validation import validate
 from pipeline.infer.detection_rows import read_detection_rows
-from pipeline.shards.decode import decode_image
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
 from pipeline.storage.exclusive_use import FolderInUseError, exclusive_use

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from model.images.decode import decode_image
 from pipeline.evaluate.calibration import score_calibration
 from pipeline.evaluate.class_table import class_table
 from pipeline.evaluate.evaluation_plots import plot_calibration, plot_precision_recall
 from pipeline.evaluate.evaluation_record import class_metrics
 from pipeline.evaluate.metrics import ClassMetrics
-from pipeline.shards.decode import decode_image
 from tests.pipeline.evaluate.synthetic_matches import draw_detector, draw_objects
 
 PNG_SIZE = (450, 600, 3)

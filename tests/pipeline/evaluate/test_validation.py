@@ -1,15 +1,11 @@
 """Validation in training: results have the dataset's ids, and any number of ranks agrees."""
 
 import json
-import socket
 from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from model import Predictor
 from model.weights import load_network
@@ -19,6 +15,7 @@ from pipeline.evaluate.validation import predict_rows, rows_of_rank, validate
 from pipeline.shards.coco_ground_truth import coco_ground_truth
 from pipeline.shards.shard_file import read_row_group
 from tests.pipeline.oracle import oracle, read_all_rows
+from tests.two_ranks import run_two_ranks
 
 
 def test_perfect_boxes_have_an_ap_of_one(shapes_shards):
@@ -97,13 +94,10 @@ def test_ranks_read_few_row_groups_twice(shapes_shards, monkeypatch, world_size)
     assert len(set(reads)) == 3
 
 
-def validate_as_one_of_two(rank, port, checkpoint, shards_url, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def validate_as_one_of_two(rank, folder, checkpoint, shards_url):
     metrics = validate(load_network(checkpoint), shards_url, rank, 2, batch=1)
     returned = None if metrics is None else [metrics.images, metrics.values]
     (folder / f"{rank}.json").write_text(json.dumps(returned))
-    dist.destroy_process_group()
 
 
 def test_two_ranks_measure_what_one_measures(shapes_shards, tiny_checkpoint, tmp_path):
@@ -111,10 +105,6 @@ def test_two_ranks_measure_what_one_measures(shapes_shards, tiny_checkpoint, tmp
     alone = validate(detector, shapes_shards, 0, 1, batch=1)
     assert detector.training
     assert alone.images == 11
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = (port, tiny_checkpoint, shapes_shards, tmp_path)
-    mp.spawn(validate_as_one_of_two, args=arguments, nprocs=2, join=True)
+    run_two_ranks(validate_as_one_of_two, tmp_path, tiny_checkpoint, shapes_shards)
     assert json.loads((tmp_path / "0.json").read_text()) == [11, alone.values]
     assert json.loads((tmp_path / "1.json").read_text()) is None

@@ -1,17 +1,15 @@
 """Validation losses are those of the whole split, whatever the ranks, batches and class numbers."""
 
 import json
-import socket
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from model import Category
 from model.weights import load_network
 from pipeline.config import RunConfig
 from pipeline.evaluate.validation_losses import validation_losses
+from tests.two_ranks import run_two_ranks
 
 TERMS = {"box_class", "box_regression", "mask", "rpn_box", "rpn_objectness"}
 
@@ -56,20 +54,13 @@ def test_classes_are_matched_by_name(detector, shapes_shards):
     assert changed["loss/rpn_box"] == pytest.approx(losses["loss/rpn_box"])
 
 
-def measure_as_one_of_two(rank, port, checkpoint, shards, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def measure_as_one_of_two(rank, folder, checkpoint, shards):
     losses = measure(load_network(checkpoint), shards, rank, 2)
     (folder / f"{rank}.json").write_text(json.dumps(losses))
-    dist.destroy_process_group()
 
 
 def test_two_ranks_measure_what_one_measures(detector, shapes_shards, tiny_checkpoint, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = (port, tiny_checkpoint, shapes_shards, tmp_path)
-    mp.spawn(measure_as_one_of_two, args=arguments, nprocs=2, join=True)
+    run_two_ranks(measure_as_one_of_two, tmp_path, tiny_checkpoint, shapes_shards)
     expected = measure(detector, shapes_shards)
     for rank in range(2):
         losses = json.loads((tmp_path / f"{rank}.json").read_text())

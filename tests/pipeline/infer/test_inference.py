@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from model import Predictor
+from model.images.decode import decode_image
 from model.weights import load_network
 from pipeline import storage
 from pipeline.config import InferConfig
 from pipeline.infer.detection_rows import SCHEMA, read_detection_rows
 from pipeline.infer.inference import UnfinishedError, UnreadableImagesError, run_inference
 from pipeline.output_layout import predictions_url
-from pipeline.shards.decode import decode_image
 from pipeline.storage.exclusive_use import FolderInUseError, exclusive_use
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

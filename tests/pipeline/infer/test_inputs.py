@@ -6,11 +6,11 @@ from pathlib import Path
 import boto3
 import pytest
 
+from model.images.decode import IMAGE_SUFFIXES
 from pipeline import storage
 from pipeline.infer import image_listing
 from pipeline.infer.image_listing import ImageListing
 from pipeline.infer.inputs import is_shard_folder, plan_shards, read_images
-from pipeline.shards.decode import IMAGE_SUFFIXES
 from pipeline.shards.manifest import read_manifest
 from pipeline.storage.versions import FileVersion, file_url
 from tests.pipeline.infer.folder_jobs import input_images, plan

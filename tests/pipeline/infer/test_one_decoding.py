@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.images import decode
 from model.inference.input_image import FORMATS, open_images
-from pipeline.shards import decode
 
 
 def pixels_of(source):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.images.decode import STORED, decode_image
 from model.structures import ImageSize
 from pipeline.infer.inputs import InputImage
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.load_image import validate_image
 from pipeline.ingest.rejects import InvalidRecordError
 from pipeline.ingest.shard_writer import write_shards
-from pipeline.shards.decode import STORED, decode_image
 from pipeline.shards.decoding import Decoding
 from pipeline.stream.samples import sample_from_row
 from tests.annotated_datasets import all_rows, draw_coco, noise_image

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.ingest.coco import read_coco
+from pipeline.ingest.merge import merge_shards
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.shards.manifest import read_manifest, write_manifest
 from tests.annotated_datasets import add_invalid_records, all_rows, draw_coco
@@ -86,6 +87,7 @@ KILLED_AFTER_TWO_SHARDS = """
 import os, signal, sys
 from pipeline.ingest import shard_writer
 from pipeline.ingest.coco import read_coco
+from pipeline.ingest.merge import merge_shards
 
 write_shard, written = shard_writer.write_shard, []
 
@@ -146,3 +148,14 @@ def test_ray_tasks_write_the_same_shards_to_a_bucket(ray_cluster, s3, source, tm
     assert len(all_rows(shards)) == remote.rows == 9
     local = source.write_shards(tmp_path / "local")
     assert (remote.digest, remote.counts) == (local.digest, local.counts)
+
+
+@pytest.mark.ray
+def test_ray_tasks_find_what_relative_paths_name(ray_cluster, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    annotations, images = (
+        str(path.relative_to(tmp_path)) for path in (source.annotations, source.images)
+    )
+    manifest = write_shards(read_coco(annotations, images), "shards", 5, 2)
+    merged = merge_shards(["shards"], "merged", 9, 3)
+    assert manifest.rows == merged.rows == len(all_rows(tmp_path / "merged")) == 12

@@ -13,8 +13,8 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 
 from model import load_detector
+from model.images.decode import decode_image
 from pipeline.predict import image_files
-from pipeline.shards.decode import decode_image
 
 ROOT = Path(__file__).resolve().parents[3]
 

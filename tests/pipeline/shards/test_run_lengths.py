@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.images.decode import DecodeError
 from model.structures import ImageSize
-from pipeline.shards.decode import DecodeError
 from pipeline.shards.run_lengths import run_ends
 
 

@@ -7,9 +7,9 @@ import pycocotools.mask as coco_masks
 import pytest
 import torch
 
+from model.images.decode import DecodeError
 from model.structures import ImageSize, MixedMasks, PolygonMasks
 from model.structures.batch_masks import rasterize_masks
-from pipeline.shards.decode import DecodeError
 from pipeline.stream.samples import blank_sample, sample_from_row
 from tests.pipeline.stream.rows import FIRST, SECOND, THIRD, mixed_row, row
 

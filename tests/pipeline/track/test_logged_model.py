@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -18,8 +19,8 @@ import yaml
 from mlflow import MlflowClient
 
 from model import Predictor
+from model.images.decode import decode_image
 from model.weights import load_network
-from pipeline.shards.decode import decode_image
 from pipeline.track.model_contents import UnsafeModelError, check_contents
 from pipeline.track.model_registry import register_model
 from pipeline.track.weights_source import resolve_weights
@@ -33,6 +34,7 @@ model = mlflow.pyfunc.load_model(uri)
 frame = pandas.DataFrame({"image": [open(image, "rb").read()] * 2})
 rows = model.predict(frame, params={"score_threshold": 0.0})
 import model, ops_cuda
+import pipeline.evaluate.validation  # the code of the model hides none of the installed packages
 document = {"rows": rows.to_dict("list"), "file": model.__file__, "backend": ops_cuda.backend()}
 print(json.dumps(document))
 """
@@ -186,7 +188,8 @@ def test_an_mlmodel_that_loads_something_else_is_refused(registered, run_config)
         pass
 
 
-def test_a_served_detector_with_a_file_too_many_is_not_loaded(registered, tmp_path):
+def test_a_served_detector_with_a_file_too_many_is_not_loaded(registered, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow changes it
     from mlflow.pyfunc import load_model
 
     _, folder = registered

@@ -13,6 +13,7 @@ import pytest
 from mlflow.server import get_app_client
 
 from pipeline.config import TrackConfig
+from pipeline.track.manual_promotion import promote_version
 from pipeline.track.mlflow_run import open_run
 from pipeline.track.mlflow_store import TrackingError
 from pipeline.track.model_registry import register_model
@@ -90,22 +91,28 @@ def config_at(run_config, uri):
 
 @pytest.mark.s3
 def test_members_record_and_promote_in_what_another_one_created(
-    run_config, server, log_in, tiny_checkpoint
+    run_config, server, log_in, make_checkpoint
 ):
     config = config_at(run_config, server.uri)
+
+    def register(number, value):
+        with open_run(config, "train") as run:
+            metrics = {"segm/AP": value}
+            return register_model(config, make_checkpoint(number), metrics, run.run_id, "d" * 64)
+
     log_in(*ADMIN)
     get_app_client("basic-auth", tracking_uri=server.uri).create_user(*MEMBER)
-    with open_run(config, "train") as run:
-        register_model(config, str(tiny_checkpoint), {"segm/AP": 0.2}, run.run_id, "d" * 64)
+    assert register(1, 0.2).promoted
     log_in(*MEMBER)
-    with open_run(config, "train") as run:
-        second = register_model(
-            config, str(tiny_checkpoint), {"segm/AP": 0.3}, run.run_id, "d" * 64
-        )
-    assert second.promoted
+    assert register(2, 0.3).promoted
     with resolve_weights("models:/with-login@champion", config) as folder:
         stored = (folder / "model.safetensors").read_bytes()
-    assert stored == (tiny_checkpoint / "model.safetensors").read_bytes()
+    assert stored == (Path(make_checkpoint(2)) / "model.safetensors").read_bytes()
+    assert not register(3, 0.1).promoted
+    # Members cannot remove the alias of a candidate, which must not keep them from promoting it.
+    because = config.track.model_copy(update={"because": "fewer false alarms"})
+    promoted = promote_version(config.model_copy(update={"track": because}), "3")
+    assert (promoted.version, promoted.promoted) == ("3", True)
 
 
 @pytest.mark.s3

@@ -1,5 +1,6 @@
 """A registered version records its provenance and resolves to the registered weights."""
 
+import sys
 from pathlib import Path
 
 import mlflow
@@ -51,7 +52,8 @@ def test_a_version_records_its_provenance(run_config, run, make_checkpoint, tmp_
     assert stored.tags["train_digest"] == "unknown"
 
 
-def test_a_damaged_registered_model_is_named(run_config, run, make_checkpoint):
+def test_a_damaged_registered_model_is_named(run_config, run, make_checkpoint, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow changes it
     version = register_model(run_config, make_checkpoint(3), {"segm/AP": 0.3}, run.run_id, DATASET)
     client = MlflowClient(run.uri, registry_uri=run.uri)
     source = client.get_model_version_download_uri(version.name, version.version)

@@ -1,11 +1,7 @@
 """The training loop on a toy detector: workers, accumulation, resuming, NaN and fp16."""
 
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from model.structures import LossTerm
@@ -25,6 +21,7 @@ from tests.pipeline.train.toy_training import (
     stream,
     train,
 )
+from tests.two_ranks import run_two_ranks
 
 
 def no_objects_in_the_second_half(image_id):
@@ -35,9 +32,7 @@ def two_objects(image_id):
     return 2
 
 
-def one_of_two_workers(rank, port, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def one_of_two_workers(rank, folder):
     outcome = {}
     for name, options in {
         "plain": {},
@@ -58,17 +53,13 @@ def one_of_two_workers(rank, port, folder):
     except NonFiniteLossError as error:
         outcome["nan"] = {"step": error.step, "image_ids": list(error.image_ids)}
     torch.save(outcome, folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
     """The outcomes of two real gloo processes, by rank."""
     folder = tmp_path_factory.mktemp("two_workers")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(one_of_two_workers, args=(port, folder), nprocs=2, join=True)
+    run_two_ranks(one_of_two_workers, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -1,21 +1,17 @@
 """Averaged weights are equal on all workers; light on imports, which each process repeats."""
 
 import copy
-import socket
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.train.distributed import average_norm_statistics
 from pipeline.train.weight_average import WeightAverage
+from tests.two_ranks import run_two_ranks
 
 
-def one_of_two_workers(rank, port, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def one_of_two_workers(rank, folder):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     average = WeightAverage(model, 0.9)
@@ -30,14 +26,10 @@ def one_of_two_workers(rank, port, folder):
     before = copy.deepcopy(average.detector.state_dict())
     average_norm_statistics(average.detector)
     torch.save((before, average.detector.state_dict()), folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_all_workers_have_the_same_average(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(one_of_two_workers, args=(port, tmp_path), nprocs=2, join=True)
+    run_two_ranks(one_of_two_workers, tmp_path)
     (before, after), (other_before, other_after) = (
         torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)
     )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from pipeline.shards.decode import (
+from model.images.decode import (
     IMAGE_SUFFIXES,
     STORED,
     DecodeError,

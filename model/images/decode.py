@@ -15,7 +15,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.shards.deep_images import UnknownDepthError, is_deep, to_8_bits
+from model.images.deep_images import UnknownDepthError, is_deep, to_8_bits
 
 Pixels = NDArray[np.uint8]
 
@@ -56,7 +56,7 @@ def decode_image(
     """Decode to (H, W, 3) uint8 RGB: JPEG with libjpeg-turbo, everything else with Pillow.
 
     Grayscale becomes three equal channels, CMYK is converted, alpha is dropped, and deeper images
-    are scaled to 8 bits (`pipeline.shards.deep_images.to_8_bits`).
+    are scaled to 8 bits (`model.images.deep_images.to_8_bits`).
 
     Args:
         data: the encoded image.

@@ -1,0 +1,1 @@
+"""Image files as pixels: the one decoder of training, evaluation and inference."""
