@@ -50,6 +50,14 @@ class DecodeError(ValueError):
     """The bytes are not a complete, readable image, or they cannot be converted to 8 bits."""
 
 
+class UnknownFormatError(DecodeError):
+    """The bytes are not an image of a format that is decoded."""
+
+
+class TooManyPixelsError(DecodeError):
+    """The image is larger than `MAX_PIXELS`."""
+
+
 def decode_image(
     data: bytes, orientation: int | None = None, bit_depth: int | None = None
 ) -> Pixels:
@@ -79,7 +87,9 @@ def stored_size(data: bytes) -> tuple[int, int]:
     """Return the height and width of the stored pixels without decoding them.
 
     Raises:
-        DecodeError: the data is not an image, or larger than `MAX_PIXELS`.
+        UnknownFormatError: the data is not an image.
+        TooManyPixelsError: it is larger than `MAX_PIXELS`.
+        DecodeError: its header is damaged.
     """
     with _opened(data) as image:
         return image.height, image.width
@@ -144,10 +154,13 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
-        raise DecodeError(f"{error}; cut the image into tiles") from None
+        raise TooManyPixelsError(f"{error}; cut the image into tiles") from None
     except UnidentifiedImageError:
-        raise DecodeError(f"not an image of a known format: {', '.join(_FORMATS)}") from None
-    except (UnknownDepthError, DecodeError) as error:
+        known = ", ".join(_FORMATS)
+        raise UnknownFormatError(f"not an image of a known format: {known}") from None
+    except DecodeError:
+        raise
+    except UnknownDepthError as error:
         raise DecodeError(str(error)) from None
     except Exception as error:  # Pillow raises errors of many types for damaged files
         raise DecodeError(str(error) or type(error).__name__) from error
@@ -155,7 +168,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 
 def _check_pixels(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
-        raise DecodeError(
+        raise TooManyPixelsError(
             f"{width}x{height} is more than {MAX_PIXELS:,} pixels; cut the image into tiles"
         )
 

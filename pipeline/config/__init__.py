@@ -1,7 +1,7 @@
 """RunConfig: the settings of every job, a frozen tree read from YAML and ``key=value`` overrides.
 
 One YAML file describes one model on one dataset. Each job (shards, training, sweep, evaluation,
-registration, inference) reads the sections it needs, and each section has a file here. All
+registration, inference, serving) reads the sections it needs, and each section has a file here. All
 locations are paths or URLs (``pipeline/storage/urls.py``).
 """
 
@@ -19,6 +19,7 @@ from pipeline.config.loading import (
 from pipeline.config.optimization import OptimizerConfig, ScheduleConfig
 from pipeline.config.promotion import PromotionConfig
 from pipeline.config.run import RunConfig
+from pipeline.config.serve import ServeConfig
 from pipeline.config.sweep import PbtConfig, SearchDimension, SweepConfig
 from pipeline.config.track import TrackConfig
 from pipeline.config.train import TrainConfig
@@ -34,6 +35,7 @@ __all__ = [
     "RunConfig",
     "ScheduleConfig",
     "SearchDimension",
+    "ServeConfig",
     "ShapesConfig",
     "SplitConfig",
     "StageName",

@@ -9,6 +9,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.explore import ExploreConfig
 from pipeline.config.infer import InferConfig
+from pipeline.config.serve import ServeConfig
 from pipeline.config.sweep import SweepConfig
 from pipeline.config.track import TrackConfig
 from pipeline.config.train import TrainConfig
@@ -30,5 +31,6 @@ class RunConfig(Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     track: TrackConfig = TrackConfig()
     infer: InferConfig = InferConfig()
+    serve: ServeConfig = ServeConfig()
     sweep: SweepConfig = SweepConfig()
     chain: ChainConfig = ChainConfig()
