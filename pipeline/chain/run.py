@@ -164,7 +164,9 @@ class _ChainRun:
             if self._active:
                 time.sleep(min(_POLL_S, max(0.0, self._active[0].not_before - now)))
             return
-        done, _ = ray.wait(running, timeout=_POLL_S)
+        deadlines = [each.deadline for each in self._active if each.deadline is not None]
+        pause_s = max(0.0, min([_POLL_S, *(deadline - now for deadline in deadlines)]))
+        done, _ = ray.wait(running, timeout=pause_s)
         for attempt in list(self._active):
             if attempt.task is not None and attempt.task in done:
                 yield from self._conclude(attempt)
