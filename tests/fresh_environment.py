@@ -1,5 +1,6 @@
 """A Python environment that has the packages of PyPI, but not this checkout."""
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -8,6 +9,9 @@ import sys
 import sysconfig
 import zipfile
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,6 +72,57 @@ def make_environment(folder, wheel=None):
     server.write_text(f"#!{python}\nfrom uvicorn.main import main\n\nmain()\n")
     server.chmod(0o755)
     return python
+
+
+def make_limited_environment(folder, wheel, extras=()):
+    """Create an environment that has the wheel and what it requires, and nothing else.
+
+    The required packages are linked from this environment. Return its Python, and the names of the
+    distributions that it has.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    subprocess.run([*command, "--no-deps", "--no-index", str(wheel)], check=True)
+    [packages] = folder.glob("lib/python*/site-packages")
+    [own] = importlib.metadata.distributions(path=[str(packages)])
+    names = required_distributions(own, extras)
+    for name in names:
+        for source in _installed_files(importlib.metadata.distribution(name)):
+            target = packages / source.name
+            if not target.exists():
+                target.symlink_to(source)
+    return python, names
+
+
+def required_distributions(distribution, extras=()):
+    """Return the names of all distributions that one requires, directly or not."""
+    found = set()
+    todo = [(distribution, frozenset(extras))]
+    seen = set()
+    while todo:
+        each, chosen = todo.pop()
+        for text in each.requires or ():
+            requirement = Requirement(text)
+            marker = requirement.marker
+            if marker and not any(marker.evaluate({"extra": extra}) for extra in chosen or {""}):
+                continue
+            name = canonicalize_name(requirement.name)
+            key = (name, frozenset(requirement.extras))
+            if key in seen:
+                continue
+            seen.add(key)
+            is_itself = name == canonicalize_name(distribution.metadata["Name"])
+            other = distribution if is_itself else importlib.metadata.distribution(name)
+            found |= set() if is_itself else {name}
+            todo.append((other, key[1]))
+    return found
+
+
+def _installed_files(distribution):
+    """Yield the files and folders of a distribution that lie directly in site-packages."""
+    names = {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}
+    return [Path(distribution.locate_file(name)) for name in sorted(names)]
 
 
 def environment_variables(**variables):

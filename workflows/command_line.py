@@ -10,6 +10,7 @@ import contextlib
 import enum
 import functools
 import logging
+import os
 import re
 import sys
 import textwrap
@@ -18,8 +19,10 @@ from dataclasses import dataclass
 
 from model.config.settings import ConfigError
 from model.config.settings_table import list_settings
+from model.optional_packages import MissingPackagesError
 from pipeline.config import RunConfig, load_config
 from pipeline.console import show_logs
+from pipeline.extras import require_extra
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +95,7 @@ def main(
     modes: Sequence[Mode] = (),
     options: Sequence[Option] = (),
     needs_cluster: Callable[[RunConfig], bool] = lambda _: True,
+    needs_sweep: Callable[[RunConfig], bool] = lambda _: False,
 ) -> int:
     """Check the configuration, join or start a cluster, run ``job`` and print its message.
 
@@ -105,6 +109,7 @@ def main(
         modes: what the job can do instead.
         options: flags that narrow what the job, or one of its modes, does.
         needs_cluster: whether the job needs Ray with this configuration.
+        needs_sweep: whether the job needs the extra ``sweep`` with this configuration.
 
     Returns:
         An `ExitStatus`.
@@ -123,6 +128,7 @@ def main(
             needs_cluster = _no_cluster
     try:
         config = load_config(given.config, given.settings)
+        require_job_packages(config, needs_sweep(config))
         with show_logs():
             logger.info("%s: %s", parser.prog, plan(config))
             run = functools.partial(job, **values)
@@ -130,9 +136,25 @@ def main(
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; start it again to continue", file=sys.stderr)
         return ExitStatus.INTERRUPTED
-    except ConfigError as error:
+    except (ConfigError, MissingPackagesError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return ExitStatus.WRONG_SETTINGS
+
+
+def require_job_packages(config: RunConfig, sweeps: bool = False) -> None:
+    """Check that the packages of a job are installed.
+
+    Args:
+        config: the job's settings.
+        sweeps: whether the job searches settings.
+
+    Raises:
+        MissingPackagesError: an extra is not installed; the message names it.
+    """
+    require_extra("sweep" if sweeps else "train", "this job")
+    uri = config.track.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith("postgresql"):
+        require_extra("postgres", "MLflow's store in PostgreSQL")
 
 
 def _no_cluster(_config: RunConfig) -> bool:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 
 from model.config.settings import ConfigError
 from model.config.settings_table import list_settings
+from model.optional_packages import MissingPackagesError
 from pipeline import storage
 from pipeline.config import RunConfig, load_config
 from pipeline.console import show_logs
 from pipeline.output_layout import COMPARISON_FOLDER
+from workflows.command_line import require_job_packages
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = functools.partial(
             job, model_a=models[0], model_b=models[1], evaluate_missing=given.evaluate
         )
+        require_job_packages(config)
         with show_logs():
             logger.info("%s: comparing %s with %s; %s", parser.prog, *models, plan(config))
             return _run(run, config, parser.prog)
-    except ConfigError as error:
+    except (ConfigError, MissingPackagesError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.config.settings import ConfigError, check_settings
+from model.optional_packages import MissingPackagesError
 from pipeline.config.predict import PredictConfig
 from pipeline.console import show_logs
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitStatus:
             source = f"camera {config.webcam}" if config.webcam else f"{', '.join(config.inputs)}"
             logger.info("%s: predicting on %s; results in %s", parser.prog, source, target)
             return _run(config, parser.prog, started_s)
-    except ConfigError as error:
+    except (ConfigError, MissingPackagesError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return ExitStatus.WRONG_SETTINGS
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.config.settings import ConfigError
+from model.optional_packages import MissingPackagesError, require_packages
 from model.weights.report import WeightsError
 
 
@@ -16,13 +17,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Export a detector, and compare the file with it if ``--check`` is given.
 
     Returns:
-        0 on success; 1 if the weights cannot be read, a package is missing, or the detections of
-        the file differ; 2 if the command line or the config is invalid.
+        0 on success; 1 if the weights cannot be read, or the detections of the file differ; 2 if
+        the command line or the config is invalid, or the extra ``export`` is not installed.
     """
     parser = _make_parser()
     options = parser.parse_args(arguments)
     if (options.height is None) != (options.width is None):
         parser.error("give --height and --width together, or neither for images of any size")
+    try:
+        return _export(options)
+    except (ConfigError, MissingPackagesError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _export(options: argparse.Namespace) -> int:
+    if options.to.suffix == ".onnx":
+        checker = () if options.check is None else ("onnxruntime",)
+        # Before the weights are loaded.
+        require_packages("ONNX export", "export", ("onnx", "onnxscript", *checker))
     # After parsing, so that --help does not wait for torch.
     from model.export.exported_file import check_exported_file, write_exported_file  # noqa: PLC0415
     from model.export.program import ExportError  # noqa: PLC0415
@@ -43,9 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ExportError, WeightsError) as error:
         print(error, file=sys.stderr)
         return 1
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -11,8 +11,9 @@ from torch import Tensor
 from model.detector import Detector
 from model.export.comparison import ExportedDetector, compare_on_images
 from model.export.metadata import METADATA_KEY, export_metadata
-from model.export.onnx_file import INSTALL_COMMAND, export_onnx
-from model.export.program import ExportError, export_program
+from model.export.onnx_file import export_onnx
+from model.export.program import export_program
+from model.optional_packages import require_packages
 from model.preprocess import resize_image, resized_size
 from model.structures import ImageSize
 
@@ -65,12 +66,9 @@ def _load(path: Path) -> ExportedDetector:
     if path.suffix != ".onnx":
         program: ExportedDetector = torch.export.load(path).module()
         return program
-    try:
-        import onnxruntime  # noqa: PLC0415 optional: the `export` extra installs it
-    except ImportError as error:
-        raise ExportError(
-            f"--check of an ONNX file needs onnxruntime: {INSTALL_COMMAND}"
-        ) from error
+    require_packages("--check of an ONNX file", "export", ("onnxruntime",))
+    import onnxruntime  # noqa: PLC0415 optional: the `export` extra installs it
+
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 

@@ -34,7 +34,7 @@ from pipeline.evaluate.selected_images import read_selected_detections, read_sel
 from pipeline.evaluate.table_comparison import check_comparable, compare_tables
 from pipeline.infer.detection_rows import DetectionRow, detection_row
 from pipeline.infer.detection_stream import predict_images
-from pipeline.infer.inputs import InputImage
+from pipeline.infer.input_image import InputImage
 from pipeline.infer.model_files import ModelFiles
 from pipeline.infer.visualizations import IMAGES_FOLDER, predicted_objects, visualization_name
 from pipeline.output_layout import COMPARISON_FOLDER

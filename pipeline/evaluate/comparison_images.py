@@ -9,7 +9,7 @@ from pycocotools import mask as rle_codec
 from model.drawing import DrawnObject, draw_objects
 from pipeline import storage
 from pipeline.draw import encode_png, side_by_side
-from pipeline.infer.detection_rows import read_detection_rows
+from pipeline.infer.detection_files import read_detection_rows
 from pipeline.infer.inputs import InputChunk
 from pipeline.infer.ledger import output_url
 from pipeline.infer.visualizations import (

@@ -19,7 +19,8 @@ from pipeline.evaluate.image_matches import ImageMatches, match_images
 from pipeline.evaluate.image_table import IMAGE_TABLE, ImageTable, TableOrigin, write_image_table
 from pipeline.evaluate.metrics import HEADLINE_METRICS, ClassMetrics, Metrics
 from pipeline.evaluate.report import REPORT_JSON, REPORT_PAGE, EvaluationReport
-from pipeline.infer.detection_rows import DetectionRow, coco_results, read_detection_rows
+from pipeline.infer.detection_files import read_detection_rows
+from pipeline.infer.detection_rows import DetectionRow, coco_results
 from pipeline.infer.inference_worker import InferenceJob
 from pipeline.infer.inputs import plan_shards
 from pipeline.infer.ledger import output_url

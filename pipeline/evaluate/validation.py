@@ -12,7 +12,7 @@ from pipeline.evaluate.dataset_metrics import dataset_metrics, metric_kinds
 from pipeline.evaluate.metrics import COCO_MAX_DETECTIONS, Metrics
 from pipeline.infer.detection_rows import coco_results, detection_row
 from pipeline.infer.detection_stream import predict_images
-from pipeline.infer.inputs import InputImage
+from pipeline.infer.input_image import InputImage
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import ShardRow, rows_from_arrow
 from pipeline.shards.shard_file import read_row_group

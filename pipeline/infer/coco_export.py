@@ -1,13 +1,14 @@
 """Detections of a whole output folder in COCO's results format, for tools that read it."""
 
-import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.infer.detection_rows import DetectionRow, coco_results, read_detection_rows
+from pipeline.infer.detection_files import read_detection_rows
+from pipeline.infer.detection_rows import DetectionRow, coco_results
+from pipeline.infer.json_list import JsonList
 from pipeline.output_layout import COCO_IMAGES_FILE, COCO_RESULTS_FILE
 
 
@@ -52,26 +53,3 @@ def _coco_image(row: DetectionRow) -> dict[str, Any]:
         return image | {"error": row.error}
     image |= {"height": row.height, "width": row.width}
     return image if row.source_image_id is None else image | {"source_id": row.source_image_id}
-
-
-class JsonList:
-    """A file with a JSON list, one element a line; the block gets the function that adds one.
-
-    Args:
-        path: of the file, which is complete at the end of the block.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
-        self._separator = "[\n"
-
-    def __enter__(self) -> Callable[[dict[str, Any]], None]:
-        return self._add
-
-    def __exit__(self, *_: object) -> None:
-        self._file.write("[\n]\n" if self._separator == "[\n" else "\n]\n")
-        self._file.close()
-
-    def _add(self, element: dict[str, Any]) -> None:
-        self._file.write(self._separator + json.dumps(element))
-        self._separator = ",\n"

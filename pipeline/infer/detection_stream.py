@@ -15,7 +15,7 @@ import numpy as np
 
 from model import Detections, Predictor
 from model.images.decode import Pixels
-from pipeline.infer.inputs import describe_error
+from pipeline.infer.input_image import describe_error
 
 DECODE_THREADS = 2
 WINDOW_BATCHES = 8

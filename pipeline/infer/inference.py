@@ -11,7 +11,7 @@ from pipeline.cluster import connect
 from pipeline.config import InferConfig, RunConfig
 from pipeline.infer.cluster_use import needs_cluster
 from pipeline.infer.coco_export import delete_coco_files, write_coco_files
-from pipeline.infer.detection_rows import read_detection_rows
+from pipeline.infer.detection_files import read_detection_rows
 from pipeline.infer.folder_plan import plan_folder
 from pipeline.infer.image_listing import ImageListing
 from pipeline.infer.inference_worker import CountMismatchError, InferenceError, InferenceJob

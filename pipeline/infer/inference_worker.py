@@ -9,7 +9,8 @@ import torch
 
 from model import Predictor
 from model.config.settings import Precision
-from pipeline.infer.detection_rows import DetectionRow, detection_row, write_detection_rows
+from pipeline.infer.detection_files import write_detection_rows
+from pipeline.infer.detection_rows import DetectionRow, detection_row
 from pipeline.infer.detection_stream import predict_images
 from pipeline.infer.inputs import InputChunk, read_images
 from pipeline.infer.ledger import LedgerEntry, chunk_key, output_url, write_entry

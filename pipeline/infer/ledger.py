@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from model.config.settings import Precision
 from pipeline import storage
 from pipeline.config import digest_of
-from pipeline.infer.detection_rows import SCHEMA_VERSION
+from pipeline.infer.detection_files import SCHEMA_VERSION
 from pipeline.infer.inputs import InputChunk
 
 LEDGER_FOLDER = "_done"

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.infer.detection_rows import read_detection_rows, write_detection_rows
+from pipeline.infer.detection_files import read_detection_rows, write_detection_rows
 from pipeline.infer.ledger import (
     READ_THREADS,
     LedgerEntry,

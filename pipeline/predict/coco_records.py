@@ -8,10 +8,10 @@ from typing import Any
 
 from model import Detections, Predictor
 from pipeline import storage
-from pipeline.infer.coco_export import JsonList
 from pipeline.infer.detection_rows import coco_results, detection_row
 from pipeline.infer.detection_stream import ImagePrediction
-from pipeline.infer.inputs import InputImage
+from pipeline.infer.input_image import InputImage
+from pipeline.infer.json_list import JsonList
 from pipeline.output_layout import COCO_IMAGES_FILE, COCO_RESULTS_FILE
 from pipeline.predict.output import Output
 

@@ -19,6 +19,7 @@ from model.drawing import detected_objects, draw_objects
 from model.images.decode import Pixels
 from pipeline.config import RunConfig, load_config
 from pipeline.config.predict import PredictConfig
+from pipeline.extras import require_extra
 from pipeline.operator_backend import warn_if_not_compiled
 from pipeline.predict.errors import PredictError
 
@@ -105,7 +106,7 @@ def load_drawing_detector(config: PredictConfig) -> DrawingDetector:
     run = None if config.config is None else load_config(config.config)
     predictor = _load(config, run)
     warn_if_not_compiled(predictor.device)
-    labels = _labels_of(config.classes, predictor.class_names) if config.classes else None
+    labels = labels_of(config.classes, predictor.class_names) if config.classes else None
     return DrawingDetector(predictor, config.min_score, labels)
 
 
@@ -153,6 +154,8 @@ def _local_weights(source: str, run: RunConfig | None) -> Iterator[str | Path]:
             f"{source} is in an MLflow store; set MLFLOW_TRACKING_URI, or name the run's config "
             "with --config"
         )
+    # s3:// needs less, but the weights of a run are found by its records.
+    require_extra("train", f"access to {source}")
     # MLflow takes seconds to import, and local weights need none of it.
     from pipeline.track.mlflow_store import TrackingError  # noqa: PLC0415
     from pipeline.track.weights_source import resolve_weights  # noqa: PLC0415
@@ -164,7 +167,7 @@ def _local_weights(source: str, run: RunConfig | None) -> Iterator[str | Path]:
         raise PredictError(str(error)) from error
 
 
-def _labels_of(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+def labels_of(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
     """Return the labels of class names; case does not matter.
 
     Raises:

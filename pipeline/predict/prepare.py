@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config.predict import PredictConfig
+from pipeline.extras import require_extra
 from pipeline.output_layout import COCO_IMAGES_FILE, COCO_RESULTS_FILE
 from pipeline.predict.errors import PredictError
 from pipeline.predict.inputs import FoundInputs, find_inputs
@@ -61,9 +62,9 @@ def prepare(config: PredictConfig) -> PreparedJob:
     """Find the inputs and the output.
 
     Raises:
-        PredictError: the model or an input is missing, results cannot be written or shown, or
-            PyAV is needed and not installed.
+        PredictError: the model or an input is missing, or results cannot be written or shown.
         StorageError: a store cannot be read.
+        MissingPackagesError: an extra that a video or a URL needs is not installed.
     """
     model = storage.local_path(config.model)
     if model is not None and not model.exists():
@@ -90,15 +91,10 @@ def video_modules() -> Any:
     """Return the module `pipeline.predict.videos`.
 
     Raises:
-        PredictError: PyAV is not installed.
+        MissingPackagesError: PyAV is not installed.
     """
-    try:
-        # Optional: PyAV is in the extra "video".
-        from pipeline.predict import videos  # noqa: PLC0415
-    except ImportError as error:
-        if error.name != "av":
-            raise
-        raise PredictError(
-            "videos and cameras need PyAV: pip install 'maskrcnn-ray[video]'"
-        ) from None
+    require_extra("video", "predict on videos and cameras")
+    # Optional: PyAV is in the extra "video".
+    from pipeline.predict import videos  # noqa: PLC0415
+
     return videos

@@ -3,6 +3,8 @@
 A URL is a plain path, ``file://`` or ``s3://``. The S3 endpoint, region and keys come from the
 standard environment variables (``AWS_ENDPOINT_URL``, ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``,
 ``AWS_SECRET_ACCESS_KEY``, ...).
+
+Local files are read and written without pyarrow, which an installation for inference alone has not.
 """
 
 import functools
@@ -13,27 +15,30 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import pyarrow.fs
-
+from pipeline.extras import require_extra
 from pipeline.storage.retries import DamagedRecordError, StorageError, retry
 from pipeline.storage.urls import join, local_path
+
+if TYPE_CHECKING:
+    import pyarrow.fs
 
 _COPY_BYTES = 8 << 20
 _PARTIAL_SUFFIX = ".partial"
 
 
-def filesystem(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
+def filesystem(url: str) -> "tuple[pyarrow.fs.FileSystem, str]":
     """Return the pyarrow file system of a URL and the path inside it.
 
     Raises:
         StorageError: the URL has an unsupported scheme.
+        MissingPackagesError: pyarrow is not installed.
     """
     path = local_path(url)
     if path is not None:
-        return pyarrow.fs.LocalFileSystem(), str(path.absolute())
+        return _arrow_fs(url).LocalFileSystem(), str(path.absolute())
     if url.startswith("s3://"):
         getenv = os.environ.get
         endpoint = getenv("AWS_ENDPOINT_URL_S3") or getenv("AWS_ENDPOINT_URL")
@@ -43,15 +48,27 @@ def filesystem(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
     raise StorageError(f"{url}: unsupported URL scheme; use a local path, file:// or s3://")
 
 
+def _arrow_fs(url: str) -> Any:
+    """Return the module ``pyarrow.fs``, or raise MissingPackagesError."""
+    try:
+        # Optional: an installation for inference alone has no pyarrow.
+        import pyarrow.fs as arrow_fs  # noqa: PLC0415
+    except ImportError:
+        require_extra("s3", f"access to {url}")
+        raise
+    return arrow_fs
+
+
 @functools.lru_cache
-def _s3(endpoint: str | None, region: str | None, key_id: str | None) -> pyarrow.fs.FileSystem:
+def _s3(endpoint: str | None, region: str | None, key_id: str | None) -> "pyarrow.fs.FileSystem":
+    arrow_fs = _arrow_fs("s3://")
     # pyarrow reads the keys from the environment; key_id only gives each user a separate client.
     del key_id
-    return pyarrow.fs.S3FileSystem(
+    return arrow_fs.S3FileSystem(
         endpoint_override=endpoint,
         # A self-hosted server has no regions, but its request signatures need a region name.
         region=region or ("us-east-1" if endpoint else None),
-        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=5),
+        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=5),
         connect_timeout=10,
         request_timeout=60,
     )
@@ -61,7 +78,7 @@ def exists(url: str) -> bool:
     """Whether a file, or a folder with files in it, exists at the URL."""
     store, path = filesystem(url)
     info = retry(url, lambda: store.get_file_info(path))
-    return bool(info.type != pyarrow.fs.FileType.NotFound)
+    return bool(info.type != _arrow_fs(url).FileType.NotFound)
 
 
 def is_file(url: str) -> bool:
@@ -77,6 +94,8 @@ def read_bytes(url: str) -> bytes:
         MissingFileError: no file exists at the URL.
         StorageError: the file cannot be read.
     """
+    if (local := local_path(url)) is not None:
+        return retry(url, local.read_bytes)
     store, path = filesystem(url)
 
     def read() -> bytes:
@@ -88,7 +107,6 @@ def read_bytes(url: str) -> bytes:
 
 def write_bytes(url: str, data: bytes) -> None:
     """Write a file atomically: a reader sees the old content or the new, never a part of it."""
-    store, path = filesystem(url)
     local = local_path(url)
 
     def write() -> None:
@@ -96,6 +114,7 @@ def write_bytes(url: str, data: bytes) -> None:
             with _replacing(local) as partial:
                 partial.write_bytes(data)
             return
+        store, path = filesystem(url)
         # An S3 object becomes visible only when its upload is complete.
         with store.open_output_stream(path) as stream:
             stream.write(data)
@@ -105,7 +124,6 @@ def write_bytes(url: str, data: bytes) -> None:
 
 def upload_file(source: Path, url: str) -> None:
     """Copy a local file to the URL atomically, without loading it into memory."""
-    store, path = filesystem(url)
     local = local_path(url)
 
     def upload() -> None:
@@ -113,10 +131,12 @@ def upload_file(source: Path, url: str) -> None:
             with _replacing(local) as partial:
                 shutil.copyfile(source, partial)
             return
-        pyarrow.fs.copy_files(
+        store, path = filesystem(url)
+        arrow_fs = _arrow_fs(url)
+        arrow_fs.copy_files(
             str(source.absolute()),
             path,
-            source_filesystem=pyarrow.fs.LocalFileSystem(),
+            source_filesystem=arrow_fs.LocalFileSystem(),
             destination_filesystem=store,
             chunk_size=_COPY_BYTES,
             use_threads=False,
@@ -180,9 +200,9 @@ def list_files(url: str, suffixes: Sequence[str] = ()) -> list[str]:
 def file_sizes(url: str, suffixes: Sequence[str] = ()) -> dict[str, int]:
     """Return the same files as `list_files`, each with its size in bytes."""
     store, root = filesystem(url)
-    selector = pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)
+    selector = _arrow_fs(url).FileSelector(root, recursive=True, allow_not_found=True)
 
-    def list_infos() -> list[pyarrow.fs.FileInfo]:
+    def list_infos() -> "list[pyarrow.fs.FileInfo]":
         root_info = store.get_file_info(root)
         return [root_info] if root_info.is_file else store.get_file_info(selector)
 
@@ -210,7 +230,7 @@ def delete(url: str) -> None:
         info = store.get_file_info(path)
         if info.is_file:
             store.delete_file(path)
-        elif info.type == pyarrow.fs.FileType.Directory:
+        elif info.type == _arrow_fs(url).FileType.Directory:
             store.delete_dir(path)
 
     retry(url, remove)

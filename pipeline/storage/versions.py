@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
-
 from pipeline.storage.files import filesystem
 from pipeline.storage.retries import retry
 from pipeline.storage.urls import join, local_path
@@ -95,6 +92,9 @@ def _stat_version(path: Path) -> str | None:
 
 def _list_objects(url: str) -> Iterator[FileVersion]:
     _, path = filesystem(url)
+    # After `filesystem`, which says so if the extra s3 is not installed.
+    import boto3  # noqa: PLC0415
+
     bucket, _, prefix = path.partition("/")
     client = boto3.client("s3")
     if prefix:
@@ -119,6 +119,8 @@ def _list_objects(url: str) -> Iterator[FileVersion]:
 
 
 def _page(client: Any, url: str, **request: Any) -> dict[str, Any]:
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 comes with boto3
+
     def request_page() -> dict[str, Any]:
         try:
             page: dict[str, Any] = client.list_objects_v2(**request)

@@ -34,10 +34,10 @@ def test_an_error_names_a_missing_package_and_how_to_install_it(
     save_detector(mask_detector, tmp_path / "weights")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.delitem(sys.modules, "model.export.onnx_operators", raising=False)
-    assert main([str(tmp_path / "weights"), "--to", str(tmp_path / "model.onnx")]) == 1
-    message = capsys.readouterr().err
+    assert main([str(tmp_path / "weights"), "--to", str(tmp_path / "model.onnx")]) == 2
+    [message] = capsys.readouterr().err.splitlines()
     assert "onnxscript" in message
-    assert "pip install onnx onnxruntime onnxscript" in message
+    assert "pip install 'maskrcnn-ray[export]'" in message
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from pipeline.evaluate.dataset_metrics import dataset_metrics
 from pipeline.evaluate.evaluated_model import NotEvaluatedError, find_evaluation
 from pipeline.evaluate.image_matches import match_images
 from pipeline.evaluate.image_table import ImageTable, TableOrigin, write_image_table
-from pipeline.infer.detection_rows import DetectionRow, coco_results, write_detection_rows
+from pipeline.infer.detection_files import write_detection_rows
+from pipeline.infer.detection_rows import DetectionRow, coco_results
 from pipeline.infer.inputs import plan_shards
 from pipeline.infer.ledger import output_url
 from pipeline.shards.manifest import read_manifest

@@ -4,9 +4,11 @@ import numpy as np
 
 from model.images.decode import decode_image
 from pipeline.evaluate.comparison_images import draw_comparisons
-from pipeline.infer.detection_rows import detection_row, write_detection_rows
+from pipeline.infer.detection_files import write_detection_rows
+from pipeline.infer.detection_rows import detection_row
 from pipeline.infer.detection_stream import ImagePrediction
-from pipeline.infer.inputs import InputImage, plan_shards
+from pipeline.infer.input_image import InputImage
+from pipeline.infer.inputs import plan_shards
 from pipeline.infer.ledger import output_url
 from pipeline.shards.manifest import read_manifest
 from tests.pipeline.oracle import oracle, perfect_detections, read_all_rows

@@ -19,7 +19,7 @@ from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.image_table import read_image_table
 from pipeline.evaluate.metrics import COCO_METRICS, mean_of_measured
 from pipeline.evaluate.validation import validate
-from pipeline.infer.detection_rows import read_detection_rows
+from pipeline.infer.detection_files import read_detection_rows
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
 from pipeline.storage.exclusive_use import FolderInUseError, exclusive_use

@@ -13,7 +13,7 @@ from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.metrics import COCO_METRICS, KEYPOINT_METRICS, PROPOSAL_METRICS
 from pipeline.evaluate.registration import register_evaluated
 from pipeline.evaluate.validation import validate
-from pipeline.infer.detection_rows import read_detection_rows
+from pipeline.infer.detection_files import read_detection_rows
 from pipeline.ingest.shapes import SHAPE_KEYPOINTS
 from pipeline.shards.manifest import read_manifest
 

@@ -1,11 +1,8 @@
 """Batch inference without a detector: a row holds the content of the image file as its label."""
 
 from pipeline import storage
-from pipeline.infer.detection_rows import (
-    DetectionRow,
-    read_detection_rows,
-    write_detection_rows,
-)
+from pipeline.infer.detection_files import read_detection_rows, write_detection_rows
+from pipeline.infer.detection_rows import DetectionRow
 from pipeline.infer.folder_plan import plan_folder
 from pipeline.infer.image_listing import ImageListing
 from pipeline.infer.inputs import read_images

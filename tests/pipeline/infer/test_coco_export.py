@@ -5,7 +5,8 @@ import json
 from pycocotools.coco import COCO
 
 from pipeline.infer.coco_export import delete_coco_files, write_coco_files
-from pipeline.infer.detection_rows import DetectionRow, coco_results, write_detection_rows
+from pipeline.infer.detection_files import write_detection_rows
+from pipeline.infer.detection_rows import DetectionRow, coco_results
 
 ROWS = [
     DetectionRow(

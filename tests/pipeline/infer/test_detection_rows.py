@@ -4,14 +4,10 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.coco_metrics import coco_metrics
-from pipeline.infer.detection_rows import (
-    coco_results,
-    detection_row,
-    read_detection_rows,
-    write_detection_rows,
-)
+from pipeline.infer.detection_files import read_detection_rows, write_detection_rows
+from pipeline.infer.detection_rows import coco_results, detection_row
 from pipeline.infer.detection_stream import ImagePrediction
-from pipeline.infer.inputs import InputImage
+from pipeline.infer.input_image import InputImage
 from pipeline.ingest.shapes import SHAPE_KEYPOINTS
 from pipeline.shards.coco_ground_truth import coco_ground_truth
 from tests.pipeline.oracle import oracle, perfect_detections, read_all_rows

@@ -13,7 +13,7 @@ from model.images.decode import _FORMATS, decode_image
 from model.weights import load_network
 from pipeline.infer import detection_stream
 from pipeline.infer.detection_stream import WINDOW_BATCHES, predict_images
-from pipeline.infer.inputs import InputImage
+from pipeline.infer.input_image import InputImage
 
 SHAPES = ((48, 96), (96, 48), (60, 64), (80, 60), (48, 72))
 

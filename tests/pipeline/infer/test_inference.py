@@ -17,7 +17,7 @@ from model.images.decode import decode_image
 from model.weights import load_network
 from pipeline import storage
 from pipeline.config import InferConfig
-from pipeline.infer.detection_rows import SCHEMA, read_detection_rows
+from pipeline.infer.detection_files import SCHEMA, read_detection_rows
 from pipeline.infer.inference import UnfinishedError, UnreadableImagesError, run_inference
 from pipeline.output_layout import predictions_url
 from pipeline.storage.exclusive_use import FolderInUseError, exclusive_use

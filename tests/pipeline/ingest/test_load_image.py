@@ -9,7 +9,7 @@ from PIL import Image
 
 from model.images.decode import STORED, decode_image
 from model.structures import ImageSize
-from pipeline.infer.inputs import InputImage
+from pipeline.infer.input_image import InputImage
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.load_image import validate_image
 from pipeline.ingest.rejects import InvalidRecordError
