@@ -17,6 +17,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "sweep": (*_TRAIN, "optuna"),
     "postgres": ("psycopg2",),
     "video": ("av",),
+    "serve": (*_TRAIN, "grpc_reflection", "prometheus_client", "starlette", "uvicorn"),
 }
 """Extra -> the modules that its packages provide."""
 

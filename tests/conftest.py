@@ -27,6 +27,7 @@ RAY_TESTS = tuple(
         "pipeline/chain",
         "pipeline/infer",
         "pipeline/ingest",
+        "pipeline/serve",
         "pipeline/stream",
         "pipeline/sweep",
         "pipeline/train",

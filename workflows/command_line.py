@@ -192,6 +192,7 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
     from pipeline.chain.failures import StageError
     from pipeline.cluster import ClusterError
     from pipeline.infer.inference_worker import InferenceError
+    from pipeline.serve.errors import ListenError, ServeError
     from pipeline.storage import StorageError
     from pipeline.storage.exclusive_use import FolderInUseError
     from pipeline.sweep.sweep_record import SweepError
@@ -209,6 +210,7 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
         InferenceError,
         NotPromotedError,
         RunMismatchError,
+        ServeError,
         StageError,
         StorageError,
         SweepError,
@@ -223,7 +225,7 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
         # An error of a Ray task is also a RayTaskError, whose text is the task's traceback.
         print(f"{program}: {getattr(error, 'cause', error)}", file=sys.stderr)
         kind = error.failure.kind if isinstance(error, StageError) else None
-        if kind == "settings":
+        if kind == "settings" or isinstance(error, ListenError):
             return ExitStatus.WRONG_SETTINGS
         if kind == "in_use" or isinstance(error, FolderInUseError):
             return ExitStatus.IN_USE

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from model import Detections, Predictor, load_detector
+from model.config import TilesConfig
 from model.detections import BitmapCrop
 from model.drawing import detected_objects, draw_objects
 from model.images.decode import Pixels
@@ -87,13 +88,17 @@ class DrawingDetector:
 
 def _part_of(mask: BitmapCrop, left: int, top: int, size: tuple[int, ...]) -> Pixels:
     """Return the part (h, w) of a mask from a pixel of the image on."""
-    x, y = mask.corner
     bitmap = mask.bitmap.numpy()
-    # The crop of a mask begins at the box or before it.
-    part = bitmap[top - y :, left - x :][: size[0], : size[1]]
-    padded = np.zeros(size, np.uint8)
-    padded[: part.shape[0], : part.shape[1]] = part
-    return padded
+    (height, width), (x, y) = bitmap.shape, mask.corner
+    # Where the mask is in the part; it may begin before, and end after it.
+    first_row, first_column = max(y - top, 0), max(x - left, 0)
+    end_row, end_column = min(y + height - top, size[0]), min(x + width - left, size[1])
+    part = np.zeros(size, np.uint8)
+    if first_row < end_row and first_column < end_column:
+        part[first_row:end_row, first_column:end_column] = bitmap[
+            first_row + top - y : end_row + top - y, first_column + left - x : end_column + left - x
+        ]
+    return part
 
 
 def load_drawing_detector(config: PredictConfig) -> DrawingDetector:
@@ -119,9 +124,10 @@ def _load(config: PredictConfig, run: RunConfig | None) -> Predictor:
     settings: dict[str, float] = {"score_threshold": config.min_score}
     if config.short_side is not None:
         settings["short_side"] = config.short_side
+    tiles = _tiles(config, run)
     with _local_weights(config.model, run) as path:
 
-        def load(**overrides: float) -> Predictor:
+        def load(tiles: TilesConfig | None, **overrides: float) -> Predictor:
             model = None if run is None else run.model
             return load_detector(
                 path,
@@ -131,15 +137,24 @@ def _load(config: PredictConfig, run: RunConfig | None) -> Predictor:
                 allow_missing=(),
                 allow_unused=(),
                 conventions=None,
+                tiles=tiles,
                 **overrides,
             )
 
         try:
-            return load(**settings)
+            return load(tiles, **settings)
         except TypeError:
-            # A proposal network has no score threshold.
+            # A proposal network has no score threshold, and its proposals overlap on purpose.
             del settings["score_threshold"]
-            return load(**settings)
+            return load(tiles and tiles.model_copy(update={"join": "nms"}), **settings)
+
+
+def _tiles(config: PredictConfig, run: RunConfig | None) -> TilesConfig | None:
+    """Return the tiles that the settings ask for; None leaves it to the detector's own."""
+    if config.tiles is None:
+        return None
+    base = (None if run is None else run.model.tiles) or TilesConfig()
+    return base.model_copy(update={"size": config.tiles})
 
 
 @contextmanager
