@@ -17,6 +17,7 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.real_images import coco_tiny  # noqa: F401
+from tests.weights_publisher import no_caches, publisher, weights_files  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -74,16 +74,17 @@ def _compose(path: Path, derived: tuple[Path, ...], installed: Path | None) -> d
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         file = _locate(Path(base), path.parent, installed)
-        merged = _merge(merged, _compose(file, (*derived, path), installed))
-    return _merge(merged, tree)
+        merged = merge_settings(merged, _compose(file, (*derived, path), installed))
+    return merge_settings(merged, tree)
 
 
-def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two trees of settings: mappings key by key, everything else is replaced."""
     merged = dict(base)
     for key, value in override.items():
         old = merged.get(key)
         both_mappings = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merge(old, value) if both_mappings else value  # type: ignore[arg-type]
+        merged[key] = merge_settings(old, value) if both_mappings else value  # type: ignore[arg-type]
     return merged
 
 

@@ -25,6 +25,7 @@ from model.weights.fill import fill_detector
 from model.weights.inference_config import read_for_inference
 from model.weights.inference_settings import override_inference_settings
 from model.weights.load_arguments import check_config, check_device, check_source
+from model.weights.published.fetch import fetch_published
 from model.weights.read import read_weights
 from model.weights.report import LoadReport, WeightsError, shorten
 
@@ -47,7 +48,8 @@ def load_network(
         source: a folder that ``save_detector`` wrote, the folder of a run (for its newest
             checkpoint), or a file or its ``https://`` address: ours (.safetensors, .pth), or a
             detector of this family of torchvision, detectron2, Detectron, maskrcnn-benchmark or
-            MMDetection.
+            MMDetection; or ``"coco"`` for the weights that torchvision or detectron2 publish for
+            the config's architecture, by default torchvision's Mask R-CNN R50-FPN.
         config: a YAML file with a ``model`` section, or a ModelConfig; only needed for a file of
             ours without its folder. For all others, its settings of inference (input size, score
             threshold ..) are used where it states them. Architecture and conventions are those of
@@ -114,7 +116,8 @@ def resolve_config(
         WeightsError: the weights cannot be read, or contradict ``conventions``.
         ConfigError: a convention is not valid.
     """
-    weights, warnings = read_for_inference(source, config, conventions)
+    path = fetch_published(source, config)
+    weights, warnings = read_for_inference(path, config, conventions)
     for warning in warnings:
         _LOG.warning("%s: %s", source, warning)
     return weights.config or config
@@ -139,7 +142,11 @@ def read_detector(
         TypeError: there is no such override.
         ConfigError: as for :func:`load_network`.
     """
-    weights, warnings = read_for_inference(source, _read_config(config), conventions)
+    if source == "imagenet":
+        raise WeightsError("imagenet weights are those of a backbone, not of a detector; use coco")
+    stated = _read_config(config)
+    path = fetch_published(source, stated or ModelConfig())
+    weights, warnings = read_for_inference(path, stated, conventions)
     settled = weights.config
     if settled is None:
         raise WeightsError(
@@ -170,7 +177,7 @@ def load_weights(
     Args:
         detector: filled in place.
         source: as for :func:`load_network`, or a ResNet classifier for the backbone: of
-            torchvision, timm, Detectron or detectron2.
+            torchvision, timm, Detectron or detectron2, or ``"imagenet"`` for a published one.
         allow_mismatch: if the file has other classes, leave the layers whose shape depends on them
             at initialization. Otherwise that is an error, as it always is for other layers.
         allow_missing: patterns (``fpn.*``) of the detector's tensors that may stay at
@@ -185,8 +192,8 @@ def load_weights(
         WeightsError: the file cannot be read, has nothing for this detector or does not fit, or a
             part (backbone, pyramid, a head) is incomplete on one side.
     """
-    weights = read_weights(source)
     own = detector.config
+    weights = read_weights(fetch_published(source, own))
     notes = (*weights.assumptions, *warn_about_folded_norms(weights.tensors, own.backbone.norm))
     if weights.conventions is not None:
         tensors, conflicts = adapt_to_conventions(

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from model.config.settings import ConfigError
+from model.weights.published.table import WORDS
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.registration import check_champion_metric
@@ -39,8 +40,10 @@ def check_start(config: RunConfig, selected: Collection[str]) -> None:
 
 def _check_weights(config: RunConfig) -> None:
     weights = config.train.weights
-    is_stored = weights is not None and not weights.startswith(
-        ("models:/", "runs:/", "http://", "https://")
+    is_stored = (
+        weights is not None
+        and weights not in WORDS
+        and not weights.startswith(("models:/", "runs:/", "http://", "https://"))
     )
     if weights is not None and is_stored and not storage.exists(weights):
         raise ConfigError([f"train.weights: {weights} does not exist"])

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import yaml
 
 from model.config.settings import ConfigError, Settings, check_settings
 from model.config.yaml_files import apply_overrides, compose_yaml
+from model.weights.published.table import WORDS
 from pipeline.config.run import RunConfig
 from pipeline.storage.urls import is_relative
 
@@ -24,21 +25,36 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     recipes of this package are found as ``configs/...`` from every folder, also as a ``base``.
 
     Raises:
-        ConfigError: lists every bad key; or ``output`` is relative inside a Ray job.
+        ConfigError: lists every bad key; or ``output`` or ``train.weights`` is relative inside a
+            Ray job.
     """
     tree = apply_overrides(compose_yaml(path, _INSTALLED), overrides)
     here = Path.cwd()
-    output = tree.get("output", RunConfig.model_fields["output"].default)
     # Ray runs a job in a temporary copy of the working directory, named after its package.
-    in_ray_job = any(part.startswith("_ray_pkg_") for part in here.parts)
-    if in_ray_job and isinstance(output, str) and is_relative(output):
-        raise ConfigError(
-            [
-                f"output: {output!r} is relative, but this Ray job runs in a temporary folder, so "
-                "the results would be lost; give an absolute path or a URL (output=s3://...)"
-            ]
-        )
+    if any(part.startswith("_ray_pkg_") for part in here.parts):
+        _check_locations_of_job(tree)
     return check_settings(RunConfig, tree, context={"folder": here})
+
+
+def _check_locations_of_job(tree: Mapping[str, Any]) -> None:
+    """Check that a Ray job does not depend on its temporary folder, which other machines lack."""
+    problems = []
+    output = tree.get("output", RunConfig.model_fields["output"].default)
+    if isinstance(output, str) and is_relative(output):
+        problems.append(
+            f"output: {output!r} is relative, but this Ray job runs in a temporary folder, so "
+            "the results would be lost; give an absolute path or a URL (output=s3://...)"
+        )
+    train = tree.get("train")
+    weights = train.get("weights") if isinstance(train, Mapping) else None
+    if isinstance(weights, str) and weights not in WORDS and is_relative(weights):
+        problems.append(
+            f"train.weights: {weights!r} is relative, but this Ray job runs in a temporary folder, "
+            "and its workers in others; give an absolute path that every machine has, a URL "
+            "(train.weights=s3://...), or one of the words imagenet and coco"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def stated_tree(config: RunConfig) -> dict[str, Any]:

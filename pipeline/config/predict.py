@@ -11,9 +11,10 @@ from pipeline.storage.urls import Location
 class PredictConfig(Settings):
     """Inference with drawn results; a command line of its own sets these, not a run's config."""
 
-    model: Location = Field(
-        description="A run's folder, a checkpoint, a weights file of any supported library, or "
-        "models:/name@alias."
+    model: Literal["coco"] | Location = Field(
+        description="A run's folder, a checkpoint, a weights file of any supported library, "
+        "models:/name@alias, or coco for published weights of the config's detector (default: "
+        "torchvision's Mask R-CNN R50-FPN)."
     )
     inputs: tuple[str, ...] = Field(
         (), description="Images, videos, folders, patterns such as 'photos/*.jpg', or s3:// URLs."
@@ -41,6 +42,11 @@ class PredictConfig(Settings):
     )
     short_side: Positive | None = Field(
         None, description="Size that images are resized to, pixels; smaller is faster."
+    )
+    tiles: Positive | None = Field(
+        None,
+        description="Also detect in overlapping tiles of this height and width, pixels: for "
+        "objects that are small in large images. A config can set more of model.tiles.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU if there is one."

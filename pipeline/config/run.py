@@ -1,9 +1,12 @@
 """RunConfig: the root of the settings."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from model.config import ModelConfig
 from model.config.settings import NonNegative, Settings
+from model.weights.published.selection import find_published
+from model.weights.published.table import WORDS
+from model.weights.report import WeightsError
 from pipeline.config.chain import ChainConfig
 from pipeline.config.data import DataConfig
 from pipeline.config.evaluate import EvaluateConfig
@@ -34,3 +37,12 @@ class RunConfig(Settings):
     serve: ServeConfig = ServeConfig()
     sweep: SweepConfig = SweepConfig()
     chain: ChainConfig = ChainConfig()
+
+    @model_validator(mode="after")
+    def _weights_are_published(self) -> "RunConfig":
+        if self.train.weights in WORDS:
+            try:
+                find_published(self.train.weights, self.model)
+            except WeightsError as error:
+                raise ValueError(f"train.weights: {error}") from None
+        return self

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from model.config.settings import NonNegative, Positive, PositiveFloat, Settings
+from model.weights.published.table import Word
 from pipeline.config.optimization import OptimizerConfig, ScheduleConfig
 from pipeline.storage.urls import Location
 
@@ -82,10 +83,12 @@ class TrainConfig(Settings):
         description="Compile backbone and pyramid with torch.compile, which takes minutes at each "
         "start and needs a C++ compiler. No faster on CPUs; not yet measured on GPUs.",
     )
-    weights: Location | None = Field(
+    weights: Word | Location | None = Field(
         None,
-        description="Initial weights: a checkpoint URL, models:/name@alias, or a weights file "
-        "(path or https:// URL) of torchvision, timm, detectron2, Detectron or maskrcnn-benchmark.",
+        description="Initial weights: imagenet or coco for the backbone or detector that "
+        "torchvision, detectron2 or Detectron publish for this architecture, a checkpoint URL, "
+        "models:/name@alias, or a weights file (path or https:// URL) of torchvision, timm, "
+        "detectron2, Detectron, maskrcnn-benchmark or MMDetection.",
     )
     allow_missing: tuple[str, ...] = Field(
         (),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from model.weights.published.table import WORDS
 from pipeline import storage
 from pipeline.config.predict import PredictConfig
 from pipeline.extras import require_extra
@@ -67,7 +68,7 @@ def prepare(config: PredictConfig) -> PreparedJob:
         MissingPackagesError: an extra that a video or a URL needs is not installed.
     """
     model = storage.local_path(config.model)
-    if model is not None and not model.exists():
+    if config.model not in WORDS and model is not None and not model.exists():
         raise PredictError(f"MODEL {config.model}: no such file or folder")
     url = config.output_url
     inputs = find_inputs(config.inputs, url)

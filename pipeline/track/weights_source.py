@@ -8,6 +8,8 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from model.weights.published.fetch import fetch_published
+from model.weights.published.table import WORDS
 from model.weights.storage import BEST_FILE, CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.checksums import CHECKSUMS_FILE, verify_checksums
 from model.weights.storage.download import fetch_weights
@@ -83,8 +85,9 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
     Args:
         source: ``models:/name@alias``, ``models:/name/version``, ``runs:/id/path``, the URL of a
             model's folder, of a run's folder (for its best or newest checkpoint) or of a weights
-            file, or the ``https://`` address of a weights file.
-        config: selects the MLflow store.
+            file, the ``https://`` address of a weights file, or a word (``imagenet``, ``coco``)
+            for published weights of the config's detector.
+        config: selects the MLflow store, and the detector of published weights.
 
     Yields:
         A folder with model.safetensors and model.json, or the weights file.
@@ -95,7 +98,9 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
         WeightsError: the download failed, it has another digest than requested, or a file is
             damaged.
     """
-    if source.startswith(("https://", "http://")):
+    if source in WORDS:
+        yield Path(fetch_published(source, config.model))
+    elif source.startswith(("https://", "http://")):
         yield fetch_weights(source)
     elif source.startswith(("models:/", "runs:/")):
         with tempfile.TemporaryDirectory(prefix="weights-") as scratch:

@@ -49,7 +49,8 @@ def check_frozen_parts(config: RunConfig, resumes: bool = False) -> None:
     if backbone.norm == "frozen_bn":
         raise TrainingError(
             "model.backbone.norm is frozen_bn but train.weights is not set: without pretrained "
-            "weights such a detector does not learn. Set train.weights (see configs/README.md), or "
+            "weights such a detector does not learn. Set train.weights to imagenet, coco or a file "
+            "(see configs/README.md), or "
             "model.backbone.norm=batch_norm or group_norm; train.allow_frozen_random_norms=true "
             "trains it anyway."
         )

@@ -17,7 +17,7 @@ from typing import IO
 from urllib.parse import SplitResult, urldefrag, urlsplit
 
 from model.weights.report import WeightsError
-from model.weights.storage.checksums import file_sha256
+from model.weights.storage.digest import Digest
 
 CACHE_VARIABLE = "MASKRCNN_RAY_CACHE"
 TIMEOUT_S = 30.0
@@ -42,23 +42,50 @@ def fetch_weights(source: str | Path) -> Path:
     if isinstance(source, Path) or "://" not in source:
         return Path(source)
     address, fragment = urldefrag(source)
-    parts = _parse_allowed(address)
-    digest = _expected_digest(fragment, parts)
-    folder = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "maskrcnn-ray")
-    name = re.sub(r"[^\w.-]", "_", Path(parts.path).name) or "weights"
-    key = hashlib.sha256(address.encode()).hexdigest()[:16]
-    download = _Download(address, _redact(parts), folder / f"{key}-{name}", digest)
+    return download_file(address, _expected_digest(fragment, _parse_allowed(address)))
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloaded files."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "maskrcnn-ray")
+
+
+def find_cached(address: str, digest: Digest | None) -> Path | None:
+    """Return the file of an address if it has been downloaded, without a request.
+
+    Args:
+        address: as for `fetch_weights`, without a digest.
+        digest: a cached file with another one is deleted; None accepts any.
+    """
+    return _Download.of(address, digest).cached()
+
+
+def download_file(address: str, digest: Digest | None) -> Path:
+    """Return the file of an address, which is downloaded unless it is in the cache.
+
+    Args:
+        address: as for `fetch_weights`, without a digest.
+        digest: the file must have it; None accepts any.
+
+    Raises:
+        WeightsError: as for `fetch_weights`.
+    """
+    download = _Download.of(address, digest)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _exclusive(folder / f"{key}.lock"):
+        download.target.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(download.target.parent / f"{_key(address)}.lock"):
             return download.cached() or download.run()
     except urllib.error.HTTPError as error:
         raise WeightsError(
-            f"{_redact(parts)}: the server responded {error.code} {error.reason}"
+            f"{download.shown}: the server responded {error.code} {error.reason}"
         ) from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise WeightsError(f"cannot download {_redact(parts)}: {reason}") from error
+        raise WeightsError(f"cannot download {download.shown}: {reason}") from error
+
+
+def _key(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -66,7 +93,14 @@ class _Download:
     address: str
     shown: str
     target: Path
-    digest: str | None
+    digest: Digest | None
+
+    @classmethod
+    def of(cls, address: str, digest: Digest | None) -> "_Download":
+        parts = _parse_allowed(address)
+        name = re.sub(r"[^\w.-]", "_", Path(parts.path).name) or "weights"
+        target = cache_folder() / f"{_key(address)}-{name}"
+        return cls(address, _redact(parts), target, digest)
 
     @property
     def partial(self) -> Path:
@@ -81,7 +115,7 @@ class _Download:
         """Return the file in the cache, if it is there and undamaged."""
         if not self.target.is_file():
             return None
-        if self.digest is not None and file_sha256(self.target) != self.digest:
+        if self.digest is not None and not self.digest.matches(self.target):
             self.target.unlink()
             return None
         return self.target
@@ -96,11 +130,11 @@ class _Download:
                 f"the download of {self.shown} was interrupted {_ATTEMPTS} times, the last time "
                 f"after {_size(self.partial)} bytes. They are kept: run again to continue there"
             )
-        digest = file_sha256(self.partial)
-        if self.digest is not None and digest != self.digest:
+        if self.digest is not None and not self.digest.matches(self.partial):
+            found = self.digest.of(self.partial)
             self._discard()
             raise WeightsError(
-                f"{self.shown} must have the SHA-256 {self.digest}; got {digest}. It is another "
+                f"{self.shown} must have the {self.digest}; got {found}. It is another "
                 "version or was tampered with; the download has been deleted"
             )
         self.partial.replace(self.target)
@@ -196,7 +230,7 @@ def _redact(parts: SplitResult) -> str:
     return f"{parts.scheme}://{host}{parts.path}"
 
 
-def _expected_digest(fragment: str, parts: SplitResult) -> str | None:
+def _expected_digest(fragment: str, parts: SplitResult) -> Digest | None:
     if not fragment:
         return None
     match = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
@@ -204,7 +238,7 @@ def _expected_digest(fragment: str, parts: SplitResult) -> str | None:
         raise WeightsError(
             f"{_redact(parts)}#{fragment}: after # must be sha256= and 64 hexadecimal digits"
         )
-    return match[1].lower()
+    return Digest("sha256", match[1].lower())
 
 
 def _extent(status: int, headers: Message) -> tuple[int, int | None]:

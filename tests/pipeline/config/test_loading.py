@@ -50,6 +50,49 @@ def test_a_relative_output_is_refused_in_the_temporary_folder_of_a_ray_job(tmp_p
     assert load_config("c.yaml", ["output=s3://bucket/run"]).output == "s3://bucket/run"
 
 
+def test_relative_weights_are_refused_in_the_temporary_folder_of_a_ray_job(tmp_path, monkeypatch):
+    copy = tmp_path / "working_dir_files" / "_ray_pkg_0123456789abcdef"
+    copy.mkdir(parents=True)
+    (copy / "c.yaml").write_text("output: s3://bucket/run\ntrain: {weights: resnet50.pth}")
+    monkeypatch.chdir(copy)
+    with pytest.raises(ConfigError, match=r"train\.weights: 'resnet50\.pth' is relative") as raised:
+        load_config("c.yaml", ["output=out"])
+    assert [each.partition(":")[0] for each in raised.value.problems] == ["output", "train.weights"]
+    for weights in ("s3://bucket/resnet50.pth", "/shared/resnet50.pth", "imagenet", "coco"):
+        assert load_config("c.yaml", [f"train.weights={weights}"]).train.weights == weights
+
+
+@pytest.mark.parametrize("word", ["imagenet", "coco"])
+def test_a_word_for_published_weights_is_no_location(here, word):
+    (here / word).mkdir()
+    (here / "c.yaml").write_text(f"train: {{weights: {word}}}")
+    assert load_config("c.yaml").train.weights == word
+    assert load_config("c.yaml", [f"train.weights=./{word}"]).train.weights == str(here / word)
+
+
+@pytest.mark.parametrize(
+    ("word", "settings", "message"),
+    [
+        (
+            "imagenet",
+            ["model.backbone.width=32"],
+            r"train\.weights: no imagenet weights .*width 32.*ResNet-18, ",
+        ),
+        (
+            "coco",
+            ["model.backbone.depth=34"],
+            r"train\.weights: no coco weights .*depth 34.*Mask R-CNN R50-FPN, ",
+        ),
+    ],
+)
+def test_a_word_for_an_architecture_without_published_weights_is_refused(
+    here, word, settings, message
+):
+    (here / "c.yaml").write_text("")
+    with pytest.raises(ConfigError, match=message):
+        load_config("c.yaml", [f"train.weights={word}", *settings])
+
+
 def test_a_config_written_as_yaml_loads_as_an_equal_one(here):
     (here / "c.yaml").write_text("")
     config = load_config("c.yaml", ["model.mask=null", "train.optimizer.lr=1e-5", "name=x"])

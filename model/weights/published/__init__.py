@@ -1,0 +1,1 @@
+"""Weights that other projects publish, by a word: ``imagenet`` or ``coco``."""
