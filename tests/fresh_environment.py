@@ -10,8 +10,7 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from tools.measure_installation import applying_requirements, required_distributions
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,7 +73,7 @@ def make_environment(folder, wheel=None):
     return python
 
 
-def make_limited_environment(folder, wheel, extras=()):
+def make_limited_environment(folder, wheel):
     """Create an environment that has the wheel and what it requires, and nothing else.
 
     The required packages are linked from this environment. Return its Python, and the names of the
@@ -86,37 +85,14 @@ def make_limited_environment(folder, wheel, extras=()):
     subprocess.run([*command, "--no-deps", "--no-index", str(wheel)], check=True)
     [packages] = folder.glob("lib/python*/site-packages")
     [own] = importlib.metadata.distributions(path=[str(packages)])
-    names = required_distributions(own, extras)
+    requirements = [str(each) for each in applying_requirements(own.requires, ())]
+    names = required_distributions(requirements, {}, own.metadata["Name"])
     for name in names:
         for source in _installed_files(importlib.metadata.distribution(name)):
             target = packages / source.name
             if not target.exists():
                 target.symlink_to(source)
     return python, names
-
-
-def required_distributions(distribution, extras=()):
-    """Return the names of all distributions that one requires, directly or not."""
-    found = set()
-    todo = [(distribution, frozenset(extras))]
-    seen = set()
-    while todo:
-        each, chosen = todo.pop()
-        for text in each.requires or ():
-            requirement = Requirement(text)
-            marker = requirement.marker
-            if marker and not any(marker.evaluate({"extra": extra}) for extra in chosen or {""}):
-                continue
-            name = canonicalize_name(requirement.name)
-            key = (name, frozenset(requirement.extras))
-            if key in seen:
-                continue
-            seen.add(key)
-            is_itself = name == canonicalize_name(distribution.metadata["Name"])
-            other = distribution if is_itself else importlib.metadata.distribution(name)
-            found |= set() if is_itself else {name}
-            todo.append((other, key[1]))
-    return found
 
 
 def _installed_files(distribution):
