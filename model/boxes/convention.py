@@ -50,6 +50,10 @@ class BoxConvention:
         """
         return _shift_far_corner(scale_boxes(self.source_boxes(boxes), old, new), self.offset)
 
+    def scale_by(self, boxes: Tensor, ratio: Tensor) -> Tensor:
+        """Scale boxes (N, 4) as `scale` does, by the ratio of new to old width and height, (2,)."""
+        return _shift_far_corner(self.source_boxes(boxes) * ratio.repeat(2), self.offset)
+
     def source_boxes(self, boxes: Tensor) -> Tensor:
         """Return boxes or ROIs (..., 4 or 5) with x2 and y2 as in the source convention.
 

@@ -1,6 +1,6 @@
 """Export a detector to a file for other runtimes.
 
-python -m model.export SOURCE --to model.onnx [--height H --width W] [--check [IMAGE ...]]
+python -m model.export SOURCE --to model.onnx [--resize] [--height H --width W] [--check [IMAGE ..]]
 """
 
 import argparse
@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.height is None) != (options.width is None):
         parser.error("give --height and --width together, or neither for images of any size")
+    if options.resize and (options.height is not None or options.to.suffix != ".onnx"):
+        parser.error("--resize is for .onnx files, and takes images of any size: no --height")
     try:
         return _export(options)
     except (ConfigError, MissingPackagesError) as error:
@@ -45,13 +47,13 @@ def _export(options: argparse.Namespace) -> int:
     size = None if options.height is None else ImageSize(options.height, options.width)
     try:
         detector = load_network(options.source, options.config)
-        write_exported_file(detector, options.to, size)
+        write_exported_file(detector, options.to, size, options.resize)
         sizes = f"{size.height} x {size.width} pixels" if size else "any size"
         print(f"wrote {options.to} for images of {sizes}")
         return (
             0
             if options.check is None
-            else check_exported_file(detector, options.to, options.check, size)
+            else check_exported_file(detector, options.to, options.check, size, options.resize)
         )
     except (ExportError, WeightsError) as error:
         print(error, file=sys.stderr)
@@ -64,6 +66,11 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", help="a YAML file with a model section")
     parser.add_argument(
         "--to", required=True, type=_output_path, help="the file: .onnx, or .pt2 of torch.export"
+    )
+    parser.add_argument(
+        "--resize",
+        action="store_true",
+        help="let the file resize images, and return boxes in pixels of the original images",
     )
     parser.add_argument("--height", type=_pixels, help="of every image; default: any")
     parser.add_argument("--width", type=_pixels, help="of every image; default: any")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from model.detections import Detections
 from model.detector import Detector
-from model.preprocess import pad_batch
-from model.structures import ImageSize
+from model.preprocess import canvas_size, normalize_images, pad_batch, resized_size
+from model.structures import ImageBatch, ImageSize
 
 # Another order of summation moves a coordinate by 1e-4 px and a score by 1e-5. A box pooled from
 # the wrong pyramid level, a half-pixel shift or a wrong sample moves them by more than this.
@@ -89,7 +89,7 @@ def compare_detections(expected: Detections, exported: Mapping[str, Tensor]) -> 
     box, nearest = distance.min(1)
     score = (expected.scores - exported["scores"][nearest]).abs()
     mask = keypoint = torch.zeros_like(score)
-    if expected.masks is not None:
+    if isinstance(expected.masks, Tensor):
         mask = (expected.masks - exported["masks"][nearest]).abs().amax((1, 2))
     if expected.keypoints is not None:
         shift = expected.keypoints - exported["keypoints"][nearest]
@@ -104,20 +104,40 @@ def compare_detections(expected: Detections, exported: Mapping[str, Tensor]) -> 
 
 @torch.inference_mode()
 def compare_on_images(
-    detector: Detector, exported: ExportedDetector, images: Iterable[Tensor]
+    detector: Detector,
+    exported: ExportedDetector,
+    images: Iterable[Tensor],
+    resizes: bool = False,
 ) -> Agreement:
-    """Run both detectors on images without resizing them, and compare all detections.
+    """Run both detectors on images, and compare all detections.
 
     Args:
         detector: in eval mode.
         exported: the same detector, exported.
-        images: (H, W, 3) uint8 RGB at network resolution, on the detector's device.
+        images: (H, W, 3) uint8 RGB on the detector's device, at network resolution unless the
+            exported detector resizes them.
+        resizes: the exported detector resizes images, so the detector gets them resized too.
     """
     total = Agreement(0, 0, 0)
     for image in images:
-        size = ImageSize(*image.shape[:2])
-        batch = pad_batch([image.cpu()], [size], size_divisor=detector.config.input.size_divisor)
+        batch = _resized_batch(detector, image) if resizes else _padded_batch(detector, image)
         (expected,) = detector(batch.to(detector.device))
         results = {name: value.cpu() for name, value in exported(image).items()}
         total += compare_detections(expected.to("cpu"), results)
     return total
+
+
+def _padded_batch(detector: Detector, image: Tensor) -> ImageBatch:
+    size = ImageSize(*image.shape[:2])
+    return pad_batch([image.cpu()], [size], size_divisor=detector.config.input.size_divisor)
+
+
+def _resized_batch(detector: Detector, image: Tensor) -> ImageBatch:
+    settings, conventions = detector.config.input, detector.config.conventions
+    original = ImageSize(*image.shape[:2])
+    size = resized_size(
+        original, settings.short_side, settings.long_side, conventions.resize_rounding
+    )
+    canvas = canvas_size([size], settings.size_divisor)
+    pixels = normalize_images([image], [size], canvas, conventions)
+    return ImageBatch(pixels, (size,), (original,))

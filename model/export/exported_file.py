@@ -21,17 +21,30 @@ from model.structures import ImageSize
 MIN_MATCHED_SHARE = 0.98
 
 
-def write_exported_file(detector: Detector, path: Path, size: ImageSize | None) -> None:
-    """Write the detector to ``path``: ONNX, or a torch.export program for ``.pt2``."""
+def write_exported_file(
+    detector: Detector, path: Path, size: ImageSize | None, resizes: bool = False
+) -> None:
+    """Write the detector to ``path``: ONNX, or a torch.export program for ``.pt2``.
+
+    Raises:
+        ExportError: a package or the compiled operators are missing.
+        ValueError: a program is to resize images, which only an ONNX file can, or a size is given.
+    """
     if path.suffix == ".onnx":
-        export_onnx(detector, path, size)
+        export_onnx(detector, path, size, resizes=resizes)
         return
+    if resizes:
+        raise ValueError(f"only an ONNX file can resize images; got {path}")
     metadata = {f"{METADATA_KEY}.json": export_metadata(detector)}
     torch.export.save(export_program(detector, size), path, extra_files=metadata)
 
 
 def check_exported_file(
-    detector: Detector, path: Path, paths: Sequence[Path], size: ImageSize | None
+    detector: Detector,
+    path: Path,
+    paths: Sequence[Path],
+    size: ImageSize | None,
+    resizes: bool = False,
 ) -> int:
     """Print how well the detections of the file and the detector agree.
 
@@ -40,25 +53,29 @@ def check_exported_file(
         path: the exported file.
         paths: image files to compare on; a synthetic image if empty.
         size: the only image size of the file; None for any size.
+        resizes: the file resizes images itself.
 
     Returns:
         0 if they agree; 1 if they do not, or if there are no detections to compare.
     """
-    settings, rounding = detector.config.input, detector.config.conventions.resize_rounding
     images = [_read_image(image) for image in paths] or [_synthetic_image()]
-    sizes = [
-        size
-        or resized_size(
-            ImageSize(*image.shape[:2]), settings.short_side, settings.long_side, rounding
-        )
-        for image in images
-    ]
-    agreement = compare_on_images(detector, _load(path), map(resize_image, images, sizes))
+    if not resizes:
+        images = [_to_network_size(detector, image, size) for image in images]
+    agreement = compare_on_images(detector, _load(path), images, resizes)
     print(agreement)
     if agreement.expected == agreement.exported == 0:
         print("no detections to compare: pass images of objects to --check", file=sys.stderr)
         return 1
     return 0 if agreement.matched_share >= MIN_MATCHED_SHARE else 1
+
+
+def _to_network_size(detector: Detector, image: Tensor, size: ImageSize | None) -> Tensor:
+    settings, rounding = detector.config.input, detector.config.conventions.resize_rounding
+    original = ImageSize(*image.shape[:2])
+    return resize_image(
+        image,
+        size or resized_size(original, settings.short_side, settings.long_side, rounding),
+    )
 
 
 def _load(path: Path) -> ExportedDetector:

@@ -36,17 +36,20 @@ class InferenceGraph(nn.Module):
         keypoints = ("keypoints",) if config.keypoint is not None else ()
         return ("boxes", "scores", "labels", *masks, *keypoints)
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+    def forward(self, pixels: Tensor, ratio: Tensor | None = None) -> dict[str, Tensor]:
         """Detect objects.
 
         Args:
-            pixels: (H, W, 3) uint8 RGB, already resized to network resolution.
+            pixels: (H, W, 3) RGB levels, already resized to network resolution; uint8, or float32
+                if resizing left fractions.
+            ratio: (2,) float32, width and height of the original image divided by W and H; None if
+                the image was not resized.
 
         Returns:
-            boxes (D, 4) float32, pixels of the image; scores (D,) float32, highest first; labels
-            (D,) int64, 1..K, or 1 from a proposal network; with a mask head masks (D, M, M)
+            boxes (D, 4) float32, pixels of the original image; scores (D,) float32, highest first;
+            labels (D,) int64, 1..K, or 1 from a proposal network; with a mask head masks (D, M, M)
             float32, probabilities inside the box; with a keypoint head keypoints (D, P, 3) float32,
-            x, y in pixels of the image, and the logit there.
+            x, y in pixels of the original image, and the logit there.
         """
         detector, size = self.detector, ImageSize(*pixels.shape[:2])
         images = ImageBatch(self._normalize(pixels, size), (size,), (size,))
@@ -59,7 +62,20 @@ class InferenceGraph(nn.Module):
         heatmaps = detector.heatmaps(features, selected)
         if heatmaps is not None:
             results["keypoints"] = detector.keypoints(selected, images, heatmaps)
-        return results
+        return results if ratio is None else self._scale(results, ratio)
+
+    def _scale(self, results: dict[str, Tensor], ratio: Tensor) -> dict[str, Tensor]:
+        """Return the results with boxes and keypoints in the original image."""
+        convention = self.detector.box_convention
+        scaled = {"boxes": convention.scale_by(results["boxes"], ratio)}
+        if "keypoints" in results:
+            keypoints, origin = (
+                results["keypoints"],
+                self.detector.config.conventions.keypoint_origin,
+            )
+            points = (keypoints[..., :2] - origin) * ratio + origin
+            scaled["keypoints"] = torch.cat((points, keypoints[..., 2:]), dim=2)
+        return results | scaled
 
     def _normalize(self, pixels: Tensor, size: ImageSize) -> Tensor:
         """Return the normalized image, (1, 3, H', W'), padded with zeros to the divisor."""

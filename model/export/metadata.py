@@ -8,8 +8,12 @@ METADATA_KEY = "maskrcnn_ray"
 """Name of the metadata inside an exported file."""
 
 
-def export_metadata(detector: Detector) -> str:
+def export_metadata(detector: Detector, resizes: bool = False) -> str:
     """Return the metadata of an exported detector as JSON.
+
+    Args:
+        detector: the detector.
+        resizes: the exported file resizes images itself.
 
     Returns:
         An object with the keys
@@ -17,7 +21,7 @@ def export_metadata(detector: Detector) -> str:
         - categories: ids and names of the K classes in label order, label 1 first; null for a
           proposal network, whose label 1 means an object of any class.
         - short_side, long_side, resize_rounding, resize_filter: how to resize an image before
-          inference; sides in pixels.
+          inference, sides in pixels; null if the file does it.
         - box_end: pixels that were added to x2 and y2 of the detector's box convention; 1 if its
           boxes end on their last pixel.
         - mask_threshold: probability above which a pixel belongs to the object; null without masks.
@@ -38,10 +42,10 @@ def export_metadata(detector: Detector) -> str:
             "categories": None
             if config.is_proposal_network
             else [category._asdict() for category in detector.categories],
-            "short_side": config.input.short_side,
-            "long_side": config.input.long_side,
-            "resize_rounding": conventions.resize_rounding,
-            "resize_filter": conventions.resize_filter,
+            "short_side": None if resizes else config.input.short_side,
+            "long_side": None if resizes else config.input.long_side,
+            "resize_rounding": None if resizes else conventions.resize_rounding,
+            "resize_filter": None if resizes else conventions.resize_filter,
             "box_end": detector.box_convention.offset,
             "mask_threshold": None if mask is None else mask.threshold,
             "mask_paste": None if mask is None else mask_paste,

@@ -123,7 +123,15 @@ def _stable_sort(
 ) -> Any:
     """Translate to TopK of all values, which by definition keeps equal values in order."""
     size = op.Gather(op.Shape(values), _one_element(dim))
-    return op.TopK(values, size, axis=dim, largest=int(descending))
+    if values.dtype.is_floating_point() or len(values.shape) != 1:
+        return op.TopK(values, size, axis=dim, largest=int(descending))
+    # OpenVINO's TopK does not keep them in order; few scores are equal, but many integers.
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    positions = op.Range(zero, op.Squeeze(size), one)
+    keys = op.Mul(values, size)
+    keys = op.Sub(keys, positions) if descending else op.Add(keys, positions)
+    _, order = op.TopK(keys, size, axis=0, largest=int(descending))
+    return op.Gather(values, order), order
 
 
 def _one_element(value: int) -> Any:

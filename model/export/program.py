@@ -1,5 +1,7 @@
 """The detector as a ``torch.export`` program, which runs with our compiled operators alone."""
 
+from typing import Any
+
 import torch
 from torch.export import Dim, ExportedProgram
 
@@ -11,7 +13,7 @@ from ops_cuda import library
 
 
 class ExportError(Exception):
-    """Something that an export needs is not installed or not compiled."""
+    """Something that an export needs is not compiled."""
 
 
 def export_program(detector: Detector, size: ImageSize | None = None) -> ExportedProgram:
@@ -31,19 +33,39 @@ def export_program(detector: Detector, size: ImageSize | None = None) -> Exporte
     Raises:
         ExportError: the operators are not compiled; their PyTorch reference cannot be traced.
     """
+    return trace_inference(detector, size)
+
+
+def trace_inference(
+    detector: Detector, size: ImageSize | None, scales_results: bool = False
+) -> ExportedProgram:
+    """Trace an ``InferenceGraph``.
+
+    Args:
+        detector: as for :func:`export_program`.
+        size: as for :func:`export_program`.
+        scales_results: the program takes float32 levels of a resized image and the argument
+            ``ratio``.
+
+    Raises:
+        ExportError: the operators are not compiled.
+    """
     require_compiled_operators(detector.device)
     min_side = detector.strides[-1] + 1
     example = size or ImageSize(2 * min_side, 3 * min_side)
-    pixels = torch.zeros(*example, 3, dtype=torch.uint8, device=detector.device)
+    dtype = torch.float32 if scales_results else torch.uint8
+    arguments: tuple[torch.Tensor, ...] = (torch.zeros(*example, 3, dtype=dtype),)
     # Tracing would take a level of one cell for a constant size.
     sides = {0: Dim("height", min=min_side), 1: Dim("width", min=min_side)}
+    shapes: tuple[dict[int, Any] | None, ...] = (None if size else sides,)
+    if scales_results:
+        arguments, shapes = (*arguments, torch.ones(2)), (*shapes, None)
+    arguments = tuple(argument.to(detector.device) for argument in arguments)
     graph, training = InferenceGraph(detector), detector.training
     graph.eval()
     try:
         with torch.no_grad():
-            return torch.export.export(
-                graph, (pixels,), dynamic_shapes=None if size else {"pixels": sides}, strict=False
-            )
+            return torch.export.export(graph, arguments, dynamic_shapes=shapes, strict=False)
     finally:
         detector.train(training)
 

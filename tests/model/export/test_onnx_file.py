@@ -78,6 +78,22 @@ def test_detections_match_for_images_of_any_size(model_path, mask_detector, smoo
     torch.testing.assert_close(results["scores"], expected.scores, atol=1e-3, rtol=0)
 
 
+def test_openvino_computes_the_same_detections(model_path, mask_detector, smooth_image):
+    openvino = pytest.importorskip("openvino", reason="pip install openvino")
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    run = openvino.Core().compile_model(model_path, "CPU", settings)
+    image = smooth_image(150, 97, seed=1)
+    with torch.inference_mode():
+        (expected,) = mask_detector(pad_batch([image], [ImageSize(150, 97)]))
+    results = run({"pixels": image.numpy()})
+    names = ("boxes", "scores", "labels", "masks")
+    agreement = compare_detections(
+        expected, {name: torch.from_numpy(results[name].copy()) for name in names}
+    )
+    assert agreement.matched == agreement.expected == agreement.exported >= 5, agreement
+    assert results["labels"].tolist() == expected.labels.tolist()
+
+
 @pytest.mark.parametrize("kind", ["retinanet", "legacy_geometry"])
 def test_detections_of_other_kinds_match_for_images_of_one_size(
     make_detector, smooth_image, tmp_path, kind

@@ -3,6 +3,7 @@
 import itertools
 
 import onnxruntime
+import pytest
 import torch
 from torch.export import Dim
 
@@ -19,8 +20,8 @@ class _Function(torch.nn.Module):
         return self.function(*arguments)
 
 
-def _in_onnx(function, arguments, dynamic):
-    """Return a function of tensors that runs in onnxruntime.
+def _to_onnx(function, arguments, dynamic):
+    """Return a function of tensors as the bytes of an ONNX file.
 
     Args:
         function: what to export.
@@ -39,8 +40,13 @@ def _in_onnx(function, arguments, dynamic):
         verbose=False,
         optimize=False,
     )
+    return exported.model_proto.SerializeToString()
+
+
+def _in_onnx(function, arguments, dynamic):
+    """Return a function of tensors that runs in onnxruntime; arguments as for `_to_onnx`."""
     session = onnxruntime.InferenceSession(
-        exported.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
+        _to_onnx(function, arguments, dynamic), providers=["CPUExecutionProvider"]
     )
     names = [value.name for value in session.get_inputs()]
 
@@ -111,6 +117,21 @@ def test_nms_is_within_classes_and_ranks_equal_scores_by_index():
         )
         assert torch.equal(result, expected)
     assert 20 < survive(boxes, scores, classes).sum() < 300
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_equal_integers_stay_in_order_in_openvino_too(descending):
+    openvino = pytest.importorskip("openvino", reason="pip install openvino")
+
+    def sort(values):
+        return values.sort(stable=True, descending=descending)
+
+    values = torch.randint(0, 3, (300,), generator=torch.Generator().manual_seed(5))
+    core = openvino.Core()
+    model = core.read_model(_to_onnx(sort, (values,), (True,)), b"")
+    results = core.compile_model(model, "CPU")([values.numpy()])
+    for result, expected in zip(results.values(), sort(values), strict=True):
+        assert result.tolist() == expected.tolist()
 
 
 def test_proposals_are_the_same_boxes_in_the_same_order():
