@@ -6,6 +6,7 @@ size, and it would be three processes between the client and the model in place 
 """
 
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,7 +124,8 @@ def deployed_detector(
         yield RayDetectionService(handle)
     finally:
         serve.delete(name)
-        if not serve.status().applications:  # on a shared cluster there may be others
+        # A Ray of this job ends as a whole. On a cluster, others may use Ray Serve too.
+        if _is_on_cluster() and not serve.status().applications:
             serve.shutdown()
 
 
@@ -145,6 +147,10 @@ def replica_resources(config: RunConfig, resources: ClusterResources) -> Replica
         raise ServeError(f"serve.precision: {error}") from error
     threads = max(1, int(resources.cpus) // count)
     return ReplicaResources(count, device, settings.batch or _BATCH[device], threads)
+
+
+def _is_on_cluster() -> bool:
+    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
 
 
 def _last_line(error: Exception) -> str:

@@ -6,9 +6,10 @@ loop keeps collecting the next batch.
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,7 @@ from pipeline.serve.answers import drawn_answer, json_answer, refusal
 from pipeline.serve.errors import RefusedError
 from pipeline.serve.followed_model import FollowedModel, LoadedModel
 from pipeline.serve.messages import Answer, DetectionRequest
+from pipeline.serve.replica_port import listen_on_node_address
 
 _MAX_FAILURES = 3  # forward passes in a row, after which Ray Serve restarts the replica
 
@@ -50,11 +52,13 @@ class DetectorReplica:
     """
 
     def __init__(self, config: RunConfig, device: str, batch: int, threads: int) -> None:
+        listen_on_node_address()
         contextlib.ExitStack().enter_context(show_worker_logs())  # as long as the process lives
         if device == "cpu":
             torch.set_num_threads(min(threads, os.cpu_count() or 1))
         warn_if_not_compiled(torch.device(device))
-        self._model = FollowedModel(config, device)
+        with _without_repeated_warnings():
+            self._model = FollowedModel(config, device)
         self._predict_batch.set_max_batch_size(batch)
         # Alone in its batch, an image has nothing to wait for.
         self._predict_batch.set_batch_wait_timeout_s(config.serve.batch_wait_s if batch > 1 else 0)
@@ -113,6 +117,17 @@ class DetectorReplica:
             _Prediction(each, model, len(images) if index == 0 else 0)
             for index, each in enumerate(detections)
         ]
+
+
+@contextlib.contextmanager
+def _without_repeated_warnings() -> Iterator[None]:
+    """Leave out what the job has said already when it loaded the same model as a check."""
+    settings = logging.getLogger("pipeline.infer.model_files")
+    settings.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        settings.setLevel(logging.NOTSET)
 
 
 def _write_answer(request: DetectionRequest, pixels: Pixels, prediction: _Prediction) -> Answer:

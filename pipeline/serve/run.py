@@ -48,19 +48,14 @@ def run_server(config: RunConfig) -> str:
         ServeError: the replicas do not start, or the server ended by itself.
         TrackingError, StorageError, WeightsError: the model cannot be loaded.
     """
-    # Like Ctrl-C. A scheduler, a container or `ray job stop` sends SIGTERM.
-    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     started_s = time.monotonic()
-    try:
-        with serving(config) as server:
-            logger.info("answering at %s with %s; Ctrl-C stops", server.url, server.model)
-            with contextlib.suppress(KeyboardInterrupt):
-                while server.http.is_running:
-                    server.http.wait(_CHECK_INTERVAL_S)
-                raise ServeError("the server of HTTP ended by itself; its log lines say why")
-            logger.info("stopping; requests in progress are finished")
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
+    with _interrupted_by_sigterm(), serving(config) as server:
+        logger.info("answering at %s with %s; Ctrl-C stops", server.url, server.model)
+        with contextlib.suppress(KeyboardInterrupt):
+            while server.http.is_running:
+                server.http.wait(_CHECK_INTERVAL_S)
+            raise ServeError("the server of HTTP ended by itself; its log lines say why")
+        logger.info("stopping; requests in progress are finished")
     return f"stopped after {time.monotonic() - started_s:.0f} s"
 
 
@@ -83,6 +78,7 @@ def serving(config: RunConfig) -> Iterator[RunningServer]:
         model = load_model(model_source(config), config, "cpu").source
         with (
             cluster.session() as resources,
+            _interrupted_by_sigterm(),  # again: Ray has replaced the handler
             deployed_detector(config, resources, port) as app.service,
         ):
             try:
@@ -91,6 +87,17 @@ def serving(config: RunConfig) -> Iterator[RunningServer]:
                 http.stop()  # while the replicas are there
     finally:
         http.stop()
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Treat SIGTERM, which a scheduler, a container or `ray job stop` sends, like Ctrl-C."""
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        # None: the handler was set in C++, by Ray; it cannot be set again from here.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if earlier is None else earlier)
 
 
 def _warn_if_open(host: str) -> None:

@@ -1,6 +1,5 @@
 """A cluster that is not there is named at once, with the remedy; a local one is closed."""
 
-import ipaddress
 import json
 import os
 import socket
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from pipeline.cluster import ClusterError, check_address
+from tests.listening_sockets import is_loopback, listening_sockets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -50,23 +50,6 @@ def test_an_address_where_something_listens_is_left_to_ray():
 @pytest.mark.parametrize("address", ["auto", "local", "http://127.0.0.1"])
 def test_other_forms_are_left_to_ray(address):
     check_address(address)
-
-
-def listening_sockets(process):
-    """Return (process name, address) of each socket that it and its descendants listen on."""
-    found = set()
-    for each in [process, *process.children(recursive=True)]:
-        try:
-            sockets = each.net_connections("inet")
-            found |= {(each.name(), s.laddr.ip) for s in sockets if s.status == psutil.CONN_LISTEN}
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def is_loopback(text):
-    address = ipaddress.ip_address(text)
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 @pytest.mark.ray

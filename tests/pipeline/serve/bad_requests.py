@@ -35,7 +35,7 @@ BAD_REQUESTS = {
     "empty": ("predict", b"", 400, "the body is empty"),
     "text": ("predict", b"#!/bin/sh\n", 415, "not an image of a known format: JPEG, PNG"),
     "postscript": ("predict", b"%!PS-Adobe-3.0 EPSF-3.0\n", 415, "not an image of a known format"),
-    "header cut off": ("draw", GOOD[:20], 415, "not an image of a known format"),
+    "header cut off": ("draw", GOOD[:20], 400, "the image cannot be decoded: "),
     "truncated": ("predict", GOOD[:4000], 400, "the image cannot be decoded: "),
     "truncated, drawn": ("draw", GOOD[:4000], 400, "the image cannot be decoded: "),
     "bytes": ("predict", bytes(MAX_BYTES + 1), 413, "has 100,001 bytes; the limit is 100,000"),

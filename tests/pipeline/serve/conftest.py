@@ -84,9 +84,9 @@ def serve_config(tiny_checkpoint, tmp_path_factory):
     return RunConfig(output=str(tmp_path_factory.mktemp("served")), serve=settings)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(ray_cluster, serve_config):
-    """One replica."""
+    """One replica, on one of the two CPUs, which other tests need afterwards."""
     with deployed_detector(serve_config, connect(), port=1) as deployed:
         yield deployed
 
@@ -111,7 +111,7 @@ def web_server(serve_config):
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def url(service, web_server):
     """The address of a server in front of the replica."""
     with web_server(service) as address:

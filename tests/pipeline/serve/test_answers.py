@@ -5,11 +5,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from model import Predictor
+from model import Predictor, build_detector
+from model.config import KeypointHeadConfig
 from model.drawing import detected_objects, draw_objects
 from model.images.decode import decode_image
+from pipeline.ingest.shapes import SHAPE_KEYPOINTS
 from pipeline.predict.detector import DrawingDetector
 from pipeline.serve.answers import json_answer
 
@@ -71,15 +74,17 @@ def test_the_drawn_answer_is_the_image_with_the_objects(url, send, encoded, pred
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(reply.body))), drawn)
 
 
-def test_keypoints_are_answered_with_their_names(tiny_keypoint_detector):
-    predictor = Predictor(tiny_keypoint_detector)
+def test_keypoints_are_answered_with_their_names(tiny_model_config):
+    head = KeypointHeadConfig(names=SHAPE_KEYPOINTS, channels=16, layers=1)
+    config = tiny_model_config.model_copy(update={"mask": None, "keypoint": head})
+    torch.manual_seed(0)
+    predictor = Predictor(build_detector(config))
     detections = predictor.predict(np.full((60, 80, 3), 90, np.uint8))
     content = json.loads(json_answer(detections, DrawingDetector(predictor, 0.0), "x").body)
     assert content["masks"] is None
     assert content["keypoints"] == detections.keypoints.tolist()
-    names = content["keypoint_names"]
-    assert names == list(predictor.config.keypoint.names)
-    assert {len(each) for each in content["keypoints"]} == {len(names)}
+    assert content["keypoint_names"] == list(SHAPE_KEYPOINTS)
+    assert {len(each) for each in content["keypoints"]} == {len(SHAPE_KEYPOINTS)}
 
 
 def test_a_server_names_the_model_when_it_is_ready(url, send, predictor, tiny_checkpoint):

@@ -7,8 +7,10 @@ import threading
 import time
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
+from tests.listening_sockets import is_loopback, listening_sockets
 from tests.pipeline.serve.bad_requests import BAD_REQUESTS, GOOD
 
 pytestmark = pytest.mark.ray
@@ -129,3 +131,9 @@ def test_a_server_that_stops_finishes_the_requests_that_it_has(service, web_serv
     started.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((address.hostname, address.port), timeout=30)
+
+
+def test_the_replica_listens_on_the_loopback_interface_only(service):
+    sockets = listening_sockets(psutil.Process())
+    assert any("ServeReplica" in name for name, _ in sockets)
+    assert [each for each in sockets if not is_loopback(each[1])] == []
