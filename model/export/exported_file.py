@@ -27,7 +27,8 @@ def write_exported_file(
     """Write the detector to ``path``: ONNX, or a torch.export program for ``.pt2``.
 
     Raises:
-        ExportError: a package or the compiled operators are missing.
+        ExportError: the operators are not compiled.
+        MissingPackagesError: a package that ONNX files need is not installed.
         ValueError: a program is to resize images, which only an ONNX file can, or a size is given.
     """
     if path.suffix == ".onnx":

@@ -10,12 +10,11 @@ from model.detector import Detector
 from model.export.graph import InferenceGraph
 from model.export.metadata import METADATA_KEY, export_metadata
 from model.export.program import ExportError, require_compiled_operators, trace_inference
+from model.optional_packages import require_packages
 from model.structures import ImageSize
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-INSTALL_COMMAND = "pip install onnx onnxruntime onnxscript"
 
 
 def export_onnx(
@@ -36,7 +35,8 @@ def export_onnx(
             :class:`model.Predictor` does; boxes and keypoints are in pixels of those images.
 
     Raises:
-        ExportError: onnx or onnxscript is not installed, or the operators are not compiled.
+        MissingPackagesError: onnx or onnxscript is not installed.
+        ExportError: the operators are not compiled.
         ValueError: the file is to resize images, and a size is given.
     """
     if resizes and size is not None:
@@ -44,15 +44,13 @@ def export_onnx(
     if detector.device.type != "cpu":
         detector = copy.deepcopy(detector).cpu()
     require_compiled_operators(detector.device)
-    try:
-        # Optional: the `export` extra installs onnx and onnxscript.
-        import onnx  # noqa: PLC0415
+    require_packages("ONNX export", "export", ("onnx", "onnxscript"))
+    # Optional: the `export` extra installs onnx and onnxscript.
+    import onnx  # noqa: PLC0415
 
-        from model.export.onnx_image import prepend_resizing  # noqa: PLC0415
+    from model.export.onnx_image import prepend_resizing  # noqa: PLC0415
 
-        model = _translate(detector, size, resizes)
-    except ImportError as error:
-        raise ExportError(f"ONNX export needs {error.name}: {INSTALL_COMMAND}") from error
+    model = _translate(detector, size, resizes)
     if resizes:
         model = prepend_resizing(model, detector.config)
     metadata = {METADATA_KEY: export_metadata(detector, resizes)}

@@ -79,5 +79,5 @@ def test_videos_without_pyav_name_the_extra(predict_job, clip, monkeypatch):
     monkeypatch.delattr(pipeline.predict, "videos", raising=False)
     monkeypatch.setitem(sys.modules, "av", None)
     status, _, errors = predict_job(path)
-    assert status == 1
+    assert status == 2
     assert "pip install 'maskrcnn-ray[video]'" in errors.splitlines()[-1]
