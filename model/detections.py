@@ -10,7 +10,7 @@ from torch import Tensor
 from model.boxes.convention import CONTINUOUS, BoxConvention, MaskPaste
 from model.boxes.operations import scale_points
 from model.boxes.selection import SelectedBoxes
-from model.structures import ImageBatch, ImageSize
+from model.structures import ImageBatch, ImageSize, MaskRuns
 from ops_cuda import compress_rle, encode_roi_masks_rle, paste_masks
 
 
@@ -35,7 +35,8 @@ class Detections:
         boxes: (D, 4) float32, x1 y1 x2 y2.
         scores: (D,) float32 in [0, 1].
         labels: (D,) int64, 1..K.
-        masks: (D, M, M) float32, probability inside the box; None without a mask head.
+        masks: (D, M, M) float32, probability inside the box, or runs of pixels of the image where
+            masks of several tiles were joined; None without a mask head.
         image_size: height and width of the original image.
         mask_threshold: probability above which a pixel belongs to the object.
         keypoints: (D, P, 3) float32: x, y, and a score (a logit, higher is more certain); None
@@ -50,7 +51,7 @@ class Detections:
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    masks: Tensor | None
+    masks: Tensor | MaskRuns | None
     image_size: ImageSize
     mask_threshold: float = 0.5
     keypoints: Tensor | None = None
@@ -91,7 +92,15 @@ class Detections:
         Raises:
             ValueError: the detector has no mask head.
         """
-        return paste_masks(*self._paste_arguments())
+        if not isinstance(self.masks, MaskRuns):
+            return paste_masks(*self._paste_arguments())
+        bitmaps = torch.zeros(
+            len(self), *self.image_size, dtype=torch.uint8, device=self.boxes.device
+        )
+        for whole, crop in zip(bitmaps, self.bitmap_crops(), strict=True):
+            (x, y), (height, width) = crop.corner, crop.bitmap.shape
+            whole[y : y + height, x : x + width] = crop.bitmap
+        return bitmaps
 
     def bitmap_crops(self) -> list[BitmapCrop]:
         """Return the D masks as `bitmaps` pastes them, but each cut out around its object.
@@ -101,6 +110,8 @@ class Detections:
         Raises:
             ValueError: the detector has no mask head.
         """
+        if isinstance(self.masks, MaskRuns):
+            return [BitmapCrop(*self.masks.bitmap(index)) for index in range(len(self))]
         masks, boxes, height, width, threshold, grid = self._paste_arguments()
         # Pasting grows a box by 2 / M of its size, and rounds.
         margin = (boxes[:, 2:] - boxes[:, :2]).abs() / masks.shape[-1] + 2
@@ -124,7 +135,10 @@ class Detections:
         Raises:
             ValueError: the detector has no mask head.
         """
-        characters, offsets = compress_rle(*encode_roi_masks_rle(*self._paste_arguments()))
+        if isinstance(self.masks, MaskRuns):
+            characters, offsets = compress_rle(*self.masks.run_lengths(*self.image_size))
+        else:
+            characters, offsets = compress_rle(*encode_roi_masks_rle(*self._paste_arguments()))
         text = characters.numpy().tobytes().decode("ascii")
         size = list(self.image_size)
         return [
@@ -132,9 +146,17 @@ class Detections:
             for start, end in itertools.pairwise(offsets.tolist())
         ]
 
+    def with_mask_runs(self) -> "Detections":
+        """Return the detections with their masks, if any, as runs of pixels of the image."""
+        if self.masks is None or isinstance(self.masks, MaskRuns):
+            return self
+        counts, offsets = encode_roi_masks_rle(*self._paste_arguments())
+        runs = MaskRuns.from_run_lengths(counts, offsets, self.image_size.height)
+        return replace(self, masks=runs)
+
     def _paste_arguments(self) -> tuple[Tensor, Tensor, int, int, float, bool]:
         """Return masks, boxes, height, width, threshold, and whether to sample on a grid."""
-        if self.masks is None:
+        if not isinstance(self.masks, Tensor):
             raise ValueError("these detections have no masks: the detector has no mask head")
         boxes = BoxConvention(self.mask_paste == "inclusive").source_boxes(self.boxes)
         grid = self.mask_paste == "grid"

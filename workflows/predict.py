@@ -144,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     add("overwrite", "--overwrite", action="store_const", const=True)
     add("config", "--config", metavar="CONFIG.yaml")
     add("short_side", "--short-side", metavar="PIXELS", type=int)
+    add("tiles", "--tiles", metavar="PIXELS", type=int)
     add("batch", "--batch", metavar="IMAGES", type=int)
     add("device", "--device", choices=("auto", "cpu", "cuda"))
     add("precision", "--precision", choices=("fp32", "bf16", "fp16"))

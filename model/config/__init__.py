@@ -18,6 +18,7 @@ from model.config.model import ModelConfig
 from model.config.retinanet import RetinaNetConfig
 from model.config.rpn import RpnConfig
 from model.config.test_augmentation import TestAugmentationConfig
+from model.config.tiles import TilesConfig
 
 __all__ = [
     "DETECTRON",
@@ -36,4 +37,5 @@ __all__ = [
     "RetinaNetConfig",
     "RpnConfig",
     "TestAugmentationConfig",
+    "TilesConfig",
 ]

@@ -10,6 +10,7 @@ from model.config.retinanet import RetinaNetConfig
 from model.config.rpn import RpnConfig
 from model.config.settings import Positive, Settings
 from model.config.test_augmentation import TestAugmentationConfig
+from model.config.tiles import TilesConfig
 
 
 class ModelConfig(Settings):
@@ -40,6 +41,11 @@ class ModelConfig(Settings):
         description="Test-time augmentation; {} predicts on several sizes of each image, plain and "
         "flipped: slower, more accurate.",
     )
+    tiles: TilesConfig | None = Field(
+        None,
+        description="Tiled inference on large images; {} predicts on overlapping tiles at their "
+        "full resolution and joins the results: for objects that are small in their images.",
+    )
 
     @property
     def is_proposal_network(self) -> bool:
@@ -59,6 +65,12 @@ class ModelConfig(Settings):
             raise ValueError(f"{' and '.join(roi_heads)} need the box head, but box is null")
         if self.keypoint is not None and self.backbone.features == "c4":
             raise ValueError("a keypoint head needs backbone.features = fpn, c5 or dc5; got c4")
+        return self
+
+    @model_validator(mode="after")
+    def _proposals_are_not_merged(self) -> "ModelConfig":
+        if self.tiles is not None:
+            self.tiles.check_classes(not self.is_proposal_network)
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import ModelConfig, TilesConfig
 from model.config.keypoint_names import skeleton_of
 from model.config.settings import Precision
 from model.detections import Detections
@@ -15,6 +15,7 @@ from model.detector import Detector
 from model.inference.input_image import Image, InputImage, is_single_image, open_images
 from model.inference.precision import autocast, check_precision
 from model.inference.test_time_augmentation import detect_in_views
+from model.inference.tiles import detect_in_tiles, fits_into_one_tile
 from model.preprocess import canvas_size, normalize_images, resized_size
 from model.structures import Category, ImageBatch
 from model.weights.load import load_network
@@ -30,13 +31,24 @@ class Predictor:
     Args:
         detector: the network. It is switched to eval mode while it predicts.
         precision: fp32, or bf16 or fp16 for autocast, which is faster on GPUs.
+        tiles: detect in tiles of images that are larger than a tile; default: as the detector's
+            config says.
 
     Raises:
-        ValueError: the device of the detector cannot compute in this precision.
+        ValueError: the device of the detector cannot compute in this precision, or the proposals
+            of a proposal network would be merged.
     """
 
-    def __init__(self, detector: Detector, precision: Precision = "fp32") -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        precision: Precision = "fp32",
+        tiles: TilesConfig | None = None,
+    ) -> None:
         check_precision(precision, detector.device)
+        self.tiles = detector.config.tiles if tiles is None else tiles
+        if self.tiles is not None:
+            self.tiles.check_classes(not detector.config.is_proposal_network)
         self.detector = detector
         self.precision: Precision = precision
 
@@ -150,7 +162,7 @@ class Predictor:
                 A batch of equal sizes, (n, h, w, c) array or (n, c, h, w) tensor, is a list.
             batch_size: images per forward pass; files are decoded when their batch is due. With
                 test-time augmentation a pass contains one image in one size, plain and flipped,
-                whatever the batch size.
+                whatever the batch size. Of a large image in tiles, a pass contains as many tiles.
             floats_are_0_to_1: accept arrays and tensors of floats, in which 1.0 is white, as
                 torchvision makes them. They must not be normalized.
 
@@ -180,6 +192,23 @@ class Predictor:
         return detections[0] if is_single_image(images) else detections
 
     def _predict(self, images: Sequence[InputImage], batch_size: int) -> list[Detections]:
+        tiles = self.tiles
+        if tiles is None:
+            return self._predict_whole(images, batch_size)
+
+        def predict(parts: Sequence[InputImage]) -> list[Detections]:
+            return self._predict_whole(parts, batch_size)
+
+        small = [image for image in images if fits_into_one_tile(image, tiles)]
+        untiled = iter(predict(small))
+        return [
+            next(untiled)
+            if fits_into_one_tile(image, tiles)
+            else detect_in_tiles(predict, image, tiles, batch_size)
+            for image in images
+        ]
+
+    def _predict_whole(self, images: Sequence[InputImage], batch_size: int) -> list[Detections]:
         augmentation = self.config.test_augmentation
         if augmentation is None:
             return self._predict_in_batches(images, batch_size)
@@ -232,12 +261,13 @@ def load_detector(
     allow_missing: Sequence[str] = (),
     allow_unused: Sequence[str] = (),
     conventions: Mapping[str, Any] | None = None,
+    tiles: TilesConfig | None = None,
     **overrides: float,
 ) -> Predictor:
     """Load a trained detector, ready to predict.
 
     The arguments and errors are those of :func:`model.weights.load_network`, which returns the
-    network itself, and ``precision`` of :class:`Predictor`.
+    network itself, and ``precision`` and ``tiles`` of :class:`Predictor`.
     """
     check_precision(precision, torch.device(check_device(device)))
     network = load_network(
@@ -249,4 +279,4 @@ def load_detector(
         conventions=conventions,
         **overrides,
     )
-    return Predictor(network, precision)
+    return Predictor(network, precision, tiles)

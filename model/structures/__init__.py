@@ -16,6 +16,7 @@ x2 - x1 = 1. Labels are 1..K, as in maskrcnn-benchmark and torchvision.
 
 from model.structures.batch_targets import BatchTargets, join_targets
 from model.structures.images import ImageBatch, ImageSize
+from model.structures.mask_runs import MaskRuns
 from model.structures.masks import (
     BitmapMasks,
     InstanceMasks,
@@ -34,6 +35,7 @@ __all__ = [
     "ImageSize",
     "InstanceMasks",
     "LossTerm",
+    "MaskRuns",
     "MixedMasks",
     "PolygonMasks",
     "Proposals",

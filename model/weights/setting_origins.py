@@ -45,7 +45,7 @@ _KEYS: dict[Origin, dict[str, str]] = {
         "retinanet": "anchor_sizes anchor_ratios delta_weights",
     },
     Origin.INFERENCE: {
-        "": "test_augmentation",
+        "": "test_augmentation tiles",
         "input": "short_side long_side",
         "rpn": "nms_iou pre_nms_test post_nms_test min_box_side",
         "box": "score_threshold nms_iou detections_per_image",

@@ -202,7 +202,13 @@ def _infer_stage(config: RunConfig) -> Stage:
     return Stage(
         "infer",
         _infer,
-        settings=("infer", "track.uri", "track.model_name", "model.test_augmentation"),
+        settings=(
+            "infer",
+            "track.uri",
+            "track.model_name",
+            "model.test_augmentation",
+            "model.tiles",
+        ),
         inputs=inputs,
         outputs=("output_url",),
         sources=_infer_sources,
@@ -232,7 +238,7 @@ _TRAIN = Stage(
 _EVALUATE = Stage(
     "evaluate",
     _evaluate,
-    settings=("evaluate", "model.test_augmentation", *_TRACKER),
+    settings=("evaluate", "model.test_augmentation", "model.tiles", *_TRACKER),
     inputs={
         "val_shards": ("digest",),
         "train": ("checkpoint_url", "weights_sha256", "run_id"),

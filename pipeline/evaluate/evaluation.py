@@ -24,7 +24,7 @@ from pipeline.infer.detection_rows import DetectionRow, coco_results
 from pipeline.infer.inference_worker import InferenceJob
 from pipeline.infer.inputs import plan_shards
 from pipeline.infer.ledger import output_url
-from pipeline.infer.model_files import ModelFiles
+from pipeline.infer.model_files import OWN_SETTINGS, ModelFiles
 from pipeline.infer.visualizations import IMAGES_FOLDER
 from pipeline.infer.worker_pool import ChunkOutcome, predict_chunks
 from pipeline.output_layout import EVALUATION_FOLDER, split_shards_url, to_portable
@@ -33,14 +33,15 @@ from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.stream.dataset_checks import check_classes
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.track.mlflow_store import recorded_uri, tracking_uri
-from pipeline.track.weights_source import pin_version, resolve_weights, trained_checkpoint
+from pipeline.track.stored_weights import trained_checkpoint
+from pipeline.track.weights_source import pin_version, resolve_weights
 from pipeline.train.run_record import read_run_record
 
 logger = logging.getLogger(__name__)
 
-TEST_AUGMENTATION_NOTE = (
-    "Measured with model.test_augmentation. A version registered from these weights predicts with "
-    "the test_augmentation of its training configuration instead."
+_OWN_SETTINGS_NOTE = (
+    "Measured with {settings}. A version registered from these weights predicts with those of its "
+    "training configuration instead."
 )
 
 
@@ -131,8 +132,10 @@ def _evaluate(
             files = write_evaluation_files(
                 folder, measured.table, metrics, measured.confusion, settings.worst_images
             )
-        if config.model.test_augmentation is not None:
-            metrics = replace(metrics, notes=(*metrics.notes, TEST_AUGMENTATION_NOTE))
+        shown = [f"model.{name}" for name in OWN_SETTINGS if getattr(config.model, name)]
+        if shown:
+            note = _OWN_SETTINGS_NOTE.format(settings=" and ".join(shown))
+            metrics = replace(metrics, notes=(*metrics.notes, note))
         images = draw_comparisons(
             chunks,
             manifest,

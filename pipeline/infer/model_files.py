@@ -17,6 +17,9 @@ from model.weights.storage.model_folder import read_saved_config
 
 logger = logging.getLogger(__name__)
 
+OWN_SETTINGS = ("test_augmentation", "tiles")
+"""Settings of a job, not of a model: how its images are shown to the detector."""
+
 
 @dataclass(frozen=True)
 class ModelFiles:
@@ -37,9 +40,9 @@ class ModelFiles:
         Args:
             path: a folder with its own settings, or a bare weights file.
             config: the settings of a weights file, where the weights do not decide them. A folder
-                keeps its own settings. Only ``test_augmentation``, a setting of inference, is taken
-                from ``config`` if it is set there, even to null. A warning lists the other settings
-                that ``config`` states and that differ in the folder.
+                keeps its own settings. Only ``test_augmentation`` and ``tiles``, settings of
+                inference, are taken from ``config`` if they are set there, even to null. A warning
+                lists the other settings that ``config`` states and that differ in the folder.
 
         Raises:
             WeightsError: the file cannot be read.
@@ -48,16 +51,16 @@ class ModelFiles:
             # Resolved here, so that the warning is logged once, and not by every worker.
             return cls({path.name: path.read_bytes()}, resolve_config(path, config))
         saved, _ = read_saved_config(path)
-        if conflicts := find_conflicts(config, saved, ["test_augmentation"]):
+        if conflicts := find_conflicts(config, saved, OWN_SETTINGS):
             logger.warning(
                 "%s keeps its own settings; the config states others, which are not used:\n%s",
                 path,
                 list_overruled_settings(conflicts),
             )
         files = {name: (path / name).read_bytes() for name in (WEIGHTS_FILE, CONFIG_FILE)}
-        if "test_augmentation" in config.model_fields_set:
+        if stated := config.model_fields_set.intersection(OWN_SETTINGS):
             settings = json.loads(files[CONFIG_FILE])
-            settings["config"] |= config.model_dump(mode="json", include={"test_augmentation"})
+            settings["config"] |= config.model_dump(mode="json", include=stated)
             files[CONFIG_FILE] = json.dumps(settings).encode()
         return cls(files)
 

@@ -23,6 +23,7 @@ from pipeline.config.predict import PredictConfig
 from pipeline.extras import require_extra
 from pipeline.operator_backend import warn_if_not_compiled
 from pipeline.predict.errors import PredictError
+from pipeline.track.stored_weights import stored_weights
 
 
 @dataclass(frozen=True)
@@ -160,18 +161,20 @@ def _tiles(config: PredictConfig, run: RunConfig | None) -> TilesConfig | None:
 @contextmanager
 def _local_weights(source: str, run: RunConfig | None) -> Iterator[str | Path]:
     """Provide weights as a local path, or as an address that `load_detector` takes."""
-    in_registry = source.startswith(("models:/", "runs:/"))
-    if not in_registry and not source.startswith("s3://"):
+    if source.startswith("s3://"):
+        with stored_weights(source) as path:
+            yield path
+        return
+    if not source.startswith(("models:/", "runs:/")):
         yield source
         return
-    if run is None and in_registry and "MLFLOW_TRACKING_URI" not in os.environ:
+    if run is None and "MLFLOW_TRACKING_URI" not in os.environ:
         raise PredictError(
             f"{source} is in an MLflow store; set MLFLOW_TRACKING_URI, or name the run's config "
             "with --config"
         )
-    # s3:// needs less, but the weights of a run are found by its records.
     require_extra("train", f"access to {source}")
-    # MLflow takes seconds to import, and local weights need none of it.
+    # MLflow takes seconds to import, and other weights need none of it.
     from pipeline.track.mlflow_store import TrackingError  # noqa: PLC0415
     from pipeline.track.weights_source import resolve_weights  # noqa: PLC0415
 

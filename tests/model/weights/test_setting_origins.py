@@ -12,7 +12,8 @@ def test_every_setting_of_a_detector_has_exactly_one_origin():
     ]
     assert len(listed) == len(set(listed)) == len(ORIGINS)
     keys = {row.key for row in list_settings(ModelConfig)}
-    # Test-time augmentation is on or off as a whole.
-    assert set(listed) == {key for key in keys if not key.startswith("test_augmentation.")}
+    # Test-time augmentation and tiles are on or off as a whole.
+    whole = ("test_augmentation.", "tiles.")
+    assert set(listed) == {key for key in keys if not key.startswith(whole)}
     optional = {key for key in keys if "." not in key and key != "num_classes"}
-    assert {*HEADS, "test_augmentation"} == optional
+    assert {*HEADS, "test_augmentation", "tiles"} == optional

@@ -28,6 +28,22 @@ def test_an_unset_test_augmentation_keeps_that_of_the_model_and_null_removes_it(
     assert (loaded and len(loaded.short_sides)) == sizes
 
 
+def test_tiles_are_those_of_the_config_if_it_states_them(tiny_model_config, tmp_path):
+    settings = tiny_model_config.model_dump(exclude={"tiles", "test_augmentation"})
+    saved = ModelConfig.model_validate(settings | {"tiles": {"size": 48}})
+    save_detector(build_detector(saved), tmp_path)
+
+    def loaded(**stated):
+        files = ModelFiles.read(tmp_path, ModelConfig.model_validate(settings | stated))
+        return files.load("cpu").tiles, files.digest
+
+    assert loaded()[0] == saved.tiles
+    assert loaded(tiles=None)[0] is None
+    assert loaded(tiles={"size": 32})[0].size == 32
+    digests = {loaded(tiles=each)[1] for each in (None, {}, {"size": 32})}
+    assert len(digests) == 3  # predictions in other tiles are not taken over
+
+
 @pytest.fixture
 def theirs(tmp_path):
     """Weights of detectron2's Mask R-CNN on C4, which it pads to multiples of 1."""
