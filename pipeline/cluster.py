@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ LOOPBACK = "127.0.0.1"
 
 # Ray itself waits minutes for a cluster that is not there.
 _ADDRESS_TIMEOUT_S = 10.0
+_REFUSAL_PAUSE_S = 2.0
 
 _HOST_AND_PORT = re.compile(r"[^/]+:\d+")
 _TOKEN_FILE = Path("~/.ray/auth_token")
@@ -153,17 +155,27 @@ def _join(address: str) -> None:
     prepare_environment()
     check_address(address)
     try:
-        _check_token(address)
-        with _without_advice():
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        try:
+            _connect_to(address)
+        except AuthenticationError:
+            # A head on a busy machine has refused a right token once, and then accepted it.
+            ray.shutdown()
+            time.sleep(_REFUSAL_PAUSE_S)
+            _connect_to(address)
     except AuthenticationError as error:
         raise ClusterError(
             f"the Ray cluster at RAY_ADDRESS={address} refuses the token of this process, or it "
             "has none: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, as on "
-            "the machines of the cluster (docs/CLUSTER.md)."
+            f"the machines of the cluster (docs/CLUSTER.md). Ray says: {_first_line(error)}"
         ) from error
     except ConnectionError as error:
         raise ClusterError(_unreachable(address, error)) from error
+
+
+def _connect_to(address: str) -> None:
+    _check_token(address)
+    with _without_advice():
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
 
 
 def _check_token(address: str) -> None:

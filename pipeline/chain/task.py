@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import ray
+
 from pipeline import storage
 from pipeline.chain.failures import StageFailure, describe_failure
 from pipeline.chain.stage import Facts, Outcome, StageRecord, stage_folder, write_record
@@ -51,6 +53,9 @@ def run_stage(
         except BaseException:
             log.error("stopped\n%s", traceback.format_exc())
             raise
+    if _is_canceled():
+        # The interrupt was lost, for example in a callback whose exceptions Python ignores.
+        raise KeyboardInterrupt(f"stage {name} was stopped")
     record = StageRecord(
         stage=name,
         facts=facts,
@@ -60,6 +65,13 @@ def run_stage(
     )
     write_record(config.output, record)
     return record
+
+
+def _is_canceled() -> bool:
+    """Whether the chain has stopped this attempt; False outside of a task."""
+    if not ray.is_initialized() or ray.get_runtime_context().get_task_id() is None:
+        return False
+    return bool(ray.get_runtime_context().is_canceled())
 
 
 @contextmanager
