@@ -95,7 +95,7 @@ def main(
     modes: Sequence[Mode] = (),
     options: Sequence[Option] = (),
     needs_cluster: Callable[[RunConfig], bool] = lambda _: True,
-    needs_sweep: Callable[[RunConfig], bool] = lambda _: False,
+    extra: Callable[[RunConfig], str] = lambda _: "train",
 ) -> int:
     """Check the configuration, join or start a cluster, run ``job`` and print its message.
 
@@ -109,7 +109,7 @@ def main(
         modes: what the job can do instead.
         options: flags that narrow what the job, or one of its modes, does.
         needs_cluster: whether the job needs Ray with this configuration.
-        needs_sweep: whether the job needs the extra ``sweep`` with this configuration.
+        extra: the extra of the installation that the job needs with this configuration.
 
     Returns:
         An `ExitStatus`.
@@ -128,7 +128,7 @@ def main(
             needs_cluster = _no_cluster
     try:
         config = load_config(given.config, given.settings)
-        require_job_packages(config, needs_sweep(config))
+        require_job_packages(config, extra(config))
         with show_logs():
             logger.info("%s: %s", parser.prog, plan(config))
             run = functools.partial(job, **values)
@@ -141,17 +141,17 @@ def main(
         return ExitStatus.WRONG_SETTINGS
 
 
-def require_job_packages(config: RunConfig, sweeps: bool = False) -> None:
+def require_job_packages(config: RunConfig, extra: str = "train") -> None:
     """Check that the packages of a job are installed.
 
     Args:
         config: the job's settings.
-        sweeps: whether the job searches settings.
+        extra: the extra of the installation that the job needs.
 
     Raises:
         MissingPackagesError: an extra is not installed; the message names it.
     """
-    require_extra("sweep" if sweeps else "train", "this job")
+    require_extra(extra, "this job")
     uri = config.track.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith("postgresql"):
         require_extra("postgres", "MLflow's store in PostgreSQL")

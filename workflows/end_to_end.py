@@ -146,6 +146,6 @@ if __name__ == "__main__":
             sections=("data", "model", "train", "evaluate", "track", "infer", "sweep", "chain"),
             modes=MODES,
             options=OPTIONS,
-            needs_sweep=lambda config: config.chain.sweep,
+            extra=lambda config: "sweep" if config.chain.sweep else "train",
         )
     )

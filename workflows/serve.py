@@ -32,5 +32,6 @@ if __name__ == "__main__":
             sections=("serve", "track"),
             # The job joins the cluster itself, once it knows that the port is free.
             needs_cluster=lambda _: False,
+            extra=lambda _: "serve",
         )
     )

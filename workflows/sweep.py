@@ -84,6 +84,6 @@ if __name__ == "__main__":
             plan=plan,
             sections=("sweep", "data", "train", "track"),
             modes=MODES,
-            needs_sweep=lambda _: True,
+            extra=lambda _: "sweep",
         )
     )

@@ -14,7 +14,7 @@ from pipeline.storage.exclusive_use import FolderInUseError
 from pipeline.sweep.population_trial import train_in_population
 from pipeline.sweep.search_space import with_values
 from pipeline.track.mlflow_store import tracking_uri
-from pipeline.track.weights_source import trained_checkpoint
+from pipeline.track.stored_weights import trained_checkpoint
 from pipeline.train.driver import run_training
 from pipeline.train.failures import error_message
 

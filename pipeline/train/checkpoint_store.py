@@ -17,7 +17,7 @@ from model.weights.storage.checksums import CHECKSUMS_FILE
 from model.weights.storage.model_folder import checkpoint_step
 from pipeline import storage
 from pipeline.output_layout import TRAINING_FOLDER
-from pipeline.track.weights_source import checkpoint_in
+from pipeline.track.stored_weights import checkpoint_in
 from pipeline.train.checkpoint import TRAINING_FILE, SavedState, save_checkpoint
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from pipeline.storage.records import parse_record
 from pipeline.stream.training_plan import read_training_manifest
 from pipeline.track.mlflow_run import TrackedRun, open_run
 from pipeline.track.mlflow_store import recorded_uri, tracking_uri
-from pipeline.track.weights_source import trained_checkpoint
+from pipeline.track.stored_weights import trained_checkpoint
 from pipeline.train.checkpoint_store import training_url
 from pipeline.train.failures import TrainingError
 from pipeline.train.ray_workers import run_workers

@@ -20,10 +20,11 @@ from tests.fresh_environment import (
     environment_variables,
     make_limited_environment,
 )
+from workflows.__main__ import job_names
 
 CARD_PACKAGES = {"torchvision", "ray", "mlflow", "pycocotools", "pyarrow", "boto3"}
-EXTRA_OF = {"sweep": "sweep"}  # all other jobs: train
-JOBS = ["end_to_end", "evaluate", "infer_batch", "prepare_shards", "register", "show_data"]
+EXTRA_OF = {"serve": "serve", "sweep": "sweep"}  # all other jobs: train
+JOBS = sorted(set(job_names()) - {"compare", "predict"})
 MODULES = {"PIL", "numpy", "pydantic", "rich", "safetensors", "simplejpeg", "torch", "yaml"}
 
 FEW_LINES = """
@@ -125,7 +126,7 @@ def test_the_few_lines_of_the_readme_run(core, weights, images, tmp_path):
         image.load()
 
 
-@pytest.mark.parametrize("name", [*JOBS, "train", "sweep"])
+@pytest.mark.parametrize("name", JOBS)
 def test_a_job_names_the_extra_that_it_needs(core, name, tmp_path):
     ended = run(core, "maskrcnn-ray", name, "configs/quickstart.yaml", cwd=tmp_path)
     extra = EXTRA_OF.get(name, "train")
@@ -155,6 +156,7 @@ def test_compare_names_the_extra_that_it_needs(core, tmp_path):
     ("inputs", "variables", "extra"),
     [
         (["MODEL", "s3://bucket/photos"], {}, "s3"),
+        (["s3://bucket/model", "PHOTOS"], {}, "s3"),
         (["MODEL", "PHOTOS", "--output", "s3://bucket/drawn"], {}, "s3"),
         (["MODEL", "street.mp4"], {}, "video"),
         (["MODEL", "--webcam", "0"], {}, "video"),

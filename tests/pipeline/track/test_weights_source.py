@@ -14,7 +14,8 @@ from model.weights import WeightsError
 from model.weights.storage.download import CACHE_VARIABLE
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.track.weights_source import resolve_weights, trained_checkpoint
+from pipeline.track.stored_weights import trained_checkpoint
+from pipeline.track.weights_source import resolve_weights
 
 
 def test_the_newest_complete_checkpoint_is_selected(run_config, tiny_checkpoint):
