@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from model.config.settings import Fraction, NonNegative, Positive, Settings
 from pipeline.config.augmentation import ColorJitterConfig, ScaleJitterConfig
+from pipeline.config.data_tiles import DataTilesConfig
 from pipeline.storage.urls import Location
 
 Source = Literal["shapes", "coco", "voc", "cityscapes", "shards"]
@@ -152,6 +153,11 @@ class DataConfig(Settings):
     rows_per_group: Positive = Field(
         32, description="Images per Parquet row group, the unit of reading."
     )
+    tiles: DataTilesConfig | None = Field(
+        None,
+        description="Cut large training images into overlapping tiles when shards are written; {} "
+        "takes the defaults.",
+    )
     train_short_sides: tuple[Positive, ...] = Field(
         (), description="Short sides sampled in training, pixels; empty: model.input.short_side."
     )
@@ -217,6 +223,8 @@ class DataConfig(Settings):
         if self.source == "shapes":
             return self
         problems = []
+        if self.source == "shards" and self.tiles is not None:
+            problems.append("data.tiles cuts images of a dataset, not of existing shards")
         splits = (("train", self.train, self.train_shards), ("val", self.val, self.val_shards))
         for split, parts, shards in splits:
             if not parts and shards is None:

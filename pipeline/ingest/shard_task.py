@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from pipeline.config.data_tiles import DataTilesConfig
 from pipeline.ingest.listing import ImageRecord
-from pipeline.ingest.load_image import load_image, read_size
+from pipeline.ingest.load_image import LoadedImage, load_image, read_size
 from pipeline.ingest.rejects import Reject
 from pipeline.ingest.shard_output import write_shard_file
 from pipeline.ingest.shard_rows import RowBuilder
+from pipeline.ingest.tiles import cut_row
 from pipeline.shards.aspect_bins import BIN_COUNT, aspect_bins
 from pipeline.shards.decoding import DEFAULT_DECODING, Decoding
 from pipeline.shards.manifest import ShardFile
@@ -33,6 +35,8 @@ class ShardTask:
         report_url: where to store the report of the finished shard.
         keypoint_count: number of keypoints the dataset defines.
         decoding: settings of the dataset's images.
+        tiles: how images are cut into tiles; None keeps them whole.
+        numbers: image id -> number of the image in its split; needed for tiles.
     """
 
     name: str
@@ -43,6 +47,8 @@ class ShardTask:
     report_url: str
     keypoint_count: int = 0
     decoding: Decoding = DEFAULT_DECODING
+    tiles: DataTilesConfig | None = None
+    numbers: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,21 +82,39 @@ def _row_groups(task: ShardTask, builder: RowBuilder) -> Iterator[list[dict[str,
         records = _with_sizes(task, pool)
         # Without a size the image is unusable, and `load_image` says why.
         bins = aspect_bins([image.size or (1, 1) for image in records])
+        # Of tiles too: most are square, whatever their image is.
+        waiting: list[list[dict[str, Any]]] = [[] for _ in range(BIN_COUNT)]
         for number in range(BIN_COUNT):
             images = [records[index] for index in np.flatnonzero(bins == number)]
-            group: list[dict[str, Any]] = []
             for first in range(0, len(images), task.rows_per_group):
                 chunk = images[first : first + task.rows_per_group]
                 for image, loaded in zip(chunk, pool.map(load, chunk), strict=True):
                     if isinstance(loaded, Reject):
                         builder.quarantine_image(image, loaded)
-                    else:
-                        group.append(builder.build(loaded))
+                        continue
+                    for row in _rows(task, builder, loaded):
+                        [of_row] = aspect_bins([(row["height"], row["width"])])
+                        waiting[of_row].append(row)
+                        if task.tiles is not None and len(waiting[of_row]) == task.rows_per_group:
+                            yield waiting[of_row]
+                            waiting[of_row] = []
+                group = waiting[number]
                 if len(group) >= task.rows_per_group:
                     yield group[: task.rows_per_group]
-                    group = group[task.rows_per_group :]
-            if group:
-                yield group
+                    waiting[number] = group[task.rows_per_group :]
+            if task.tiles is None and waiting[number]:
+                yield waiting[number]
+                waiting[number] = []
+        yield from filter(None, waiting)
+
+
+def _rows(task: ShardTask, builder: RowBuilder, loaded: LoadedImage) -> Iterator[dict[str, Any]]:
+    """Yield the row of an image, or those of its tiles."""
+    row = builder.build(loaded)
+    if task.tiles is None:
+        yield row
+        return
+    yield from cut_row(row, task.numbers[row["image_id"]], task.tiles, builder.counts)
 
 
 def _with_sizes(task: ShardTask, pool: ThreadPoolExecutor) -> list[ImageRecord]:

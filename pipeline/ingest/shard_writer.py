@@ -12,6 +12,7 @@ from dataclasses import asdict
 import numpy as np
 
 from pipeline import storage
+from pipeline.config.data_tiles import DataTilesConfig
 from pipeline.ingest.listing import Listing
 from pipeline.ingest.parallel_tasks import run_tasks
 from pipeline.ingest.quarantine import check_quarantine
@@ -26,6 +27,7 @@ from pipeline.ingest.shard_folder import (
 from pipeline.ingest.shard_manifest import build_manifest, warn_about_orientation
 from pipeline.ingest.shard_task import ShardReport, ShardTask, write_shard
 from pipeline.ingest.source_digest import source_digest
+from pipeline.ingest.tiles import expected_rows
 from pipeline.shards.decoding import DEFAULT_DECODING, Decoding
 from pipeline.shards.manifest import Manifest
 
@@ -39,6 +41,7 @@ def write_shards(
     rows_per_group: int,
     decoding: Decoding = DEFAULT_DECODING,
     max_quarantined: float = 1.0,
+    tiles: DataTilesConfig | None = None,
 ) -> Manifest:
     """Write the shards of a listing, or keep existing ones that were written from the same source.
 
@@ -48,24 +51,26 @@ def write_shards(
     Args:
         listing: images and annotations.
         shards_url: folder for shards, ``manifest.json`` and ``quarantine.jsonl``.
-        rows_per_shard: images per file.
+        rows_per_shard: images, or tiles, per file; all tiles of an image are in one file.
         rows_per_group: images per row group, the unit of reading.
         decoding: settings of the dataset's images.
         max_quarantined: share of the images, and of the annotations, that may be left out.
+        tiles: how images are cut into tiles; None keeps them whole.
 
     Raises:
         StorageError: a location cannot be read or written.
         QuarantineError: more is left out than allowed, or nothing is left.
     """
     shards_url = storage.absolute(shards_url)
-    digest = source_digest(listing, (_SHUFFLE_SEED, rows_per_shard, rows_per_group), decoding)
+    layout = (_SHUFFLE_SEED, rows_per_shard, rows_per_group)
+    digest = source_digest(listing, layout, decoding, tiles)
     existing = existing_manifest(shards_url, digest)
     if existing is not None:
         check_quarantine(listing, existing, shards_url, max_quarantined)
         return keep_shards(existing, shards_url)
     parts_url = begin_writing(shards_url, digest)
     tasks = list(
-        _plan_tasks(listing, shards_url, parts_url, rows_per_shard, rows_per_group, decoding)
+        _plan_tasks(listing, shards_url, parts_url, rows_per_shard, rows_per_group, decoding, tiles)
     )
     reports = _run_tasks(tasks)
     rejects = [*listing.rejects, *(reject for report in reports for reject in report.rejects)]
@@ -85,23 +90,41 @@ def _plan_tasks(
     rows_per_shard: int,
     rows_per_group: int,
     decoding: Decoding,
+    tiles: DataTilesConfig | None,
 ) -> Iterator[ShardTask]:
     """Shuffle the images and yield the task of each shard."""
     labels = {category.id: label for label, category in enumerate(listing.categories, 1)}
     keypoint_count = 0 if listing.keypoints is None else len(listing.keypoints.names)
     order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(listing.images)).tolist()
-    for number, first in enumerate(range(0, len(order), rows_per_shard)):
+    rows = [expected_rows(listing.images[i].size, tiles) for i in order]
+    for number, part in enumerate(_split(order, rows, rows_per_shard)):
         name = f"shard-{number:05d}.parquet"
         yield ShardTask(
             name=name,
             shards_url=shards_url,
-            images=tuple(listing.images[i] for i in order[first : first + rows_per_shard]),
+            images=tuple(listing.images[i] for i in part),
             labels=labels,
             rows_per_group=rows_per_group,
             report_url=storage.join(parts_url, f"{name}.json"),
             keypoint_count=keypoint_count,
             decoding=decoding,
+            tiles=tiles,
+            numbers={listing.images[i].image_id: i for i in part} if tiles else {},
         )
+
+
+def _split(order: Sequence[int], rows: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Yield parts of an order that have up to ``limit`` rows; one image may have more."""
+    part: list[int] = []
+    total = 0
+    for index, count in zip(order, rows, strict=True):
+        if part and total + count > limit:
+            yield part
+            part, total = [], 0
+        part.append(index)
+        total += count
+    if part:
+        yield part
 
 
 def _run_tasks(tasks: Sequence[ShardTask]) -> list[ShardReport]:

@@ -54,6 +54,7 @@ def prepare_split(config: RunConfig, split: Split) -> Manifest:
         data.rows_per_group,
         Decoding(data.exif_orientation, data.bit_depth),
         data.max_quarantined,
+        data.tiles if split == "train" or (data.tiles and data.tiles.val) else None,
     )
 
 

@@ -76,7 +76,10 @@ class Manifest:
             because the categories do not share one list of names), ``images_turned`` (by their
             EXIF orientation), ``orientation_unclear`` (images with an EXIF orientation whose
             annotations fit both ways, used as stored) and ``renumbered`` (annotations whose own id
-            is missing, repeated or no integer).
+            is missing, repeated or no integer). If images are cut into tiles, all of these count
+            whole images, and ``tiles``, ``images_not_cut``, ``tiles_dropped`` (empty ones),
+            ``tile_objects``, ``tile_parts_ignored`` and ``tile_parts_dropped`` (of objects of which
+            a tile shows too little) are there too.
         reasons: number of quarantined records for each reason.
         protocol: which metrics the dataset is evaluated with.
         keypoints: the keypoints of the objects; None if the categories define none.
@@ -119,6 +122,13 @@ class Manifest:
             f"{count['images']} images with {count['objects']} objects and {count['crowd']} crowd "
             f"regions of {len(self.categories)} categories in {len(self.files)} shards"
         )
+        if count.get("tiles"):
+            line += (
+                f"; cut into {count['tiles']} tiles with {count.get('tile_objects', 0)} objects, "
+                f"{count.get('tile_parts_ignored', 0)} small parts ignored, "
+                f"{count.get('tile_parts_dropped', 0)} left out; "
+                f"{count.get('images_not_cut', 0)} images not cut"
+            )
         if self.reasons:
             line += f"; left out: {_counted(self.reasons)}"
         if count.get("other_classes"):
