@@ -73,11 +73,11 @@ def make_environment(folder, wheel=None):
     return python
 
 
-def make_limited_environment(folder, wheel):
+def make_limited_environment(folder, wheel, extras=()):
     """Create an environment that has the wheel and what it requires, and nothing else.
 
-    The required packages are linked from this environment. Return its Python, and the names of the
-    distributions that it has.
+    ``extras`` must not name others of the project. The required packages are linked from this
+    environment. Return its Python, and the names of the distributions that it has.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
@@ -85,7 +85,7 @@ def make_limited_environment(folder, wheel):
     subprocess.run([*command, "--no-deps", "--no-index", str(wheel)], check=True)
     [packages] = folder.glob("lib/python*/site-packages")
     [own] = importlib.metadata.distributions(path=[str(packages)])
-    requirements = [str(each) for each in applying_requirements(own.requires, ())]
+    requirements = [str(each) for each in applying_requirements(own.requires, extras)]
     names = required_distributions(requirements, {}, own.metadata["Name"])
     for name in names:
         for source in _installed_files(importlib.metadata.distribution(name)):

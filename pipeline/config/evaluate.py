@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from model.config.settings import Fraction, NonNegative, Positive, Precision, Settings
+from model.weights.published.table import DetectorWord
 from pipeline.storage.urls import Location
 
 
@@ -12,10 +13,11 @@ class EvaluateConfig(Settings):
     """Evaluation with COCO metrics."""
 
     batch: Positive = Field(4, description="Images per forward pass.")
-    weights: Location | None = Field(
+    weights: DetectorWord | Location | None = Field(
         None,
-        description="Checkpoint URL or models:/name@alias; default: the best or last checkpoint of "
-        "the run (train.final_checkpoint).",
+        description="Checkpoint URL, models:/name@alias, or coco for the published detector of "
+        "this architecture; default: the best or last checkpoint of the run "
+        "(train.final_checkpoint).",
     )
     max_detections: Positive = Field(
         100,

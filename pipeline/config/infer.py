@@ -10,6 +10,7 @@ from model.config.settings import (
     Precision,
     Settings,
 )
+from model.weights.published.table import DetectorWord
 from pipeline.storage.urls import Location
 
 
@@ -22,8 +23,10 @@ class InferConfig(Settings):
     output: Location | None = Field(
         None, description="URL of the prediction shards; default: {output}/predictions."
     )
-    model: Location | None = Field(
-        None, description="models:/name@alias or weights URL; default: the champion."
+    model: DetectorWord | Location | None = Field(
+        None,
+        description="models:/name@alias, a weights URL, or coco for the published detector of this "
+        "architecture; default: the champion.",
     )
     batch: Positive = Field(4, description="Images per forward pass.")
     precision: Precision = Field(

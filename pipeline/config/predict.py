@@ -5,13 +5,14 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from model.config.settings import Fraction, Positive, Precision, Settings
+from model.weights.published.table import DetectorWord
 from pipeline.storage.urls import Location
 
 
 class PredictConfig(Settings):
     """Inference with drawn results; a command line of its own sets these, not a run's config."""
 
-    model: Literal["coco"] | Location = Field(
+    model: DetectorWord | Location = Field(
         description="A run's folder, a checkpoint, a weights file of any supported library, "
         "models:/name@alias, or coco for published weights of the config's detector (default: "
         "torchvision's Mask R-CNN R50-FPN)."

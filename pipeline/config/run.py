@@ -40,9 +40,15 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _weights_are_published(self) -> "RunConfig":
-        if self.train.weights in WORDS:
+        sources = {
+            "train.weights": self.train.weights,
+            "evaluate.weights": self.evaluate.weights,
+            "infer.model": self.infer.model,
+        }
+        for key, source in sources.items():
             try:
-                find_published(self.train.weights, self.model)
+                if source in WORDS:
+                    find_published(source, self.model)
             except WeightsError as error:
-                raise ValueError(f"train.weights: {error}") from None
+                raise ValueError(f"{key}: {error}") from None
         return self

@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from model import ModelConfig, build_detector, save_detector
+from pipeline import storage
 from pipeline.extras import EXTRAS
 from tests.fresh_environment import (
     ROOT,
@@ -43,10 +44,15 @@ print(ops_cuda.backend(), model.__file__)
 
 
 @pytest.fixture(scope="module")
-def core(tmp_path_factory):
+def wheel(tmp_path_factory):
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def core(wheel, tmp_path_factory):
     """The folder of an environment with the wheel and what it requires, without extras."""
     folder = tmp_path_factory.mktemp("core")
-    _, names = make_limited_environment(folder / "venv", build_wheel(folder))
+    _, names = make_limited_environment(folder / "venv", wheel)
     assert not names & {*CARD_PACKAGES, "optuna", "pandas", "matplotlib", "onnx", "av"}
     return folder / "venv"
 
@@ -178,6 +184,21 @@ def test_predict_names_the_extra_of_an_input(
         env=kept,
     )
     check_one_line(ended, "maskrcnn-ray predict: ", f"pip install 'maskrcnn-ray[{extra}]'")
+
+
+@pytest.mark.s3
+def test_predict_in_a_bucket_needs_the_extra_s3_alone(wheel, weights, images, s3, tmp_path):
+    folder = tmp_path / "venv"
+    _, names = make_limited_environment(folder, wheel, ["s3"])
+    assert {"pyarrow", "boto3"} <= names
+    assert not names & {"ray", "mlflow", "torchvision", "pandas"}
+    model, photos, drawn = s3("model"), s3("photos"), s3("drawn")
+    storage.upload_folder(weights, model)
+    storage.upload_folder(images, photos)
+    arguments = [model, photos, "--output", drawn, "--min-score", "0"]
+    ended = run(folder, "maskrcnn-ray", "predict", *arguments, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert {url.rpartition("/")[2] for url in storage.list_files(drawn)} == {"a.jpg", "b.png"}
 
 
 def test_export_to_onnx_names_its_extra(core, weights, tmp_path):

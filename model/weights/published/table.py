@@ -17,6 +17,9 @@ Word = Literal["imagenet", "coco"]
 WORDS: tuple[str, ...] = get_args(Word)
 """What can stand in place of a file: weights trained on these data, for a configuration."""
 
+DetectorWord = Literal["coco"]
+"""Likewise, where only the weights of a whole detector can be used."""
+
 TABLE = Path(__file__).with_name("weights.yaml")
 
 

@@ -7,14 +7,18 @@ from PIL import Image
 
 from model import build_detector
 from model.weights import load_weights
+from model.weights.coco_categories import coco_categories
 from pipeline.chain.start_checks import check_start
 from pipeline.config import RunConfig
+from pipeline.infer.detection_files import read_detection_rows
+from pipeline.infer.inference import run_inference
 from pipeline.track.weights_source import resolve_weights
 from pipeline.train.start_weights import adopt_conventions
 from pipeline.train.training_state import new_training_state
 from workflows import predict
 
 BACKBONE = {"backbone": {"depth": 18}, "num_classes": 2, "fpn": {"channels": 16}}
+COCO_NAMES = {category.name for category in coco_categories()}
 DETECTOR = {"mask": None, "num_classes": 3}
 
 
@@ -56,6 +60,23 @@ def test_predict_takes_a_published_detector(publisher, photo, tmp_path, monkeypa
     assert predict.main([*arguments, "--min-score", "0"]) == 0
     assert "images      1" in capsys.readouterr().out
     assert (tmp_path / "predictions" / "photo.png").exists()
+    assert publisher.requests == [f"/{publisher.files['coco']}"]
+
+
+def test_batch_inference_takes_a_published_detector(publisher, photo, tmp_path):
+    settings = {"inputs": str(photo.parent), "model": "coco", "score_threshold": 0.0}
+    config = RunConfig.model_validate(
+        {
+            "output": str(tmp_path / "run"),
+            "model": {"mask": None, "input": {"short_side": 64}},
+            "infer": settings,
+        }
+    )
+    result = run_inference(config)
+    assert (result.images, result.failed, result.model) == (1, 0, "coco")
+    [row] = read_detection_rows(str(next((tmp_path / "run" / "predictions").glob("*.parquet"))))
+    assert row.file_name == "photo.png"
+    assert set(row.category_names) <= COCO_NAMES
     assert publisher.requests == [f"/{publisher.files['coco']}"]
 
 
