@@ -5,14 +5,17 @@ from typing import Annotated
 from pydantic import Field
 
 from model.config.settings import Fraction, Positive, PositiveFloat, Precision, Settings
+from model.weights.published.table import DetectorWord
 from pipeline.storage.urls import Location
 
 
 class ServeConfig(Settings):
     """A detector behind HTTP."""
 
-    model: Location | None = Field(
-        None, description="models:/name@alias or weights URL; default: the champion."
+    model: DetectorWord | Location | None = Field(
+        None,
+        description="models:/name@alias, a weights URL, or coco for the published detector of this "
+        "architecture; default: the champion.",
     )
     host: str = Field(
         "127.0.0.1",

@@ -69,26 +69,26 @@ class HttpServer:
             timeout_graceful_shutdown=math.ceil(stop_s),
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([listening],), name="http", daemon=True
-        )
+        # Not the thread's own state: a KeyboardInterrupt in join() marks a thread as ended that is
+        # not (Python 3.11 and 3.12).
+        self._ended = threading.Event()
 
     def start(self) -> None:
         """Begin to answer."""
-        self._thread.start()
+        threading.Thread(target=self._run, name="http", daemon=True).start()
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it answers."""
-        return self._thread.is_alive()
-
-    def wait(self, timeout_s: float) -> None:
-        """Return when it has ended, or after some seconds."""
-        self._thread.join(timeout_s)
+    def wait(self) -> None:
+        """Return when it has ended."""
+        self._ended.wait()
 
     def stop(self) -> None:
         """Accept nothing new, finish what is in progress, and end; nothing if it has ended."""
         self._server.should_exit = True
-        if self._thread.is_alive():
-            self._thread.join()
+        self._ended.wait()
         self._listening.close()
+
+    def _run(self) -> None:
+        try:
+            self._server.run([self._listening])
+        finally:
+            self._ended.set()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from pipeline import cluster
 from pipeline.config import RunConfig
-from pipeline.extras import require_extra
 from pipeline.serve.app import DetectionApp
 from pipeline.serve.deployment import deployed_detector
 from pipeline.serve.errors import ServeError
@@ -18,8 +17,6 @@ from pipeline.serve.followed_model import load_model, model_source
 from pipeline.serve.http_server import HttpServer, listen, url_of
 
 logger = logging.getLogger(__name__)
-
-_CHECK_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,7 @@ def run_server(config: RunConfig) -> str:
     with _interrupted_by_sigterm(), serving(config) as server:
         logger.info("answering at %s with %s; Ctrl-C stops", server.url, server.model)
         with contextlib.suppress(KeyboardInterrupt):
-            while server.http.is_running:
-                server.http.wait(_CHECK_INTERVAL_S)
+            server.http.wait()
             raise ServeError("the server of HTTP ended by itself; its log lines say why")
         logger.info("stopping; requests in progress are finished")
     return f"stopped after {time.monotonic() - started_s:.0f} s"
@@ -65,7 +61,6 @@ def serving(config: RunConfig) -> Iterator[RunningServer]:
 
     The errors are those of `run_server`.
     """
-    require_extra("serve", "serving")
     settings = config.serve
     listening = listen(settings.host, settings.port)
     app = DetectionApp(settings)

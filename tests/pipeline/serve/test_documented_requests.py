@@ -9,6 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
+from pipeline.config import load_config
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.ray
@@ -23,7 +24,15 @@ def folder(tmp_path, encoded):
     return tmp_path
 
 
-def test_the_commands_of_the_page(url, folder):
+def test_the_jobs_that_start_a_server_have_valid_settings():
+    text = PAGE + (ROOT / "README.md").read_text()
+    jobs = re.findall(r"maskrcnn-ray serve (configs/\S+\.yaml)", text)
+    assert len(jobs) >= 2
+    for config in jobs:
+        assert load_config(ROOT / config).serve.host == "127.0.0.1"
+
+
+def test_the_requests_of_the_page(url, folder):
     if shutil.which("curl") is None:
         pytest.skip("no curl")
     commands = [line for line in PAGE.splitlines() if line.startswith("curl ")]

@@ -123,7 +123,7 @@ def test_a_server_that_stops_finishes_the_requests_that_it_has(service, web_serv
         wait_for(lambda: b"in_progress 1.0" in send(f"{url}/metrics").body)
         rest = threading.Timer(0.5, started.sendall, (GOOD[-1:],))
         rest.start()
-    # The server has ended.
+    assert rest.finished.is_set()  # the server has waited for the rest, and ended
     response = http.client.HTTPResponse(started)
     response.begin()
     assert response.status == 200

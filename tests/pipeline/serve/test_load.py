@@ -1,8 +1,10 @@
 """Hundreds of requests at once: none is lost, and each gets its own answer."""
 
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -69,3 +71,24 @@ def test_no_request_is_lost_under_load(service, web_server, send, encoded, predi
     assert GOOD_REQUESTS / 4 <= batches < 0.9 * GOOD_REQUESTS  # images that wait share a pass
     assert measured["maskrcnn_request_seconds_count", "/predict"] > GOOD_REQUESTS
     assert measured["maskrcnn_requests_in_progress",] == 0
+
+
+def test_a_replica_that_is_killed_is_replaced(service, web_server, send, encoded):
+    def replica():
+        [found] = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if process.name().startswith("ray::ServeReplica") and "-1:detector" in process.name()
+        ]
+        return found
+
+    killed = replica()
+    with web_server(service) as url:
+        killed.kill()
+        deadline_s, replies = time.monotonic() + 60, []
+        while not replies or replies[-1].status != 200:
+            assert time.monotonic() < deadline_s
+            replies.append(send(f"{url}/predict", encoded()))
+        assert {reply.status for reply in replies} <= {200, 503}
+        assert replies[-1].content["boxes"]
+    assert replica().pid != killed.pid
