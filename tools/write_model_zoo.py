@@ -22,15 +22,14 @@ from model import ModelConfig, build_detector
 from model.config.settings import check_settings
 from model.config.yaml_files import compose_yaml
 from model.detector import Detector
+from model.preprocess import canvas_size, resized_size
 from model.structures import ImageBatch, ImageSize
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "MODEL_ZOO.md"
 PUBLISHED = ROOT / "tools" / "published_ap.yaml"
 Published = Mapping[str, Sequence[float]]
-# COCO's most frequent shape, 480 x 640, at short side 800, padded to a multiple of 32.
-CANVAS = ImageSize(800, 1088)
-SIZE = ImageSize(800, 1067)
+COCO_SIZE = ImageSize(480, 640)  # the most frequent
 DETECTIONS = 100
 
 HEAD = f"""# Model zoo
@@ -49,12 +48,14 @@ compares it with the recipes.
   ([MIGRATING.md](MIGRATING.md)). This was tested with random weights in their formats; published
   files have not been tried, because the project was developed without internet access. We publish
   no weights ourselves.
-- **GFLOPs** are those of convolutions and matrix products for one image of {SIZE.height} x
-  {SIZE.width} pixels (padded to {CANVAS.height} x {CANVAS.width}): backbone and pyramid, RPN or
-  RetinaNet's head, the box head on the recipe's number of proposals, and mask or keypoint head on
-  {DETECTIONS} detections. A multiplication and an addition are two operations.
+- **GFLOPs** are those of convolutions and matrix products for one image of {COCO_SIZE.height} x
+  {COCO_SIZE.width} pixels at the recipe's short side: 800 (resized to 800 x 1067, padded to 800 x
+  1088) or, in the light recipe, 480. They count backbone and pyramid, RPN or RetinaNet's head, the
+  box head on the recipe's number of proposals, and mask or keypoint head on {DETECTIONS}
+  detections. A multiplication and an addition are two operations.
 - Seconds depend on the machine: `python -m benchmarks.inference` measures them on yours, beside
-  torchvision.
+  torchvision and, with `--peers torchvision openvino onnxruntime`, beside its exported detector in
+  these runtimes.
 
 """
 
@@ -86,14 +87,24 @@ def _cost(config_json: str) -> tuple[int, int]:
         with FlopCounterMode(display=False) as counter:
             _run(detector)
     count = sum(t.numel() for name, t in tensors.items() if name.endswith((".weight", ".bias")))
-    return count, counter.get_total_flops() + _offset_flops(tensors)
+    return count, counter.get_total_flops() + _offset_flops(tensors, coco_canvas(config))
+
+
+def coco_canvas(config: ModelConfig) -> ImageSize:
+    """Return the size of COCO's most frequent image, resized and padded to a multiple of 32."""
+    return canvas_size([_resized(config)])
+
+
+def _resized(config: ModelConfig) -> ImageSize:
+    return resized_size(COCO_SIZE, config.input.short_side, config.input.long_side)
 
 
 def _run(detector: Detector) -> None:
     """Run every layer on tensors without values, with as many ROIs as in inference."""
     config = detector.config
-    pixels = torch.empty(1, 3, *CANVAS)
-    maps = detector.features(ImageBatch(pixels, (SIZE,), (SIZE,)))
+    size = _resized(config)
+    pixels = torch.empty(1, 3, *coco_canvas(config))
+    maps = detector.features(ImageBatch(pixels, (size,), (size,)))
     network: Any = detector
     for level in maps:
         (network.retinanet if config.retinanet else network.rpn.head)(level)
@@ -114,7 +125,7 @@ def _pooled(rois: int, channels: int, side: int) -> Tensor:
     return torch.empty(rois, channels, side, side)
 
 
-def _offset_flops(tensors: Mapping[str, Tensor]) -> int:
+def _offset_flops(tensors: Mapping[str, Tensor], canvas: ImageSize) -> int:
     """Return the operations of the convolutions that predict offsets.
 
     The deformable convolutions themselves count as plain ones, without moving their taps.
@@ -122,7 +133,7 @@ def _offset_flops(tensors: Mapping[str, Tensor]) -> int:
     total = 0
     for name, weight in tensors.items():
         if match := re.match(r"backbone\.layer(\d)\..*conv2_offset\.weight", name):
-            height, width = (side // 2 ** (int(match[1]) + 1) for side in CANVAS)
+            height, width = (side // 2 ** (int(match[1]) + 1) for side in canvas)
             total += 2 * weight.numel() * height * width
     return total
 
@@ -148,6 +159,8 @@ def row(recipe: str, published: Published) -> str:
 
 def published_text(published: Published) -> str:
     """Return the published AP of each library, boxes first."""
+    if not published:
+        return "none: our own recipe"
     values = (f"{name} {' / '.join(f'{v:.1f}' for v in ap)}" for name, ap in published.items())
     return ", ".join(values)
 

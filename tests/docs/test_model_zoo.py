@@ -19,6 +19,7 @@ PAGE = TOOL["PAGE"].read_text()
 # One of each kind of network on the smallest backbone; `write_model_zoo.py --check` computes all.
 COMPUTED = (
     "mask_rcnn_r50_fpn_1x",
+    "mask_rcnn_r18_light",
     "mask_rcnn_r50_c4_1x",
     "dcn/mask_rcnn_r50_fpn_mdconv_1x",
     "retinanet_r50_fpn_1x",
@@ -47,7 +48,8 @@ def test_operations_are_counted_in_full():
         {"backbone": {"depth": 18, "features": "c5"}, "box": None, "mask": None}
     )
     _, flops = TOOL["parameters_and_flops"](config)
-    height, width = TOOL["CANVAS"]
+    height, width = TOOL["coco_canvas"](config)
+    assert (height, width) == (800, 1088)
     stem = 2 * 64 * 3 * 49 * (height // 2) * (width // 2)
     stages = 0
     for stage, channels in enumerate((64, 128, 256, 512), start=2):
