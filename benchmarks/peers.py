@@ -5,17 +5,20 @@ Needs only torch and torchvision (and Pillow, to read images).
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet18
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from model import Predictor, load_detector
 from model.preprocess import resize_image, resized_size
@@ -25,22 +28,27 @@ Image = np.ndarray
 """(H, W, 3) uint8, RGB."""
 
 MODELS = ("mask_rcnn", "faster_rcnn", "keypoint_rcnn", "retinanet")
+LIGHT = "mask_rcnn_light"
+PROPOSALS, PROPOSALS_PER_LEVEL = 100, 300  # of the light recipe
 _KEYPOINTS = 17
 
 
 def build_peer(kind: str, short_side: int, long_side: int, device: torch.device) -> nn.Module:
     """Return the peer: torchvision's R50-FPN detector in the form of its COCO weights (v1).
 
+    ``LIGHT`` is built of torchvision's parts as ``configs/mask_rcnn_r18_light.yaml`` is.
     The weights are random, scaled so that the model detects a few dozen objects per image.
 
     Args:
-        kind: one of ``MODELS``.
+        kind: one of ``MODELS``, or ``LIGHT``.
         short_side: short side of an image, pixels.
         long_side: maximum long side, pixels.
         device: device of the weights.
     """
     torch.manual_seed(0)
     sizes = {"min_size": short_side, "max_size": long_side}
+    if kind == LIGHT:
+        return _randomize(_build_light_mask_rcnn(sizes)).to(device)
     pyramid = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
     backbone = resnet_fpn_backbone(
         backbone_name="resnet50",
@@ -56,14 +64,37 @@ def build_peer(kind: str, short_side: int, long_side: int, device: torch.device)
         "retinanet": (RetinaNet, 91),
     }
     build, classes = kinds[kind]
-    peer: nn.Module = build(backbone, num_classes=classes, **sizes)
-    with torch.no_grad():
-        for name, module in peer.named_modules():
-            if isinstance(module, FrozenBatchNorm2d):
-                module.eps = 0.0
-                module.weight.fill_(0.3 if name.endswith("bn3") else 1.0)
-        _spread_scores(peer)
-    return peer.to(device)
+    return _randomize(build(backbone, num_classes=classes, **sizes)).to(device)
+
+
+def _build_light_mask_rcnn(sizes: Mapping[str, int]) -> nn.Module:
+    channels, hidden, classes = 64, 256, 91
+    body = resnet18(weights=None, norm_layer=FrozenBatchNorm2d)
+    stages = {f"layer{stage}": str(stage - 1) for stage in range(1, 5)}
+    backbone = BackboneWithFPN(body, stages, [64, 128, 256, 512], channels, LastLevelMaxPool())
+    return MaskRCNN(
+        backbone,
+        rpn_pre_nms_top_n_test=PROPOSALS_PER_LEVEL,
+        rpn_post_nms_top_n_test=PROPOSALS,
+        box_head=TwoMLPHead(channels * 7 * 7, hidden),
+        box_predictor=FastRCNNPredictor(hidden, classes),
+        mask_head=MaskRCNNHeads(channels, (channels, channels), dilation=1),
+        mask_predictor=MaskRCNNPredictor(channels, channels, classes),
+        **sizes,
+    )
+
+
+@torch.no_grad()
+def _randomize(peer: nn.Module) -> nn.Module:
+    """Scale the random weights, so that features keep their magnitude and scores vary."""
+    is_shallow = not any(name.endswith("bn3") for name, _ in peer.named_modules())
+    last = ("bn2",) if is_shallow else ("bn3",)
+    for name, module in peer.named_modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.eps = 0.0
+            module.weight.fill_(0.3 if name.endswith(last) else 1.0)
+    _spread_scores(peer)
+    return peer
 
 
 def _spread_scores(peer: nn.Module) -> None:
@@ -80,10 +111,14 @@ def _spread_scores(peer: nn.Module) -> None:
 
 def build_ours(peer: nn.Module, short_side: int, long_side: int, device: torch.device) -> Predictor:
     """Return our detector with the peer's weights and settings."""
+    settings = {"short_side": short_side, "long_side": long_side}
+    if not isinstance(peer, RetinaNet):
+        settings["proposals"] = peer.rpn._post_nms_top_n["testing"]
+        settings["proposals_per_level"] = peer.rpn._pre_nms_top_n["testing"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peer.pth"
         torch.save({name: tensor.cpu() for name, tensor in peer.state_dict().items()}, path)
-        return load_detector(path, None, device, short_side=short_side, long_side=long_side)
+        return load_detector(path, None, device, **settings)
 
 
 def read_images(folder: Path | None, count: int) -> list[Image]:

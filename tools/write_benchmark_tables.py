@@ -21,6 +21,9 @@ MODELS = {
     "keypoint_rcnn": "Keypoint R-CNN",
     "retinanet": "RetinaNet",
 }
+LIGHT = "mask_rcnn_light"
+CASES = ("bitmaps", "rle")
+PEERS = {"torchvision": "torchvision", "openvino": "OpenVINO", "onnxruntime": "onnxruntime"}
 PYRAMID = ("fpn, rpn p2", "fpn, rpn p3", "fpn, rpn p4", "fpn, rpn p5", "rpn p6")
 # Label, description of the sizes, and for each ratio: op of its row, and prefixes of size and peer.
 OPERATORS: Sequence[tuple[str, str, Sequence[tuple[str, str, str]]]] = (
@@ -126,6 +129,7 @@ def benchmark_tables() -> str:
                 f"{_times([_find(train, model=model)['ratio']])} |"
                 for model, label in MODELS.items()
             ),
+            *_peer_table(inference),
             "",
             f"Operators ({_machine(ops, threads=1)}):",
             "",
@@ -155,12 +159,44 @@ def _machine(record: Mapping[str, Any], threads: int | None = None) -> str:
 
 
 def _inference_ratio(record: Mapping[str, Any], model: str) -> str:
-    rows = [row for row in record["rows"] if row["model"] == model]
+    rows = [
+        row
+        for row in record["rows"]
+        if (row["model"], row.get("peer", "torchvision")) == (model, "torchvision")
+    ]
     main = next(row for row in rows if row["case"].startswith(("bitmaps", "objects")))
     rle = [row for row in rows if row["case"].startswith("rle")]
     if not rle:
         return _times([main["ratio"]])
     return f"{_times([main['ratio']])} (bitmaps; RLE {_times([rle[0]['ratio']])})"
+
+
+def _peer_table(record: Mapping[str, Any]) -> list[str]:
+    """Return the comparison with every peer of the Mask R-CNNs; empty without other peers."""
+    rows = [row for row in record["rows"] if row["model"] in ("mask_rcnn", LIGHT)]
+    if {row.get("peer", "torchvision") for row in rows} == {"torchvision"}:
+        return []
+    lines = [
+        "",
+        "Mask R-CNN beside other runtimes of torchvision's exported detector, the same weights and",
+        "threads, fp32; milliseconds per image are for bitmaps:",
+        "",
+        "| | peer | its ms / ours | ratio (bitmaps; RLE) | equal detections |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for model, label in (("mask_rcnn", "R50-FPN at 800"), (LIGHT, "light recipe at 480")):
+        for peer, name in PEERS.items():
+            found = [row for row in rows if (row["model"], row["peer"]) == (model, peer)]
+            if not found:
+                continue
+            bitmaps, rle = (next(r for r in found if r["case"].startswith(c)) for c in CASES)
+            lines.append(
+                f"| {label} | {name} {bitmaps['peer_version'].partition('+')[0]} | "
+                f"{bitmaps['peer_ms']:.0f} / {bitmaps['ours_ms']:.0f} | "
+                f"{_times([bitmaps['ratio']])}; {_times([rle['ratio']])} | "
+                f"{100 * bitmaps['equal']:.1f}% |"
+            )
+    return lines
 
 
 def _find(record: Mapping[str, Any], **fields: object) -> Row:
