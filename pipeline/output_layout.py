@@ -1,6 +1,6 @@
 """Where a run keeps what several jobs share, below its ``output``."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pipeline import storage
 from pipeline.config import RunConfig
@@ -29,9 +29,8 @@ STAGES_FOLDER = "stages"
 COCO_RESULTS_FILE, COCO_IMAGES_FILE = "coco_results.json", "coco_images.json"
 """Detections in COCO's results format, and the images of their ids."""
 
-Split = Literal["train", "val"]
-
-SPLITS: tuple[Split, ...] = ("train", "val")
+SPLITS = ("train", "val")
+"""The splits of a training; ``data.split_names`` has the further ones too."""
 
 
 OUTPUT_MARK = "{output}"
@@ -59,10 +58,27 @@ def _replace_prefix(document: Any, prefix: str, replacement: str) -> Any:
     return document
 
 
-def split_shards_url(config: RunConfig, split: Split) -> str:
+def split_shards_url(config: RunConfig, split: str) -> str:
     """Return the folder of a split's shards, whether or not they have been written."""
-    given = config.data.train_shards if split == "train" else config.data.val_shards
+    data = config.data
+    of_training = {"train": data.train_shards, "val": data.val_shards}
+    given = of_training[split] if split in SPLITS else data.split_shards.get(split)
     return given or storage.join(config.output, "shards", split)
+
+
+def evaluated_shards_url(config: RunConfig) -> str:
+    """Return the folder of the shards that ``evaluate.split`` names."""
+    return split_shards_url(config, config.evaluate.split)
+
+
+def evaluation_url(config: RunConfig) -> str:
+    """Return the folder of the evaluation on ``evaluate.split``."""
+    return storage.join(config.output, evaluation_path(config.evaluate.split))
+
+
+def evaluation_path(split: str) -> str:
+    """Return the folder of the evaluation on a split, relative to the output."""
+    return EVALUATION_FOLDER if split == "val" else f"{EVALUATION_FOLDER}/{split}"
 
 
 def predictions_url(config: RunConfig) -> str:

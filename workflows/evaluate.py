@@ -1,10 +1,9 @@
-"""Evaluate a detector on the validation shards with COCO metrics."""
+"""Evaluate a detector on the shards of a split with COCO metrics."""
 
 import sys
 
-from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.output_layout import EVALUATION_FOLDER, split_shards_url
+from pipeline.output_layout import evaluated_shards_url, evaluation_url
 from workflows.command_line import format_values, main
 
 
@@ -12,8 +11,8 @@ def plan(config: RunConfig) -> str:
     """Say what is evaluated, on which shards, and where the report is written."""
     weights = config.evaluate.weights or f"the checkpoint of {config.output}"
     return (
-        f"evaluating {weights} on {split_shards_url(config, 'val')}; report in "
-        f"{storage.join(config.output, EVALUATION_FOLDER)}"
+        f"evaluating {weights} on {config.evaluate.split}, {evaluated_shards_url(config)}; "
+        f"report in {evaluation_url(config)}"
     )
 
 
@@ -24,6 +23,7 @@ def job(config: RunConfig) -> str:
     result = run_evaluation(config)
     return (
         f"{format_values(result.metrics)}\n"
+        f"split       {config.evaluate.split}\n"
         f"images      {result.images} ({result.failed_images} unreadable)\n"
         f"weights     {result.weights}\n"
         f"report      {result.report_url}\n"
@@ -35,10 +35,11 @@ if __name__ == "__main__":
     sys.exit(
         main(
             description="""
-            Predicts on {output}/shards/val (or data.val_shards) with evaluate.weights, a checkpoint
-            or models:/name@alias (default: that of the training in this output), and writes
+            Predicts on the shards of evaluate.split (default: val) with evaluate.weights, a
+            checkpoint or models:/name@alias (default: that of the training in this output), and
+            writes
             COCO's 12 metrics per task, AP per class and images with predictions to
-            {output}/evaluation.""",
+            {output}/evaluation, or for another split than val to a folder of its name in it.""",
             example="python workflows/evaluate.py configs/quickstart.yaml "
             "evaluate.weights=models:/quickstart@champion",
             job=job,

@@ -3,25 +3,25 @@
 import sys
 
 from pipeline.config import RunConfig
-from pipeline.output_layout import SPLITS, split_shards_url
+from pipeline.output_layout import split_shards_url
 from workflows.command_line import Mode, main
 
 
 def plan(config: RunConfig) -> str:
     """Say where the shards come from and where they are written."""
-    folders = " and ".join(split_shards_url(config, split) for split in SPLITS)
+    folders = ", ".join(split_shards_url(config, split) for split in config.data.split_names)
     if config.data.source == "shards":
         return f"writing new shards from existing ones to {folders}"
     return f"writing shards of the {config.data.source} dataset to {folders}"
 
 
 def job(config: RunConfig) -> str:
-    """Write the shards of both splits, unless they are up to date."""
+    """Write the shards of all splits, unless they are up to date."""
     from pipeline.ingest.splits import prepare_split
     from pipeline.storage.versions import file_versions
 
     lines = []
-    for split in SPLITS:
+    for split in config.data.split_names:
         shards_url = split_shards_url(config, split)
         before = file_versions(shards_url)
         summary = prepare_split(config, split).summary()
@@ -32,15 +32,15 @@ def job(config: RunConfig) -> str:
 
 def plan_check(config: RunConfig) -> str:
     """Say which shards are checked."""
-    folders = " and ".join(split_shards_url(config, split) for split in SPLITS)
+    folders = ", ".join(split_shards_url(config, split) for split in config.data.split_names)
     return f"checking the shards in {folders}: digests, and every image and mask"
 
 
 def check(config: RunConfig) -> str:
-    """Check the shards of both splits; raise if any is damaged."""
+    """Check the shards of all splits; raise if any is damaged."""
     from pipeline.ingest.shard_check import check_shards
 
-    urls = list(dict.fromkeys(split_shards_url(config, split) for split in SPLITS))
+    urls = list(dict.fromkeys(split_shards_url(config, split) for split in config.data.split_names))
     manifests = check_shards(urls)
     return "\n".join(
         f"{url}: intact: {manifest.rows} images in {len(manifest.files)} shards"

@@ -2,16 +2,17 @@
 
 import sys
 
-from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.output_layout import EVALUATION_FOLDER
+from pipeline.output_layout import evaluation_url
 from workflows.command_line import Mode, main
 
 
 def plan(config: RunConfig) -> str:
     """Say which evaluation is registered, and under which name."""
-    evaluation = storage.join(config.output, EVALUATION_FOLDER)
-    return f"registering the detector of {evaluation} as models:/{config.track.model_name}"
+    return (
+        f"registering the detector of {evaluation_url(config)}, evaluated on "
+        f"{config.evaluate.split}, as models:/{config.track.model_name}"
+    )
 
 
 def job(config: RunConfig) -> str:
@@ -110,7 +111,8 @@ if __name__ == "__main__":
     sys.exit(
         main(
             description="""
-            Registers the checkpoint that {output}/evaluation measured as a version of
+            Registers the checkpoint that {output}/evaluation measured (the evaluation on
+            evaluate.split, default val) as a version of
             track.model_name, with its metrics and origin. The alias 'champion' moves to it only if
             its track.champion_metric is better on the same data and the rules of track.promotion
             allow it (docs/REGISTRY.md).""",

@@ -13,7 +13,7 @@ from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.registration import register_evaluated
 from pipeline.infer.inference import run_inference
 from pipeline.ingest.splits import prepare_split
-from pipeline.output_layout import Split, split_shards_url
+from pipeline.output_layout import split_shards_url
 from pipeline.shards.manifest import MANIFEST_NAME, read_manifest
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.search_space import with_values
@@ -25,7 +25,7 @@ from pipeline.train.run_record import SAMPLING
 
 _TRACKER = ("track.uri", "track.experiment")
 _DECODING = ("decode_threads", "lookahead_batches")
-_OF_ONE_SPLIT = ("train", "val", "train_shards", "val_shards", "shapes")
+_OF_ONE_SPLIT = ("train", "val", "train_shards", "val_shards", "shapes", "splits", "split_shards")
 _SHAPE_COUNTS = {"train": "images", "val": "val_images"}
 _SHARD_SETTINGS = tuple(
     f"data.{name}"
@@ -71,7 +71,7 @@ def stage_config(config: RunConfig, stage: Stage, outcomes: Mapping[str, Outcome
     return with_values(config, values) if values and "sweep" in stage.inputs else config
 
 
-def _shards_stage(split: Split) -> Stage:
+def _shards_stage(split: str) -> Stage:
     def run(config: RunConfig, _outcomes: Mapping[str, Outcome]) -> Outcome:
         manifest = prepare_split(config, split)
         return {
@@ -98,7 +98,7 @@ def _shards_stage(split: Split) -> Stage:
     )
 
 
-def _shard_sources(config: RunConfig, split: Split) -> list[str]:
+def _shard_sources(config: RunConfig, split: str) -> list[str]:
     data = config.data
     if data.source == "shapes":
         return []

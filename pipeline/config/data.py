@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from model.config.settings import Fraction, NonNegative, Positive, Settings
 from pipeline.config.augmentation import ColorJitterConfig, ScaleJitterConfig
@@ -105,6 +105,20 @@ def _as_parts(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+_TAKEN_NAMES = ("train", "val", "plots", "pictures", "predictions")
+
+
+def _check_split_name(name: str) -> str:
+    if name in _TAKEN_NAMES:
+        raise ValueError(f"a further split cannot be named {', '.join(_TAKEN_NAMES)}")
+    return name
+
+
+SplitName = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$"), AfterValidator(_check_split_name)
+]
+"""A further split: its evaluation is a folder of this name, beside those of the validation's."""
+
 Parts = Annotated[tuple[SplitConfig, ...], BeforeValidator(_as_parts)]
 
 
@@ -121,6 +135,11 @@ class DataConfig(Settings):
         (), description="Training split: one mapping, or a list of mappings to be combined."
     )
     val: Parts = Field((), description="Validation split, in the same form.")
+    splits: dict[SplitName, Parts] = Field(
+        {},
+        description="Further splits by name, such as test, in the same form; evaluate.split "
+        "selects one.",
+    )
     classes: tuple[str, ...] = Field(
         (),
         description="Names of the classes to learn, in order; objects of other classes are left "
@@ -148,6 +167,11 @@ class DataConfig(Settings):
     )
     val_shards: Location | None = Field(
         None, description="URL of the validation shards; default: {output}/shards/val."
+    )
+    split_shards: dict[SplitName, Location] = Field(
+        {},
+        description="URLs of the shards of further splits by name; default: {output}/shards/<key>. "
+        "A split that is named here alone consists of existing shards.",
     )
     rows_per_shard: Positive = Field(512, description="Images per Parquet file.")
     rows_per_group: Positive = Field(
@@ -207,9 +231,16 @@ class DataConfig(Settings):
         3, description="Batches decoded ahead of the training step."
     )
 
-    def parts(self, split: Literal["train", "val"]) -> tuple[SplitConfig, ...]:
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The names of all splits: train, val and the further ones."""
+        return ("train", "val", *dict.fromkeys([*self.splits, *self.split_shards]))
+
+    def parts(self, split: str) -> tuple[SplitConfig, ...]:
         """Return the parts of a split; empty if only its shards are given."""
-        return self.train if split == "train" else self.val
+        if split in ("train", "val"):
+            return self.train if split == "train" else self.val
+        return self.splits.get(split, ())
 
     @field_validator("classes")
     @classmethod
@@ -221,15 +252,21 @@ class DataConfig(Settings):
     @model_validator(mode="after")
     def _splits_match_the_source(self) -> "DataConfig":
         if self.source == "shapes":
+            if self.splits:
+                raise ValueError(
+                    "data.source=shapes draws train and val only; name shards in data.split_shards"
+                )
             return self
         problems = []
         if self.source == "shards" and self.tiles is not None:
             problems.append("data.tiles cuts images of a dataset, not of existing shards")
-        splits = (("train", self.train, self.train_shards), ("val", self.val, self.val_shards))
+        splits = [("train", self.train, self.train_shards), ("val", self.val, self.val_shards)]
         for split, parts, shards in splits:
             if not parts and shards is None:
                 keys = " and ".join(_KEYS[self.source][0])
                 problems.append(f"data.{split} ({keys}) or data.{split}_shards must be given")
+        further = [(f"splits.{name}", parts, None) for name, parts in self.splits.items()]
+        for split, parts, _ in [*splits, *further]:
             for index, part in enumerate(parts):
                 key = f"data.{split}" if len(parts) == 1 else f"data.{split}.{index}"
                 problems += [f"{key} {text}" for text in part.problems(self.source)]

@@ -19,6 +19,12 @@ class EvaluateConfig(Settings):
         "this architecture; default: the best or last checkpoint of the run "
         "(train.final_checkpoint).",
     )
+    split: str = Field(
+        "val",
+        description="The split that is evaluated: val, train, or a name in data.splits or "
+        "data.split_shards. The results of val are in {output}/evaluation, all others in a folder "
+        "of their name in it.",
+    )
     max_detections: Positive = Field(
         100,
         description="Detections of a class in an image that AP and AR count; COCO: 100. For images "

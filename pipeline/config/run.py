@@ -39,11 +39,22 @@ class RunConfig(Settings):
     chain: ChainConfig = ChainConfig()
 
     @model_validator(mode="after")
+    def _evaluated_split_exists(self) -> "RunConfig":
+        names = self.data.split_names
+        if self.evaluate.split not in names:
+            raise ValueError(
+                f"evaluate.split: there is no split {self.evaluate.split!r}; there are "
+                f"{', '.join(names)}. data.splits and data.split_shards name more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weights_are_published(self) -> "RunConfig":
         sources = {
             "train.weights": self.train.weights,
             "evaluate.weights": self.evaluate.weights,
             "infer.model": self.infer.model,
+            "serve.model": self.serve.model,
         }
         for key, source in sources.items():
             try:

@@ -21,7 +21,12 @@ from pipeline.evaluate.image_table import IMAGE_TABLE, read_image_table
 from pipeline.evaluate.latency import compare_latency
 from pipeline.evaluate.metrics import ClassMetrics
 from pipeline.evaluate.table_comparison import DifferentDataError, compare_tables, is_comparable
-from pipeline.output_layout import CHAMPION_FOLDER, EVALUATION_FOLDER, split_shards_url
+from pipeline.output_layout import (
+    CHAMPION_FOLDER,
+    EVALUATION_FOLDER,
+    evaluated_shards_url,
+    evaluation_url,
+)
 from pipeline.track.mlflow_store import TrackingError, open_store, tracking_uri
 from pipeline.track.promotion import measured_value, tag_measurement
 from pipeline.track.promotion_rules import (
@@ -91,16 +96,17 @@ class ChampionComparison:
     def _measure(self, champion: ModelVersion) -> EvaluationResult:
         """Evaluate the champion on this data, and record its metric in the registry."""
         config, number = self.config, str(champion.version)
-        logger.info("measuring champion %s on %s", number, split_shards_url(config, "val"))
+        shards_url = evaluated_shards_url(config)
+        logger.info("measuring champion %s on %s", number, shards_url)
         track = config.track.model_copy(update={"uri": tracking_uri(config)})
-        data = config.data.model_copy(update={"val_shards": split_shards_url(config, "val")})
+        data = config.data.model_copy(update={"val_shards": shards_url})
         own = config.model_copy(
             update={
                 "name": f"{config.name}-champion",
                 "output": storage.join(config.output, CHAMPION_FOLDER),
                 "track": track,
                 "data": data,
-                "evaluate": config.evaluate.model_copy(update={"pictures": 0}),
+                "evaluate": config.evaluate.model_copy(update={"pictures": 0, "split": "val"}),
             }
         )
         result = run_evaluation(own, weights=f"models:/{champion.name}/{number}")
@@ -124,8 +130,11 @@ class ChampionComparison:
             return []
         output = self.config.output
         champion, own = (
-            read_image_table(storage.join(folder, EVALUATION_FOLDER, IMAGE_TABLE))
-            for folder in (storage.join(output, CHAMPION_FOLDER), output)
+            read_image_table(storage.join(folder, IMAGE_TABLE))
+            for folder in (
+                storage.join(output, CHAMPION_FOLDER, EVALUATION_FOLDER),
+                evaluation_url(self.config),
+            )
         )
         compared = compare_tables(champion, own, metric, confidence=rules.confidence)
         low, high = compared.overall.low, compared.overall.high

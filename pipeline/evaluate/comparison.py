@@ -127,6 +127,7 @@ def _evaluate(config: RunConfig, source: str, shards: str, name: str) -> Evaluat
         update={
             "output": output,
             "data": config.data.model_copy(update={"val_shards": shards}),
+            "evaluate": config.evaluate.model_copy(update={"split": "val"}),
             "track": config.track.model_copy(update={"uri": tracking_uri(config)}),
         }
     )

@@ -1,4 +1,4 @@
-"""The evaluation job: predict on the validation shards, measure, draw, report, record."""
+"""The evaluation job: predict on the shards of a split, measure, draw, report, record."""
 
 import logging
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from pipeline.infer.ledger import output_url
 from pipeline.infer.model_files import OWN_SETTINGS, ModelFiles
 from pipeline.infer.visualizations import IMAGES_FOLDER
 from pipeline.infer.worker_pool import ChunkOutcome, predict_chunks
-from pipeline.output_layout import EVALUATION_FOLDER, split_shards_url, to_portable
+from pipeline.output_layout import evaluated_shards_url, evaluation_url, to_portable
 from pipeline.shards.manifest import read_manifest
 from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.stream.dataset_checks import check_classes
@@ -79,10 +79,10 @@ class EvaluationResult:
 def run_evaluation(
     config: RunConfig, weights: str | None = None, run_id: str | None = None
 ) -> EvaluationResult:
-    """Evaluate a detector on the validation shards.
+    """Evaluate a detector on the shards of ``evaluate.split``.
 
-    Predictions are written chunk by chunk below ``{output}/evaluation`` and reused while weights
-    and data stay the same. ``evaluate.workers`` workers make them if Ray is running, else this
+    Predictions are written chunk by chunk below `evaluation_url` and reused while weights and data
+    stay the same. ``evaluate.workers`` workers make them if Ray is running, else this
     process.
 
     Args:
@@ -97,7 +97,7 @@ def run_evaluation(
         ConfigError: the detector and the dataset have no class in common.
         FolderInUseError: another job evaluates into the same output.
     """
-    shards_url = split_shards_url(config, "val")
+    shards_url = evaluated_shards_url(config)
     manifest = read_manifest(shards_url)
     weights = weights or config.evaluate.weights
     if weights is None:
@@ -108,16 +108,16 @@ def run_evaluation(
     classes = model.classes()
     if classes:
         check_classes("the detector", classes, manifest.categories, shards_url)
-    with exclusive_use(storage.join(config.output, EVALUATION_FOLDER), "evaluation"):
+    with exclusive_use(evaluation_url(config), "evaluation"):
         return _evaluate(config, source, model, run_id)
 
 
 def _evaluate(
     config: RunConfig, source: str, model: ModelFiles, run_id: str | None
 ) -> EvaluationResult:
-    shards_url = split_shards_url(config, "val")
+    shards_url = evaluated_shards_url(config)
     manifest, classes = read_manifest(shards_url), model.classes()
-    folder = storage.join(config.output, EVALUATION_FOLDER)
+    folder = evaluation_url(config)
     predictions_url = storage.join(folder, "predictions")
     with open_run(config, "evaluate", run_id=run_id) as run:
         chunks = plan_shards(shards_url)
@@ -154,12 +154,18 @@ def _evaluate(
             pictures=tuple(url[len(folder) :].strip("/") for url in images),
             plots=files.plots,
             worst=files.worst,
+            split=settings.split,
         )
-        report_url = _write_report(config.output, report, run)
+        report_url = _write_report(folder, config.output, report, run)
         written = (REPORT_PAGE, REPORT_JSON, IMAGE_TABLE, *files.all(), *report.pictures)
         record_evaluation(run, report, manifest, files.metrics(), folder, written)
         headline = {k: v for k, v in metrics.values.items() if k.endswith(HEADLINE_METRICS)}
-        logger.info("%s: %s", source, "  ".join(f"{k} {v:.4f}" for k, v in headline.items()))
+        logger.info(
+            "%s on %s: %s",
+            source,
+            settings.split,
+            "  ".join(f"{k} {v:.4f}" for k, v in headline.items()),
+        )
     return EvaluationResult(
         metrics=metrics.values,
         per_class=metrics.per_class,
@@ -199,8 +205,8 @@ def _measure(
     outcomes: Sequence[ChunkOutcome],
     classes: Sequence[Category],
 ) -> _Measured:
-    shards_url, settings = split_shards_url(config, "val"), config.evaluate
-    predictions_url = storage.join(config.output, EVALUATION_FOLDER, "predictions")
+    shards_url, settings = evaluated_shards_url(config), config.evaluate
+    predictions_url = storage.join(evaluation_url(config), "predictions")
     rows: list[DetectionRow] = [
         row
         for outcome in outcomes
@@ -252,8 +258,7 @@ def _measure(
     return _Measured(metrics, failures, table, confusion.get("bbox"))
 
 
-def _write_report(output: str, report: EvaluationReport, run: TrackedRun) -> str:
-    folder = storage.join(output, EVALUATION_FOLDER)
+def _write_report(folder: str, output: str, report: EvaluationReport, run: TrackedRun) -> str:
     report_url = storage.join(folder, REPORT_PAGE)
     storage.write_bytes(report_url, report.to_markdown().encode())
     document = to_portable({**report.to_json(), "run_id": run.run_id}, output)

@@ -12,7 +12,7 @@ from pipeline import storage
 from pipeline.evaluate.evaluated_model import EVALUATED_TAG
 from pipeline.evaluate.metrics import ClassMetrics
 from pipeline.evaluate.report import EvaluationReport
-from pipeline.output_layout import EVALUATION_FOLDER
+from pipeline.output_layout import evaluation_path
 from pipeline.shards.manifest import Manifest
 from pipeline.track.dataset_inputs import dataset_digest, log_dataset
 from pipeline.track.metric_sink import METRICS_PER_REQUEST
@@ -34,6 +34,8 @@ def record_evaluation(
 ) -> None:
     """Record metrics, the dataset and the files of an evaluation in the MLflow run.
 
+    Names of metrics begin with the name of the split, except for val.
+
     Args:
         run: the run.
         report: what was evaluated, and its metrics.
@@ -43,18 +45,20 @@ def record_evaluation(
         files: paths of the files to upload, relative to ``folder``.
     """
     client = MlflowClient(tracking_uri=run.uri)
-    log_dataset(client, run.run_id, "validation", report.shards, manifest)
+    split, is_val = report.split, report.split == "val"
+    dataset = "validation" if is_val else split
+    log_dataset(client, run.run_id, dataset, report.shards, manifest)
     # At the step of the checkpoint, so that it stands beside the validations during training.
     step = checkpoint_step(report.weights.rstrip("/").rpartition("/")[2]) or 0
     now_ms = int(time.time() * 1000)
     values = {**report.metrics.values, **extra, **class_metrics(report.metrics.per_class)}
     metrics = [
         Metric(
-            key,
+            key if is_val else f"{split}/{key}",
             value,
             now_ms,
             step,
-            dataset_name="validation",
+            dataset_name=dataset,
             dataset_digest=dataset_digest(manifest.digest),
         )
         for key, value in values.items()
@@ -65,7 +69,7 @@ def record_evaluation(
     client.set_tag(run.run_id, EVALUATED_TAG, report.weights)
     for name in files:
         with storage.fetch(storage.join(folder, name)) as local:
-            run.artifacts.file(local, f"{EVALUATION_FOLDER}/{name}".rpartition("/")[0])
+            run.artifacts.file(local, f"{evaluation_path(split)}/{name}".rpartition("/")[0])
 
 
 def class_metrics(per_class: Sequence[ClassMetrics]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from model import Predictor
 from pipeline.config import RunConfig
 from pipeline.evaluate.validation import rows_of_rank
 from pipeline.infer.model_files import ModelFiles
-from pipeline.output_layout import split_shards_url
+from pipeline.output_layout import evaluated_shards_url
 from pipeline.track.promotion_rules import Latency
 from pipeline.track.weights_source import resolve_weights
 
@@ -69,7 +69,7 @@ def _load(config: RunConfig, source: str, device: str) -> Predictor:
 
 
 def _images(config: RunConfig) -> Iterator[Pixels]:
-    for row in rows_of_rank(split_shards_url(config, "val"), 0, 1):
+    for row in rows_of_rank(evaluated_shards_url(config), 0, 1):
         try:
             yield row.decode()
         except (OSError, ValueError):  # a damaged image, which the evaluation reports

@@ -9,7 +9,7 @@ from pipeline.config import RunConfig
 from pipeline.evaluate.champion_comparison import ChampionComparison, check_promotion_rules
 from pipeline.evaluate.metrics import VOC_METRIC, ClassMetrics, metric_names
 from pipeline.evaluate.report import REPORT_JSON
-from pipeline.output_layout import EVALUATION_FOLDER, from_portable
+from pipeline.output_layout import evaluation_url, from_portable
 from pipeline.storage.records import parse_record
 from pipeline.track.model_registry import register_model
 from pipeline.track.promotion_record import RegisteredVersion
@@ -54,7 +54,7 @@ class _MeasuredCheckpoint:
 
 
 def register_evaluated(config: RunConfig) -> RegisteredVersion:
-    """Register the checkpoint in ``{output}/evaluation/report.json``, with its metrics.
+    """Register the checkpoint of the evaluation on ``evaluate.split``, with its metrics.
 
     Raises:
         FileNotFoundError: this output has no evaluation.
@@ -63,7 +63,7 @@ def register_evaluated(config: RunConfig) -> RegisteredVersion:
         ConfigError: ``track.promotion`` does not fit it.
     """
     check_promotion_rules(config)
-    report_url = storage.join(config.output, EVALUATION_FOLDER, REPORT_JSON)
+    report_url = storage.join(evaluation_url(config), REPORT_JSON)
     if not storage.exists(report_url):
         raise storage.MissingFileError(
             f"there is no evaluation at {report_url}; run workflows/evaluate.py first"

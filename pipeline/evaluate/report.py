@@ -24,6 +24,7 @@ class EvaluationReport:
         pictures: paths of the drawn images, relative to the report.
         plots: paths of the plots.
         worst: title -> paths of the drawn images with the most mistakes.
+        split: name of the split.
     """
 
     name: str
@@ -36,6 +37,7 @@ class EvaluationReport:
     pictures: tuple[str, ...]
     plots: tuple[str, ...] = ()
     worst: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    split: str = "val"
 
     def to_json(self) -> dict[str, object]:
         """Return the report as plain data."""
@@ -46,8 +48,8 @@ class EvaluationReport:
         values = self.metrics.values
         kinds = [kind for kind in KIND_TITLES if f"{kind}/{metric_names(kind)[0]}" in values]
         parts = [
-            f"# Evaluation of {self.name}",
-            f"{self.metrics.images} images of `{self.shards}` (dataset "
+            f"# Evaluation of {self.name} on {self.split}",
+            f"{self.metrics.images} images of `{self.shards}` (split {self.split}, dataset "
             f"`{self.dataset_digest[:12]}`), weights `{self.weights}` "
             f"(model `{self.model_digest[:12]}`).",
             *_metric_tables(self.metrics, kinds),

@@ -18,12 +18,12 @@ from pipeline.ingest.shapes_dataset import (
 )
 from pipeline.ingest.shard_writer import write_shards
 from pipeline.ingest.voc import read_voc
-from pipeline.output_layout import Split, split_shards_url
+from pipeline.output_layout import SPLITS, split_shards_url
 from pipeline.shards.decoding import Decoding
 from pipeline.shards.manifest import Manifest, read_manifest
 
 
-def prepare_split(config: RunConfig, split: Split) -> Manifest:
+def prepare_split(config: RunConfig, split: str) -> Manifest:
     """Write the shards of a split and return their manifest.
 
     Shards that are up to date are kept. If the configuration gives shards but no source, their
@@ -39,7 +39,7 @@ def prepare_split(config: RunConfig, split: Split) -> Manifest:
         urls = [part.shards or "" for part in parts]
         layout = (data.rows_per_shard, data.rows_per_group)
         return merge_shards(urls, shards_url, *layout, data.classes)
-    if data.source == "shapes":
+    if data.source == "shapes" and split in SPLITS:
         listing = select_classes(_list_shapes(config, split), data.classes)
     elif parts:
         listing = combine_listings(
@@ -73,7 +73,7 @@ def _list_part(data: DataConfig, part: SplitConfig) -> Listing:
             raise ValueError(f"a part of {data.source} has no annotations to list")
 
 
-def _list_shapes(config: RunConfig, split: Split) -> Listing:
+def _list_shapes(config: RunConfig, split: str) -> Listing:
     """Draw the dataset into the run's output folder, unless it exists, and list it."""
     shapes = config.data.shapes
     images, seed = (

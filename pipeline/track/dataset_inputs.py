@@ -1,7 +1,6 @@
 """Record in an MLflow run which data it used: a dataset input with digest, source and size."""
 
 import json
-from typing import Literal
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -12,18 +11,17 @@ from pipeline.track.mlflow_store import hide_password
 
 MLFLOW_DIGEST_LENGTH = 36  # characters, the width of MLflow's column for a dataset's digest
 
-Context = Literal["training", "validation"]
-
 
 def log_dataset(
-    client: MlflowClient, run_id: str, context: Context, shards_url: str, manifest: Manifest
+    client: MlflowClient, run_id: str, context: str, shards_url: str, manifest: Manifest
 ) -> None:
     """Record a folder of shards as a dataset input of a run; again with the same data: no change.
 
     Args:
         client: client of the tracking store.
         run_id: the run.
-        context: what the run used it for; also the name of the dataset.
+        context: what the run used it for: training, validation, or the name of a further split;
+            also the name of the dataset.
         shards_url: folder of the shards.
         manifest: its manifest.
     """

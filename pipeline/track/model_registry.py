@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.checksums import file_sha256
 from pipeline.config import RunConfig, config_digest
-from pipeline.output_layout import split_shards_url
+from pipeline.output_layout import evaluated_shards_url, split_shards_url
 from pipeline.shards.manifest import read_manifest
 from pipeline.track.logged_model import log_model
 from pipeline.track.mlflow_run import MLFLOW_DIGEST_LENGTH, code_commit
@@ -82,7 +82,8 @@ def _provenance(
         "code_commit": run_tags.get("code_commit", code_commit()),
         "train_digest": _train_digest(config),
         "train_shards": split_shards_url(config, "train"),
-        "val_shards": split_shards_url(config, "val"),
+        "val_shards": evaluated_shards_url(config),  # what it was measured on
+        "evaluated_split": config.evaluate.split,
         "initial_weights": config.train.weights or "none",
         "initial_weights_sha256": _initial_weights_sha256(config),
     }
