@@ -27,7 +27,8 @@ from pipeline.serve.replica import DetectorReplica
 
 logger = logging.getLogger(__name__)
 
-_LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+# Its warnings are about slow starts and busy replicas, and advise to set variables of Ray Serve.
+_LOGGING = {"log_level": "ERROR", "enable_access_log": False}
 _BATCH = {"cpu": 1, "cuda": 8}  # on a CPU a larger batch takes as much longer
 
 
@@ -102,7 +103,7 @@ def deployed_detector(
     """
     each = replica_resources(config, resources)
     name = f"maskrcnn-ray-{socket.gethostname()}-{port}"
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled", logging_config=_LOGGING)
     deployment = serve.deployment(
         DetectorReplica,
