@@ -27,7 +27,7 @@ from ops_cuda import batched_nms
 
 # An object that ends this close to the border of a tile may continue: boxes are not exact.
 _BORDER_SHARE = 1 / 64
-_ROWS_AT_A_TIME = 256  # limits the memory of the comparison of all boxes with all
+_PAIRS_AT_A_TIME = 4096  # limits the memory of comparing masks
 
 
 def join_windows(
@@ -102,28 +102,35 @@ def _same_objects(
         pairs.append(torch.stack([first, second], 1)[same])
         overlaps.append(overlap[same])
     found = torch.cat(pairs)
-    # Detections are sorted: the second index says which score is the lower one.
     found = found[torch.cat(overlaps).argsort(descending=True, stable=True)]
-    return found[detections.scores[found[:, 1]].argsort(descending=True, stable=True)]
+    return found[detections.scores[found].amin(1).argsort(descending=True, stable=True)]
 
 
 def _near_pairs(
     detections: Detections, owners: Tensor, bounds: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield indices, first < second, of pairs of one class whose boxes meet in both windows."""
+    """Yield the indices of pairs of one class whose boxes meet in both windows."""
     boxes, labels = detections.boxes, detections.labels
-    for start in range(0, len(detections), _ROWS_AT_A_TIME):
-        rows = slice(start, start + _ROWS_AT_A_TIME)
-        near = (labels[rows, None] == labels) & (owners[rows, None] != owners)
-        near &= (boxes[rows, None, :2] < boxes[:, 2:]).all(2)
-        near &= (boxes[rows, None, 2:] > boxes[:, :2]).all(2)
-        near &= torch.arange(len(boxes))[rows, None] < torch.arange(len(boxes))
-        first, second = near.nonzero().unbind(1)
-        first = first + start
-        shared = _intersections(bounds[first], bounds[second])
-        meeting = _intersections(_intersections(boxes[first], boxes[second]), shared)
-        meets = (meeting[:, 2:] > meeting[:, :2]).all(1)
-        yield first[meets], second[meets]
+    members = torch.split(owners.argsort(stable=True), owners.bincount().tolist())
+    filled = [indices for indices in members if len(indices)]
+    windows = bounds[torch.tensor([int(indices[0]) for indices in filled], dtype=torch.int64)]
+    starts = windows[:, None, :2].maximum(windows[:, :2])
+    ends = windows[:, None, 2:].minimum(windows[:, 2:])
+    # Only windows that share a part are compared: of n tiles, about 4 n pairs.
+    sharing = (ends > starts).all(2).triu(1).nonzero().tolist()
+    found = []
+    for a, b in sharing:
+        ours, theirs = filled[a], filled[b]
+        shared = torch.cat([starts[a, b], ends[a, b]])[None]
+        near = _intersections(boxes[ours], shared)[:, None]
+        meeting_start = near[..., :2].maximum(boxes[theirs][:, :2])
+        meeting_end = near[..., 2:].minimum(boxes[theirs][:, 2:])
+        meets = (meeting_end > meeting_start).all(2)
+        rows, columns = (meets & (labels[ours][:, None] == labels[theirs])).nonzero().unbind(1)
+        found.append(torch.stack([ours[rows], theirs[columns]], 1))
+    pairs = torch.cat(found) if found else owners.new_zeros(0, 2)
+    for part in torch.split(pairs, _PAIRS_AT_A_TIME):
+        yield part[:, 0], part[:, 1]
 
 
 def _areas(

@@ -86,6 +86,14 @@ def test_a_group_has_one_detection_of_a_window():
     assert found == [(82, 10, 96, 30, 0.9), (82, 34, 96, 60, 0.8)]
 
 
+def test_the_surest_of_two_candidates_is_joined():
+    # Both overlap the object of the left window by half or more; only one can be it.
+    left = detect((60, 10, 100, 40, 0.9))
+    better, poorer = (80, 14, 140, 44, 0.8), (80, 10, 140, 38, 0.3)
+    found, _ = join(left, detect(better, poorer))
+    assert found == [(60, 10, 140, 44, 0.9), (80, 10, 140, 38, 0.3)]
+
+
 def test_a_large_object_does_not_swallow_a_whole_one_in_front_of_it():
     large = detect((5, 5, 175, 95, 0.9))
     small = detect((120, 20, 140, 40, 0.8))
