@@ -14,6 +14,7 @@ from pathlib import Path
 import boto3
 import pytest
 import torch
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.real_images import coco_tiny  # noqa: F401
@@ -35,6 +36,11 @@ RAY_TESTS = tuple(
         "workflows",
     )
 )
+
+
+# A busy machine is slow, not wrong.
+settings.register_profile("without_deadline", deadline=None)
+settings.load_profile("without_deadline")
 
 
 def pytest_configure(config):
