@@ -27,7 +27,7 @@ from ops_cuda import batched_nms
 
 # An object that ends this close to the border of a tile may continue: boxes are not exact.
 _BORDER_SHARE = 1 / 64
-_PAIRS_AT_A_TIME = 4096  # limits the memory of comparing masks
+_RUNS_AT_A_TIME = 500_000  # limits the memory of comparing masks
 
 
 def join_windows(
@@ -90,15 +90,15 @@ def _same_objects(
 ) -> Tensor:
     """Return the pairs of detections that are the same object, (P, 2) int64, surest first."""
     pairs, overlaps = [torch.zeros(0, 2, dtype=torch.int64)], [torch.zeros(0)]
-    for first, second in _near_pairs(detections, owners, bounds):
-        shared = _intersections(bounds[first], bounds[second])
-        area_a, area_b, common = _areas(detections, first, second, shared)
+    for first, second, shared in _near_pairs(detections, owners, bounds):
         # Of an object that one window shows whole, another may show a sliver, poorly: it only has
         # to lie inside. Two parts of an object must agree, or a poor one would enlarge the other.
         one_is_cut = is_cut[first] != is_cut[second]
-        base = torch.where(one_is_cut, area_a.minimum(area_b), area_a + area_b - common)
-        overlap = common / base.clamp(min=1e-6)
-        same = (common > 0) & (overlap >= threshold)
+        if isinstance(detections.masks, MaskRuns):
+            overlap = _mask_overlaps(detections.masks, first, second, shared, one_is_cut, threshold)
+        else:
+            overlap = _box_overlaps(detections.boxes, first, second, shared, one_is_cut)
+        same = (overlap > 0) & (overlap >= threshold)
         pairs.append(torch.stack([first, second], 1)[same])
         overlaps.append(overlap[same])
     found = torch.cat(pairs)
@@ -108,8 +108,13 @@ def _same_objects(
 
 def _near_pairs(
     detections: Detections, owners: Tensor, bounds: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the indices of pairs of one class whose boxes meet in both windows."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the pairs of one class whose boxes meet in two windows, and what these share.
+
+    Yields:
+        (P,) int64 and (P,) int64, the detections of each pair, and (4,) int64, the part of the
+        image that both windows show; once for each two windows.
+    """
     boxes, labels = detections.boxes, detections.labels
     members = torch.split(owners.argsort(stable=True), owners.bincount().tolist())
     filled = [indices for indices in members if len(indices)]
@@ -118,46 +123,74 @@ def _near_pairs(
     ends = windows[:, None, 2:].minimum(windows[:, 2:])
     # Only windows that share a part are compared: of n tiles, about 4 n pairs.
     sharing = (ends > starts).all(2).triu(1).nonzero().tolist()
-    found = []
     for a, b in sharing:
         ours, theirs = filled[a], filled[b]
-        shared = torch.cat([starts[a, b], ends[a, b]])[None]
-        near = _intersections(boxes[ours], shared)[:, None]
+        shared = torch.cat([starts[a, b], ends[a, b]])
+        near = _intersections(boxes[ours], shared[None])[:, None]
         meeting_start = near[..., :2].maximum(boxes[theirs][:, :2])
         meeting_end = near[..., 2:].minimum(boxes[theirs][:, 2:])
         meets = (meeting_end > meeting_start).all(2)
         rows, columns = (meets & (labels[ours][:, None] == labels[theirs])).nonzero().unbind(1)
-        found.append(torch.stack([ours[rows], theirs[columns]], 1))
-    pairs = torch.cat(found) if found else owners.new_zeros(0, 2)
-    for part in torch.split(pairs, _PAIRS_AT_A_TIME):
-        yield part[:, 0], part[:, 1]
+        if len(rows):
+            yield ours[rows], theirs[columns], shared
 
 
-def _areas(
-    detections: Detections, first: Tensor, second: Tensor, shared: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the areas of both detections of P pairs, and of their intersection, in ``shared``.
+def _mask_overlaps(
+    masks: MaskRuns,
+    first: Tensor,
+    second: Tensor,
+    shared: Tensor,
+    one_is_cut: Tensor,
+    threshold: float,
+) -> Tensor:
+    """Return the overlap of P pairs of masks in ``shared``, (P,) float64; 0 below the threshold.
 
-    Args:
-        detections: measured by their masks, or by their boxes if they have none.
-        first: (P,) int64.
-        second: (P,) int64.
-        shared: (P, 4) int64, the part of the image to measure in.
+    Most pairs are left out by their areas and outermost pixels, without comparing their pixels.
     """
-    if isinstance(detections.masks, MaskRuns):
-        a = detections.masks[first].clipped(shared)
-        b = detections.masks[second].clipped(shared)
-        number = torch.arange(len(first))
-        united = join_mask_runs([a, b]).union(number.repeat(2), len(first)).areas()
-        return a.areas().double(), b.areas().double(), (a.areas() + b.areas() - united).double()
-    boxes_a = _intersections(detections.boxes[first], shared)
-    boxes_b = _intersections(detections.boxes[second], shared)
-    common = _intersections(boxes_a, boxes_b)
-    area_a, area_b, area = (
-        (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).double().prod(1)
-        for boxes in (boxes_a, boxes_b, common)
-    )
-    return area_a, area_b, area
+    a, index_a = _clip_each_once(masks, first, shared)
+    b, index_b = _clip_each_once(masks, second, shared)
+    area_a, area_b = a.areas()[index_a].double(), b.areas()[index_b].double()
+    smaller, larger = area_a.minimum(area_b), area_a.maximum(area_b)
+    meeting = _intersections(a.extents()[index_a], b.extents()[index_b])
+    at_most = smaller.minimum(_box_areas(meeting))
+    bound = at_most / torch.where(one_is_cut, smaller, larger).clamp(min=1e-6)
+    common = torch.zeros_like(smaller)
+    lengths = a.offsets.diff()[index_a] + b.offsets.diff()[index_b]
+    for part in _split_by_runs((bound >= threshold).nonzero()[:, 0], lengths):
+        number = torch.arange(len(part))
+        both = join_mask_runs([a[index_a[part]], b[index_b[part]]])
+        united = both.union(number.repeat(2), len(part)).areas()
+        common[part] = area_a[part] + area_b[part] - united
+    base = torch.where(one_is_cut, smaller, area_a + area_b - common)
+    return common / base.clamp(min=1e-6)
+
+
+def _clip_each_once(masks: MaskRuns, used: Tensor, shared: Tensor) -> tuple[MaskRuns, Tensor]:
+    """Return the masks that are used, inside ``shared``, and the index of each use into them."""
+    distinct, index = torch.unique(used, return_inverse=True)
+    return masks[distinct].clipped(shared.expand(len(distinct), 4)), index
+
+
+def _split_by_runs(pairs: Tensor, lengths: Tensor) -> Sequence[Tensor]:
+    """Split pairs so that the masks of each part have a limited number of runs."""
+    part_of = lengths[pairs].cumsum(0).div(_RUNS_AT_A_TIME, rounding_mode="floor")
+    return torch.split(pairs, torch.unique_consecutive(part_of, return_counts=True)[1].tolist())
+
+
+def _box_overlaps(
+    boxes: Tensor, first: Tensor, second: Tensor, shared: Tensor, one_is_cut: Tensor
+) -> Tensor:
+    """Return the overlap of P pairs of boxes in ``shared``, (P,) float64."""
+    boxes_a = _intersections(boxes[first], shared[None])
+    boxes_b = _intersections(boxes[second], shared[None])
+    area_a, area_b = _box_areas(boxes_a), _box_areas(boxes_b)
+    common = _box_areas(_intersections(boxes_a, boxes_b))
+    base = torch.where(one_is_cut, area_a.minimum(area_b), area_a + area_b - common)
+    return common / base.clamp(min=1e-6)
+
+
+def _box_areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).double().prod(1)
 
 
 def _intersections(a: Tensor, b: Tensor) -> Tensor:

@@ -81,6 +81,18 @@ class MaskRuns:
         areas = torch.zeros_like(self.offsets[1:])
         return areas.index_add(0, self.owners(), self.bottoms - self.tops)
 
+    def extents(self) -> Tensor:
+        """Return the outermost pixels of each mask, (D, 4) int64 x1 y1 x2 y2.
+
+        Of an empty mask, x2 and y2 are 0, and x1 and y1 larger.
+        """
+        owners = self.owners()[:, None].expand(-1, 2)
+        starts = torch.stack([self.columns, self.tops], 1)
+        ends = torch.stack([self.columns + 1, self.bottoms], 1)
+        lowest = starts.new_full((len(self), 2), 2**31).scatter_reduce(0, owners, starts, "amin")
+        highest = ends.new_zeros(len(self), 2).scatter_reduce(0, owners, ends, "amax")
+        return torch.cat([lowest, highest], 1)
+
     def shifted(self, x: int, y: int) -> "MaskRuns":
         """Return the masks moved right and down."""
         return MaskRuns(self.columns + x, self.tops + y, self.bottoms + y, self.offsets)

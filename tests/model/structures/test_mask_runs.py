@@ -55,6 +55,18 @@ def test_runs_hold_the_pixels_and_the_areas_of_masks(bitmaps):
 
 @EXAMPLES
 @given(BITMAPS)
+def test_extents_are_the_outermost_pixels_of_masks(bitmaps):
+    for bitmap, (x1, y1, x2, y2) in zip(bitmaps, runs_of(bitmaps).extents().tolist(), strict=True):
+        rows, columns = np.nonzero(bitmap)
+        if len(rows):
+            assert (x1, y1) == (columns.min(), rows.min())
+            assert (x2, y2) == (columns.max() + 1, rows.max() + 1)
+        else:
+            assert x1 > x2 == 0 and y1 > y2 == 0
+
+
+@EXAMPLES
+@given(BITMAPS)
 def test_run_lengths_are_those_of_pycocotools(bitmaps):
     _, height, width = bitmaps.shape
     characters, offsets = compress_rle(*runs_of(bitmaps).run_lengths(height, width))
