@@ -4,14 +4,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from model.config.settings import Fraction, Positive, Settings
+from model.config.settings import Fraction, Settings
 
 
 class TilesConfig(Settings):
     """Overlapping tiles of a large image, each resized to ``input`` as an image of its own."""
 
-    size: Positive = Field(
+    size: int = Field(
         1024,
+        ge=16,
         description="Height and width of a tile, pixels of the image. An image that fits into one "
         "tile is predicted as it is without tiles.",
     )

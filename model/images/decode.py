@@ -154,7 +154,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
-        raise TooManyPixelsError(f"{error}; cut the image into tiles") from None
+        size = str(error).partition(", could be")[0]  # the rest is advice for programmers
+        raise TooManyPixelsError(f"{size}; cut the image into tiles") from None
     except UnidentifiedImageError:
         known = ", ".join(_FORMATS)
         raise UnknownFormatError(f"not an image of a known format: {known}") from None

@@ -43,7 +43,8 @@ class ServeConfig(Settings):
     max_megabytes: PositiveFloat = Field(
         32.0, description="Largest image file, in units of 1,000,000 bytes."
     )
-    max_pixels: Positive = Field(50_000_000, description="Largest image, pixels.")
+    # As many as model/images/decode.py decodes.
+    max_pixels: int = Field(50_000_000, gt=0, le=178_956_970, description="Largest image, pixels.")
     queue: Positive = Field(
         64, description="Requests that are answered or wait at a time; more are refused."
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline import storage
 from pipeline.ingest.listing import Listing
-from pipeline.ingest.rejects import Reject
+from pipeline.ingest.rejects import IMAGE_QUARANTINED, Reject
 from pipeline.shards.manifest import QUARANTINE_NAME, Manifest
 
 _TOP_REASONS = 5
@@ -59,7 +59,9 @@ def check_quarantine(
         problem = " and ".join(too_many)
     else:
         return
-    ranked = sorted(manifest.reasons.items(), key=lambda item: (-item[1], item[0]))[:_TOP_REASONS]
+    # The annotations of quarantined images are a consequence, not a reason.
+    reasons = {key: count for key, count in manifest.reasons.items() if key != IMAGE_QUARANTINED}
+    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:_TOP_REASONS]
     advice = ["correct the dataset"]
     if other_classes and not counts["objects"]:
         advice.append("select other classes with data.classes")

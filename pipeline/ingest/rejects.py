@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+IMAGE_QUARANTINED = "image quarantined"
+"""The reason of the annotations of a quarantined image."""
+
 
 @dataclass(frozen=True)
 class Reject:

@@ -7,7 +7,7 @@ from typing import Any
 from model.images.decode import STORED
 from pipeline.ingest.listing import Annotation, ImageRecord
 from pipeline.ingest.load_image import LoadedImage
-from pipeline.ingest.rejects import InvalidRecordError, Reject
+from pipeline.ingest.rejects import IMAGE_QUARANTINED, InvalidRecordError, Reject
 from pipeline.ingest.validate import ValidatedObject, validate_annotation
 from pipeline.shards.decoding import Decoding
 
@@ -37,7 +37,7 @@ class RowBuilder:
         self.counts["images_quarantined"] += 1
         self.counts["annotations_quarantined"] += len(image.annotations)
         self.rejects.append(reject)
-        self.rejects += [_reject(image, a, "image quarantined", "") for a in image.annotations]
+        self.rejects += [_reject(image, a, IMAGE_QUARANTINED, "") for a in image.annotations]
 
     def build(self, loaded: LoadedImage) -> dict[str, Any]:
         """Return the row of a valid image with its valid annotations."""

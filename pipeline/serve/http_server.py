@@ -62,6 +62,7 @@ class HttpServer:
         self._listening = listening
         config = uvicorn.Config(
             app,
+            http="h11",  # the other one, httptools, has no limit on the size of a header
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -21,6 +21,7 @@ from pipeline.config.serve import ServeConfig
 from pipeline.serve.errors import RefusedError
 
 _NAMES = ("min_score", "classes")
+_PIXEL_ADVICE = "(serve.max_pixels); cut the image into tiles, or make it smaller"
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,14 @@ def _check_header(data: bytes, max_pixels: int) -> None:
     except UnknownFormatError as error:
         raise RefusedError(415, str(error)) from error
     except TooManyPixelsError as error:
-        raise RefusedError(413, str(error)) from error
+        size = f"the image has more than {max_pixels:,} pixels"
+        raise RefusedError(413, f"{size} {_PIXEL_ADVICE}") from error
     except DecodeError as error:
         raise RefusedError(400, f"the image cannot be decoded: {error}") from error
     if height * width > max_pixels:
         raise RefusedError(
             413,
-            f"{width}x{height} is more than {max_pixels:,} pixels (serve.max_pixels); cut the "
-            "image into tiles, or make it smaller",
+            f"{width}x{height} is more than {max_pixels:,} pixels {_PIXEL_ADVICE}",
         )
 
 

@@ -41,7 +41,7 @@ BAD_REQUESTS = {
     "bytes": ("predict", bytes(MAX_BYTES + 1), 413, "has 100,001 bytes; the limit is 100,000"),
     "pixels": ("predict", png_of_size(500, 401), 413, "500x401 is more than 200,000 pixels"),
     "too many pixels to decode": ("predict", png_of_size(14_000, 14_000), 413, "tiles"),
-    "a decompression bomb": ("predict", png_of_size(60_000, 60_000), 413, "cut the image into"),
+    "a decompression bomb": ("predict", png_of_size(60_000, 60_000), 413, "serve.max_pixels"),
     "no number": ("predict?min_score=two", GOOD, 400, "a number from 0 to 1; got 'two'"),
     "above 1": ("predict?min_score=1.5", GOOD, 400, "a number from 0 to 1; got '1.5'"),
     "no finite number": ("predict?min_score=nan", GOOD, 400, "a number from 0 to 1; got 'nan'"),

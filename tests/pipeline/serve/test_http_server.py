@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import ServeConfig
 from pipeline.serve.errors import ListenError
-from pipeline.serve.http_server import listen, url_of
+from pipeline.serve.http_server import HttpServer, listen, url_of
 
 
 def test_a_port_in_use_is_noticed_before_anything_else():
@@ -49,3 +49,18 @@ def test_the_url_of_a_server_reaches_it(host, shown):
 def test_a_server_listens_on_the_loopback_interface_by_default():
     with listen(ServeConfig().host, 0) as listening:
         assert listening.getsockname()[0] == "127.0.0.1"
+
+
+def test_a_header_without_end_is_refused_before_it_fills_the_memory():
+    async def app(scope, receive, send):
+        pytest.fail("the header never ended")
+
+    listening = listen("127.0.0.1", 0)
+    server = HttpServer(app, listening, 1.0)
+    server.start()
+    try:
+        with socket.create_connection(listening.getsockname(), timeout=30) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000)
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+    finally:
+        server.stop()

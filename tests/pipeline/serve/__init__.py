@@ -1,0 +1,1 @@
+"""Tests of serving. A package, so that its replica ends with the last of them: see conftest.py."""
