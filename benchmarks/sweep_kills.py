@@ -81,6 +81,7 @@ def _prepare_data(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "data": {"shapes": {"images": 200, "val_images": 50}},
         "train": {
             "workers": 1,
+            "cpus_per_worker": options.cpus,
             "schedule": {"steps": options.steps, "warmup_steps": 10},
             "validate_every": options.grace,
             "checkpoint_every": options.grace,
@@ -125,7 +126,11 @@ def _start(job: str, config: Path) -> subprocess.Popen[bytes]:
 
 def _run(job: str, config: Path) -> None:
     if _start(job, config).wait() != 0:
-        raise SystemExit(f"{job} failed:\n{config.with_suffix('.log').read_text()[-3000:]}")
+        raise SystemExit(f"{job} failed:\n{_end_of_log(config)}")
+
+
+def _end_of_log(config: Path) -> str:
+    return config.with_suffix(".log").read_text()[-3000:]
 
 
 def _run_and_kill(config: Path, seconds: float, number: int) -> int:
@@ -134,7 +139,7 @@ def _run_and_kill(config: Path, seconds: float, number: int) -> int:
     process = _start("sweep", config)
     time.sleep(seconds)
     if process.poll() is not None:
-        raise SystemExit(f"the sweep ended before it was killed; see {config.with_suffix('.log')}")
+        raise SystemExit(f"the sweep ended before it was killed:\n{_end_of_log(config)}")
     everything = [process.pid, *(each.pid for each in psutil.Process(process.pid).children(True))]
     victims = everything if number % 2 else everything[:1]
     for pid in victims:
@@ -207,6 +212,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--steps", type=int, default=240, help="of each trial, and of the default")
     parser.add_argument("--grace", type=int, default=40, help="steps between two validations")
+    parser.add_argument("--cpus", type=float, default=1.0, help="of a trial; pbt runs all at once")
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--after-s", type=float, nargs=2, default=(60, 150), metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
