@@ -53,7 +53,7 @@ def test_all_jobs_exist():
     names = {path.stem for path in COMMANDS}
     assert names == {
         *("prepare_shards", "train", "sweep", "evaluate", "register", "infer_batch"),
-        *("end_to_end", "show_data", "compare", "predict"),
+        *("end_to_end", "show_data", "compare", "predict", "serve"),
     }
 
 
@@ -159,8 +159,8 @@ def test_overrides_reach_the_job():
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_every_job_says_where_its_results_will_be(path, tmp_path):
     plan = importlib.import_module(f"workflows.{path.stem}").plan
-    sentence = plan(load_config(QUICKSTART, [f"output={tmp_path}"]))
-    assert str(tmp_path) in sentence
+    sentence = plan(load_config(QUICKSTART, [f"output={tmp_path}", "serve.port=8123"]))
+    assert ("http://127.0.0.1:8123" if path.stem == "serve" else str(tmp_path)) in sentence
     assert "\n" not in sentence
 
 
