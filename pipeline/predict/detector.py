@@ -185,7 +185,7 @@ def _local_weights(source: str, run: RunConfig | None) -> Iterator[str | Path]:
         raise PredictError(str(error)) from error
 
 
-def labels_of(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+def labels_of(classes: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
     """Return the labels of class names; case does not matter.
 
     Raises:
@@ -193,7 +193,7 @@ def labels_of(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
     """
     label_of = {_normalized(name): label for label, name in enumerate(names, start=1)}
     labels = []
-    for name in wanted:
+    for name in classes:
         if _normalized(name) not in label_of:
             near = difflib.get_close_matches(_normalized(name), label_of, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
