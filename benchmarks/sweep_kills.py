@@ -52,7 +52,8 @@ def main() -> None:
         touched += _changed(settled, config)
         minutes = (time.monotonic() - begun) / 60
         rows = [_row(each) for each in _ledger(config)]
-        repeated = _repeated_steps(config)
+        # A trial of a population goes on in another MLflow run, so its steps cannot be compared.
+        repeated = None if options.scheduler == "pbt" else _repeated_steps(config)
     best = max((row["AP"] for row in rows if row["AP"] is not None), default=None)
     print_table(rows)
     summary = {
