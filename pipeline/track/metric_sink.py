@@ -181,30 +181,36 @@ class MetricSink:
             return [self._waiting[n] for n in range(min(len(self._waiting), METRICS_PER_REQUEST))]
 
     def _count_delivered(self, batch: list[Metric]) -> None:
-        self._remove(batch)
-        self.delivered += len(batch)
-        if self.failed_attempts:
-            logger.warning(
-                "MLflow is available again after %d failed attempts; %d metrics are waiting",
-                self.failed_attempts,
-                len(self._waiting),
-            )
-            self.failed_attempts = 0
-        if self._unsent is not None and not self._waiting:
+        with self._changed:
+            self._remove(batch)
+            self.delivered += len(batch)
+            waiting = len(self._waiting)
+            if self.failed_attempts:
+                logger.warning(
+                    "MLflow is available again after %d failed attempts; %d metrics are waiting",
+                    self.failed_attempts,
+                    waiting,
+                )
+                self.failed_attempts = 0
+        if self._unsent is not None and not waiting:
             self._unsent.clear()
 
     def _drop_refused(self, batch: list[Metric], error: MlflowException) -> None:
-        self._remove(batch)
-        self.dropped += len(batch)
-        logger.error("MLflow refused %d metrics of run %s: %s", len(batch), self.run_id, error)
+        with self._changed:
+            self._remove(batch)
+            self.dropped += len(batch)
+            logger.error("MLflow refused %d metrics of run %s: %s", len(batch), self.run_id, error)
 
     def _remove(self, batch: list[Metric]) -> None:
-        with self._changed:
-            handled = {id(metric) for metric in batch}
-            # The first ones may have been dropped in the meantime, when the queue was full.
-            while self._waiting and id(self._waiting[0]) in handled:
-                self._waiting.popleft()
-            self._changed.notify_all()
+        """Take ``batch`` from the queue; the caller holds the lock until all is counted.
+
+        Otherwise ``flush`` may return between the removal and the count.
+        """
+        handled = {id(metric) for metric in batch}
+        # The first ones may have been dropped in the meantime, when the queue was full.
+        while self._waiting and id(self._waiting[0]) in handled:
+            self._waiting.popleft()
+        self._changed.notify_all()
 
     def _pause(self, error: Exception) -> None:
         if not self.failed_attempts:

@@ -1,8 +1,10 @@
 """Metrics are delivered, if necessary late, and never stop the job that logs them."""
 
 import logging
+import time
 
 import numpy as np
+import pytest
 from mlflow import MlflowClient
 
 from pipeline.track.metric_sink import MetricSink
@@ -43,6 +45,38 @@ def test_metrics_logged_while_the_tracker_is_down_are_delivered_when_it_is_back(
     sink.close()
     assert values(run, "loss") == [(1, 1.0), (2, 2.0)]
     assert any("is available again" in line.message for line in caplog.records)
+
+
+@pytest.fixture
+def slow_log():
+    """Every log line of the sink takes as long as on a busy machine."""
+
+    def wait(_: logging.LogRecord) -> bool:
+        time.sleep(0.2)
+        return True
+
+    logger = logging.getLogger("pipeline.track.metric_sink")
+    logger.addFilter(wait)
+    yield
+    logger.removeFilter(wait)
+
+
+@pytest.mark.usefixtures("slow_log")
+def test_everything_is_counted_and_logged_when_flush_returns(run, tmp_path, caplog):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file in place of the store's folder")
+    sink = MetricSink(f"sqlite:///{blocked}/mlflow.db", run.run_id, retry_s=0.05)
+    sink.log({"loss": 1.0}, 1)
+    assert sink.flush(timeout_s=1) == 1
+    sink.uri = run.uri  # the tracker is back
+    assert sink.flush() == 0
+    assert (sink.delivered, sink.failed_attempts) == (1, 0)
+    assert "is available again" in caplog.text
+    sink.log({"no such; name!": 1.0}, 2)
+    assert sink.flush() == 0
+    assert sink.dropped == 1
+    assert "MLflow refused 1 metrics" in caplog.text
+    sink.close()
 
 
 def test_a_metric_that_mlflow_refuses_does_not_block_the_others(run):
