@@ -29,6 +29,8 @@ _FORMATS = {
     "PPM": (".ppm", ".pgm"),
     "JPEG2000": (".jp2",),
 }
+
+FORMATS = tuple(_FORMATS)
 """What is decoded. Pillow knows more, some of which run other programs (EPS)."""
 
 IMAGE_SUFFIXES = tuple(suffix for suffixes in _FORMATS.values() for suffix in suffixes)
@@ -80,7 +82,7 @@ def decode_image(
     if pixels is None:
         with _opened(data) as image:
             pixels = to_8_bits(image, data, bit_depth) if is_deep(image, data) else _to_rgb(image)
-    return _turn(pixels, exif_orientation(data) if orientation is None else orientation)
+    return turn_upright(pixels, exif_orientation(data) if orientation is None else orientation)
 
 
 def stored_size(data: bytes) -> tuple[int, int]:
@@ -100,6 +102,18 @@ def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return (size[1], size[0]) if orientation in _TURNED else size
 
 
+def turn_upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn stored pixels (H, W, 3) upright, as EXIF defines its orientations 1 to 8."""
+    if orientation == STORED:
+        return pixels
+    turned = pixels.transpose(1, 0, 2) if orientation in _TURNED else pixels
+    if orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    return np.ascontiguousarray(turned)
+
+
 def exif_orientation(data: bytes) -> int:
     """Return the EXIF orientation of an encoded image, 1 to 8; `STORED` if it has none.
 
@@ -108,8 +122,18 @@ def exif_orientation(data: bytes) -> int:
     if not any(mark in data for mark in _EXIF_MARKS):
         return STORED
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(_FORMATS)) as image:
-            value = STORED if image.format == "TIFF" else image.getexif().get(_ORIENTATION_TAG)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return orientation_of(image)
+    except Exception:  # Pillow raises errors of many types for damaged files
+        return STORED
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of a PIL image, 1 to 8; `STORED` if it has none."""
+    if image.format == "TIFF":
+        return STORED  # Pillow itself turns it
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # damaged EXIF data raises errors of many types; the image may still be fine
         return STORED
     return value if isinstance(value, int) and 1 <= value <= 8 else STORED
@@ -148,7 +172,7 @@ def jpeg_error(data: bytes) -> str | None:
 def _opened(data: bytes) -> Iterator[Image.Image]:
     """Yield the image, not yet decoded; errors become `DecodeError`."""
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(_FORMATS)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image.height, image.width)
             yield image
     except MemoryError:
@@ -157,7 +181,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         size = str(error).partition(", could be")[0]  # the rest is advice for programmers
         raise TooManyPixelsError(f"{size}; cut the image into tiles") from None
     except UnidentifiedImageError:
-        known = ", ".join(_FORMATS)
+        known = ", ".join(FORMATS)
         raise UnknownFormatError(f"not an image of a known format: {known}") from None
     except DecodeError:
         raise
@@ -176,15 +200,3 @@ def _check_pixels(height: int, width: int) -> None:
 
 def _to_rgb(image: Image.Image) -> Pixels:
     return np.asarray(image.convert("RGB"))
-
-
-def _turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn stored pixels upright, as EXIF defines its orientations."""
-    if orientation == STORED:
-        return pixels
-    turned = pixels.transpose(1, 0, 2) if orientation in _TURNED else pixels
-    if orientation in (2, 3, 6, 7):
-        turned = turned[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        turned = turned[::-1]
-    return np.ascontiguousarray(turned)

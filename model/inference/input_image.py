@@ -3,7 +3,6 @@
 Shapes: h w pixels, c channels: 1 (gray), 3 (RGB) or 4 (RGB and alpha).
 """
 
-import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,12 +24,7 @@ if TYPE_CHECKING:
 Image: TypeAlias = Union[npt.NDArray[Any], Tensor, "PillowImage.Image", str, Path, bytes]
 """One image; see `model.inference.predictor.Predictor.predict`."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
-"""What is decoded. Pillow knows more, some of which run other programs (EPS)."""
-
 _CHANNELS = (1, 3, 4)
-_ORIENTATION_TAG = 0x0112
-_TURNED = (5, 6, 7, 8)  # orientations that swap height and width
 _DEEP_MODES = ("I", "F")
 _TAKES = (
     "predict takes an image or a list of images: paths, encoded bytes, PIL images, "
@@ -194,83 +188,65 @@ def _is_pillow(image: object) -> TypeGuard["PillowImage.Image"]:
 
 
 def _open_file(name: str, source: str | Path | bytes | bytearray) -> InputImage:
-    """Read the header of an image file; the file is opened again when its pixels are needed."""
+    """Find the size of an image file; a path is read again when the pixels are needed."""
     where = name if isinstance(source, bytes | bytearray) else f"{name} ({source})"
-    pillow = _import_pillow(where)
+    decoder = _import_decoder(where)
 
-    def start() -> io.BytesIO | Path:
-        if isinstance(source, bytes | bytearray):
-            return io.BytesIO(source)
-        return Path(source).expanduser()
-
-    def run(action: Callable[["PillowImage.Image"], T]) -> T:
+    def run(action: Callable[[bytes], T]) -> T:
         try:
-            with pillow.open(start(), formats=FORMATS) as image:
-                return action(image)
+            return action(_read(source))
         except FileNotFoundError:
             raise FileNotFoundError(f"{where}: no such file") from None
-        except pillow.UnidentifiedImageError:
-            known = ", ".join(FORMATS)
-            raise ValueError(f"{where}: not an image of a known format: {known}") from None
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow raises errors of many types for damaged files
-            reason = str(error) or type(error).__name__
-            raise ValueError(f"{where} cannot be decoded: {reason}") from error
+        except OSError as error:
+            raise ValueError(f"{where} cannot be read: {error.strerror or error}") from None
+        except decoder.UnknownFormatError as error:
+            raise ValueError(f"{where}: {error}") from None
+        except decoder.DecodeError as error:
+            raise ValueError(f"{where} cannot be decoded: {error}") from None
 
-    mode, size = run(lambda image: (image.mode, _upright_size(image)))
-    _check_mode(where, mode)
-    return InputImage(size, lambda: run(_upright_rgb))
+    def size(data: bytes) -> ImageSize:
+        orientation = decoder.exif_orientation(data)
+        return ImageSize(*decoder.upright_size(decoder.stored_size(data), orientation))
+
+    return InputImage(run(size), lambda: torch.from_numpy(run(_decode_writable)))
+
+
+def _read(source: str | Path | bytes | bytearray) -> bytes:
+    if isinstance(source, bytes | bytearray):
+        return bytes(source)
+    return Path(source).expanduser().read_bytes()
+
+
+def _decode_writable(data: bytes) -> npt.NDArray[np.uint8]:
+    # torch warns of read-only arrays, which Pillow's are.
+    return np.require(_import_decoder("an image").decode_image(data), requirements=["C", "W"])
 
 
 def _open_pillow(name: str, image: "PillowImage.Image") -> InputImage:
-    _check_mode(name, image.mode)
+    if image.mode.startswith(_DEEP_MODES):
+        raise ValueError(
+            f"{name} has more than 8 bits per channel (Pillow's mode {image.mode!r}): pass its "
+            "file, or convert it to uint8 levels from 0 to 255"
+        )
     if 0 in image.size:
         raise ValueError(f"{name} must have at least one pixel; got {image.size}")
-    return InputImage(_upright_size(image), lambda: _upright_rgb(image))
+    decoder = _import_decoder(name)
+    orientation = decoder.orientation_of(image)
+
+    def pixels() -> Tensor:
+        stored = np.array(image.convert("RGB"))
+        return torch.from_numpy(decoder.turn_upright(stored, orientation))
+
+    return InputImage(ImageSize(*decoder.upright_size(image.size[::-1], orientation)), pixels)
 
 
-def _check_mode(name: str, mode: str) -> None:
-    if mode.startswith(_DEEP_MODES):
-        raise ValueError(
-            f"{name} has more than 8 bits per channel (Pillow's mode {mode!r}): convert it to "
-            "uint8 levels from 0 to 255"
-        )
-
-
-def _upright_size(image: "PillowImage.Image") -> ImageSize:
-    is_turned = _orientation(image) in _TURNED
-    return ImageSize(*(image.size if is_turned else image.size[::-1]))
-
-
-def _orientation(image: "PillowImage.Image") -> int:
-    if image.format == "TIFF":
-        return 1  # Pillow itself turns it
+def _import_decoder(name: str) -> Any:
+    """Return `model.images.decode`, which arrays and tensors do not need."""
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF data raises errors of many types; the image may be fine
-        return 1
-    return value if isinstance(value, int) else 1
-
-
-def _upright_rgb(image: "PillowImage.Image") -> Tensor:
-    """Return the pixels (h, w, 3), turned as the image's EXIF data says."""
-    orientation = _orientation(image)
-    pixels = torch.from_numpy(np.array(image.convert("RGB")))
-    if orientation in _TURNED:
-        pixels = pixels.transpose(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels.flip(1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels.flip(0)
-    return pixels.contiguous()
-
-
-def _import_pillow(name: str) -> Any:
-    try:
-        from PIL import Image as pillow  # noqa: N813, PLC0415 optional: arrays work without it
+        from model.images import decode  # noqa: PLC0415 it needs Pillow and simplejpeg
     except ImportError as error:
         raise ImportError(
-            f"{name}: image files need Pillow: pip install pillow, or pass arrays"
+            f"{name}: image files need Pillow and simplejpeg: pip install pillow simplejpeg, or "
+            "pass arrays"
         ) from error
-    return pillow
+    return decode

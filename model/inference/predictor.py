@@ -175,7 +175,7 @@ class Predictor:
             ValueError: an image has another shape, a file is damaged, or the batch size is not
                 positive.
             FileNotFoundError: a path names no file.
-            ImportError: a file is given, and Pillow is not installed.
+            ImportError: a file is given, and Pillow or simplejpeg is not installed.
         """
         opened = open_images(images, floats_are_0_to_1)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int):

@@ -143,7 +143,6 @@ def test_floats_beyond_0_and_1_are_rejected_with_their_range(values):
         (TENSOR[:, :, :0], ValueError, r"at least one pixel; got \(3, 60, 0\)"),
         (RGB[0, 0], ValueError, r"got \(3,\)"),
         (Image.fromarray(GRAY.astype(np.uint16) * 257), ValueError, "more than 8 bits .*'I;16'"),
-        (encode(GRAY.astype(np.uint16), "PNG"), ValueError, "more than 8 bits"),
         (Image.fromarray(GRAY).convert("F"), ValueError, "more than 8 bits"),
         ("no_such.jpg", FileNotFoundError, r"image 1 \(no_such.jpg\): no such file"),
         (b"not an image", ValueError, "image 1: not an image of a known format: JPEG, PNG"),
@@ -178,6 +177,28 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_bytes(encode(RGB, "PNG")[:900])
     with pytest.raises(ValueError, match=r"image 1 \(.*cut.png\) cannot be decoded: .+"):
         open_images([RGB, path], floats_are_0_to_1=False)[1].pixels()
+
+
+def test_a_file_of_16_bits_is_scaled_to_8():
+    encoded = encode(GRAY.astype(np.uint16) * 257, "PNG")
+    np.testing.assert_array_equal(pixels_of(encoded), np.dstack([GRAY] * 3))
+
+
+def test_a_file_of_16_bits_that_would_be_black_is_rejected():
+    [image] = open_images(encode(GRAY.astype(np.uint16), "PNG"), floats_are_0_to_1=False)
+    with pytest.raises(ValueError, match=r"image 0 cannot be decoded: .* depth is unknown"):
+        image.pixels()
+
+
+def test_an_image_that_is_too_large_is_rejected_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr("model.images.decode.MAX_PIXELS", 60 * 80 - 1)
+    with pytest.raises(ValueError, match="image 1 cannot be decoded: 80x60 is more than 4,799"):
+        open_images([RGB, encode(RGB, "PNG")], floats_are_0_to_1=False)
+
+
+def test_a_folder_is_no_image(tmp_path):
+    with pytest.raises(ValueError, match=r"image 0 \(.*\) cannot be read: Is a directory"):
+        open_images(tmp_path, floats_are_0_to_1=False)
 
 
 @pytest.mark.parametrize("augmentation", [None, ONE_SIZE_FLIPPED], ids=["plain", "augmented"])

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from model import Predictor
-from model.images.decode import _FORMATS, decode_image
+from model.images.decode import FORMATS, decode_image
 from model.weights import load_network
 from pipeline.infer import detection_stream
 from pipeline.infer.detection_stream import WINDOW_BATCHES, predict_images
@@ -113,7 +113,7 @@ def test_errors_are_the_same_on_every_run(predictor, monkeypatch):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
     images = []
-    for number, file_format in enumerate(_FORMATS):
+    for number, file_format in enumerate(FORMATS):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, file_format)
         whole = buffer.getvalue()

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from model.images import decode
-from model.inference.input_image import FORMATS, open_images
+from model.images.decode import FORMATS
+from model.inference.input_image import open_images
 
 
 def pixels_of(source):
@@ -36,5 +37,11 @@ def test_images_of_every_kind_have_the_same_pixels(mode, file_format, orientatio
     np.testing.assert_array_equal(pixels_of(encoded), decode.decode_image(encoded))
 
 
-def test_the_formats_are_the_same():
-    assert tuple(decode._FORMATS) == FORMATS
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])
+def test_images_of_16_bits_have_the_same_pixels(file_format):
+    noise = np.random.default_rng(0).integers(0, 2**16, (24, 40), dtype=np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, file_format)
+    encoded = buffer.getvalue()
+    np.testing.assert_array_equal(pixels_of(encoded), decode.decode_image(encoded))
+    assert np.unique(pixels_of(encoded)).size > 200
