@@ -7,7 +7,7 @@ import runpy
 import sys
 from pathlib import Path
 
-_NO_JOBS = ("__main__", "__init__", "command_line")
+_NO_JOBS = ("__main__", "__init__", "arguments", "command_line")
 
 
 def job_names() -> list[str]:

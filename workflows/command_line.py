@@ -5,7 +5,6 @@ mlflow take seconds to import, and ``--help``, the refusal of a wrong key and th
 job shows need none of them. Results are printed to stdout; log lines and progress to stderr.
 """
 
-import argparse
 import contextlib
 import enum
 import functools
@@ -13,24 +12,22 @@ import logging
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from model.config.settings import ConfigError
-from model.config.settings_table import list_settings
 from model.optional_packages import MissingPackagesError
 from pipeline.config import RunConfig, load_config
 from pipeline.console import show_logs
 from pipeline.extras import require_extra
+from workflows.arguments import Mode, Option, Plan, given_modes, given_options, job_parser
 
 logger = logging.getLogger(__name__)
 
 Job = Callable[..., str]
 """Runs a job on a configuration, with the values of its options, and returns its last lines."""
 
-Plan = Callable[[RunConfig], str]
-"""Says what a job is about to do, without importing anything slow."""
+Check = Callable[[RunConfig], None]
+"""Refuses, before Ray starts, what the job would fail on; raises the errors of the job."""
 
 
 class ExitStatus(enum.IntEnum):
@@ -44,42 +41,8 @@ class ExitStatus(enum.IntEnum):
     INTERRUPTED = 130
 
 
-@dataclass(frozen=True)
-class Mode:
-    """Another thing that a job can do instead, asked for by a flag.
-
-    Args:
-        flag: for example ``--check``.
-        description: what it does, for ``--help``.
-        job: as of `main`; with a ``value``, called with it as second argument.
-        plan: as of `main`.
-        value: what the flag takes, for example ``VERSION``; None if it takes nothing.
-        needs_cluster: whether it needs Ray.
-    """
-
-    flag: str
-    description: str
-    job: Callable[..., str]
-    plan: Plan
-    value: str | None = None
-    needs_cluster: bool = True
-
-
-@dataclass(frozen=True)
-class Option:
-    """A flag that narrows what a job does; its value is a keyword argument of the job.
-
-    Args:
-        flag: for example ``--until``.
-        value: what it takes, for example ``STAGE``.
-        description: what it does, for ``--help``.
-        argument: name of the job's keyword argument.
-    """
-
-    flag: str
-    value: str
-    description: str
-    argument: str
+def _no_check(_config: RunConfig) -> None:
+    pass
 
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")  # Ray colors names in its messages
@@ -94,6 +57,7 @@ def main(
     arguments: Sequence[str] | None = None,
     modes: Sequence[Mode] = (),
     options: Sequence[Option] = (),
+    check: Check = _no_check,
     needs_cluster: Callable[[RunConfig], bool] = lambda _: True,
     extra: Callable[[RunConfig], str] = lambda _: "train",
 ) -> int:
@@ -108,22 +72,19 @@ def main(
         arguments: the command line; default ``sys.argv``.
         modes: what the job can do instead.
         options: flags that narrow what the job, or one of its modes, does.
+        check: refuses inputs before Ray starts; not called for ``modes``.
         needs_cluster: whether the job needs Ray with this configuration.
         extra: the extra of the installation that the job needs with this configuration.
 
     Returns:
         An `ExitStatus`.
     """
-    parser = _parser(description, example, sections, modes, options)
+    parser = job_parser(description, example, sections, modes, options)
     # Intermixed: flags may also stand between the settings.
     given = parser.parse_intermixed_args(arguments)
-    values = {
-        option.argument: value
-        for option in options
-        if (value := getattr(given, _attribute(option.flag))) is not None
-    }
-    for mode, mode_value in _given_modes(parser, given, modes):
-        job, plan = functools.partial(_run_mode, mode, mode_value), mode.plan
+    values = given_options(given, options)
+    for mode, mode_value in given_modes(parser, given, modes):
+        job, plan, check = functools.partial(_run_mode, mode, mode_value), mode.plan, _no_check
         if not mode.needs_cluster:
             needs_cluster = _no_cluster
     try:
@@ -132,7 +93,7 @@ def main(
         with show_logs():
             logger.info("%s: %s", parser.prog, plan(config))
             run = functools.partial(job, **values)
-            return _run(run, config, parser.prog, needs_cluster(config))
+            return _run(run, check, config, parser.prog, needs_cluster(config))
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; start it again to continue", file=sys.stderr)
         return ExitStatus.INTERRUPTED
@@ -161,28 +122,12 @@ def _no_cluster(_config: RunConfig) -> bool:
     return False
 
 
-def _given_modes(
-    parser: argparse.ArgumentParser, given: argparse.Namespace, modes: Sequence[Mode]
-) -> list[tuple[Mode, str | None]]:
-    """Return the mode that the command line asks for, with its value, or nothing."""
-    values = [(mode, getattr(given, _attribute(mode.flag))) for mode in modes]
-    chosen = [(mode, value) for mode, value in values if value is not None]
-    if len(chosen) > 1:
-        parser.error(f"choose one of {' and '.join(mode.flag for mode, _ in chosen)}")
-    return chosen
-
-
 def _run_mode(mode: Mode, value: str | None, config: RunConfig, **options: str) -> str:
     arguments = (config,) if mode.value is None else (config, value)
     return mode.job(*arguments, **options)
 
 
-def _attribute(flag: str) -> str:
-    # Not "from": the names of arguments of functions must not be keywords of Python.
-    return f"{flag.strip('-').replace('-', '_')}_flag"
-
-
-def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
+def _run(job: Job, check: Check, config: RunConfig, program: str, needs_cluster: bool) -> int:
     # Imported late: see the module's docstring.
     logger.info("loading PyTorch, Ray and MLflow")
     from ray.exceptions import RayError, RayTaskError
@@ -219,6 +164,7 @@ def _run(job: Job, config: RunConfig, program: str, needs_cluster: bool) -> int:
         WeightsError,
     )
     try:
+        check(config)
         with cluster.session() if needs_cluster else contextlib.nullcontext():
             print(job(config), flush=True)
     except expected_errors as error:
@@ -254,41 +200,3 @@ def format_values(values: Mapping[str, object], prefix: str = "") -> str:
         f"{name:<11} {value:.4g}" if isinstance(value, float) else f"{name:<11} {value}"
         for name, value in selected.items()
     )
-
-
-def _parser(
-    description: str,
-    example: str,
-    sections: Sequence[str],
-    modes: Sequence[Mode],
-    options: Sequence[Option],
-) -> argparse.ArgumentParser:
-    shown = {"name", "output", "seed", *sections}
-    keys = "\n".join(
-        f"  {row.key} = {row.default}  ({row.type})\n"
-        f"{textwrap.fill(row.description, 90, initial_indent=' ' * 6, subsequent_indent=' ' * 6)}"
-        for row in list_settings(RunConfig)
-        if row.key.split(".")[0] in shown
-    )
-    parser = argparse.ArgumentParser(
-        description=textwrap.dedent(description).strip(),
-        epilog=(
-            f"example:\n  {example}\n\nkeys that this job reads (docs/CONFIG.md lists all):\n{keys}"
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", help="YAML file, for example configs/quickstart.yaml")
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="overrides a key, e.g. train.workers=2"
-    )
-    for mode in modes:
-        kind = {"metavar": mode.value} if mode.value else {"action": "store_true", "default": None}
-        parser.add_argument(mode.flag, dest=_attribute(mode.flag), help=mode.description, **kind)
-    for option in options:
-        parser.add_argument(
-            option.flag,
-            dest=_attribute(option.flag),
-            metavar=option.value,
-            help=option.description,
-        )
-    return parser

@@ -4,7 +4,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline.config import RunConfig
-from workflows.command_line import Mode, Option, format_values, main
+from workflows.arguments import Mode, Option
+from workflows.command_line import format_values, main
 
 if TYPE_CHECKING:
     from pipeline.chain.selection import Selection

@@ -31,6 +31,13 @@ def job(config: RunConfig) -> str:
     )
 
 
+def check(config: RunConfig) -> None:
+    """Refuse shards that are missing."""
+    from pipeline.shards.manifest import read_manifest
+
+    read_manifest(evaluated_shards_url(config))
+
+
 if __name__ == "__main__":
     sys.exit(
         main(
@@ -44,6 +51,7 @@ if __name__ == "__main__":
             "evaluate.weights=models:/quickstart@champion",
             job=job,
             plan=plan,
+            check=check,
             sections=("evaluate", "data", "track"),
         )
     )

@@ -4,7 +4,8 @@ import sys
 
 from pipeline.config import RunConfig
 from pipeline.output_layout import split_shards_url
-from workflows.command_line import Mode, main
+from workflows.arguments import Mode
+from workflows.command_line import main
 
 
 def plan(config: RunConfig) -> str:
@@ -30,18 +31,25 @@ def job(config: RunConfig) -> str:
     return "\n".join(lines)
 
 
+def check(config: RunConfig) -> None:
+    """Refuse annotations that do not exist."""
+    from pipeline.ingest.source_check import check_sources
+
+    check_sources(config)
+
+
 def plan_check(config: RunConfig) -> str:
     """Say which shards are checked."""
     folders = ", ".join(split_shards_url(config, split) for split in config.data.split_names)
     return f"checking the shards in {folders}: digests, and every image and mask"
 
 
-def check(config: RunConfig) -> str:
+def check_shards(config: RunConfig) -> str:
     """Check the shards of all splits; raise if any is damaged."""
-    from pipeline.ingest.shard_check import check_shards
+    from pipeline.ingest import shard_check
 
     urls = list(dict.fromkeys(split_shards_url(config, split) for split in config.data.split_names))
-    manifests = check_shards(urls)
+    manifests = shard_check.check_shards(urls)
     return "\n".join(
         f"{url}: intact: {manifest.rows} images in {len(manifest.files)} shards"
         for url, manifest in zip(urls, manifests, strict=True)
@@ -52,7 +60,7 @@ CHECK = Mode(
     "--check",
     "check shards that are already written: compare their digests, decode every image and mask, "
     "list what is damaged, and end with status 1 if anything is",
-    check,
+    check_shards,
     plan_check,
 )
 
@@ -71,6 +79,7 @@ if __name__ == "__main__":
             "output=s3://bucket/coco_tiny",
             job=job,
             plan=plan,
+            check=check,
             sections=("data",),
             modes=(CHECK,),
         )

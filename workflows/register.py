@@ -4,7 +4,8 @@ import sys
 
 from pipeline.config import RunConfig
 from pipeline.output_layout import evaluation_url
-from workflows.command_line import Mode, main
+from workflows.arguments import Mode
+from workflows.command_line import main
 
 
 def plan(config: RunConfig) -> str:
@@ -107,6 +108,13 @@ MODES = (
 )
 
 
+def check(config: RunConfig) -> None:
+    """Refuse to register what was not evaluated."""
+    from pipeline.evaluate.registration import check_evaluated
+
+    check_evaluated(config)
+
+
 if __name__ == "__main__":
     sys.exit(
         main(
@@ -119,6 +127,7 @@ if __name__ == "__main__":
             example="python workflows/register.py configs/quickstart.yaml",
             job=job,
             plan=plan,
+            check=check,
             sections=("track",),
             modes=MODES,
         )

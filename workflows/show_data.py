@@ -24,6 +24,13 @@ def job(config: RunConfig) -> str:
     return f"report      {result.report_url}\nsamples     {result.samples_url or result.summary}"
 
 
+def check(config: RunConfig) -> None:
+    """Refuse shards that are missing."""
+    from pipeline.shards.manifest import read_manifest
+
+    read_manifest(split_shards_url(config, "train"))
+
+
 if __name__ == "__main__":
     sys.exit(
         main(
@@ -35,6 +42,7 @@ if __name__ == "__main__":
             example="python workflows/show_data.py configs/coco_tiny.yaml explore.samples=24",
             job=job,
             plan=plan,
+            check=check,
             sections=("explore", "data"),
         )
     )

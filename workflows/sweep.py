@@ -5,7 +5,8 @@ import sys
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.output_layout import SWEEP_FOLDER, split_shards_url
-from workflows.command_line import Mode, format_values, main
+from workflows.arguments import Mode
+from workflows.command_line import format_values, main
 
 
 def plan(config: RunConfig) -> str:
@@ -71,6 +72,13 @@ MODES = (
 )
 
 
+def check(config: RunConfig) -> None:
+    """Refuse shards that are missing, or that the settings do not fit."""
+    from pipeline.train.start_checks import check_train_shards
+
+    check_train_shards(config)
+
+
 if __name__ == "__main__":
     sys.exit(
         main(
@@ -82,6 +90,7 @@ if __name__ == "__main__":
             example="python workflows/sweep.py configs/sweep_lr_batch.yaml sweep.trials=8",
             job=job,
             plan=plan,
+            check=check,
             sections=("sweep", "data", "train", "track"),
             modes=MODES,
             extra=lambda _: "sweep",

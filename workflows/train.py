@@ -31,6 +31,13 @@ def job(config: RunConfig) -> str:
     )
 
 
+def check(config: RunConfig) -> None:
+    """Refuse shards that are missing, or that the settings do not fit."""
+    from pipeline.train.start_checks import check_train_shards
+
+    check_train_shards(config)
+
+
 if __name__ == "__main__":
     sys.exit(
         main(
@@ -41,6 +48,7 @@ if __name__ == "__main__":
             example="python workflows/train.py configs/coco_tiny.yaml train.weights=resnet50.pth",
             job=job,
             plan=plan,
+            check=check,
             sections=("data", "model", "train", "track"),
         )
     )

@@ -78,7 +78,7 @@ def find_evaluation(
             return EvaluatedModel(source, table, predictions)
     raise NotEvaluatedError(
         f"there is no evaluation with a table of the images in {source}; run "
-        f"workflows/evaluate.py CONFIG output={folder}, or add --evaluate"
+        f"maskrcnn-ray evaluate CONFIG output={folder}, or add --evaluate"
     )
 
 
@@ -110,7 +110,7 @@ def _find_version(source: str, config: RunConfig, dataset_digest: str | None) ->
         _check_data(source, others[0], dataset_digest)
     raise NotEvaluatedError(
         f"MLflow has no evaluation of {source} with a table of the images; run "
-        f"workflows/evaluate.py CONFIG evaluate.weights={source}, or add --evaluate"
+        f"maskrcnn-ray evaluate CONFIG evaluate.weights={source}, or add --evaluate"
     )
 
 

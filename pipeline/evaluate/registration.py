@@ -53,27 +53,27 @@ class _MeasuredCheckpoint:
     dataset_digest: str
 
 
-def register_evaluated(config: RunConfig) -> RegisteredVersion:
-    """Register the checkpoint of the evaluation on ``evaluate.split``, with its metrics.
+def check_evaluated(config: RunConfig) -> None:
+    """Check that there is an evaluation to register; needs no Ray.
 
     Raises:
         FileNotFoundError: this output has no evaluation.
         DamagedRecordError: the file is not the report of an evaluation.
-        TrackingError: ``track.champion_metric`` was not measured.
-        ConfigError: ``track.promotion`` does not fit it.
+        ConfigError: ``track.promotion`` does not fit ``track.champion_metric``.
     """
     check_promotion_rules(config)
-    report_url = storage.join(evaluation_url(config), REPORT_JSON)
-    if not storage.exists(report_url):
-        raise storage.MissingFileError(
-            f"there is no evaluation at {report_url}; run workflows/evaluate.py first"
-        )
-    report = parse_record(
-        from_portable(storage.read_json(report_url), config.output),
-        _MeasuredCheckpoint,
-        report_url,
-        "run workflows/evaluate.py again",
-    )
+    _read_measured(config)
+
+
+def register_evaluated(config: RunConfig) -> RegisteredVersion:
+    """Register the checkpoint of the evaluation on ``evaluate.split``, with its metrics.
+
+    Raises:
+        FileNotFoundError, DamagedRecordError, ConfigError: as in `check_evaluated`.
+        TrackingError: ``track.champion_metric`` was not measured.
+    """
+    check_promotion_rules(config)
+    report = _read_measured(config)
     return register_model(
         config,
         checkpoint_url=report.weights,
@@ -83,4 +83,18 @@ def register_evaluated(config: RunConfig) -> RegisteredVersion:
         compare=ChampionComparison(
             config, report.weights, report.dataset_digest, report.metrics.per_class
         ),
+    )
+
+
+def _read_measured(config: RunConfig) -> _MeasuredCheckpoint:
+    report_url = storage.join(evaluation_url(config), REPORT_JSON)
+    if not storage.exists(report_url):
+        raise storage.MissingFileError(
+            f"there is no evaluation at {report_url}; run maskrcnn-ray evaluate first"
+        )
+    return parse_record(
+        from_portable(storage.read_json(report_url), config.output),
+        _MeasuredCheckpoint,
+        report_url,
+        "run maskrcnn-ray evaluate again",
     )

@@ -98,7 +98,7 @@ def _read_shard(shards_url: str, name: str) -> Annotations:
     except (OSError, pa.ArrowException) as error:
         raise storage.StorageError(
             f"{storage.join(shards_url, name)}: cannot be read ({error}); "
-            "workflows/prepare_shards.py --check lists what is damaged"
+            "maskrcnn-ray prepare_shards --check lists what is damaged"
         ) from error
     counts = table.column("labels").combine_chunks().value_lengths().to_numpy()
     return Annotations(

@@ -119,7 +119,7 @@ def _rows_of_bin(source: RowRange, number: int) -> Iterator[tuple[int, dict[str,
     except (OSError, pa.ArrowException, KeyError) as error:
         url = storage.join(source.shards_url, source.file.name)
         raise storage.StorageError(
-            f"{url}: cannot be read ({error}); workflows/prepare_shards.py --check lists what is "
+            f"{url}: cannot be read ({error}); maskrcnn-ray prepare_shards --check lists what is "
             "damaged in existing shards"
         ) from error
 

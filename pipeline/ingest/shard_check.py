@@ -85,7 +85,7 @@ def check_shards(urls: Sequence[str]) -> list[Manifest]:
         listed = "\n  ".join(found[:_SHOWN])
         raise DamagedShardsError(
             f"{len(found)} problems:\n  {listed}{more}\nRestore the files from a copy; or delete "
-            "them and run workflows/prepare_shards.py without --check, which writes the shards "
+            "them and run maskrcnn-ray prepare_shards without --check, which writes the shards "
             "again from their source"
         )
     return manifests

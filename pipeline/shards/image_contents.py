@@ -79,7 +79,7 @@ def _read_contents(shards_url: str, file: ShardFile) -> ShardFile:
     except (OSError, pa.ArrowException) as error:
         url = storage.join(shards_url, file.name)
         raise storage.StorageError(
-            f"{url}: cannot be read ({error}); run workflows/prepare_shards.py to write the shards "
+            f"{url}: cannot be read ({error}); run maskrcnn-ray prepare_shards to write the shards "
             "again"
         ) from error
     for labels, iscrowd in _pairs(table):

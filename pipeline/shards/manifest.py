@@ -185,13 +185,13 @@ def read_manifest(shards_url: str) -> Manifest:
         manifest = _JSON.validate_json(storage.read_bytes(url))
     except storage.MissingFileError as error:
         raise storage.MissingFileError(
-            f"{url}: no manifest; run workflows/prepare_shards.py to write the shards"
+            f"{url}: no manifest; run maskrcnn-ray prepare_shards to write the shards"
         ) from error
     except ValidationError as error:
         problem = error.errors()[0]
         raise storage.StorageError(
             f"{url}: not a valid manifest ({problem['loc']}: {problem['msg']}); run "
-            "workflows/prepare_shards.py to write the shards again"
+            "maskrcnn-ray prepare_shards to write the shards again"
         ) from None
     if manifest.version < _FIRST_DECODING_VERSION:
         manifest = replace(manifest, decoding=_FORMER_DECODING)
@@ -199,7 +199,7 @@ def read_manifest(shards_url: str) -> Manifest:
         raise storage.StorageError(
             f"{url}: unsupported schema version {manifest.version}; this program reads versions "
             f"{', '.join(map(str, READABLE_VERSIONS))}; run "
-            "workflows/prepare_shards.py to write the shards again"
+            "maskrcnn-ray prepare_shards to write the shards again"
         )
     for file in manifest.files:
         try:

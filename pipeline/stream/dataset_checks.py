@@ -135,7 +135,7 @@ def _class_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> I
     if config.data.classes and _folded(config.data.classes) != _folded(names):
         yield (
             f"data.classes: {shards_url} has the classes {list_names(names)}; run "
-            "workflows/prepare_shards.py to select others, or remove the setting"
+            "maskrcnn-ray prepare_shards to select others, or remove the setting"
         )
     if config.model.mask is not None and 0 < _objects(manifest) == _without_mask(manifest):
         yield (

@@ -34,7 +34,7 @@ def pin_version(source: str, config: RunConfig) -> str:
     except MlflowException as error:
         raise TrackingError(
             f"there is no model {name}@{alias} in {hide_password(tracking_uri(config))} "
-            f"({error.message}). Register one first with workflows/register.py."
+            f"({error.message}). Register one first with maskrcnn-ray register."
         ) from error
     return f"models:/{name}/{version}"
 

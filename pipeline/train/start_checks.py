@@ -13,6 +13,17 @@ from pipeline.train.run_record import RunMismatchError, RunRecord
 logger = logging.getLogger(__name__)
 
 
+def check_train_shards(config: RunConfig) -> None:
+    """Read the manifests and check that the settings fit them; needs no Ray.
+
+    Raises:
+        StorageError: there are no training shards, or a manifest cannot be read.
+        TrainingError, ConfigError: as in `check_data`.
+    """
+    shards = split_shards_url(config, "train")
+    check_data(config, read_manifest(shards), shards)
+
+
 def check_data(config: RunConfig, manifest: Manifest, shards: str) -> None:
     """Check now what the workers or the last validation would fail on later.
 

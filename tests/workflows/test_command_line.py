@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from ray.exceptions import OutOfMemoryError
 
 from model.weights import WeightsError
 from pipeline.config import load_config
-from workflows.command_line import Mode, format_values, main
+from workflows.arguments import Mode
+from workflows.command_line import format_values, main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -109,12 +111,35 @@ def test_help_shows_an_example_and_the_keys_with_their_defaults():
     assert "infer.batch" not in shown
 
 
+@pytest.mark.parametrize(
+    ("job", "recipe", "message"),
+    [
+        ("train", "quickstart", "manifest; run maskrcnn-ray prepare_shards"),
+        ("sweep", "sweep_lr_batch", "manifest; run maskrcnn-ray prepare_shards"),
+        ("evaluate", "quickstart", "manifest; run maskrcnn-ray prepare_shards"),
+        ("show_data", "quickstart", "manifest; run maskrcnn-ray prepare_shards"),
+        ("register", "quickstart", "there is no evaluation"),
+        ("prepare_shards", "my_data", "data/my_data/train.json: no such file"),
+    ],
+)
+def test_missing_inputs_are_refused_before_ray_starts(
+    job, recipe, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("pipeline.cluster.session", lambda: pytest.fail("Ray was started"))
+    config = str(ROOT / "configs" / f"{recipe}.yaml")
+    monkeypatch.setattr(sys, "argv", [job, config, f"output={tmp_path}"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "workflows" / f"{job}.py"), run_name="__main__")
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.ray
 def test_a_job_without_its_inputs_says_what_is_missing(ray_cluster, tmp_path, capsys):
     from workflows.register import job
 
     assert run_job(job, f"output={tmp_path}") == 1
-    assert "run workflows/evaluate.py first" in capsys.readouterr().err
+    assert "run maskrcnn-ray evaluate first" in capsys.readouterr().err
 
 
 @pytest.mark.ray

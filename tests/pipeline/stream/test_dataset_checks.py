@@ -67,7 +67,7 @@ def test_shards_of_other_classes_than_those_selected_are_refused(config, shards)
     open_local_stream(select(name.upper() for name in names), shards, 0, 1, 0, 1).close()
     for other in (names[::-1], names[:3]):
         error = error_of_opening(select(other), shards)
-        assert "data.classes: " in error and "run workflows/prepare_shards.py" in error
+        assert "data.classes: " in error and "run maskrcnn-ray prepare_shards" in error
 
 
 def test_shards_without_any_object_cannot_be_trained_on_if_such_images_are_dropped(

@@ -1,0 +1,34 @@
+"""Check that the annotations of a configuration exist, before anything starts."""
+
+from collections.abc import Iterator
+
+from pipeline import storage
+from pipeline.config import RunConfig, SplitConfig
+from pipeline.output_layout import SPLITS, split_shards_url
+from pipeline.shards.manifest import read_manifest
+from pipeline.storage.retries import missing_file
+
+
+def check_sources(config: RunConfig) -> None:
+    """Check that the annotations of every split can be found; nothing is read of them.
+
+    Raises:
+        MissingFileError: a file or folder does not exist.
+        StorageError: the manifest of existing shards cannot be read.
+    """
+    source = config.data.source
+    for split in config.data.split_names:
+        parts = config.data.parts(split)
+        for url in (url for part in parts for url in _sources(part)):
+            if not storage.exists(url):
+                raise missing_file(url)
+        existing = [part.shards for part in parts if part.shards is not None]
+        if not parts and not (source == "shapes" and split in SPLITS):
+            existing = [split_shards_url(config, split)]  # this job only reads them
+        for url in existing:
+            read_manifest(url)
+
+
+def _sources(part: SplitConfig) -> Iterator[str]:
+    """Yield what is read here; the images may lie where only the workers of the cluster see them."""
+    yield from (url for url in (part.annotations, part.image_ids, part.root) if url is not None)
