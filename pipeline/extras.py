@@ -16,6 +16,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": _TRAIN,
     "sweep": (*_TRAIN, "optuna"),
     "postgres": ("psycopg2",),
+    "labeling": ("contourpy", "shapely"),
     "video": ("av",),
     "serve": (*_TRAIN, "grpc_reflection", "prometheus_client", "starlette", "uvicorn"),
 }

@@ -29,6 +29,12 @@ STAGES_FOLDER = "stages"
 COCO_RESULTS_FILE, COCO_IMAGES_FILE = "coco_results.json", "coco_images.json"
 """Detections in COCO's results format, and the images of their ids."""
 
+ANNOTATION_FILES = {
+    "coco": ("annotations.json",),
+    "label_studio": ("label_studio.json", "label_studio.xml"),
+}
+"""Detections as annotations: format -> files."""
+
 SPLITS = ("train", "val")
 """The splits of a training; ``data.split_names`` has the further ones too."""
 

@@ -140,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     add("classes", "--classes", metavar="NAME,NAME", type=_names)
     add("webcam", "--webcam", metavar="CAMERA")
     add("json_results", "--json", action="store_const", const=True)
+    add("annotations", "--annotations", metavar="FORMAT,FORMAT", type=_names)
+    add("image_prefix", "--image-prefix", metavar="URL")
     add("crops", "--crops", action="store_const", const=True)
     add("overwrite", "--overwrite", action="store_const", const=True)
     add("config", "--config", metavar="CONFIG.yaml")

@@ -11,6 +11,7 @@ from model.config.settings import (
     Settings,
 )
 from model.weights.published.table import DetectorWord
+from pipeline.config.annotations import AnnotationsConfig
 from pipeline.storage.urls import Location
 
 
@@ -54,4 +55,5 @@ class InferConfig(Settings):
         description="Also write coco_results.json, detections in COCO's results format, and "
         "coco_images.json, the images of its ids.",
     )
+    annotations: AnnotationsConfig = AnnotationsConfig()
     pictures: NonNegative = Field(8, description="Images to draw predictions on.")

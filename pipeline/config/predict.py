@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from model.config.settings import Fraction, Positive, Precision, Settings
 from model.weights.published.table import DetectorWord
+from pipeline.config.annotations import AnnotationFormat
 from pipeline.storage.urls import Location
 
 
@@ -31,6 +32,16 @@ class PredictConfig(Settings):
     classes: tuple[str, ...] = Field((), description="Names of the classes to keep; default: all.")
     json_results: bool = Field(
         False, description="Also write the detections in COCO's results format, with names."
+    )
+    annotations: tuple[AnnotationFormat, ...] = Field(
+        (),
+        description="Also write the detections on images as annotations to correct or to train on: "
+        "coco, for CVAT and prepare_shards; label_studio.",
+    )
+    image_prefix: str | None = Field(
+        None,
+        description="What Label Studio needs before an image's name to find it; default: "
+        "/data/local-files/?d= for local files, else their s3:// URLs.",
     )
     crops: bool = Field(
         False, description="Also write each object as an image of its own, cut out by its mask."
@@ -68,5 +79,7 @@ class PredictConfig(Settings):
     @property
     def output_url(self) -> str | None:
         """Where results are written; None if they are only shown."""
-        files_are_wanted = self.json_results or self.crops or not self.show
+        files_are_wanted = bool(
+            self.json_results or self.annotations or self.crops or not self.show
+        )
         return self.output or ("predictions" if files_are_wanted else None)

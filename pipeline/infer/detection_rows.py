@@ -1,6 +1,6 @@
 """Detections as rows, one row per image, and in COCO's results format."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model import Predictor
@@ -27,6 +27,20 @@ class DetectionRow:
     keypoints: list[list[list[float]]] | None = None
     keypoint_names: list[str] | None = None
     source_image_id: str | None = None
+
+    def above(self, score_threshold: float) -> "DetectionRow":
+        """Return the row without the detections of a lower score."""
+        count = sum(score >= score_threshold for score in self.scores)  # they descend
+        return replace(
+            self,
+            boxes=self.boxes[:count],
+            scores=self.scores[:count],
+            labels=self.labels[:count],
+            category_ids=self.category_ids and self.category_ids[:count],
+            category_names=self.category_names and self.category_names[:count],
+            masks_rle=self.masks_rle and self.masks_rle[:count],
+            keypoints=self.keypoints and self.keypoints[:count],
+        )
 
 
 def detection_row(

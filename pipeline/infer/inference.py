@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.config import InferConfig, RunConfig
+from pipeline.extras import require_extra
+from pipeline.infer.annotations.source import AnnotationSource, delete_annotation_files
 from pipeline.infer.cluster_use import needs_cluster
 from pipeline.infer.coco_export import delete_coco_files, write_coco_files
 from pipeline.infer.detection_files import read_detection_rows
@@ -84,6 +86,8 @@ def run_inference(
         FolderInUseError: another job writes to the output folder.
         UnfinishedError, UnreadableImagesError: see there; what was predicted is written.
     """
+    if config.infer.annotations.formats:
+        require_extra("labeling", "infer.annotations")
     deadline_s = None
     if config.infer.max_hours is not None:
         deadline_s = clock() + 3600 * config.infer.max_hours
@@ -103,7 +107,7 @@ def _predict(
     clock: Callable[[], float],
 ) -> InferenceResult:
     settings = config.infer
-    inputs = settings.inputs or split_shards_url(config, "val")
+    inputs = _inputs_url(config)
     output = predictions_url(config)
     job = InferenceJob(
         output,
@@ -121,11 +125,14 @@ def _predict(
         *(plan.images, plan.input_images, inputs, plan.chunks, source),
     )
     delete_coco_files(output)
+    delete_annotation_files(output)
     limited = plan if deadline_s is None else plan.until(deadline_s, clock)
     outcomes = predict_plan(limited, model, job, settings.workers)
     _write_failures(output, outcomes)
     if settings.coco_results:
-        write_coco_files(output, (output_url(output, each.entry.name) for each in outcomes))
+        write_coco_files(output, _output_urls(output, outcomes))
+    if settings.annotations.formats:
+        _write_annotations(config, source, model, _output_urls(output, outcomes))
     images = draw_predictions(
         _drawn_chunks(inputs, job, outcomes),
         output,
@@ -136,6 +143,29 @@ def _predict(
     storage.write_json(storage.join(output, "summary.json"), asdict(result))
     _check(result, plan, settings)
     return result
+
+
+def _output_urls(output: str, outcomes: Sequence[ChunkOutcome]) -> Iterator[str]:
+    return (output_url(output, outcome.entry.name) for outcome in outcomes)
+
+
+def _write_annotations(
+    config: RunConfig, source: str, model: ModelFiles, output_urls: Iterator[str]
+) -> None:
+    # Optional: the extra "labeling".
+    from pipeline.infer.annotations.export import write_annotations  # noqa: PLC0415
+
+    write_annotations(
+        config.infer.annotations,
+        AnnotationSource.of(source, model.settings(), model.classes()),
+        _inputs_url(config),
+        predictions_url(config),
+        output_urls,
+    )
+
+
+def _inputs_url(config: RunConfig) -> str:
+    return config.infer.inputs or split_shards_url(config, "val")
 
 
 def _plan(inputs: str, settings: InferConfig, job: InferenceJob, model: ModelFiles) -> Plan:

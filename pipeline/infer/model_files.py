@@ -75,14 +75,20 @@ class ModelFiles:
             digest.update(self.config.model_dump_json().encode())
         return digest.hexdigest()
 
+    def settings(self) -> ModelConfig:
+        """Return the detector's settings."""
+        if self.config is not None:
+            return self.config
+        return ModelConfig.model_validate(json.loads(self.files[CONFIG_FILE])["config"])
+
     def classes(self) -> tuple[Category, ...]:
         """Return the K classes; label i is ``classes()[i - 1]``. A proposal network has none."""
         if self.config is not None:
             network = self.load("cpu")
             return () if network.config.is_proposal_network else network.categories
-        saved = json.loads(self.files[CONFIG_FILE])
-        if ModelConfig.model_validate(saved["config"]).is_proposal_network:
+        if self.settings().is_proposal_network:
             return ()
+        saved = json.loads(self.files[CONFIG_FILE])
         return tuple(Category(**category) for category in saved["categories"])
 
     def load(self, device: str, precision: Precision = "fp32") -> Predictor:

@@ -30,5 +30,5 @@ def check_sources(config: RunConfig) -> None:
 
 
 def _sources(part: SplitConfig) -> Iterator[str]:
-    """Yield what is read here; the images may lie where only the workers of the cluster see them."""
+    """Yield what is read here; images may lie where only the workers of the cluster see them."""
     yield from (url for url in (part.annotations, part.image_ids, part.root) if url is not None)

@@ -7,7 +7,7 @@ from model.weights.published.table import WORDS
 from pipeline import storage
 from pipeline.config.predict import PredictConfig
 from pipeline.extras import require_extra
-from pipeline.output_layout import COCO_IMAGES_FILE, COCO_RESULTS_FILE
+from pipeline.output_layout import ANNOTATION_FILES, COCO_IMAGES_FILE, COCO_RESULTS_FILE
 from pipeline.predict.errors import PredictError
 from pipeline.predict.inputs import FoundInputs, find_inputs
 from pipeline.predict.output import CROPS_FOLDER, Output
@@ -70,6 +70,8 @@ def prepare(config: PredictConfig) -> PreparedJob:
     model = storage.local_path(config.model)
     if config.model not in WORDS and model is not None and not model.exists():
         raise PredictError(f"MODEL {config.model}: no such file or folder")
+    if config.annotations:
+        require_extra("labeling", "--annotations")
     url = config.output_url
     inputs = find_inputs(config.inputs, url)
     webcam = [] if config.webcam is None else [WEBCAM_FILE]
@@ -79,13 +81,18 @@ def prepare(config: PredictConfig) -> PreparedJob:
         video_modules().find_device(config.webcam)
     output = None if url is None else Output(url)
     if output is not None:
-        records = [COCO_RESULTS_FILE, COCO_IMAGES_FILE] if config.json_results else []
         crops = [CROPS_FOLDER] if config.crops else []
         files = [*inputs.images, *inputs.videos]
-        output.check(files, [*records, *crops, *webcam], config.overwrite)
+        output.check(files, [*record_files(config), *crops, *webcam], config.overwrite)
         if inputs.videos or webcam:
             output.local_file(WEBCAM_FILE)
     return PreparedJob(config, inputs, output, ResultWindow() if config.show else None)
+
+
+def record_files(config: PredictConfig) -> list[str]:
+    """Return the names of the files of detections that the job writes."""
+    results = [COCO_RESULTS_FILE, COCO_IMAGES_FILE] if config.json_results else []
+    return results + [name for each in config.annotations for name in ANNOTATION_FILES[each]]
 
 
 def video_modules() -> Any:

@@ -5,11 +5,17 @@ import logging
 import time
 from typing import Any
 
-from pipeline.predict.coco_records import CocoRecords, coco_records
 from pipeline.predict.detector import DrawingDetector, load_drawing_detector
 from pipeline.predict.image_files import predict_files
 from pipeline.predict.inputs import InputFile
-from pipeline.predict.prepare import WEBCAM_FILE, PreparedJob, Summary, video_modules
+from pipeline.predict.prepare import (
+    WEBCAM_FILE,
+    PreparedJob,
+    Summary,
+    record_files,
+    video_modules,
+)
+from pipeline.predict.records import Records, open_records
 from pipeline.predict.window import WindowClosedError
 from pipeline.progress import show_progress
 
@@ -51,8 +57,9 @@ class PredictRun:
             detector = load_drawing_detector(self.config)
             logger.info("detector loaded on %s: %s", detector.predictor.device, self.config.model)
             records = None
-            if self.output is not None and self.config.json_results:
-                records = stack.enter_context(coco_records(detector.predictor, self.output))
+            if self.output is not None and record_files(self.config):
+                files = open_records(self.config, detector.predictor, self.inputs, self.output)
+                records = stack.enter_context(files)
             with contextlib.suppress(WindowClosedError):
                 if camera is not None:
                     self._run_camera(detector, records, *camera)
@@ -60,7 +67,7 @@ class PredictRun:
                 for file in self.inputs.videos:
                     self._run_video(detector, records, file)
 
-    def _run_images(self, detector: DrawingDetector, records: CocoRecords | None) -> None:
+    def _run_images(self, detector: DrawingDetector, records: Records | None) -> None:
         files = self.inputs.images
         if not files:
             return
@@ -79,7 +86,7 @@ class PredictRun:
                     self.window.show(result.drawn, result.file.source_name, wait=True)
 
     def _run_video(
-        self, detector: DrawingDetector, records: CocoRecords | None, file: InputFile
+        self, detector: DrawingDetector, records: Records | None, file: InputFile
     ) -> None:
         modules = video_modules()
         try:
@@ -106,7 +113,7 @@ class PredictRun:
     def _run_camera(
         self,
         detector: DrawingDetector,
-        records: CocoRecords | None,
+        records: Records | None,
         reader: Any,
         live: Any,
     ) -> None:
@@ -119,7 +126,7 @@ class PredictRun:
             if live.dropped:
                 logger.info("%d frames came while the detector was busy", live.dropped)
 
-    def _add_frame(self, result: Any, name: str, reader: Any, records: CocoRecords | None) -> bool:
+    def _add_frame(self, result: Any, name: str, reader: Any, records: Records | None) -> bool:
         """Count, record and show the result of a frame; return whether there is one."""
         if result.detections is None or result.drawn is None:
             logger.warning("%s, frame %d: %s", name, result.frame.number, result.error)
@@ -128,7 +135,7 @@ class PredictRun:
         self._count(len(result.detections))
         if records is not None:
             time_s = round(float(result.frame.pts * reader.time_base), 6)
-            records.add(name, result.detections, frame=result.frame.number, time_s=time_s)
+            records.add_frame(name, result.detections, result.frame.number, time_s)
         if self.window is not None:
             self.window.show(result.drawn, name, wait=False)
         return True
@@ -138,7 +145,7 @@ class PredictRun:
         if self.summary.first_result_s is None:
             self.summary.first_result_s = time.monotonic() - self._started_s
 
-    def _fail(self, file: InputFile, reason: str, records: CocoRecords | None) -> None:
+    def _fail(self, file: InputFile, reason: str, records: Records | None) -> None:
         logger.warning("%s: %s", file.url, reason)
         self.summary.failed[file.url] = reason
         if records is not None:

@@ -140,6 +140,25 @@ def test_a_job_out_of_time_says_what_is_left_and_continues(infer):
     assert not (Path(result.output_url) / "coco_results.json").exists()
 
 
+def test_annotations_have_the_objects_above_their_own_score(infer):
+    formats = ("coco", "label_studio")
+    scores = [
+        s for path in outputs(infer()) for r in read_detection_rows(str(path)) for s in r.scores
+    ]
+    min_score = sorted(scores)[len(scores) // 2]
+    result = infer(workers=1, annotations={"formats": formats, "min_score": min_score})
+    folder = Path(result.output_url)
+    rows = [row for path in outputs(result) for row in read_detection_rows(str(path))]
+    document = json.loads((folder / "annotations.json").read_text())
+    assert len(document["images"]) == sum(row.error is None for row in rows) == 9
+    kept = [score for row in rows for score in row.scores if score >= min_score]
+    assert [each["score"] for each in document["annotations"]] == pytest.approx(kept, abs=1e-4)
+    assert 0 < len(kept) < result.objects
+    assert len(json.loads((folder / "label_studio.json").read_text())) == 9
+    infer(workers=1)
+    assert not [path for path in folder.iterdir() if path.stem in ("annotations", "label_studio")]
+
+
 def test_a_killed_worker_is_replaced_and_no_image_is_lost(infer, run_config, caplog):
     """The only worker gets a kill -9 in the middle of the job."""
     caplog.set_level(logging.WARNING)

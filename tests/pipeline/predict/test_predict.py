@@ -236,3 +236,30 @@ def test_images_of_a_bucket_are_drawn_into_a_bucket(predict_job, photo, s3):
     assert decode_image(storage.read_bytes(f"{url}/out/a.png")).shape == (360, 480, 3)
     status, _, errors = predict_job(f"{url}/in", "--output", f"{url}/in", "--overwrite")
     assert (status, "is an input" in errors) == (1, True)
+
+
+def test_annotations_of_images_are_written_and_those_of_videos_are_not(
+    predict_job, photo, clip, tmp_path
+):
+    photo("in/a.png")
+    photo("in/deep/b.png", seed=1)
+    clip("in/clip.mp4", times=range(3))
+    formats = ("--annotations", "coco,label_studio", "--image-prefix", "https://here/")
+    assert predict_job("in", "--output", "out", *formats)[0] == 0
+    document = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert [image["file_name"] for image in document["images"]] == ["a.png", "deep/b.png"]
+    assert {each["image_id"] for each in document["annotations"]} == {1, 2}
+    tasks = json.loads((tmp_path / "out" / "label_studio.json").read_text())
+    assert [task["data"]["image"] for task in tasks] == [
+        "https://here/a.png",
+        "https://here/deep/b.png",
+    ]
+    status, _, errors = predict_job("in", "--output", "out", *formats)
+    assert (status, "already" in errors) == (1, True)
+
+
+def test_an_unknown_format_of_annotations_is_a_wrong_setting(predict_job, photo):
+    photo("in/a.png")
+    status, _, errors = predict_job("in", "--annotations", "yolo")
+    assert status == 2
+    assert "annotations" in errors and "label_studio" in errors

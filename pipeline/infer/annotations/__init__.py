@@ -1,0 +1,1 @@
+"""Detections as annotations, to be corrected in a labeling tool or trained on."""

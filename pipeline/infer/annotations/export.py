@@ -1,0 +1,39 @@
+"""The detections of a whole output folder as annotations."""
+
+from collections.abc import Iterable
+
+from pipeline import storage
+from pipeline.config.annotations import AnnotationsConfig
+from pipeline.infer.annotations.label_studio import image_address
+from pipeline.infer.annotations.source import AnnotationSource
+from pipeline.infer.annotations.writer import annotation_files
+from pipeline.infer.detection_files import read_detection_rows
+
+
+def write_annotations(
+    config: AnnotationsConfig,
+    source: AnnotationSource,
+    images_url: str,
+    predictions_url: str,
+    output_urls: Iterable[str],
+) -> None:
+    """Write the files of annotations, reading one output file at a time.
+
+    Args:
+        config: formats and minimum score.
+        source: the detector.
+        images_url: folder that the file names are relative to.
+        predictions_url: folder to write to.
+        output_urls: the files of detections.
+
+    Raises:
+        StorageError: a file cannot be read or written.
+    """
+
+    def address(name: str) -> str:
+        return image_address(name, storage.join(images_url, name), config.image_prefix)
+
+    with annotation_files(config.formats, source, predictions_url, address) as add:
+        for url in output_urls:
+            for row in read_detection_rows(url):
+                add(row.above(config.min_score))
