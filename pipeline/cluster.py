@@ -11,7 +11,6 @@ import re
 import secrets
 import socket
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any
 
 import psutil
 import ray
-from ray._private import ray_constants
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
+
+from pipeline.ray_init import accept_loopback, leave_agent_port, without_advice
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def start_local(**options: Any) -> None:
 
 
 def _init(arguments: dict[str, Any]) -> None:
-    with _accept_loopback(), _without_advice():
+    with accept_loopback(), leave_agent_port(), without_advice():
         ray.init(**arguments)
 
 
@@ -174,7 +174,7 @@ def _join(address: str) -> None:
 
 def _connect_to(address: str) -> None:
     _check_token(address)
-    with _without_advice():
+    with without_advice():
         ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
 
 
@@ -211,36 +211,6 @@ def _closing_environment() -> dict[str, str]:
     token = {} if "RAY_AUTH_TOKEN_PATH" in os.environ else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     # The workers of a training connect to each other, past Ray.
     return {**token, "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
-
-
-@contextlib.contextmanager
-def _accept_loopback() -> Iterator[None]:
-    """Make ``ray.init`` keep a loopback address.
-
-    It replaces the address by that of the network, so that other machines could join, unless
-    clusters are disabled. RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 does that too, but only before ray is
-    imported.
-    """
-    enabled = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = enabled
-
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Leave out Ray's warnings about its own future defaults, which no user of a job can act on."""
-    authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    level = authentication.level
-    authentication.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        authentication.setLevel(level)
 
 
 def check_address(address: str) -> None:

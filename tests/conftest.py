@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import uuid
@@ -175,6 +176,8 @@ def ray_cluster(s3_port):
         [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     import ray
+    from ray._private import worker
+    from ray._private.utils import write_ray_address
 
     from pipeline import cluster
 
@@ -183,8 +186,17 @@ def ray_cluster(s3_port):
         # The dashboard takes submitted jobs. Its agent would look for the cluster at the address of
         # the network, where a local one does not listen.
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # Not below pytest's folder: paths of sockets must be short.
+        folder = tempfile.mkdtemp(prefix="ray-tests-", dir="/tmp")
         cluster.start_local(
-            num_cpus=2, object_store_memory=300_000_000, log_to_driver=False, include_dashboard=True
+            num_cpus=2,
+            object_store_memory=300_000_000,
+            log_to_driver=False,
+            include_dashboard=True,
+            _temp_dir=folder,
         )
+    # As `ray start` does: without this file, a submitted job joins any Ray of this machine.
+    write_ray_address(worker._global_node.gcs_address, folder)
     yield ray
     ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

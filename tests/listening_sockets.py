@@ -6,12 +6,13 @@ import psutil
 
 
 def listening_sockets(process):
-    """Return (process name, address) of each socket that it and its descendants listen on."""
+    """Return (process name, address, port) of each socket it and its descendants listen on."""
     found = set()
     for each in [process, *process.children(recursive=True)]:
         try:
             sockets = each.net_connections("inet")
-            found |= {(each.name(), s.laddr.ip) for s in sockets if s.status == psutil.CONN_LISTEN}
+            listening = [s.laddr for s in sockets if s.status == psutil.CONN_LISTEN]
+            found |= {(each.name(), address.ip, address.port) for address in listening}
         except psutil.NoSuchProcess:
             continue
     return found

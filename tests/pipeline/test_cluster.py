@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray._private import ray_constants
 
 from pipeline.cluster import ClusterError, check_address
 from tests.listening_sockets import is_loopback, listening_sockets
@@ -55,8 +56,18 @@ def test_other_forms_are_left_to_ray(address):
 @pytest.mark.ray
 def test_a_local_cluster_listens_on_the_loopback_interface_only(ray_cluster):
     sockets = listening_sockets(psutil.Process())
-    assert {"gcs_server", "raylet", "ray::DashboardAgent"} <= {name for name, _ in sockets}
-    assert [s for s in sockets if not is_loopback(s[1])] == []
+    assert {"gcs_server", "raylet", "ray::DashboardAgent"} <= {name for name, _, _ in sockets}
+    assert [name for name, address, _ in sockets if not is_loopback(address)] == []
+
+
+@pytest.mark.ray
+def test_a_local_cluster_leaves_the_ports_of_a_head_to_it(ray_cluster):
+    """A head that `ray start` starts beside it does not take jobs without its agent's port."""
+    fixed = {
+        ray_constants.DEFAULT_PORT,
+        ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT,
+    }
+    assert {port for _, _, port in listening_sockets(psutil.Process())} & fixed == set()
 
 
 JOIN = """

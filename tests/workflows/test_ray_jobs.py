@@ -90,7 +90,10 @@ def test_a_stage_that_fails_is_the_last_line_of_the_log(submit):
     )
     assert (submitted.returncode, status) == (1, 1)
     assert log[-1].startswith("end_to_end.py: stage ")
-    assert "_shards failed: /nowhere/manifest.json: no manifest; run workflows/" in log[-1]
+    assert (
+        "_shards failed: /nowhere/manifest.json: no manifest; run maskrcnn-ray prepare_shards"
+        in log[-1]
+    )
     assert log[-1].endswith("/log.txt)")
 
 

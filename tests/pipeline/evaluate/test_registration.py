@@ -16,7 +16,7 @@ from pipeline.evaluate.registration import check_champion_metric, register_evalu
 
 
 def test_the_evaluated_checkpoint_is_registered_with_its_metrics(evaluate_config):
-    with pytest.raises(FileNotFoundError, match=r"run workflows/evaluate\.py first"):
+    with pytest.raises(FileNotFoundError, match=r"run maskrcnn-ray evaluate first"):
         register_evaluated(evaluate_config)
     result = run_evaluation(evaluate_config)
     # The output folder may be moved between the two jobs.

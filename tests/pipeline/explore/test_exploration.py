@@ -210,7 +210,7 @@ def test_a_damaged_shard_is_an_error_and_a_damaged_image_is_counted(tmp_path):
 
 
 def test_missing_training_shards_are_an_error(tmp_path):
-    with pytest.raises(storage.MissingFileError, match="run workflows/prepare_shards"):
+    with pytest.raises(storage.MissingFileError, match="run maskrcnn-ray prepare_shards"):
         run_exploration(shapes_config(tmp_path))
 
 

@@ -135,5 +135,5 @@ def test_a_server_that_stops_finishes_the_requests_that_it_has(service, web_serv
 
 def test_the_replica_listens_on_the_loopback_interface_only(service):
     sockets = listening_sockets(psutil.Process())
-    assert any("ServeReplica" in name for name, _ in sockets)
+    assert any("ServeReplica" in name for name, _, _ in sockets)
     assert [each for each in sockets if not is_loopback(each[1])] == []
