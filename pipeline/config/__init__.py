@@ -6,7 +6,8 @@ locations are paths or URLs (``pipeline/storage/urls.py``).
 """
 
 from pipeline.config.chain import ChainConfig, StageName
-from pipeline.config.data import DataConfig, ShapesConfig, SplitConfig
+from pipeline.config.data import DataConfig, ShapesConfig
+from pipeline.config.data_split import SplitConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.infer import InferConfig
 from pipeline.config.loading import (

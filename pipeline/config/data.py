@@ -1,25 +1,14 @@
 """Settings of the data: source, splits, shards and augmentation."""
 
-import re
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from model.config.settings import Fraction, NonNegative, Positive, Settings
 from pipeline.config.augmentation import ColorJitterConfig, ScaleJitterConfig
+from pipeline.config.data_split import SOURCE_KEYS, Source, SplitConfig
 from pipeline.config.data_tiles import DataTilesConfig
 from pipeline.storage.urls import Location
-
-Source = Literal["shapes", "coco", "voc", "cityscapes", "shards"]
-
-_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "coco": (("annotations", "images"), ("image_ids",)),
-    "voc": (("root", "set"), ("year", "masks")),
-    "cityscapes": (("root", "set"), ()),
-    "shards": (("shards",), ()),
-}
-"""Source -> required and optional keys of each part of a split."""
 
 
 class ShapesConfig(Settings):
@@ -34,66 +23,6 @@ class ShapesConfig(Settings):
         description="Annotate the outermost points of each shape: top, left_side, right_side, "
         "bottom.",
     )
-
-
-class SplitConfig(Settings):
-    """One annotated set of images, a part of a split; its keys depend on the source."""
-
-    annotations: Location | None = Field(None, description="coco: URL of the annotation JSON file.")
-    images: Location | None = Field(
-        None, description="coco: URL of the folder that the JSON's file names are relative to."
-    )
-    image_ids: Location | None = Field(
-        None, description="coco: URL of a list of image ids, JSON or text; others are excluded."
-    )
-    root: Location | None = Field(
-        None,
-        description="voc: URL of the folder with Annotations, ImageSets and JPEGImages; "
-        "cityscapes: URL of the folder with gtFine and leftImg8bit.",
-    )
-    set: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="voc: name of a list in ImageSets/Main, such as trainval; cityscapes: train or "
-        "val.",
-    )
-    year: Positive | None = Field(
-        None,
-        description="voc: year of the challenge; AP is measured at 11 recalls before 2010, as the "
-        "area under the curve since; default: the year at the end of root.",
-    )
-    masks: bool = Field(
-        False, description="voc: read a list in ImageSets/Segmentation, with the objects' masks."
-    )
-    shards: Location | None = Field(
-        None,
-        description="shards: URL of a folder of existing shards, of any dataset; classes are "
-        "matched by name.",
-    )
-
-    @property
-    def challenge_year(self) -> int | None:
-        """The ``year`` setting, else the year at the end of ``root``, else None."""
-        named = re.search(r"(?<!\d)(\d{4})/*$", self.root or "")
-        return self.year or (int(named[1]) if named else None)
-
-    def problems(self, source: Source) -> Iterator[str]:
-        """Yield the problems of this part for ``source``, as predicates: ``needs images``."""
-        required, optional = _KEYS[source]
-        given = [
-            key
-            for key, field in type(self).model_fields.items()
-            if getattr(self, key) != field.default
-        ]
-        if missing := [key for key in required if key not in given]:
-            yield f"needs {' and '.join(missing)}"
-        if foreign := [key for key in given if key not in (*required, *optional)]:
-            yield (
-                f"takes {', '.join((*required, *optional))}, not {', '.join(foreign)} (from a base "
-                "file? A list replaces the base's value, a mapping is merged into it)"
-            )
-        if source == "voc" and self.root is not None and self.challenge_year is None:
-            yield f"needs year, because {self.root} does not end in one"
 
 
 def _as_parts(value: Any) -> Any:
@@ -263,7 +192,7 @@ class DataConfig(Settings):
         splits = [("train", self.train, self.train_shards), ("val", self.val, self.val_shards)]
         for split, parts, shards in splits:
             if not parts and shards is None:
-                keys = " and ".join(_KEYS[self.source][0])
+                keys = " and ".join(SOURCE_KEYS[self.source][0])
                 problems.append(f"data.{split} ({keys}) or data.{split}_shards must be given")
         further = [(f"splits.{name}", parts, None) for name, parts in self.splits.items()]
         for split, parts, _ in [*splits, *further]:

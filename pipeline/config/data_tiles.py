@@ -4,14 +4,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from model.config.settings import Fraction, Positive, Settings
+from model.config.settings import Fraction, Settings
 
 
 class DataTilesConfig(Settings):
     """Cut the training images into overlapping tiles, as ``model.tiles`` does in inference."""
 
-    size: Positive = Field(
+    size: int = Field(
         1024,
+        ge=16,
         description="Height and width of a tile, pixels of the image. An image that fits into one "
         "tile is stored unchanged.",
     )

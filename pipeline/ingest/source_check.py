@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pipeline import storage
 from pipeline.config import RunConfig, SplitConfig
+from pipeline.ingest.function_source import find_function
 from pipeline.output_layout import SPLITS, split_shards_url
 from pipeline.shards.manifest import read_manifest
 from pipeline.storage.retries import missing_file
@@ -14,6 +15,7 @@ def check_sources(config: RunConfig) -> None:
 
     Raises:
         MissingFileError: a file or folder does not exist.
+        ConfigError: a function does not exist.
         StorageError: the manifest of existing shards cannot be read.
     """
     source = config.data.source
@@ -22,6 +24,8 @@ def check_sources(config: RunConfig) -> None:
         for url in (url for part in parts for url in _sources(part)):
             if not storage.exists(url):
                 raise missing_file(url)
+        for function in (part.function for part in parts if part.function is not None):
+            find_function(function)
         existing = [part.shards for part in parts if part.shards is not None]
         if not parts and not (source == "shapes" and split in SPLITS):
             existing = [split_shards_url(config, split)]  # this job only reads them

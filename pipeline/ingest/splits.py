@@ -8,6 +8,7 @@ from pipeline.config import DataConfig, RunConfig, SplitConfig
 from pipeline.ingest.cityscapes import read_cityscapes
 from pipeline.ingest.class_selection import select_classes
 from pipeline.ingest.coco import read_coco
+from pipeline.ingest.function_source import read_function
 from pipeline.ingest.listing import Listing, combine_listings
 from pipeline.ingest.merge import merge_shards
 from pipeline.ingest.shapes_dataset import (
@@ -69,6 +70,8 @@ def _list_part(data: DataConfig, part: SplitConfig) -> Listing:
             return read_voc(root, image_set, year, part.masks, data.classes)
         case "cityscapes":
             return read_cityscapes(root, image_set)
+        case "function":
+            return read_function(part.function or "", part.arguments, part.images or "")
         case "shapes" | "shards":
             raise ValueError(f"a part of {data.source} has no annotations to list")
 

@@ -14,6 +14,7 @@ from pipeline.chain.stage import read_record
 from pipeline.chain.stages import chain_stages
 from pipeline.chain.task import run_stage
 from pipeline.config import RunConfig
+from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 
 
 def with_section(config, section, **changes):
@@ -73,6 +74,21 @@ def test_the_reason_names_what_changed(small_config):
     assert run_alone(changed, "val_shards").endswith(f"has no {shard.name}")
     shutil.rmtree(Path(small_config.output) / "shards")
     assert run_alone(changed, "val_shards").endswith("shards/val is gone")
+
+
+def test_a_function_is_asked_again_and_its_shards_are_kept(small_config, tmp_path, monkeypatch):
+    """Nobody can see from outside whether it would return other annotations now."""
+    annotations, images = draw_shapes_dataset(tmp_path / "drawn", 4, 64, 2, 5)
+    module = tmp_path / "own_annotations.py"
+    module.write_text("import json\ndef read(path): return json.load(open(path))")
+    monkeypatch.chdir(tmp_path)
+    arguments = {"path": str(annotations)}
+    part = {"function": "own_annotations:read", "images": str(images), "arguments": arguments}
+    config = with_section(small_config, "data", source="function", train=(part,), val=(part,))
+    run_alone(config, "val_shards")
+    digest = read_record(config.output, "val_shards").outcome["digest"]
+    assert run_alone(config, "val_shards") == "its function may return other annotations now"
+    assert read_record(config.output, "val_shards").outcome["digest"] == digest
 
 
 def test_settings_of_another_stage_do_not_make_a_stage_run(small_config):
