@@ -34,6 +34,11 @@ class BoxHeadConfig(Settings):
     delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = Field(
         (10.0, 10.0, 5.0, 5.0), description="Scale of the dx, dy, dw, dh regression targets."
     )
+    class_weights: dict[str, PositiveFloat] = Field(
+        {},
+        description="Name of a class -> weight of its objects in the classification loss; others, "
+        "and the background, have 1. For rare classes, beside data.repeat_threshold.",
+    )
     score_threshold: Fraction = Field(0.05, description="Minimum score of a detection.")
     nms_iou: Fraction = Field(0.5, description="IoU threshold of NMS, applied per class.")
     detections_per_image: Positive = Field(

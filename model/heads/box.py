@@ -165,7 +165,12 @@ class Res5BoxHead(BoxHead):
 
 
 def box_losses(
-    logits: Tensor, deltas: Tensor, rois: TrainingRois, coder: BoxCoder, smooth_l1_beta: float
+    logits: Tensor,
+    deltas: Tensor,
+    rois: TrainingRois,
+    coder: BoxCoder,
+    smooth_l1_beta: float,
+    class_weights: Tensor | None = None,
 ) -> dict[str, LossTerm]:
     """Return the cross-entropy over classes and the smooth L1 loss of positive boxes.
 
@@ -175,11 +180,12 @@ def box_losses(
         rois: the R sampled ROIs.
         coder: box coder of the deltas.
         smooth_l1_beta: where the box loss turns from quadratic to linear; 0 is plain L1.
+        class_weights: (K + 1,) weight of each label in the cross-entropy; None weighs all alike.
 
     Returns:
         box_class and box_regression; the count of both is the number of valid ROIs.
     """
-    class_loss = F.cross_entropy(logits, rois.labels, reduction="none")
+    class_loss = F.cross_entropy(logits, rois.labels, class_weights, reduction="none")
     positive = rois.positive()
     gt_class = positive.labels[:, None, None].expand(-1, 1, 4)
     per_class = deltas[rois.positive_slots].expand(-1, logits.shape[1], -1)

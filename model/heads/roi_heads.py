@@ -42,7 +42,10 @@ class RoiHeads(nn.Module):
         mask: the mask head and its pooler. With a ``Res5BoxHead`` the pooler is not used, because
             the mask head reads the maps of res5.
         keypoint: the keypoint head and its pooler.
+        class_weights: (K + 1,) weight of each label in the classification loss, or None.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class RoiHeads(nn.Module):
         conventions: Conventions,
         mask: tuple[MaskHead, RoiPooler] | None = None,
         keypoint: tuple[KeypointHead, RoiPooler] | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
@@ -66,6 +70,7 @@ class RoiHeads(nn.Module):
         self.keypoint: KeypointHead | None = None
         if keypoint is not None:
             self.keypoint, self.keypoint_pooler = keypoint
+        self.register_buffer("class_weights", class_weights, persistent=False)
         # Padding would count in the batch statistics.
         self.has_batch_norm = any(isinstance(part, _BatchNorm) for part in self.modules())
 
@@ -96,7 +101,7 @@ class RoiHeads(nn.Module):
         box_features = self.box.extract(self.box_pooler(features, rois.rois))
         logits, deltas = self.box.predict(box_features)
         beta = self.conventions.box_smooth_l1_beta
-        losses = box_losses(logits, deltas, rois, self.box_coder, beta)
+        losses = box_losses(logits, deltas, rois, self.box_coder, beta, self.class_weights)
         if positives is not None:
             # The device has the box head to compute while the host reads how many masks to predict:
             # usually a fraction of the slots.

@@ -56,7 +56,7 @@ _KEYS: dict[Origin, dict[str, str]] = {
         "backbone": "frozen_stages",
         "rpn": "positive_iou negative_iou samples_per_image positive_fraction "
         "pre_nms_train post_nms_train",
-        "box": "positive_iou samples_per_image positive_fraction",
+        "box": "positive_iou samples_per_image positive_fraction class_weights",
         "retinanet": "positive_iou negative_iou focal_alpha focal_gamma prior "
         "box_loss smooth_l1_beta box_loss_weight",
     },

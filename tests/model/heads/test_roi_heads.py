@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from model import Category, build_detector
 from model.boxes.coding import BoxCoder
 from model.config import BoxHeadConfig, RpnConfig
 from model.heads import roi_heads as roi_heads_module
@@ -99,6 +100,35 @@ def test_losses_from_proposals_and_their_gradients_need_no_sync(
     assert all(leaf.grad.isfinite().all() for leaf in leaves)
     with pytest.raises(AssertionError, match="nonzero syncs"), ForbidSync():
         rois.without_padding()
+
+
+def test_the_classification_loss_weighs_objects_by_their_class(scenes, box_targets):
+    targets = join_targets([*scenes, box_targets([], [])], CPU)
+    proposals = random_proposals([20, 9, 2], rows=20)
+    rois = sample_training_rois(proposals, targets, range(3), BoxHeadConfig(samples_per_image=16))
+    logits, deltas = torch.randn(48, 4), torch.zeros(48, 4, 4)
+    weights = torch.tensor([1.0, 1.0, 5.0, 0.5])
+    plain, weighted = (
+        box_losses(logits, deltas, rois, BoxCoder(), 1.0, given)["box_class"]
+        for given in (None, weights)
+    )
+    each = -logits.log_softmax(dim=1)[range(48), rois.labels] * rois.valid
+    assert {1, 2} <= set(rois.labels.tolist())
+    torch.testing.assert_close(plain.total, each.sum())
+    torch.testing.assert_close(weighted.total, (each * weights[rois.labels]).sum())
+    assert weighted.count == plain.count
+
+
+def test_class_weights_are_found_by_name_and_are_no_parameters(tiny_config):
+    plain_config = tiny_config()
+    box = plain_config.box.model_copy(update={"class_weights": {"nut": 3.0, "elsewhere": 9.0}})
+    names = ["bolt", "nut", *map(str, range(plain_config.num_classes - 2))]
+    categories = [Category(10 * n, name) for n, name in enumerate(names)]
+    plain = build_detector(plain_config, categories)
+    weighted = build_detector(plain_config.model_copy(update={"box": box}), categories)
+    assert plain.roi_heads.class_weights is None
+    assert weighted.roi_heads.class_weights.tolist() == [1, 1, 3, *[1] * (len(names) - 2)]
+    weighted.load_state_dict(plain.state_dict())
 
 
 @pytest.mark.gpu

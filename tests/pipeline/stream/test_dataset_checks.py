@@ -70,6 +70,19 @@ def test_shards_of_other_classes_than_those_selected_are_refused(config, shards)
         assert "data.classes: " in error and "run maskrcnn-ray prepare_shards" in error
 
 
+def test_weights_of_classes_that_do_not_exist_are_refused(config, shards):
+    names = [category.name for category in read_manifest(shards).categories]
+
+    def weigh(name):
+        box = config.model.box.model_copy(update={"class_weights": {name: 2.0}})
+        return config.model_copy(update={"model": config.model.model_copy(update={"box": box})})
+
+    open_local_stream(weigh(names[0]), shards, 0, 1, 0, 1).close()
+    error = error_of_opening(weigh(f"{names[0]}s"), shards)
+    assert f"has no class {names[0]}s; did you mean {names[0]}?" in error
+    assert "its classes are" in error_of_opening(weigh("zzz"), shards)
+
+
 def test_shards_without_any_object_cannot_be_trained_on_if_such_images_are_dropped(
     config, shards, tmp_path
 ):
