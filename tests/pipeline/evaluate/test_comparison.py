@@ -131,7 +131,7 @@ def test_a_detector_without_an_evaluation_of_these_images_is_evaluated_on_reques
     compared, shapes_keypoint_shards
 ):
     checkpoint = compared.weights
-    with pytest.raises(NotEvaluatedError, match=r"workflows/evaluate\.py.*--evaluate"):
+    with pytest.raises(NotEvaluatedError, match=r"run maskrcnn-ray evaluate CONFIG .*--evaluate"):
         run_comparison(compared.config, compared.a, checkpoint)
     other_data = compared.config.model_copy(
         update={"data": DataConfig(val_shards=shapes_keypoint_shards)}
