@@ -33,6 +33,6 @@ class PromotionConfig(Settings):
     )
     must_promote: bool = Field(
         False,
-        description="End register.py and end_to_end.py with exit status 3 if the version is not "
+        description="End register and end_to_end with exit status 3 if the version is not "
         "promoted.",
     )

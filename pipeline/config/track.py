@@ -50,7 +50,7 @@ class TrackConfig(Settings):
     )
     promotion: PromotionConfig = PromotionConfig()
     because: str | None = Field(
-        None, description="Reason of register.py --promote and --rollback, kept with the version."
+        None, description="Reason of register --promote and --rollback, kept with the version."
     )
 
     @field_validator("model_name")

@@ -48,7 +48,8 @@ def _facts(config: RunConfig, values: Values) -> TrialFacts:
     except FileNotFoundError:
         raise storage.MissingFileError(
             "the schedule is in epochs, so the number of steps depends on the training shards, and "
-            f"there are none at {split_shards_url(config, 'train')}; run prepare_shards.py first"
+            f"there are none at {split_shards_url(config, 'train')}; run maskrcnn-ray "
+            "prepare_shards first"
         ) from None
 
 

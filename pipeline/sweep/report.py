@@ -85,7 +85,7 @@ def _page(
         "",
         f"Searcher {sweep.searcher}, scheduler {sweep.scheduler}, {len(trials)} trials. The best "
         f"is trial {best.trial_id} with {sweep.metric} {value:.4f}: {format_values(best.values)}.",
-        "`best.yaml` is its configuration, for train.py.",
+        "`best.yaml` is its configuration, for the job train.",
         "",
         as_markdown(trial_table(config, trials)),
         "",

@@ -77,7 +77,7 @@ def promote(
     before = _champion(client, name)
     if version.tags.get(PROMOTION_TAG) == ROLLED_BACK:
         # A chain that registers the same version again must not undo what someone decided.
-        reason = "it was rolled back; register.py --promote makes it the champion again"
+        reason = "it was rolled back; maskrcnn-ray register --promote makes it the champion again"
         return RegisteredVersion(name, number, False, None, reason, _number(before), (), (reason,))
     promotion = _Promotion(client, name, version, rule, compare)
     findings = promotion.judge_alone()

@@ -87,5 +87,5 @@ class SweepConfig(Settings):
     )
     register_best: bool = Field(
         False,
-        description="Evaluate the best trial's checkpoint and register it as register.py does.",
+        description="Evaluate the best trial's checkpoint and register it as register does.",
     )

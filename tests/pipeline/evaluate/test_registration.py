@@ -51,7 +51,10 @@ def test_a_damaged_checkpoint_is_neither_evaluated_nor_registered(evaluate_confi
 def test_a_damaged_report_is_named_with_the_remedy(evaluate_config, report):
     url = storage.join(evaluate_config.output, "evaluation", "report.json")
     storage.write_json(url, report)
-    with pytest.raises(storage.DamagedRecordError, match=r"report.json is damaged .*run maskrcnn-ray evaluate again"):
+    with pytest.raises(
+        storage.DamagedRecordError,
+        match=r"report.json is damaged .*run maskrcnn-ray evaluate again",
+    ):
         register_evaluated(evaluate_config)
 
 

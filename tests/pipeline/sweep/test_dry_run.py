@@ -67,5 +67,5 @@ def test_optuna_shows_the_space_and_the_trials_so_far(config):
 
 def test_epochs_need_the_shards(tmp_path):
     train = {"workers": 1, "global_batch": 4, "schedule": {"epochs": 3}}
-    with pytest.raises(MissingFileError, match=r"run prepare_shards\.py first"):
+    with pytest.raises(MissingFileError, match=r"run maskrcnn-ray prepare_shards first"):
         describe_sweep(sweep_config(SPACE, output=str(tmp_path), train=train))
