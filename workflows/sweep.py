@@ -73,10 +73,11 @@ MODES = (
 
 
 def check(config: RunConfig) -> None:
-    """Refuse shards that are missing, or that the settings do not fit."""
-    from pipeline.train.start_checks import check_train_shards
+    """Refuse a space that is wrong, and shards that are missing or that the trials do not fit."""
+    from pipeline.sweep.sweep_check import check_sweep, check_trials
 
-    check_train_shards(config)
+    check_sweep(config)
+    check_trials(config)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,19 @@
 """Settings of the ROI heads: box, mask and keypoint."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from model.config.backbone import OptionalNorm
 from model.config.keypoint_names import COCO_PERSON_KEYPOINTS
-from model.config.settings import Fraction, NonNegative, Positive, PositiveFloat, Settings
+from model.config.settings import (
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Settings,
+    without_nulls,
+)
 
 
 class BoxHeadConfig(Settings):
@@ -34,10 +41,11 @@ class BoxHeadConfig(Settings):
     delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = Field(
         (10.0, 10.0, 5.0, 5.0), description="Scale of the dx, dy, dw, dh regression targets."
     )
-    class_weights: dict[str, PositiveFloat] = Field(
+    class_weights: Annotated[dict[str, PositiveFloat], BeforeValidator(without_nulls)] = Field(
         {},
         description="Name of a class -> weight of its objects in the classification loss; others, "
-        "and the background, have 1. For rare classes, beside data.repeat_threshold.",
+        "and the background, have 1. For rare classes, beside data.repeat_threshold. null removes "
+        "what a base file states.",
     )
     score_threshold: Fraction = Field(0.05, description="Minimum score of a detection.")
     nms_iou: Fraction = Field(0.5, description="IoU threshold of NMS, applied per class.")

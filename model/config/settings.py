@@ -18,7 +18,18 @@ from model.config.settings_table import list_settings
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+def without_nulls(value: Any) -> Any:
+    """Remove the null entries of a mapping: so a file removes those of its base."""
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        return {key: each for key, each in value.items() if each is not None}
+    return value
+
+
 Precision = Literal["fp32", "bf16", "fp16"]
 
 

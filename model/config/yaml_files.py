@@ -101,7 +101,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     problems = []
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not re.fullmatch(r"[^.\s]+(\.[^.\s]+)*", key):
+        if not equals or not re.fullmatch(r"[^.\s]+(\.[^.\s]([^.]*[^.\s])?)*", key):
             problems.append(f"{override!r} is not an override; write key.sub_key=value")
             continue
         try:

@@ -51,7 +51,8 @@ def is_single_image(images: object) -> bool:
         return False  # an array of images or of paths
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim < 4
-    return isinstance(images, str | Path | bytes | bytearray) or _is_pillow(images)
+    is_file = isinstance(images, str | Path | bytes | bytearray | memoryview)
+    return is_file or hasattr(images, "read") or _is_pillow(images)
 
 
 def open_images(images: object, floats_are_0_to_1: bool) -> list[InputImage]:
@@ -89,10 +90,14 @@ def open_image(index: int, image: object, floats_are_0_to_1: bool) -> InputImage
         return _open_tensor(name, image, floats_are_0_to_1)
     if isinstance(image, np.ndarray):
         return _open_array(name, image, floats_are_0_to_1)
+    if isinstance(image, memoryview):
+        image = bytes(image)
     if isinstance(image, str | Path | bytes | bytearray):
         return _open_file(name, image)
     if _is_pillow(image):
         return _open_pillow(name, image)
+    if hasattr(image, "read"):
+        raise TypeError(f"{name} is an open file; pass its path, or the bytes that .read() returns")
     hint = '; pass its "image"' if isinstance(image, dict) and "image" in image else ""
     raise TypeError(
         f"{name} must be a path, encoded bytes, a PIL image, a uint8 array or a uint8 tensor; "
@@ -203,6 +208,8 @@ def _open_file(name: str, source: str | Path | bytes | bytearray) -> InputImage:
             raise ValueError(f"{where}: {error}") from None
         except decoder.DecodeError as error:
             raise ValueError(f"{where} cannot be decoded: {error}") from None
+        except ValueError as error:  # a path that no file can have
+            raise ValueError(f"{where} cannot be read: {error}") from None
 
     def size(data: bytes) -> ImageSize:
         orientation = decoder.exif_orientation(data)

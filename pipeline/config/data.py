@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from model.config.settings import Fraction, NonNegative, Positive, Settings
+from model.config.settings import Fraction, NonNegative, Positive, Settings, without_nulls
 from pipeline.config.augmentation import ColorJitterConfig, ScaleJitterConfig
 from pipeline.config.data_split import SOURCE_KEYS, Source, SplitConfig
 from pipeline.config.data_tiles import DataTilesConfig
@@ -64,7 +64,7 @@ class DataConfig(Settings):
         (), description="Training split: one mapping, or a list of mappings to be combined."
     )
     val: Parts = Field((), description="Validation split, in the same form.")
-    splits: dict[SplitName, Parts] = Field(
+    splits: Annotated[dict[SplitName, Parts], BeforeValidator(without_nulls)] = Field(
         {},
         description="Further splits by name, such as test, in the same form; evaluate.split "
         "selects one.",
@@ -97,7 +97,7 @@ class DataConfig(Settings):
     val_shards: Location | None = Field(
         None, description="URL of the validation shards; default: {output}/shards/val."
     )
-    split_shards: dict[SplitName, Location] = Field(
+    split_shards: Annotated[dict[SplitName, Location], BeforeValidator(without_nulls)] = Field(
         {},
         description="URLs of the shards of further splits by name; default: {output}/shards/<key>. "
         "A split that is named here alone consists of existing shards.",

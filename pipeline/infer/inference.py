@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
+from model.config.settings import ConfigError
 from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.config import InferConfig, RunConfig
@@ -82,12 +83,12 @@ def run_inference(
     Raises:
         MissingFileError: the input has no images.
         TrackingError: the registry has no such model.
+        ConfigError: Label Studio could not find the images.
         CountMismatchError: the outputs do not have one row per input image.
         FolderInUseError: another job writes to the output folder.
         UnfinishedError, UnreadableImagesError: see there; what was predicted is written.
     """
-    if config.infer.annotations.formats:
-        require_extra("labeling", "infer.annotations")
+    _check_annotations(config)
     deadline_s = None
     if config.infer.max_hours is not None:
         deadline_s = clock() + 3600 * config.infer.max_hours
@@ -147,6 +148,20 @@ def _predict(
 
 def _output_urls(output: str, outcomes: Sequence[ChunkOutcome]) -> Iterator[str]:
     return (output_url(output, outcome.entry.name) for outcome in outcomes)
+
+
+def _check_annotations(config: RunConfig) -> None:
+    wanted = config.infer.annotations
+    if wanted.formats:
+        require_extra("labeling", "infer.annotations")
+    needs_images = "label_studio" in wanted.formats and wanted.image_prefix is None
+    if needs_images and is_shard_folder(_inputs_url(config)):
+        raise ConfigError(
+            [
+                "infer.annotations.image_prefix: must be given for label_studio, because the "
+                "inputs are shards and Label Studio needs the image files"
+            ]
+        )
 
 
 def _write_annotations(

@@ -11,6 +11,7 @@ from pipeline.ingest.coco_records import read_image_record
 from pipeline.ingest.identifiers import IdTable, id_key, id_text, number_annotations
 from pipeline.ingest.listing import Annotation, ImageRecord, Listing
 from pipeline.ingest.rejects import InvalidRecordError, Reject
+from pipeline.shards.decoding import UPRIGHT_KEY
 from pipeline.shards.keypoints import KeypointSet, read_keypoint_set
 
 
@@ -68,7 +69,7 @@ def parse_coco(
         StorageError: not JSON, or without images, annotations or categories.
     """
     images_url = storage.absolute(images_url)
-    images, annotations, records = _parse_document(data, url)
+    images, annotations, records, is_upright = _parse_document(data, url)
     category_ids = IdTable([record.get("id") for record in records], others="count")
     categories, keypoints = _read_categories(records, category_ids, url)
     image_ids = IdTable([image.get("id") for image in images if isinstance(image, dict)])
@@ -89,6 +90,8 @@ def parse_coco(
     else:
         pairs = list(zip(annotations, numbers, strict=True))
     listed, rejects = _index_images(images, image_ids, images_url)
+    if is_upright:
+        listed = {number: replace(image, is_upright=True) for number, image in listed.items()}
     grouping = _Grouping(listed, image_ids, category_ids)
     for annotation, number in pairs:
         grouping.add(annotation, number)
@@ -105,8 +108,10 @@ def parse_coco(
     )
 
 
-def _parse_document(data: bytes, url: str) -> tuple[list[Any], list[Any], list[dict[str, Any]]]:
-    """Return the images, annotations and categories of a document."""
+def _parse_document(
+    data: bytes, url: str
+) -> tuple[list[Any], list[Any], list[dict[str, Any]], bool]:
+    """Return images, annotations and categories, and whether they refer to upright images."""
     try:
         document = json.loads(data)
         lists = [document[key] for key in ("images", "annotations", "categories")]
@@ -120,7 +125,9 @@ def _parse_document(data: bytes, url: str) -> tuple[list[Any], list[Any], list[d
             f"{url}: not a COCO instances file ({problem}); it needs the lists images, annotations "
             "and categories"
         )
-    return lists[0], lists[1], lists[2]
+    info = document.get("info")
+    is_upright = isinstance(info, dict) and info.get(UPRIGHT_KEY) is True
+    return lists[0], lists[1], lists[2], is_upright
 
 
 def _read_categories(

@@ -25,9 +25,11 @@ def coco_document(
             keypoints.
 
     Raises:
-        ValueError: a box has another form, or a category id has no class.
-        TypeError, LookupError: an entry is missing or of another type.
+        ValueError: an entry is missing, a box has another form, or a category id has no class.
+        TypeError: something is of another type.
     """
+    if not isinstance(classes, list | tuple):
+        raise TypeError(f"the classes must be a list, in order; got {type(classes).__name__}")
     categories = [
         {**({"name": each} if isinstance(each, str) else each), "id": number}
         for number, each in enumerate(classes, start=1)
@@ -35,24 +37,36 @@ def coco_document(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, record in enumerate(dicts):
+        where = f"dataset dict {number}"
+        file_name = str(_entry(record, "file_name", where))
         image_id = record.get("image_id", number)
-        image = {"id": image_id, "file_name": str(record["file_name"])}
-        images.append(image | {key: record[key] for key in ("height", "width") if key in record})
-        annotations += [
-            {"id": number, "image_id": image_id, **_annotation(annotation, len(categories))}
-            for number, annotation in enumerate(
-                record.get("annotations", ()), start=len(annotations) + 1
+        sizes = {key: record[key] for key in ("height", "width") if key in record}
+        images.append({"id": image_id, "file_name": file_name} | sizes)
+        for index, annotation in enumerate(record.get("annotations") or ()):
+            converted = _annotation(
+                annotation, len(categories), f"annotation {index} of {file_name}"
             )
-        ]
+            ids = {"id": len(annotations) + 1, "image_id": image_id}
+            annotations.append(ids | converted)
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _annotation(annotation: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    label = int(annotation["category_id"])
+def _entry(record: Any, key: str, where: str) -> Any:
+    if not isinstance(record, Mapping):
+        raise TypeError(f"{where} is no dict but a {type(record).__name__}")
+    if key not in record:
+        raise ValueError(f"{where} has no {key}")
+    return record[key]
+
+
+def _annotation(annotation: Any, classes: int, where: str) -> dict[str, Any]:
+    label = int(_entry(annotation, "category_id", where))
     if not 0 <= label < classes:
-        raise ValueError(f"category_id {label} has no class: there are {classes}, counted from 0")
+        raise ValueError(
+            f"{where}: category_id {label} has no class: there are {classes}, counted from 0"
+        )
     converted = {key: annotation[key] for key in _COPIED if key in annotation}
-    converted |= {"category_id": label + 1, "bbox": _box(annotation)}
+    converted |= {"category_id": label + 1, "bbox": _box(annotation, where)}
     if (points := annotation.get("keypoints")) is not None:
         converted["keypoints"] = [
             value - PIXEL_CENTER if place % 3 != 2 else int(value)
@@ -61,12 +75,16 @@ def _annotation(annotation: Mapping[str, Any], classes: int) -> dict[str, Any]:
     return converted
 
 
-def _box(annotation: Mapping[str, Any]) -> list[float]:
+def _box(annotation: Any, where: str) -> list[float]:
     """Return x, y, width and height."""
-    first, second, third, fourth = map(float, annotation["bbox"])
-    mode = annotation["bbox_mode"]
+    numbers = [float(number) for number in _entry(annotation, "bbox", where)]
+    mode = _entry(annotation, "bbox_mode", where)
+    if int(mode) not in (_XYXY, _XYWH) or len(numbers) != 4:
+        raise ValueError(
+            f"{where}: a bbox must have four numbers and the bbox_mode XYXY_ABS (0) or XYWH_ABS "
+            f"(1); got {len(numbers)} numbers and {mode!r}"
+        )
+    first, second, third, fourth = numbers
     if int(mode) == _XYWH:
-        return [first, second, third, fourth]
-    if int(mode) == _XYXY:
-        return [first, second, third - first, fourth - second]
-    raise ValueError(f"bbox_mode {mode!r} is neither XYXY_ABS (0) nor XYWH_ABS (1)")
+        return numbers
+    return [first, second, third - first, fourth - second]

@@ -45,11 +45,11 @@ def read_function(name: str, arguments: Mapping[str, Any], images_url: str) -> L
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], list):
         try:
             result = coco_document(*result)
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError) as error:
             raise storage.StorageError(f"{name}: {error}") from error
     if not isinstance(result, dict):
         raise storage.StorageError(f"{name} returned a {type(result).__name__}, not {_RETURNS}")
-    if isinstance(images := result.get("images"), list):
+    if isinstance(images := result.get("images"), list | tuple):
         result = {**result, "images": [_relative(image, images_url) for image in images]}
     try:
         data = json.dumps(result, default=_plain).encode()
@@ -66,33 +66,52 @@ def find_function(name: str) -> Callable[..., Any]:
 
     Raises:
         ConfigError: there is no such function.
+        StorageError: its module fails.
     """
     module_name, _, attribute = name.partition(":")
     folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.append(folder)  # as in an interpreter; commands lack it
+    # First, as in an interpreter: the folder of a command may have modules of the same names.
+    sys.path.insert(0, folder)
     try:
-        found = getattr(importlib.import_module(module_name), attribute, None)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # a module that the user's module needs
-        raise ConfigError(
-            [f"data: {name}: there is no module {module_name} in {folder} or installed"]
-        ) from error
+            raise _failure(name, "cannot be imported", error) from error
+        raise ConfigError([f"data: {name}: {_why_missing(module_name, folder)}"]) from error
+    except (Exception, SystemExit) as error:
+        raise _failure(name, "cannot be imported", error) from error
+    finally:
+        sys.path.remove(folder)
+        sys.path.append(folder)  # for what the function imports later
+    found = getattr(module, attribute, None)
     if not callable(found):
-        raise ConfigError([f"data: {name}: {module_name} has no function {attribute}"])
+        file = getattr(module, "__file__", None) or "built in"
+        raise ConfigError([f"data: {name}: {module_name} ({file}) has no function {attribute}"])
     function: Callable[..., Any] = found
     return function
+
+
+def _why_missing(module_name: str, folder: str) -> str:
+    first = module_name.partition(".")[0]
+    taken = sys.modules.get(first)
+    if "." in module_name and taken is not None:
+        where = ", ".join(getattr(taken, "__path__", ())) or getattr(taken, "__file__", "built in")
+        return f"there is no module {module_name} in the package {first} ({where})"
+    return f"there is no module {module_name} in {folder} or installed"
 
 
 def _call(function: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> Any:
     try:
         return function(**arguments)
-    except Exception as error:
-        logger.error("%s failed:\n%s", name, traceback.format_exc().rstrip())
-        raise storage.StorageError(
-            f"{name} failed: {type(error).__name__}: {error} (its traceback is above)"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise _failure(name, "failed", error) from error
+
+
+def _failure(name: str, what: str, error: BaseException) -> storage.StorageError:
+    logger.error("%s %s:\n%s", name, what, traceback.format_exc().rstrip())
+    return storage.StorageError(
+        f"{name} {what}: {type(error).__name__}: {error} (its traceback is above)"
+    )
 
 
 def _relative(image: Any, images_url: str) -> Any:
@@ -115,6 +134,8 @@ def _plain(value: Any) -> Any:
     """Convert what NumPy users have instead of Python's numbers and lists."""
     if isinstance(value, bytes):
         return value.decode()  # counts of pycocotools' run lengths
+    if getattr(value, "ndim", 0) == 2 and str(value.dtype) in ("bool", "uint8"):
+        raise TypeError("a bitmap; encode masks with pycocotools.mask.encode, or give polygons")
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, os.PathLike):

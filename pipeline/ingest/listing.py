@@ -44,6 +44,8 @@ class ImageRecord:
         mask_source: where to read masks that ``annotations`` lack.
         source_id: the dataset's id of the image as JSON, if ours differs.
         size_is_annotated: whether ``size`` is the annotated one, not read from the file.
+        is_upright: whether the annotations say that they refer to the image as its EXIF data turns
+            it; otherwise the settings, or the sizes, decide.
     """
 
     image_id: int
@@ -54,6 +56,7 @@ class ImageRecord:
     mask_source: MaskSource | None = None
     source_id: str | None = None
     size_is_annotated: bool = True
+    is_upright: bool = False
 
 
 @dataclass(frozen=True)

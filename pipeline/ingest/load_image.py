@@ -63,6 +63,7 @@ def load_image(image: ImageRecord, decoding: Decoding) -> LoadedImage | Reject:
     data = _read_if_file(url)
     if data is None:
         return _reject(image, "missing image file", url)
+    decoding = _decoding_of(image, decoding)
     try:
         annotated = image.size if image.size_is_annotated else None
         geometry = validate_image(data, annotated, decoding)
@@ -87,7 +88,7 @@ def read_size(image: ImageRecord, decoding: Decoding) -> ImageRecord:
     except DecodeError:
         return image
     # EXIF alone decides: there is no annotated size that it could be compared with.
-    apply = decoding.exif_orientation == "apply"
+    apply = _decoding_of(image, decoding).exif_orientation == "apply"
     size = upright_size(stored, exif_orientation(data) if apply else STORED)
     return replace(image, size=ImageSize(*size), size_is_annotated=False)
 
@@ -117,6 +118,13 @@ def validate_image(data: bytes, size: ImageSize | None, decoding: Decoding) -> I
         )
         raise InvalidRecordError("image size differs from annotations", detail)
     return geometry
+
+
+def _decoding_of(image: ImageRecord, decoding: Decoding) -> Decoding:
+    """Return the settings for one image, whose annotations may decide what they leave open."""
+    if image.is_upright and decoding.exif_orientation == "auto":
+        return replace(decoding, exif_orientation="apply")
+    return decoding
 
 
 def _read_if_file(url: str) -> bytes | None:

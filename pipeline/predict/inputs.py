@@ -63,6 +63,19 @@ class FoundInputs:
     videos: list[InputFile] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
+    def record_names(self) -> dict[str, str]:
+        """Return the name of each input in records, by URL: no two images have the same.
+
+        It is the ``source_name``; if inputs share one, all names are relative to the folder that
+        they have in common.
+        """
+        files = [*self.images, *self.videos]
+        names = {file.url: file.source_name for file in files}
+        if len(set(names.values())) == len(names):
+            return names
+        folder = posixpath.commonpath([posixpath.dirname(url) for url in names])
+        return {url: url.removeprefix(folder).lstrip("/") for url in names}
+
 
 def find_inputs(inputs: Sequence[str], output_url: str | None) -> FoundInputs:
     """Find all images and videos.

@@ -74,6 +74,8 @@ def prepare(config: PredictConfig) -> PreparedJob:
         require_extra("labeling", "--annotations")
     url = config.output_url
     inputs = find_inputs(config.inputs, url)
+    if config.annotations and not inputs.images:
+        raise PredictError("--annotations is for images, and there are none among the inputs")
     webcam = [] if config.webcam is None else [WEBCAM_FILE]
     if inputs.videos:
         video_modules()

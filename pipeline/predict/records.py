@@ -110,10 +110,11 @@ def _annotations(
     from pipeline.infer.annotations.label_studio import image_address  # noqa: PLC0415
     from pipeline.infer.annotations.writer import annotation_files  # noqa: PLC0415
 
-    urls = {file.source_name: file.url for file in inputs.images}
+    urls = {name: url for url, name in inputs.record_names().items()}
     return annotation_files(
         config.annotations,
         AnnotationSource.of(config.model, predictor.config, predictor.categories),
         output.url,
         lambda name: image_address(name, urls[name], config.image_prefix),
+        after_errors=True,
     )

@@ -39,6 +39,7 @@ class PredictRun:
         self.output = job.output
         self.window = job.window
         self.summary = Summary()
+        self._names = job.inputs.record_names()
         self._started_s = started_s
 
     def run(self) -> None:
@@ -60,6 +61,8 @@ class PredictRun:
             if self.output is not None and record_files(self.config):
                 files = open_records(self.config, detector.predictor, self.inputs, self.output)
                 records = stack.enter_context(files)
+                if self.config.annotations and self.inputs.videos:
+                    logger.warning("frames of videos get no annotations, only images do")
             with contextlib.suppress(WindowClosedError):
                 if camera is not None:
                     self._run_camera(detector, records, *camera)
@@ -81,7 +84,7 @@ class PredictRun:
                 self.summary.images += 1
                 self._count(len(result.detections))
                 if records is not None:
-                    records.add(result.file.source_name, result.detections)
+                    records.add(self._names[result.file.url], result.detections)
                 if self.window is not None:
                     self.window.show(result.drawn, result.file.source_name, wait=True)
 
@@ -102,7 +105,7 @@ class PredictRun:
                     for result in job.run(reader, file.name):
                         progress.add(1)
                         progress.total = max(progress.total, progress.done)
-                        frames += self._add_frame(result, file.source_name, reader, records)
+                        frames += self._add_frame(result, self._names[file.url], reader, records)
                     progress.total = progress.done
                 if frames == 0 or reader.damage is not None:
                     self._fail(file, reader.damage or "no frame can be decoded", records)
@@ -149,7 +152,7 @@ class PredictRun:
         logger.warning("%s: %s", file.url, reason)
         self.summary.failed[file.url] = reason
         if records is not None:
-            records.add_failed(file.source_name, reason)
+            records.add_failed(self._names[file.url], reason)
 
     def _batch(self, detector: DrawingDetector) -> int:
         # On a CPU a batch gains nothing, and its images are padded to one size.

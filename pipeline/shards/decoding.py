@@ -7,6 +7,9 @@ ExifOrientation = Literal["auto", "apply", "ignore"]
 """Whether to turn images as their EXIF data says. ``auto``: only where the annotated size agrees
 with the turned image and not with the stored pixels."""
 
+UPRIGHT_KEY = "images_are_upright"
+"""In the ``info`` of a COCO document: its annotations refer to images as EXIF data turns them."""
+
 
 @dataclass(frozen=True)
 class Decoding:

@@ -4,9 +4,25 @@ from model.config.settings import ConfigError
 from pipeline.config import RunConfig
 from pipeline.evaluate.registration import check_champion_metric, measured_metrics
 from pipeline.sweep.proposals import SECONDS
+from pipeline.sweep.search_space import sample, with_values
 from pipeline.sweep.space_check import check_space
+from pipeline.train.start_checks import check_train_shards
 
 _TIME = ("second_metric", SECONDS)
+
+
+_CHECKED_TRIALS = 8
+
+
+def check_trials(config: RunConfig) -> None:
+    """Check that the training shards fit the first trials; needs no Ray.
+
+    Raises:
+        ConfigError, TrainingError, StorageError: as in `check_train_shards`.
+    """
+    check_train_shards(config)
+    for number in range(_CHECKED_TRIALS if config.sweep.space else 0):
+        check_train_shards(with_values(config, sample(config.sweep.space, config.seed, number)))
 
 
 def check_sweep(config: RunConfig) -> None:

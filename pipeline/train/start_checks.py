@@ -16,12 +16,18 @@ logger = logging.getLogger(__name__)
 def check_train_shards(config: RunConfig) -> None:
     """Read the manifests and check that the settings fit them; needs no Ray.
 
+    Warnings are left to the training, which logs them too.
+
     Raises:
         StorageError: there are no training shards, or a manifest cannot be read.
         TrainingError, ConfigError: as in `check_data`.
     """
     shards = split_shards_url(config, "train")
-    check_data(config, read_manifest(shards), shards)
+    logging.disable(logging.WARNING)
+    try:
+        check_data(config, read_manifest(shards), shards)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def check_data(config: RunConfig, manifest: Manifest, shards: str) -> None:

@@ -3,6 +3,7 @@
 Label Studio's coordinates are percentages of the image's sides.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -30,10 +31,15 @@ def image_address(name: str, url: str, prefix: str | None) -> str:
     return (_LOCAL_FILES if prefix is None else prefix) + quote(name)
 
 
+def _label(class_name: str) -> str:
+    """Return a class name without the characters that XML cannot hold."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "\ufffd", class_name)
+
+
 def labeling_interface(class_names: Sequence[str], has_masks: bool) -> str:
     """Return the XML of a project's labeling interface, to paste into its settings."""
     tag = "PolygonLabels" if has_masks else "RectangleLabels"
-    labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in class_names)
+    labels = "".join(f"    <Label value={quoteattr(_label(name))}/>\n" for name in class_names)
     return (
         '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
         f'  <{tag} name="label" toName="image">\n{labels}  </{tag}>\n</View>\n'
@@ -78,7 +84,7 @@ def _regions(row: DetectionRow, n: int, outline: Outline | None) -> Iterator[dic
             {"points": (polygon * (100 / width, 100 / height)).tolist(), "closed": True}
             for polygon in outline.polygons
         ]
-    name = "object" if row.category_names is None else row.category_names[n]
+    name = "object" if row.category_names is None else _label(row.category_names[n])
     for part, value in enumerate(values):
         yield {
             "id": f"{n + 1}" if len(values) == 1 else f"{n + 1}-{part + 1}",

@@ -15,7 +15,7 @@ from shapely import Polygon
 
 Points = NDArray[np.float64]
 
-_PER_SIDE = 0.01
+_PER_THICKNESS = 0.02
 _EXACT, _COARSEST = 0.25, 2.0  # pixels; with the first a polygon covers its mask's pixels exactly
 _DIGITS = 2
 
@@ -45,8 +45,8 @@ class Outline:
 def mask_polygons(mask: NDArray[np.uint8]) -> list[Points]:
     """Return the outlines of a mask, one polygon for each of its connected parts.
 
-    Outlines are simplified (Douglas and Peucker 1973) by a hundredth of the side of a square of
-    the same area, but at most `_COARSEST`, so small masks are exact.
+    Outlines are simplified (Douglas and Peucker 1973) by a fiftieth of the thickness of the part,
+    twice its area per perimeter, but at most `_COARSEST`. Small and thin parts are exact.
 
     Args:
         mask: (H, W), nonzero inside.
@@ -59,10 +59,10 @@ def mask_polygons(mask: NDArray[np.uint8]) -> list[Points]:
         return []
     top, left = int(rows[0]), int(columns[0])
     window = mask[top : rows[-1] + 1, left : columns[-1] + 1] != 0
-    tolerance = float(np.clip(_PER_SIDE * window.sum() ** 0.5, _EXACT, _COARSEST))
     polygons = []
     for part in _parts(window):
-        simple = part.simplify(tolerance)
+        thickness = 2 * part.area / part.length
+        simple = part.simplify(float(np.clip(_PER_THICKNESS * thickness, _EXACT, _COARSEST)))
         holes = [np.asarray(hole.coords) for hole in simple.interiors]
         outline = _join(np.asarray(simple.exterior.coords), holes)[:-1]
         polygons.append((outline + np.array([left, top])).round(_DIGITS))
@@ -81,10 +81,17 @@ def _parts(window: NDArray[np.bool_]) -> Iterator[Polygon]:
 
 
 def _join(outline: Points, holes: list[Points]) -> Points:
-    """Insert each hole into the outline at the nearest points of the two; all are closed."""
-    for hole in sorted(holes, key=lambda each: float(each[:, 0].min())):
-        distances = ((outline[:, None] - hole[None, :-1]) ** 2).sum(axis=2)
-        at, entry = np.unravel_index(distances.argmin(), distances.shape)
-        around = np.roll(hole[:-1], -int(entry), axis=0)
-        outline = np.concatenate([outline[: at + 1], around, around[:1], outline[at:]])
-    return outline
+    """Insert each hole into the outline at its nearest point; all are closed."""
+    if not holes:
+        return outline
+    starts = [int(hole[:-1, 0].argmin()) for hole in holes]
+    corners = np.array([hole[start] for hole, start in zip(holes, starts, strict=True)])
+    distances = ((outline[:, None] - corners) ** 2).sum(axis=2)
+    cuts: dict[int, list[Points]] = {}
+    for hole, start, at in zip(holes, starts, distances.argmin(axis=0).tolist(), strict=True):
+        around = np.roll(hole[:-1], -start, axis=0)
+        cuts.setdefault(at, []).extend([around, around[:1], outline[at : at + 1]])
+    pieces = [
+        piece for at, point in enumerate(outline) for piece in (point[None], *cuts.get(at, ()))
+    ]
+    return np.concatenate(pieces)

@@ -21,6 +21,7 @@ from pipeline.infer.annotations.source import AnnotationSource
 from pipeline.infer.detection_rows import DetectionRow
 from pipeline.infer.json_list import JsonList
 from pipeline.output_layout import ANNOTATION_FILES
+from pipeline.shards.decoding import UPRIGHT_KEY
 from pipeline.shards.run_lengths import run_ends
 
 AddRow = Callable[[DetectionRow], None]
@@ -35,27 +36,28 @@ def annotation_files(
     source: AnnotationSource,
     folder_url: str,
     image_url: Callable[[str], str],
+    after_errors: bool = False,
 ) -> Iterator[AddRow]:
     """Collect annotations in a ``with`` block and write their files at its end.
-
-    After an error too: what was predicted until then is written.
 
     Args:
         formats: what to write; nothing if it is empty.
         source: what makes the annotations.
         folder_url: folder of the files, see `ANNOTATION_FILES`.
         image_url: returns the address of an image by its file name, for Label Studio.
+        after_errors: whether they are written after an error too, with what was added until then.
 
     Raises:
         StorageError: a file cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="annotations-") as scratch:
         folder = Path(scratch)
+        complete = False
         try:
             with contextlib.ExitStack() as stack:
                 writers = [
                     stack.enter_context(_WRITERS[each](source, folder, image_url))
-                    for each in formats
+                    for each in dict.fromkeys(formats)
                 ]
 
                 def add(row: DetectionRow) -> None:
@@ -65,9 +67,11 @@ def annotation_files(
                             write(row, outlines)
 
                 yield add
+            complete = True
         finally:
-            for name in (name for each in formats for name in ANNOTATION_FILES[each]):
-                storage.upload_file(folder / name, storage.join(folder_url, name))
+            if complete or after_errors:
+                for name in (name for each in formats for name in ANNOTATION_FILES[each]):
+                    storage.upload_file(folder / name, storage.join(folder_url, name))
 
 
 _AddOutlines = Callable[[DetectionRow, Sequence[Outline] | None], None]
@@ -92,7 +96,7 @@ def _coco(
             yield add
     finally:
         head = {
-            "info": {"description": f"predictions of {source.model}"},
+            "info": {"description": f"predictions of {source.model}", UPRIGHT_KEY: True},
             "licenses": [],
             "categories": coco_categories(source.categories, source.keypoint_names),
         }

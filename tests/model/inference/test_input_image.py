@@ -196,6 +196,20 @@ def test_an_image_that_is_too_large_is_rejected_before_it_is_decoded(monkeypatch
         open_images([RGB, encode(RGB, "PNG")], floats_are_0_to_1=False)
 
 
+def test_a_view_of_bytes_is_a_file():
+    np.testing.assert_array_equal(pixels_of(memoryview(encode(RGB, "PNG"))), RGB)
+
+
+def test_an_open_file_is_rejected_with_what_to_pass(tmp_path):
+    with pytest.raises(TypeError, match=r"image 0 is an open file; pass its path, or the bytes"):
+        open_images(io.BytesIO(encode(RGB, "PNG")), floats_are_0_to_1=False)
+
+
+def test_a_path_that_no_file_can_have_is_named():
+    with pytest.raises(ValueError, match=r"image 0 .* cannot be read: embedded null byte"):
+        open_images("a\0b.jpg", floats_are_0_to_1=False)
+
+
 def test_a_folder_is_no_image(tmp_path):
     with pytest.raises(ValueError, match=r"image 0 \(.*\) cannot be read: Is a directory"):
         open_images(tmp_path, floats_are_0_to_1=False)

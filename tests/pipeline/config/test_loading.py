@@ -137,3 +137,36 @@ def test_yaml_has_what_a_config_states_and_the_folder_it_was_loaded_in(here, mon
     (here / "elsewhere").mkdir()
     monkeypatch.chdir(here / "elsewhere")
     assert load_config(here / "d.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("child", "weights"),
+    [
+        ({}, {"nut": 2.0, "traffic light": 3.0}),
+        (None, {}),
+        ({"nut": None}, {"traffic light": 3.0}),
+        ({"nut": None, "bolt": 5}, {"traffic light": 3.0, "bolt": 5.0}),
+    ],
+)
+def test_a_file_can_remove_class_weights_of_its_base(tmp_path, child, weights):
+    base = {"model": {"box": {"class_weights": {"nut": 2, "traffic light": 3}}}}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    own = {"base": "base.yaml", "model": {"box": {"class_weights": child}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    assert load_config(tmp_path / "own.yaml").model.box.class_weights == weights
+
+
+def test_a_key_on_the_command_line_may_have_spaces(tmp_path):
+    (tmp_path / "own.yaml").write_text("name: own")
+    config = load_config(tmp_path / "own.yaml", ["model.box.class_weights.traffic light=3"])
+    assert config.model.box.class_weights == {"traffic light": 3.0}
+    for wrong in ("model.box.class_weights. nut=3", "model.box.class_weights.nut =3", "a b=3"):
+        with pytest.raises(ConfigError, match=r"override|unknown key"):
+            load_config(tmp_path / "own.yaml", [wrong])
+
+
+@pytest.mark.parametrize("weight", [".inf", ".nan", "0"])
+def test_a_class_weight_is_a_positive_number(tmp_path, weight):
+    (tmp_path / "own.yaml").write_text("name: own")
+    with pytest.raises(ConfigError, match=r"class_weights\.nut"):
+        load_config(tmp_path / "own.yaml", [f"model.box.class_weights.nut={weight}"])

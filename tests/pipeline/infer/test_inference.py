@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model import Predictor
+from model.config.settings import ConfigError
 from model.images.decode import decode_image
 from model.weights import load_network
 from pipeline import storage
@@ -106,6 +107,15 @@ def test_a_rerun_makes_only_missing_outputs(infer, images):
     fewer = infer()
     assert (fewer.images, fewer.shards_skipped) == (8, 2)
     assert len(outputs(fewer)) == 2  # the output of the deleted images is deleted too
+
+
+def test_label_studio_needs_the_address_of_images_that_are_in_shards(infer, shapes_shards):
+    annotations = {"formats": ["label_studio"]}
+    with pytest.raises(ConfigError, match="image_prefix: must be given for label_studio"):
+        infer(inputs=shapes_shards, annotations=annotations)
+    result = infer(inputs=shapes_shards, annotations={**annotations, "image_prefix": "s3://b/"})
+    tasks = json.loads((Path(result.output_url) / "label_studio.json").read_text())
+    assert {task["data"]["image"][:7] for task in tasks} == {"s3://b/"}
 
 
 @pytest.mark.s3

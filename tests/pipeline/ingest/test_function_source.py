@@ -1,20 +1,23 @@
 """Annotations from a user's function: COCO documents and detectron2's dataset dicts."""
 
 import json
+import re
 import sys
 from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from model.config.settings import ConfigError
 from pipeline import storage
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, load_config
 from pipeline.ingest.detectron2_dicts import coco_document
 from pipeline.ingest.function_source import find_function, read_function
 from pipeline.ingest.splits import prepare_split
 from tests.annotated_datasets import all_rows, draw_coco
+from tests.conftest import ROOT
 
 MODULE = """
 import json
@@ -39,6 +42,9 @@ def broken():
 def endless(**_):
     return {"images": [], "annotations": [{1, 2}], "categories": []}
 
+def quits():
+    raise SystemExit(0)
+
 number = 7
 """
 
@@ -57,9 +63,18 @@ def own_module(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", ".")])
     Path("own_data.py").write_text(MODULE)
-    Path("needs_more.py").write_text("import no_such_package")
+    others = {
+        "needs_more": "import no_such_package",
+        "not_python": "def f(:",
+        "ends": "raise SystemExit(3)",
+        "test": "def read(): return 1",
+    }
+    for name, text in others.items():
+        Path(f"{name}.py").write_text(text)
+    Path("model").mkdir()
+    Path("model/mine.py").write_text("def read(): return 1")
     yield "own_data"
-    for name in ("own_data", "needs_more"):
+    for name in ("own_data", *others):
         sys.modules.pop(name, None)
 
 
@@ -146,8 +161,10 @@ def test_names_make_classes_without_keypoints():
     ("annotation", "message"),
     [
         ({"category_id": 2, "bbox": [0, 0, 1, 1], "bbox_mode": 0}, "category_id 2 has no class"),
+        ({"category_id": 0, "bbox": [0, 0, 1, 1]}, "annotation 0 of a.jpg has no bbox_mode"),
+        ({"category_id": 0, "bbox_mode": 0}, "annotation 0 of a.jpg has no bbox"),
         ({"category_id": 0, "bbox": [0, 0, 1, 1], "bbox_mode": BoxMode.XYWHA_ABS}, "bbox_mode"),
-        ({"category_id": 0, "bbox": [0, 0, 1], "bbox_mode": 0}, "not enough values"),
+        ({"category_id": 0, "bbox": [0, 0, 1], "bbox_mode": 0}, "got 3 numbers"),
     ],
 )
 def test_dataset_dicts_that_cannot_be_converted_are_refused(annotation, message):
@@ -156,9 +173,44 @@ def test_dataset_dicts_that_cannot_be_converted_are_refused(annotation, message)
 
 
 @pytest.mark.parametrize(
+    ("dicts", "classes", "message"),
+    [
+        ([None], ["a"], "dataset dict 0 is no dict but a NoneType"),
+        ([{"file_name": "a.jpg", "annotations": [3]}], ["a"], "annotation 0 of a.jpg is no dict"),
+        ([], "abc", "the classes must be a list, in order; got str"),
+        ([], {"a", "b"}, "the classes must be a list, in order; got set"),
+    ],
+)
+def test_what_is_no_dataset_dict_is_named(dicts, classes, message):
+    with pytest.raises(TypeError, match=message):
+        coco_document(dicts, classes)
+
+
+def test_the_recipe_of_the_readme_replaces_the_files_of_its_base():
+    text = (ROOT / "README.md").read_text()
+    [block] = [
+        each for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "my_data:" in each
+    ]
+    changes = yaml.safe_load(block)["data"]
+    config = load_config(
+        ROOT / "configs" / "my_data.yaml",
+        [f"data.{key}={json.dumps(value)}" for key, value in changes.items()],
+    )
+    assert config.data.train[0].function == "my_data:read"
+    assert config.data.val[0].arguments == {"split": "val"}
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("own_data:broken", r"own_data:broken failed: KeyError: 'no such table' \(its traceback"),
+        ("own_data:quits", r"own_data:quits failed: SystemExit: 0 \(its traceback"),
+        (
+            "needs_more:read",
+            r"needs_more:read cannot be imported: ModuleNotFoundError: .*no_such_pa",
+        ),
+        ("not_python:f", "not_python:f cannot be imported: SyntaxError"),
+        ("ends:f", "ends:f cannot be imported: SystemExit: 3"),
         ("own_data:nothing", "own_data:nothing returned a NoneType, not a COCO document"),
         ("own_data:endless", "returned what JSON cannot hold: a value of type set"),
     ],
@@ -174,8 +226,10 @@ def test_a_function_that_fails_is_named(own_module, name, message, caplog):
     ("name", "message"),
     [
         ("no_such_module:read", "there is no module no_such_module in .* or installed"),
-        ("own_data:missing", "own_data has no function missing"),
-        ("own_data:number", "own_data has no function number"),
+        ("own_data:missing", r"own_data \(.*own_data\.py\) has no function missing"),
+        ("own_data:number", r"own_data \(.*own_data\.py\) has no function number"),
+        ("json:read", r"json \(.*json/__init__\.py\) has no function read"),
+        ("model.mine:read", r"there is no module model\.mine in the package model \(/.*/model\)"),
     ],
 )
 def test_a_function_that_does_not_exist_is_a_wrong_setting(own_module, name, message):
@@ -183,9 +237,9 @@ def test_a_function_that_does_not_exist_is_a_wrong_setting(own_module, name, mes
         find_function(name)
 
 
-def test_a_package_that_the_users_module_lacks_is_named(own_module):
-    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
-        find_function("needs_more:read")
+def test_the_current_folder_comes_before_the_library(own_module):
+    sys.modules.pop("test", None)
+    assert find_function("test:read")() == 1
 
 
 def test_an_image_outside_of_the_folder_is_refused(own_module, drawn, tmp_path):

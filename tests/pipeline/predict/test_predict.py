@@ -258,6 +258,30 @@ def test_annotations_of_images_are_written_and_those_of_videos_are_not(
     assert (status, "already" in errors) == (1, True)
 
 
+def test_images_of_the_same_name_are_kept_apart_in_records(predict_job, photo, tmp_path):
+    photo("first/a.png", size=(80, 60))
+    photo("second/a.png", size=(64, 48), seed=1)
+    formats = ("--json", "--annotations", "coco,label_studio")
+    assert predict_job("first", "second", "--output", "out", *formats)[0] == 0
+    images = json.loads((tmp_path / "out" / "annotations.json").read_text())["images"]
+    assert [(i["file_name"], i["width"]) for i in images] == [
+        ("first/a.png", 80),
+        ("second/a.png", 64),
+    ]
+    tasks = json.loads((tmp_path / "out" / "label_studio.json").read_text())
+    assert [t["data"]["image"] for t in tasks] == [
+        f"/data/local-files/?d={name}/a.png" for name in ("first", "second")
+    ]
+    results = json.loads((tmp_path / "out" / "coco_results.json").read_text())
+    assert {each["file_name"] for each in results} == {"first/a.png", "second/a.png"}
+
+
+def test_annotations_of_videos_alone_are_refused(predict_job, clip):
+    clip("clip.mp4", times=range(2))
+    status, _, errors = predict_job("clip.mp4", "--annotations", "coco")
+    assert (status, "--annotations is for images" in errors) == (1, True)
+
+
 def test_an_unknown_format_of_annotations_is_a_wrong_setting(predict_job, photo):
     photo("in/a.png")
     status, _, errors = predict_job("in", "--annotations", "yolo")

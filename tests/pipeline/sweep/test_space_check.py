@@ -3,7 +3,9 @@
 import pytest
 
 from model.config.settings import ConfigError
+from pipeline.shards.manifest import read_manifest
 from pipeline.sweep.space_check import check_space
+from pipeline.sweep.sweep_check import check_trials
 from tests.pipeline.sweep.sweep_config import BATCH, KIND, LR, sweep_config
 
 RATES = {"kind": "log_uniform", "low": 0.1, "high": 0.2}
@@ -154,3 +156,17 @@ def test_a_warm_start_is_refused_where_weights_may_not_fit():
 
 def test_an_empty_space_is_refused():
     assert "empty" in problems({})[0]
+
+
+def test_a_class_that_the_shards_lack_is_refused_before_any_trial(shapes_shards):
+    names = [category.name for category in read_manifest(shapes_shards).categories]
+    weights = {"kind": "choice", "values": [1.0, 5.0]}
+
+    def check(name):
+        space = {f"model.box.class_weights.{name}": weights}
+        tree = {"data": {"train_shards": shapes_shards, "val_shards": shapes_shards}}
+        check_trials(sweep_config(space, model={"num_classes": len(names)}, **tree))
+
+    check(names[0])
+    with pytest.raises(ConfigError, match=f"no class {names[0]}s; did you mean {names[0]}"):
+        check(f"{names[0]}s")

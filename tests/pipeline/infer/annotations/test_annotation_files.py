@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,11 +13,16 @@ from pycocotools.coco import COCO
 
 from model.structures import Category
 from pipeline.config import RunConfig
+from pipeline.config.annotations import AnnotationsConfig
+from pipeline.infer.annotations.export import write_annotations
 from pipeline.infer.annotations.label_studio import image_address
 from pipeline.infer.annotations.source import AnnotationSource, delete_annotation_files
 from pipeline.infer.annotations.writer import annotation_files
+from pipeline.infer.detection_files import write_detection_rows
 from pipeline.infer.detection_rows import DetectionRow
 from pipeline.ingest.splits import prepare_split
+from pipeline.storage import StorageError
+from tests.annotated_datasets import all_rows
 
 HEIGHT, WIDTH = 40, 60
 CATEGORIES = (Category(10, 'say "a" & <b>'), Category(20, "bé"))
@@ -91,6 +97,22 @@ def test_annotations_can_be_trained_on(tmp_path):
     assert [category.name for category in manifest.categories] == [c.name for c in CATEGORIES]
 
 
+def test_annotations_of_turned_photos_are_trained_on_upright_images(tmp_path):
+    """Turned by 180 degrees the sizes agree either way, so the document itself must say it."""
+    images, exif = tmp_path / "images", Image.Exif()
+    images.mkdir()
+    exif[0x0112] = 3
+    Image.new("RGB", (WIDTH, HEIGHT)).save(images / ROW.file_name, exif=exif)
+    written = write(tmp_path, [ROW])
+    part = {"annotations": str(written["annotations.json"]), "images": str(images)}
+    data = {"source": "coco", "train": part, "val": part}
+    config = RunConfig.model_validate({"output": str(tmp_path / "output"), "data": data})
+    manifest = prepare_split(config, "train")
+    assert (manifest.counts["images_turned"], manifest.counts["orientation_unclear"]) == (1, 0)
+    [row] = all_rows(tmp_path / "output" / "shards" / "train")
+    assert row.orientation == 3
+
+
 def test_boxes_without_masks_are_annotations_too(tmp_path):
     row = replace(ROW, masks_rle=None)
     written = write(tmp_path, [row], source=BOXES)
@@ -152,13 +174,36 @@ def test_files_are_whole_without_images_and_after_an_error(tmp_path):
     assert json.loads(written["label_studio.json"].read_text()) == []
     with (
         pytest.raises(RuntimeError, match="stopped"),
-        annotation_files(["coco"], SOURCE, str(tmp_path), str) as add,
+        annotation_files(["coco"], SOURCE, str(tmp_path), str, after_errors=True) as add,
     ):
         add(ROW)
         raise RuntimeError("stopped")
     assert len(json.loads(written["annotations.json"].read_text())["annotations"]) == 2
     delete_annotation_files(str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_if_an_output_file_is_damaged(tmp_path):
+    """A later reader could not see that images are missing."""
+    urls = [str(tmp_path / f"{number}.parquet") for number in range(2)]
+    for url in urls:
+        write_detection_rows(url, [ROW])
+    Path(urls[1]).write_bytes(Path(urls[1]).read_bytes()[:100])
+    config = AnnotationsConfig(formats=("coco", "label_studio"))
+    with pytest.raises(StorageError, match=r"1\.parquet: not a complete file"):
+        write_annotations(config, SOURCE, "/images", str(tmp_path / "out"), urls)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_xml_cannot_hold_are_the_same_in_both_files(tmp_path):
+    bell = "b\x07ell"
+    source = replace(SOURCE, categories=(Category(1, bell),))
+    row = replace(ROW, category_ids=[1, 1], category_names=[bell, bell], labels=[1, 1])
+    written = write(tmp_path, [row], ["label_studio"], source)
+    view = ElementTree.fromstring(written["label_studio.xml"].read_text(encoding="utf-8"))
+    [task] = json.loads(written["label_studio.json"].read_text())
+    [name] = [label.get("value") for label in view.iter("Label")]
+    assert task["predictions"][0]["result"][0]["value"]["polygonlabels"] == [name]
 
 
 @pytest.mark.parametrize(
