@@ -82,7 +82,8 @@ def find_function(name: str) -> Callable[..., Any]:
         raise _failure(name, "cannot be imported", error) from error
     finally:
         sys.path.remove(folder)
-        sys.path.append(folder)  # for what the function imports later
+        if folder not in sys.path:
+            sys.path.append(folder)  # for what the function imports later
     found = getattr(module, attribute, None)
     if not callable(found):
         file = getattr(module, "__file__", None) or "built in"

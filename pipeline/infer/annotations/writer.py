@@ -27,8 +27,6 @@ from pipeline.shards.run_lengths import run_ends
 AddRow = Callable[[DetectionRow], None]
 """Adds an image; one that could not be read is left out."""
 
-_Add = Callable[[dict[str, Any]], None]
-
 
 @contextlib.contextmanager
 def annotation_files(
