@@ -1,9 +1,7 @@
 """Write the rows of one shard as a Parquet file, and describe it for the manifest."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +12,7 @@ from pipeline import storage
 from pipeline.shards.image_contents import ContentsBuilder
 from pipeline.shards.manifest import ShardFile
 from pipeline.shards.shard_file import SCHEMA
+from pipeline.storage.scratch import scratch_folder
 
 # Encoded images do not compress, and their minimum and maximum are useless.
 _PARQUET_OPTIONS = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
@@ -40,8 +39,8 @@ def write_shard_file(
     row_groups: list[int] = []
     labeled_points: list[int] = []
     contents = ContentsBuilder()
-    with tempfile.TemporaryDirectory(prefix="shard-") as scratch:
-        path = Path(scratch) / name
+    with scratch_folder("shard") as scratch:
+        path = scratch / name
         with pq.ParquetWriter(path, SCHEMA, **_PARQUET_OPTIONS) as writer:
             for group in groups:
                 table = pa.Table.from_pylist(list(group), SCHEMA)

@@ -1,7 +1,6 @@
 """Copy, fetch and move folders by URL."""
 
 import functools
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipeline.storage.files import (
     upload_file,
 )
 from pipeline.storage.retries import missing_file, retry
+from pipeline.storage.scratch import scratch_folder
 from pipeline.storage.untrusted_names import check_name, path_below
 from pipeline.storage.urls import join, local_path
 
@@ -54,8 +54,8 @@ def fetch(url: str) -> Iterator[Path]:
             raise missing_file(url)
         yield local
         return
-    with tempfile.TemporaryDirectory(prefix="fetched-") as scratch:
-        target = Path(scratch) / check_name(url.rstrip("/").rpartition("/")[2])
+    with scratch_folder("fetched") as scratch:
+        target = scratch / check_name(url.rstrip("/").rpartition("/")[2])
         if is_file(url):
             download_file(url, target)
         else:

@@ -1,6 +1,5 @@
 """Weights in a folder or a bucket, by URL: a model, the checkpoint of a run, or a file."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from model.weights.storage.model_folder import checkpoint_step, checkpoint_to_us
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER
+from pipeline.storage.scratch import scratch_folder
 
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 
@@ -67,8 +67,8 @@ def stored_weights(source: str) -> Iterator[Path]:
         WeightsError: a file is damaged.
     """
     url, is_folder = _find_stored(source)
-    with tempfile.TemporaryDirectory(prefix="weights-") as scratch:
-        path = _local_copy(url, is_folder, Path(scratch))
+    with scratch_folder("weights") as scratch:
+        path = _local_copy(url, is_folder, scratch)
         folder, shown = (path, url) if is_folder else (path.parent, url.rpartition("/")[0])
         verify_checksums(folder, MODEL_FILES if is_folder else (path.name,), shown)
         yield path

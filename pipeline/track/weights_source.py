@@ -1,6 +1,5 @@
 """Resolve weights from any source (registry, run, checkpoint, file, web) to a local path."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from model.weights.storage.checksums import verify_checksums
 from model.weights.storage.download import fetch_weights
 from pipeline import storage
 from pipeline.config import RunConfig
+from pipeline.storage.scratch import scratch_folder
 from pipeline.track.mlflow_store import TrackingError, hide_password, open_store, tracking_uri
 from pipeline.track.model_contents import check_contents
 from pipeline.track.stored_weights import MODEL_FILES, stored_weights
@@ -64,8 +64,8 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
     elif source.startswith(("https://", "http://")):
         yield fetch_weights(source)
     elif source.startswith(("models:/", "runs:/")):
-        with tempfile.TemporaryDirectory(prefix="weights-") as scratch:
-            downloaded = _download(source, config, Path(scratch))
+        with scratch_folder("weights") as scratch:
+            downloaded = _download(source, config, scratch)
             if source.startswith("models:/"):
                 check_contents(downloaded, source)
             folder = _downloaded_model(downloaded, source)

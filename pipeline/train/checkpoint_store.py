@@ -5,7 +5,6 @@ with all files at once; in S3 the settings are uploaded after the weights, and t
 """
 
 import logging
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from model.weights.storage.checksums import CHECKSUMS_FILE
 from model.weights.storage.model_folder import checkpoint_step
 from pipeline import storage
 from pipeline.output_layout import TRAINING_FOLDER
+from pipeline.storage.scratch import scratch_folder
 from pipeline.track.stored_weights import checkpoint_in
 from pipeline.train.checkpoint import TRAINING_FILE, SavedState, save_checkpoint
 
@@ -48,8 +48,8 @@ def write_checkpoint(output: str, detector: Detector, state: SavedState) -> str:
     if local is not None:
         save_checkpoint(local, detector, state)
         return url
-    with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
-        folder = Path(scratch) / "checkpoint"
+    with scratch_folder("checkpoint") as scratch:
+        folder = scratch / "checkpoint"
         save_checkpoint(folder, detector, state)
         upload_checkpoint(folder, url)
     return url

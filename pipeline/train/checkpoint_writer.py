@@ -1,7 +1,5 @@
 """Save checkpoints during training; in an object store, upload them while training goes on."""
 
-import shutil
-import tempfile
 import threading
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import ray.train
 
 from model import Detector
 from pipeline import storage
+from pipeline.storage.scratch import ScratchFolder
 from pipeline.train.checkpoint import SavedState, save_checkpoint
 from pipeline.train.checkpoint_store import (
     checkpoint_name,
@@ -27,6 +26,7 @@ class CheckpointWriter:
 
     def __init__(self, output: str) -> None:
         self._output = output
+        self._scratch: ScratchFolder | None = None
         self._no_upload = threading.Event()
         self._no_upload.set()
 
@@ -52,8 +52,13 @@ class CheckpointWriter:
         self._no_upload.wait()
         if not upload_later:
             return reported_checkpoint(write_checkpoint(self._output, detector, state))
-        folder = Path(tempfile.mkdtemp(prefix="checkpoint-")) / checkpoint_name(state.step)
-        save_checkpoint(folder, detector, state)
+        self._scratch = ScratchFolder("checkpoint")
+        folder = self._scratch.path / checkpoint_name(state.step)
+        try:
+            save_checkpoint(folder, detector, state)
+        except BaseException:
+            self._scratch.delete()  # the disk may be full
+            raise
         self._no_upload.clear()
         return ray.train.Checkpoint.from_directory(str(folder))
 
@@ -69,7 +74,8 @@ class CheckpointWriter:
             upload_checkpoint(folder, url)
             return reported_checkpoint(url)
         finally:
-            shutil.rmtree(folder.parent, ignore_errors=True)
+            if self._scratch is not None:
+                self._scratch.delete()
             self._no_upload.set()
 
 
