@@ -151,10 +151,10 @@ def _output_urls(output: str, outcomes: Sequence[ChunkOutcome]) -> Iterator[str]
 
 
 def _check_annotations(config: RunConfig) -> None:
-    wanted = config.infer.annotations
-    if wanted.formats:
+    settings = config.infer.annotations
+    if settings.formats:
         require_extra("labeling", "infer.annotations")
-    needs_images = "label_studio" in wanted.formats and wanted.image_prefix is None
+    needs_images = "label_studio" in settings.formats and settings.image_prefix is None
     if needs_images and is_shard_folder(_inputs_url(config)):
         raise ConfigError(
             [

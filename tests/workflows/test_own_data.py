@@ -64,7 +64,7 @@ def write_coco(folder):
     """Draw a dataset of the README's layout: three classes, one folder of images."""
     names = iter(range(100))
     for split, images in (("train", 6), ("val", 2)):
-        annotations, pictures = draw_shapes_dataset(Path(f"drawn-{split}"), images, 64, 3, images)
+        annotations, files = draw_shapes_dataset(Path(f"drawn-{split}"), images, 64, 3, images)
         document = json.loads(annotations.read_text())
         document["categories"] = document["categories"][:3]
         kept = [category["id"] for category in document["categories"]]
@@ -73,7 +73,7 @@ def write_coco(folder):
         (folder / "images").mkdir(parents=True, exist_ok=True)
         for image in document["images"]:
             name = f"photo {next(names)}.jpg"
-            shutil.copy(pictures / image["file_name"], folder / "images" / name)
+            shutil.copy(files / image["file_name"], folder / "images" / name)
             image["file_name"] = name
         (folder / f"{split}.json").write_text(json.dumps(document))
 

@@ -91,7 +91,5 @@ def _join(outline: Points, holes: list[Points]) -> Points:
     for hole, start, at in zip(holes, starts, distances.argmin(axis=0).tolist(), strict=True):
         around = np.roll(hole[:-1], -start, axis=0)
         cuts.setdefault(at, []).extend([around, around[:1], outline[at : at + 1]])
-    pieces = [
-        piece for at, point in enumerate(outline) for piece in (point[None], *cuts.get(at, ()))
-    ]
-    return np.concatenate(pieces)
+    runs = [run for at, point in enumerate(outline) for run in (point[None], *cuts.get(at, ()))]
+    return np.concatenate(runs)
