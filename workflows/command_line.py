@@ -41,11 +41,11 @@ class ExitStatus(enum.IntEnum):
     INTERRUPTED = 130
 
 
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")  # Ray colors names in its messages
+
+
 def _no_check(_config: RunConfig) -> None:
     pass
-
-
-_COLORS = re.compile(r"\x1b\[[0-9;]*m")  # Ray colors names in its messages
 
 
 def main(

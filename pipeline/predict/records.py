@@ -47,7 +47,7 @@ class Records:
 
         Args:
             name: of the input.
-            detections: those of the wanted classes and scores.
+            detections: of the selected classes, above the minimum score.
         """
         row = self._add(name, detections, {})
         if self._annotate is not None:
