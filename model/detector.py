@@ -5,13 +5,13 @@ Source: He et al. 2017, figure 1; Lin et al. 2017.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from model.backbones.build import build_backbone
 from model.backbones.fpn import FeaturePyramid, PyramidTop
-from model.backbones.resnet import ResNet, ResNetStages
 from model.boxes.anchors import AnchorGrid
 from model.boxes.convention import BoxConvention
 from model.boxes.selection import Candidates, SelectedBoxes
@@ -62,11 +62,7 @@ class Detector(nn.Module, ABC):
         self.config = config
         self.categories = tuple(categories)
         self.box_convention = BoxConvention(config.conventions.legacy_geometry)
-        self.backbone = ResNet(
-            ResNetStages.from_config(config.backbone, config.conventions),
-            frozen_stages=config.backbone.frozen_stages,
-            last_stage=4 if config.backbone.features == "c4" else 5,
-        )
+        self.backbone = build_backbone(config.backbone, config.conventions)
         self.fpn: FeaturePyramid | None = None
         self.channels = self.backbone.channels[-1]
         self.strides: tuple[int, ...] = POOLED_STRIDES[config.backbone.features]
@@ -223,6 +219,16 @@ class Detector(nn.Module, ABC):
             stride_from_canvas=conventions.anchor_stride == "grid",
             detectron=conventions.legacy_geometry,
         )
+
+    def weights_of_labels(self, by_name: Mapping[str, float]) -> Tensor | None:
+        """Return the weight of each label, (K + 1,), background first; None if all are alike.
+
+        Args:
+            by_name: weights of classes; others have 1.
+        """
+        if not by_name:
+            return None
+        return torch.tensor([1.0, *(by_name.get(each.name, 1.0) for each in self.categories)])
 
     def make_rpn_anchors(self) -> AnchorGrid:
         """Return the RPN's anchors: one size per pyramid level, or all sizes on a single map."""

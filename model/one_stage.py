@@ -27,7 +27,13 @@ class OneStageDetector(Detector):
         self.settings = settings
         sizes = octave_sizes(settings, whole_pixels=config.conventions.round_anchors)
         anchors = self.make_anchors(sizes, settings.anchor_ratios)
-        self.retinanet = RetinaNetHead(self.channels, config.num_classes, anchors, settings)
+        self.retinanet = RetinaNetHead(
+            self.channels,
+            config.num_classes,
+            anchors,
+            settings,
+            self.weights_of_labels(settings.class_weights),
+        )
 
     def losses(
         self, features: Sequence[Tensor], images: ImageBatch, targets: BatchTargets

@@ -27,15 +27,23 @@ class MissingPackagesError(ImportError):
 
 
 def require_packages(purpose: str, extra: str, modules: Sequence[str]) -> None:
-    """Check that top-level modules can be imported, without importing them.
+    """Check that modules can be imported, without importing them.
 
     Args:
         purpose: what needs them, the subject of the error's sentence.
         extra: the extra of this project that has them.
-        modules: names as in ``import``, which may differ from those that pip knows.
+        modules: names as in ``import``, which may differ from those that pip knows; packages around
+            them, as of ``azure.identity``, are imported.
 
     Raises:
         MissingPackagesError: one of them is not installed.
     """
-    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in modules if not _is_installed(name)]:
         raise MissingPackagesError(purpose, extra, missing)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a package around it is not
+        return False

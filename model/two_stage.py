@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from model.backbones.resnet import ResNetStages
@@ -46,15 +45,8 @@ class TwoStageDetector(Detector):
             config.conventions,
             mask=self._make_mask_head(),
             keypoint=self._make_keypoint_head(),
-            class_weights=self._class_weights(),
+            class_weights=self.weights_of_labels(settings.class_weights),
         )
-
-    def _class_weights(self) -> Tensor | None:
-        """Return the weight of each label, the background first; None if all are alike."""
-        weights = self.settings.class_weights
-        if not weights:
-            return None
-        return torch.tensor([1.0, *(weights.get(each.name, 1.0) for each in self.categories)])
 
     def losses(
         self, features: Sequence[Tensor], images: ImageBatch, targets: BatchTargets

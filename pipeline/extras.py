@@ -13,10 +13,13 @@ _TRAIN = (
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "s3": ("pyarrow", "boto3"),
+    "gcs": ("pyarrow", "google.cloud.storage"),
+    "azure": ("pyarrow", "azure.identity", "azure.storage.blob"),
     "train": _TRAIN,
     "sweep": (*_TRAIN, "optuna"),
     "postgres": ("psycopg2",),
     "labeling": ("contourpy", "shapely"),
+    "timm": ("timm",),
     "video": ("av",),
     "serve": (*_TRAIN, "grpc_reflection", "prometheus_client", "starlette", "uvicorn"),
 }

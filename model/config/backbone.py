@@ -1,10 +1,11 @@
 """Settings of the input size, the backbone and the feature pyramid."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from model.config.settings import Positive, Settings
+from model.config.user_functions import NAME_PATTERN
 
 Norm = Literal["frozen_bn", "batch_norm", "sync_batch_norm", "group_norm"]
 OptionalSyncNorm = Literal["none", "frozen_bn", "batch_norm", "sync_batch_norm", "group_norm"]
@@ -27,8 +28,28 @@ class InputConfig(Settings):
 
 
 class BackboneConfig(Settings):
-    """ResNet (He et al. 2016) or ResNeXt (Xie et al. 2017), and which of its features are used."""
+    """ResNet (He et al. 2016) or ResNeXt (Xie et al. 2017), and which of its features are used.
 
+    ``timm`` or ``function`` replace it by another network; ``depth``, ``width`` and ``group_width``
+    have no effect then.
+    """
+
+    timm: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$",
+        description="A model of timm instead of the ResNet, such as convnext_tiny; needs the extra "
+        "timm.",
+    )
+    function: str | None = Field(
+        None,
+        pattern=NAME_PATTERN,
+        description="package.module:name of a function, marked with @custom_backbone, that returns "
+        "a network instead of the ResNet.",
+    )
+    arguments: dict[str, Any] = Field(
+        {},
+        description="timm, function: keyword arguments, such as {drop_path_rate: 0.1}.",
+    )
     depth: Literal[18, 34, 50, 101, 152] = Field(50, description="Number of layers.")
     features: Literal["fpn", "c4", "c5", "dc5"] = Field(
         "fpn",
@@ -42,7 +63,9 @@ class BackboneConfig(Settings):
         "their weights are interchangeable, and on CPUs both are batch_norm.",
     )
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = Field(
-        2, description="Stages that are not trained, from the stem up: 2 freezes stem and res2."
+        2,
+        description="Stages that are not trained, from the stem up: 2 freezes stem and res2. No "
+        "effect with function.",
     )
     width: Positive = Field(64, description="Channels of the stem; the stages scale with it.")
     groups: Positive = Field(1, description="Groups of the 3x3 convolutions; 32 in ResNeXt.")
@@ -58,6 +81,36 @@ class BackboneConfig(Settings):
     deformable_stages: tuple[Literal[2, 3, 4, 5], ...] = Field(
         (3, 4, 5), description="Stages whose 3x3 convolutions are deformable."
     )
+
+    @property
+    def is_resnet(self) -> bool:
+        """Whether the backbone is a ResNet, not a timm model or that of a function."""
+        return self.timm is None and self.function is None
+
+    @model_validator(mode="after")
+    def _other_networks_have_no_settings_of_a_resnet(self) -> "BackboneConfig":
+        if self.is_resnet:
+            if self.arguments:
+                raise ValueError("arguments are those of timm or function, but neither is set")
+            return self
+        kind = "timm" if self.timm is not None else "function"
+        if self.timm is not None and self.function is not None:
+            raise ValueError("timm and function exclude each other; set one of them to null")
+        for name in ("groups", "deformable", "features"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is a setting of the ResNet, not of a backbone of {kind}")
+        if self.norm not in ("frozen_bn", "batch_norm"):
+            raise ValueError(
+                f"norm must be frozen_bn or batch_norm with {kind}, for the batch norms that the "
+                "network has; it may have others, which are trained"
+            )
+        # The default is in every saved config, whatever the backbone.
+        default = type(self).model_fields["frozen_stages"].default
+        if self.function is not None and self.frozen_stages not in (0, default):
+            raise ValueError(
+                "frozen_stages has no effect with function, which freezes what it does not train"
+            )
+        return self
 
     @model_validator(mode="after")
     def _bottleneck_features_need_bottlenecks(self) -> "BackboneConfig":

@@ -1,18 +1,18 @@
 """Settings of the ROI heads: box, mask and keypoint."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from model.config.backbone import OptionalNorm
 from model.config.keypoint_names import COCO_PERSON_KEYPOINTS
 from model.config.settings import (
+    ClassWeights,
     Fraction,
     NonNegative,
     Positive,
     PositiveFloat,
     Settings,
-    without_nulls,
 )
 
 
@@ -41,7 +41,7 @@ class BoxHeadConfig(Settings):
     delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = Field(
         (10.0, 10.0, 5.0, 5.0), description="Scale of the dx, dy, dw, dh regression targets."
     )
-    class_weights: Annotated[dict[str, PositiveFloat], BeforeValidator(without_nulls)] = Field(
+    class_weights: ClassWeights = Field(
         {},
         description="Name of a class -> weight of its objects in the classification loss; others, "
         "and the background, have 1. For rare classes, beside data.repeat_threshold. null removes "

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from model.config.settings import Fraction, Positive, PositiveFloat, Settings
+from model.config.settings import ClassWeights, Fraction, Positive, PositiveFloat, Settings
 
 
 class RetinaNetConfig(Settings):
@@ -33,6 +33,11 @@ class RetinaNetConfig(Settings):
     focal_alpha: Fraction = Field(0.25, description="Focal loss: weight of positive anchors.")
     focal_gamma: float = Field(
         2.0, ge=0.0, description="Focal loss: exponent that down-weights easy anchors."
+    )
+    class_weights: ClassWeights = Field(
+        {},
+        description="Name of a class -> weight of its objects in the focal loss; others, and the "
+        "background, have 1. null removes what a base file states.",
     )
     prior: Fraction = Field(0.01, description="Score of every anchor at initialization.")
     delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = Field(

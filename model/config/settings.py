@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from model.config.settings_table import list_settings
@@ -29,6 +29,9 @@ def without_nulls(value: Any) -> Any:
         return {key: each for key, each in value.items() if each is not None}
     return value
 
+
+ClassWeights = Annotated[dict[str, PositiveFloat], BeforeValidator(without_nulls)]
+"""Name of a class -> weight of its objects in a classification loss."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

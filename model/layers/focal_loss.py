@@ -16,7 +16,13 @@ from torch.autograd.function import once_differentiable
 CHUNK = 1 << 24
 
 
-def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
+def focal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    alpha: float,
+    gamma: float,
+    class_weights: Tensor | None = None,
+) -> Tensor:
     """Return the sum of the focal losses of all pairs of anchor and class.
 
     With p the probability of a class, the positive class of an anchor has the loss
@@ -29,11 +35,12 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Te
         labels: (B, A) int64: class 1..K, 0 for background, -1 for ignored anchors.
         alpha: weight of the positive class.
         gamma: exponent that reduces the loss of well-classified pairs.
+        class_weights: (K + 1,) factor of the positive class's loss by label; None weighs all alike.
 
     Returns:
         Scalar, differentiable once with respect to the logits. No device sync.
     """
-    total: Tensor = _FocalLoss.apply(logits, labels, alpha, gamma)
+    total: Tensor = _FocalLoss.apply(logits, labels, alpha, gamma, class_weights)
     return total
 
 
@@ -44,8 +51,15 @@ class _FocalLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
-        ctx.save_for_backward(logits, labels)
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        alpha: float,
+        gamma: float,
+        class_weights: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(logits, labels, class_weights)
         ctx.alpha, ctx.gamma = alpha, gamma
         losses = []
         images = _images_per_chunk(logits)
@@ -54,7 +68,7 @@ class _FocalLoss(torch.autograd.Function):
         ):
             x = _upcast(part)
             positive = x.gather(2, _positive_column(label)).squeeze(2)
-            correction = alpha * _negative_loss(-positive, gamma)
+            correction = _alphas(label, alpha, class_weights) * _negative_loss(-positive, gamma)
             correction = correction - (1 - alpha) * _negative_loss(positive, gamma)
             loss = (1 - alpha) * _negative_loss(x, gamma).sum(2)
             loss = loss + torch.where(label > 0, correction, 0.0)
@@ -63,8 +77,8 @@ class _FocalLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, labels = ctx.saved_tensors
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
+        logits, labels, class_weights = ctx.saved_tensors
         alpha, gamma = ctx.alpha, ctx.gamma
         gradient = torch.empty_like(logits)
         images = _images_per_chunk(logits)
@@ -72,13 +86,14 @@ class _FocalLoss(torch.autograd.Function):
         for part, label, output in zip(*parts, strict=True):
             x = _upcast(part)
             positive = x.gather(2, _positive_column(label))
-            correction = -alpha * _negative_slope(-positive, gamma)
+            alphas = _alphas(label[..., None], alpha, class_weights)
+            correction = -alphas * _negative_slope(-positive, gamma)
             correction = correction - (1 - alpha) * _negative_slope(positive, gamma)
             weight = torch.where(label >= 0, (1 - alpha) * upstream, 0.0)
             slope = _negative_slope(x, gamma).mul_(weight[..., None])
             correction = torch.where(label[..., None] > 0, correction * upstream, 0.0)
             output.copy_(slope.scatter_add_(2, _positive_column(label), correction))
-        return gradient, None, None, None
+        return gradient, None, None, None, None
 
 
 def _images_per_chunk(logits: Tensor) -> int:
@@ -93,6 +108,11 @@ def _upcast(x: Tensor) -> Tensor:
 def _positive_column(label: Tensor) -> Tensor:
     """Return the column of each anchor's class, (B, A, 1); 0 for background and ignored anchors."""
     return (label - 1).clamp(min=0)[..., None]
+
+
+def _alphas(label: Tensor, alpha: float, class_weights: Tensor | None) -> float | Tensor:
+    """Return the weight of each anchor's positive class, of the shape of ``label``."""
+    return alpha if class_weights is None else alpha * class_weights[label.clamp(min=0)]
 
 
 def _negative_loss(x: Tensor, gamma: float) -> Tensor:

@@ -28,6 +28,7 @@ def retinanet_losses(
     targets: BatchTargets,
     settings: RetinaNetConfig,
     coder: BoxCoder,
+    class_weights: Tensor | None = None,
 ) -> dict[str, LossTerm]:
     """Return the focal loss of all anchors and the box loss of the positive ones.
 
@@ -38,6 +39,7 @@ def retinanet_losses(
         targets: ground truth of the batch.
         settings: IoU thresholds and loss weights.
         coder: box coder of the deltas.
+        class_weights: (K + 1,) weight of each label, the background first; None if all are alike.
 
     Returns:
         retinanet_class and retinanet_box; the count of both is the number of positive anchors.
@@ -50,7 +52,7 @@ def retinanet_losses(
     labels = torch.where(is_positive, targets.labels[matches.gt_indices], matches.labels)
     per_level = torch.split(labels, [len(level) for level in anchors], dim=1)
     class_losses = [
-        focal_loss(level, label, settings.focal_alpha, settings.focal_gamma)
+        focal_loss(level, label, settings.focal_alpha, settings.focal_gamma, class_weights)
         for level, label in zip(logits, per_level, strict=True)
     ]
     # Other anchors get zero deltas and themselves as the target: no loss, and no gradient.

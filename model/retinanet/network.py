@@ -30,12 +30,21 @@ class RetinaNetHead(nn.Module):
         num_classes: K.
         anchors: the anchor grid.
         settings: layers, thresholds and loss weights.
+        class_weights: (K + 1,) weight of each label in the focal loss, or None.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
-        self, channels: int, num_classes: int, anchors: AnchorGrid, settings: RetinaNetConfig
+        self,
+        channels: int,
+        num_classes: int,
+        anchors: AnchorGrid,
+        settings: RetinaNetConfig,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.anchors = anchors
         self.settings = settings
         self.num_classes = num_classes
@@ -92,7 +101,9 @@ class RetinaNetHead(nn.Module):
         """
         logits, deltas = zip(*(self(feature) for feature in features), strict=True)
         anchors = self.anchors(features, images.canvas)
-        return retinanet_losses(logits, deltas, anchors, targets, self.settings, self.coder)
+        return retinanet_losses(
+            logits, deltas, anchors, targets, self.settings, self.coder, self.class_weights
+        )
 
     def candidates(self, features: Sequence[Tensor], images: ImageBatch) -> Candidates:
         """Return the boxes above the score threshold among the best of every level.

@@ -21,6 +21,7 @@ from model.weights.adaptation import (
 from model.weights.architecture.detector import is_whole_detector
 from model.weights.class_rows import ClassRows, match_class_rows
 from model.weights.conflicts import describe_overruled_weights
+from model.weights.custom_backbone import name_backbone_tensors, pixel_conventions
 from model.weights.fill import fill_detector
 from model.weights.inference_config import read_for_inference
 from model.weights.inference_settings import override_inference_settings
@@ -87,17 +88,24 @@ def load_network(
     return detector.to(device).eval()
 
 
-def read_conventions(source: str | Path) -> Conventions | None:
-    """Return the conventions that the weights of a whole detector assume; None for a backbone.
+def read_conventions(source: str | Path, config: ModelConfig) -> Conventions | None:
+    """Return the conventions that weights assume.
 
     Args:
         source: as for :func:`load_network`.
+        config: of the detector that they are for.
+
+    Returns:
+        Those of a whole detector; of a timm backbone, those of pixels. None for a ResNet, whose
+        weights are converted, or if they are not known.
 
     Raises:
         WeightsError: the weights cannot be read.
     """
     weights = read_weights(source)
-    return weights.conventions if is_whole_detector(weights.tensors) else None
+    if is_whole_detector(weights.tensors):
+        return weights.conventions
+    return pixel_conventions(config.backbone)
 
 
 def resolve_config(
@@ -193,7 +201,7 @@ def load_weights(
             part (backbone, pyramid, a head) is incomplete on one side.
     """
     own = detector.config
-    weights = read_weights(fetch_published(source, own))
+    weights = name_backbone_tensors(read_weights(fetch_published(source, own)), detector)
     notes = (*weights.assumptions, *warn_about_folded_norms(weights.tensors, own.backbone.norm))
     if weights.conventions is not None:
         tensors, conflicts = adapt_to_conventions(

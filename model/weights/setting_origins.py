@@ -23,7 +23,8 @@ class Origin(Enum):
 _KEYS: dict[Origin, dict[str, str]] = {
     Origin.TENSORS: {
         "": "num_classes box mask keypoint retinanet",
-        "backbone": "depth width groups group_width deformable deformable_stages",
+        "backbone": "timm function arguments depth width groups group_width deformable "
+        "deformable_stages",
         "fpn": "channels norm",
         "rpn": "layers",
         "box": "conv_layers conv_channels fc_layers hidden norm fc_norm class_agnostic",
@@ -58,7 +59,7 @@ _KEYS: dict[Origin, dict[str, str]] = {
         "pre_nms_train post_nms_train",
         "box": "positive_iou samples_per_image positive_fraction class_weights",
         "retinanet": "positive_iou negative_iou focal_alpha focal_gamma prior "
-        "box_loss smooth_l1_beta box_loss_weight",
+        "box_loss smooth_l1_beta box_loss_weight class_weights",
     },
 }
 

@@ -4,24 +4,17 @@ The function returns a COCO document, or dataset dicts as detectron2's registere
 together with their classes.
 """
 
-import importlib
 import json
-import logging
 import os
 import posixpath
-import sys
-import traceback
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from model.config.settings import ConfigError
+from model.config.user_functions import UserCodeError, call_function, find_function
 from pipeline import storage
 from pipeline.ingest.coco import parse_coco
 from pipeline.ingest.detectron2_dicts import coco_document
 from pipeline.ingest.listing import Listing
-
-logger = logging.getLogger(__name__)
 
 _RETURNS = (
     "a COCO document (a dict with images, annotations and categories), or detectron2's dataset "
@@ -41,7 +34,10 @@ def read_function(name: str, arguments: Mapping[str, Any], images_url: str) -> L
         ConfigError: there is no such function.
         StorageError: it fails, or returns something else.
     """
-    result = _call(find_function(name), name, arguments)
+    try:
+        result = call_function(find_function(name, "data"), name, arguments)
+    except UserCodeError as error:
+        raise storage.StorageError(str(error)) from error
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], list):
         try:
             result = coco_document(*result)
@@ -56,63 +52,6 @@ def read_function(name: str, arguments: Mapping[str, Any], images_url: str) -> L
     except (TypeError, ValueError) as error:
         raise storage.StorageError(f"{name} returned what JSON cannot hold: {error}") from error
     return parse_coco(data, name, images_url)
-
-
-def find_function(name: str) -> Callable[..., Any]:
-    """Import a function.
-
-    Args:
-        name: as of `read_function`.
-
-    Raises:
-        ConfigError: there is no such function.
-        StorageError: its module fails.
-    """
-    module_name, _, attribute = name.partition(":")
-    folder = str(Path.cwd())
-    # First, as in an interpreter: the folder of a command may have modules of the same names.
-    sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise _failure(name, "cannot be imported", error) from error
-        raise ConfigError([f"data: {name}: {_why_missing(module_name, folder)}"]) from error
-    except (Exception, SystemExit) as error:
-        raise _failure(name, "cannot be imported", error) from error
-    finally:
-        sys.path.remove(folder)
-        if folder not in sys.path:
-            sys.path.append(folder)  # for what the function imports later
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        file = getattr(module, "__file__", None) or "built in"
-        raise ConfigError([f"data: {name}: {module_name} ({file}) has no function {attribute}"])
-    function: Callable[..., Any] = found
-    return function
-
-
-def _why_missing(module_name: str, folder: str) -> str:
-    first = module_name.partition(".")[0]
-    taken = sys.modules.get(first)
-    if "." in module_name and taken is not None:
-        where = ", ".join(getattr(taken, "__path__", ())) or getattr(taken, "__file__", "built in")
-        return f"there is no module {module_name} in the package {first} ({where})"
-    return f"there is no module {module_name} in {folder} or installed"
-
-
-def _call(function: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> Any:
-    try:
-        return function(**arguments)
-    except (Exception, SystemExit) as error:
-        raise _failure(name, "failed", error) from error
-
-
-def _failure(name: str, what: str, error: BaseException) -> storage.StorageError:
-    logger.error("%s %s:\n%s", name, what, traceback.format_exc().rstrip())
-    return storage.StorageError(
-        f"{name} {what}: {type(error).__name__}: {error} (its traceback is above)"
-    )
 
 
 def _relative(image: Any, images_url: str) -> Any:

@@ -138,11 +138,15 @@ def _class_problems(config: RunConfig, manifest: Manifest, shards_url: str) -> I
             f"data.classes: {shards_url} has the classes {list_names(names)}; run "
             "maskrcnn-ray prepare_shards to select others, or remove the setting"
         )
-    for name in config.model.box.class_weights if config.model.box is not None else ():
-        if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {close[0]}?" if close else f"its classes are {list_names(names)}"
-            yield f"model.box.class_weights: {shards_url} has no class {name}; {hint}"
+    for head in ("box", "retinanet"):
+        section = getattr(config.model, head)
+        for name in section.class_weights if section is not None else ():
+            if name not in names:
+                close = difflib.get_close_matches(name, names, 1)
+                hint = (
+                    f"did you mean {close[0]}?" if close else f"its classes are {list_names(names)}"
+                )
+                yield f"model.{head}.class_weights: {shards_url} has no class {name}; {hint}"
     if config.model.mask is not None and 0 < _objects(manifest) == _without_mask(manifest):
         yield (
             f"model.mask: no object of {shards_url} has a mask; set model.mask=null to train boxes "

@@ -25,8 +25,11 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 from PIL import Image
 
+from model.config import BackboneConfig
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.checksums import write_checksums
+from model.weights.storage.model_folder import read_saved_config
+from pipeline.track.backbone_code import backbone_packages, copy_backbone_code
 from pipeline.track.model_contents import check_contents
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
@@ -92,6 +95,7 @@ def log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> Log
             for file in (WEIGHTS_FILE, CONFIG_FILE):  # leaves out the optimizer's state
                 shutil.copyfile(folder / file, detector / file)
             write_checksums(detector, (WEIGHTS_FILE, CONFIG_FILE))
+            backbone = read_saved_config(detector)[0].backbone
             with warnings.catch_warnings():
                 # MLflow would rather have type hints than our signature.
                 warnings.filterwarnings("ignore", message=".*[Tt]ype hint")
@@ -99,10 +103,12 @@ def log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> Log
                     path=str(path),
                     python_model=str(SERVED_MODEL),
                     artifacts={"detector": str(detector)},
-                    code_paths=_copy_code(Path(scratch) / "code"),
+                    code_paths=_copy_code(Path(scratch) / "code", backbone),
                     signature=SIGNATURE,
                     input_example=_input_example(),
-                    pip_requirements=[_pinned(name) for name in REQUIREMENTS],
+                    pip_requirements=[
+                        _pinned(name) for name in (*REQUIREMENTS, *backbone_packages(backbone))
+                    ],
                     mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
                 )
             check_contents(path, name)
@@ -116,12 +122,13 @@ def log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> Log
     return client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
 
-def _copy_code(folder: Path) -> list[str]:
-    """Copy the packages that `served_model` imports; return their folders."""
+def _copy_code(folder: Path, backbone: BackboneConfig) -> list[str]:
+    """Copy the packages that `served_model` imports; return their paths."""
     # Caches of bytecode would run in place of the code.
     ignored = shutil.ignore_patterns("__pycache__", "csrc", "*.so", "*.pyc")
     for package in _CODE:
         shutil.copytree(_ROOT / package, folder / package, ignore=ignored)
+    copy_backbone_code(backbone, folder)
     return [str(each) for each in sorted(folder.iterdir())]
 
 

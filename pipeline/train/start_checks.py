@@ -2,6 +2,9 @@
 
 import logging
 
+from model.backbones.build import build_backbone
+from model.backbones.custom import CustomBackbone
+from model.config.settings import ConfigError
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.output_layout import split_shards_url
@@ -59,11 +62,15 @@ def check_frozen_parts(config: RunConfig, resumes: bool = False) -> None:
 
     Raises:
         TrainingError: the backbone's norms are frozen without weights, so they do not normalize.
+        ConfigError: a backbone other than our ResNet cannot be built or trained.
     """
     train, backbone = config.train, config.model.backbone
+    has_frozen_norms = backbone.norm == "frozen_bn"
+    if not backbone.is_resnet:
+        has_frozen_norms = _check_custom_backbone(config)
     if train.weights is not None or train.allow_frozen_random_norms or resumes:
         return
-    if backbone.norm == "frozen_bn":
+    if has_frozen_norms:
         raise TrainingError(
             "model.backbone.norm is frozen_bn but train.weights is not set: without pretrained "
             "weights such a detector does not learn. Set train.weights to imagenet, coco or a file "
@@ -71,12 +78,26 @@ def check_frozen_parts(config: RunConfig, resumes: bool = False) -> None:
             "model.backbone.norm=batch_norm or group_norm; train.allow_frozen_random_norms=true "
             "trains it anyway."
         )
-    if backbone.frozen_stages > 0:
+    if backbone.frozen_stages > 0 and backbone.function is None:
         logger.warning(
             "model.backbone.frozen_stages is %d but train.weights is not set: these stages keep "
             "their random weights; set train.weights or model.backbone.frozen_stages=0",
             backbone.frozen_stages,
         )
+
+
+def _check_custom_backbone(config: RunConfig) -> bool:
+    """Build the backbone as the workers will, and return whether its batch norms are frozen."""
+    backbone = build_backbone(config.model.backbone, config.model.conventions)
+    assert isinstance(backbone, CustomBackbone)
+    if unused := backbone.unused_parameters():
+        raise ConfigError(
+            [
+                f"model.backbone: {backbone.name} has parameters that none of its maps depends on, "
+                f"which no gradient reaches: {', '.join(unused[:5])}; freeze or remove them"
+            ]
+        )
+    return backbone.has_frozen_norms
 
 
 def check_start(

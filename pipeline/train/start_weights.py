@@ -17,8 +17,8 @@ def adopt_conventions(
     """Return the config with the conventions of the detector whose weights training starts from.
 
     Conventions that the config states are kept; the worker that loads the weights warns if they
-    are not those of the weights. Weights of a backbone alone have none to adopt: they are converted
-    to the config's pixel convention.
+    are not those of the weights. Weights of a ResNet alone have none to adopt: they are converted to
+    the config's pixel convention.
 
     Args:
         config: the job's settings.
@@ -34,7 +34,7 @@ def adopt_conventions(
         return config, {}
     if adopted is None:
         with resolve_weights(config.train.weights, config) as path:
-            theirs = read_conventions(path)
+            theirs = read_conventions(path, config.model)
         adopted = {} if theirs is None else _differences(config.model.conventions, theirs)
     stated = config.model.conventions.model_fields_set
     parsed = Conventions.model_validate(adopted)  # turns the lists of run.json into tuples

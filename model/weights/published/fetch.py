@@ -50,6 +50,8 @@ def _fetch(weights: PublishedWeights) -> Path:
         if weights.digest is None or weights.digest.matches(path):
             return path
         problems.append(f"{path} does not have the {weights.digest}")
+    if (cached := _in_hugging_face_cache(weights)) is not None:
+        return cached
     for address in addresses:
         if (cached := find_cached(address, weights.digest)) is not None:
             return cached
@@ -68,11 +70,24 @@ def _torch_hub_folder() -> Path:
     return Path(home) / "hub" / "checkpoints"
 
 
+def _in_hugging_face_cache(weights: PublishedWeights) -> Path | None:
+    """Return the file if timm or another user of Hugging Face's hub has downloaded it."""
+    if not weights.hub_repository:
+        return None
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 comes with timm
+
+    file = weights.address.rpartition("/")[2]
+    found = try_to_load_from_cache(weights.hub_repository, file)
+    return Path(found) if isinstance(found, str) else None
+
+
 def _how_to_get(weights: PublishedWeights, problems: list[str]) -> str:
+    is_same = weights.address.endswith(f"/{weights.file_name}")
+    renamed = "" if is_same else f" as {weights.file_name}"
     return (
         f"the {weights.word} weights of {weights.model} ({weights.library}) are not on this "
         f"machine and cannot be downloaded: {'; '.join(problems)}. Download {weights.address} "
-        f"elsewhere (license: {weights.terms}) and put it into {cache_folder()}, or into a folder, "
-        f"or below an https:// address, that {MIRRORS_VARIABLE} names; or give the path of the "
-        f"file in place of {weights.word!r}"
+        f"elsewhere (license: {weights.terms}) and put it into {cache_folder()}{renamed}, or into "
+        f"a folder, or below an https:// address, that {MIRRORS_VARIABLE} names; or give the path "
+        f"of the file in place of {weights.word!r}"
     )

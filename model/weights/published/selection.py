@@ -5,6 +5,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.weights.published.table import PublishedWeights, published_weights
+from model.weights.published.timm_weights import timm_weights
 from model.weights.report import WeightsError
 from model.weights.setting_origins import ORIGINS, Origin
 
@@ -37,6 +38,8 @@ def find_published(word: str, config: ModelConfig) -> PublishedWeights:
     Raises:
         WeightsError: none fit; lists those that exist.
     """
+    if not config.backbone.is_resnet:
+        return _of_other_backbone(word, config)
     fits = _is_backbone_of if word == "imagenet" else _is_detector_of
     fitting = [each for each in published_weights(word) if fits(each.config, config)]
     if not fitting:
@@ -54,6 +57,13 @@ def find_published(word: str, config: ModelConfig) -> PublishedWeights:
             for name in stated
         ),
     )
+
+
+def _of_other_backbone(word: str, config: ModelConfig) -> PublishedWeights:
+    if word == "imagenet" and config.backbone.timm is not None:
+        return timm_weights(config)
+    backbone = config.backbone.timm or config.backbone.function
+    raise WeightsError(f"no {word} weights are published for {backbone}; name a file instead")
 
 
 def _is_backbone_of(published: ModelConfig, config: ModelConfig) -> bool:

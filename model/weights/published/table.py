@@ -35,6 +35,8 @@ class PublishedWeights:
         config: its architecture and, of its conventions, ``stride_in_1x1`` and ``pixel_order``.
         digest: the part that its publisher states; None if it states none.
         terms: the license, and where the terms of the data are.
+        file_name: under which mirrors have the file; no other file here has the same.
+        hub_repository: of Hugging Face, whose own cache may have the file; empty if none has it.
     """
 
     word: str
@@ -44,11 +46,8 @@ class PublishedWeights:
     config: ModelConfig
     digest: Digest | None
     terms: str
-
-    @property
-    def file_name(self) -> str:
-        """The last part of the address; no other file here has the same."""
-        return self.address.rpartition("/")[2]
+    file_name: str
+    hub_repository: str = ""
 
 
 @functools.cache
@@ -79,4 +78,5 @@ def _parse(
         check_settings(ModelConfig, settings),
         None if algorithm is None else Digest(algorithm, digits),
         f"{publisher['license']}; trained on {table['datasets'][word]}",
+        row["file"].rpartition("/")[2],
     )

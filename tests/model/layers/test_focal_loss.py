@@ -68,6 +68,23 @@ def test_the_gradient_equals_finite_differences():
     torch.autograd.gradcheck(lambda x: focal_loss(x, labels, 0.25, 2.0), logits.requires_grad_())
 
 
+def test_class_weights_multiply_the_loss_of_the_positive_class():
+    logits, labels = random_anchors(5, images=2, anchors=12, classes=3)
+    weights = torch.tensor([1.0, 4.0, 1.0, 0.5], dtype=logits.dtype)
+    x = logits.clone().requires_grad_()
+    total = focal_loss(x, labels, 0.25, 2.0, weights)
+    total.backward()
+    y = logits.clone().requires_grad_()
+    expected = focal_loss(y, labels, 0.25, 2.0)
+    for label, weight in ((1, 4.0), (3, 0.5)):
+        p = y[..., label - 1][labels == label].sigmoid()
+        assert len(p) > 0
+        expected = expected + (weight - 1) * (-0.25 * (1 - p) ** 2 * p.log()).sum()
+    expected.backward()
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(x.grad, y.grad)
+
+
 def test_ignored_anchors_have_no_loss_and_no_gradient():
     logits, labels = random_anchors(7, 2, 8, 3)
     logits.requires_grad_()

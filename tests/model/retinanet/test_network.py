@@ -28,6 +28,17 @@ def build(tiny_config):
     return build
 
 
+def test_class_weights_by_name_change_the_class_loss_alone(build, scenes, make_batch):
+    plain = build()
+    name = plain.categories[0].name  # the first object of the first scene
+    weighted = build(class_weights={name: 3.0, "elsewhere": 9.0})
+    weighted.load_state_dict(plain.state_dict())
+    losses, others = (each.train()(make_batch(scenes), scenes) for each in (plain, weighted))
+    assert others["retinanet_class"].total > losses["retinanet_class"].total
+    assert torch.equal(others["retinanet_box"].total, losses["retinanet_box"].total)
+    assert others["retinanet_class"].count == losses["retinanet_class"].count
+
+
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
 def test_it_overfits_two_scenes(build, scenes, draw_image, make_batch, box_loss):
     detector = build(box_loss=box_loss)

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from model.config.settings import ConfigError
+from model.config.user_functions import find_function
 from pipeline import storage
 from pipeline.config import RunConfig, load_config
 from pipeline.ingest.detectron2_dicts import coco_document
-from pipeline.ingest.function_source import find_function, read_function
+from pipeline.ingest.function_source import read_function
 from pipeline.ingest.splits import prepare_split
 from tests.annotated_datasets import all_rows, draw_coco
 from tests.conftest import ROOT
@@ -234,12 +235,12 @@ def test_a_function_that_fails_is_named(own_module, name, message, caplog):
 )
 def test_a_function_that_does_not_exist_is_a_wrong_setting(own_module, name, message):
     with pytest.raises(ConfigError, match=message):
-        find_function(name)
+        find_function(name, "data")
 
 
 def test_the_current_folder_comes_before_the_library(own_module):
     sys.modules.pop("test", None)
-    assert find_function("test:read")() == 1
+    assert find_function("test:read", "data")() == 1
 
 
 def test_an_image_outside_of_the_folder_is_refused(own_module, drawn, tmp_path):

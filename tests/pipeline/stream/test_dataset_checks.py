@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.config import KeypointHeadConfig, ModelConfig
+from model.config import KeypointHeadConfig, ModelConfig, RetinaNetConfig
 from model.config.settings import ConfigError
 from model.structures import Category
 from pipeline import storage
@@ -81,6 +81,9 @@ def test_weights_of_classes_that_do_not_exist_are_refused(config, shards):
     error = error_of_opening(weigh(f"{names[0]}s"), shards)
     assert f"has no class {names[0]}s; did you mean {names[0]}?" in error
     assert "its classes are" in error_of_opening(weigh("zzz"), shards)
+    retinanet = {"box": None, "mask": None, "retinanet": RetinaNetConfig(class_weights={"x": 2.0})}
+    one_stage = config.model_copy(update={"model": config.model.model_copy(update=retinanet)})
+    assert "model.retinanet.class_weights: " in error_of_opening(one_stage, shards)
 
 
 def test_shards_without_any_object_cannot_be_trained_on_if_such_images_are_dropped(

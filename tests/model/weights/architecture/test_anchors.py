@@ -187,4 +187,4 @@ def test_a_config_has_the_anchors_of_weights_with_another_number_of_them(voc):
 
 
 def test_training_may_start_from_weights_with_another_number_of_anchors(voc):
-    assert read_conventions(voc) == DETECTRON2
+    assert read_conventions(voc, ModelConfig()) == DETECTRON2

@@ -1,0 +1,42 @@
+"""The ImageNet weights that timm publishes, on Hugging Face, for its models."""
+
+import os
+
+from model.backbones.timm_models import pretrained_settings
+from model.config import ModelConfig
+from model.weights.published.table import PublishedWeights
+from model.weights.report import WeightsError
+
+_FILE = "model.safetensors"
+
+
+def timm_weights(config: ModelConfig) -> PublishedWeights:
+    """Return where timm's weights of a backbone are.
+
+    Args:
+        config: of a detector with ``backbone.timm``.
+
+    Raises:
+        WeightsError: timm publishes none for it, or not as safetensors.
+    """
+    import timm  # noqa: PLC0415 an extra
+
+    name = config.backbone.timm
+    assert name is not None
+    found = pretrained_settings(name)
+    if found is None or not found.hf_hub_id:
+        variants = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        known = f"; it has some of {', '.join(variants)}" if variants else ""
+        raise WeightsError(f"timm publishes no weights of {name}{known}. Name a file instead")
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    return PublishedWeights(
+        word="imagenet",
+        model=f"{found.architecture}.{found.tag}" if found.tag else found.architecture,
+        library="timm",
+        address=f"{hub}/{found.hf_hub_id}/resolve/main/{found.hf_hub_filename or _FILE}",
+        config=config,
+        digest=None,
+        terms=f"{found.license or 'see its page'}, https://huggingface.co/{found.hf_hub_id}",
+        file_name=f"{found.hf_hub_id.rpartition('/')[2]}.safetensors",
+        hub_repository=found.hf_hub_id,
+    )
