@@ -23,6 +23,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from model import Predictor, load_detector
 from model.preprocess import resize_image, resized_size
 from model.structures import ImageSize, PolygonMasks, Targets
+from pipeline.config import load_config
 
 Image = np.ndarray
 """(H, W, 3) uint8, RGB."""
@@ -31,6 +32,7 @@ MODELS = ("mask_rcnn", "faster_rcnn", "keypoint_rcnn", "retinanet")
 LIGHT = "mask_rcnn_light"
 PROPOSALS, PROPOSALS_PER_LEVEL = 100, 300  # of the light recipe
 _KEYPOINTS = 17
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def build_peer(kind: str, short_side: int, long_side: int, device: torch.device) -> nn.Module:
@@ -109,8 +111,22 @@ def _spread_scores(peer: nn.Module) -> None:
     peer.roi_heads.box_predictor.cls_score.weight *= 18
 
 
-def build_ours(peer: nn.Module, short_side: int, long_side: int, device: torch.device) -> Predictor:
-    """Return our detector with the peer's weights and settings."""
+def build_ours(
+    peer: nn.Module,
+    short_side: int,
+    long_side: int,
+    device: torch.device,
+    conventions: Mapping[str, object] | None = None,
+) -> Predictor:
+    """Return our detector with the peer's weights and settings.
+
+    Args:
+        peer: a detector of torchvision.
+        short_side: short side of an image, pixels.
+        long_side: maximum long side, pixels.
+        device: device of the weights.
+        conventions: those that the detector follows instead of torchvision's, by name.
+    """
     settings = {"short_side": short_side, "long_side": long_side}
     if not isinstance(peer, RetinaNet):
         settings["proposals"] = peer.rpn._post_nms_top_n["testing"]
@@ -118,7 +134,13 @@ def build_ours(peer: nn.Module, short_side: int, long_side: int, device: torch.d
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peer.pth"
         torch.save({name: tensor.cpu() for name, tensor in peer.state_dict().items()}, path)
-        return load_detector(path, None, device, **settings)
+        return load_detector(path, None, device, conventions=conventions, **settings)
+
+
+def recipe_conventions(kind: str) -> dict[str, object]:
+    """Return the conventions of our 1x recipe for one of ``MODELS``, by name."""
+    config = load_config(CONFIGS / f"{kind}_r50_fpn_1x.yaml")
+    return config.model.conventions.model_dump()
 
 
 def read_images(folder: Path | None, count: int) -> list[Image]:

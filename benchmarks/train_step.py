@@ -6,6 +6,8 @@ Same weights, images and objects; stem, first stage and norm layers frozen; 512 
 per image. Ours is a step of the training loop, with a batch as the stream delivers it;
 torchvision's is that of its reference scripts. torchvision takes the masks as bitmaps, ours as
 polygons; both are in the memory of the host beforehand, and copied to the device in the step.
+With ``--conventions recipe`` ours follows the conventions of its 1x recipe, not torchvision's: mask
+targets are then rasterized inside each ROI.
 """
 
 import argparse
@@ -16,8 +18,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.host_calls import find_waits, profile_step
 from benchmarks.machine import print_table, save
 from benchmarks.peers import (
     MODELS,
@@ -26,11 +28,11 @@ from benchmarks.peers import (
     build_peer,
     draw_ellipses,
     read_images,
+    recipe_conventions,
     resize_images,
     time_alternately,
 )
 from model import Detector
-from model.config.settings import Precision
 from model.preprocess import pad_batch
 from model.structures import (
     BatchTargets,
@@ -40,11 +42,12 @@ from model.structures import (
     Targets,
     join_targets,
 )
+from model.structures.transfer import map_tensors
 from ops_cuda import backend, rasterize_polygons
 from pipeline.config import OptimizerConfig
-from pipeline.train import precision as training_precision
 from pipeline.train.loop import LoopPlan, TrainingLoop
 from pipeline.train.optimizer import build_optimizer
+from pipeline.train.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -61,52 +64,83 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     print(backend())
-    rows = [_measure(model, options, device) for model in options.models]
+    rows = [row for model in options.models for row in _measure(model, options, device)]
     print_table(rows)
     if options.out:
         save(rows, options.out)
 
 
-def _measure(model: str, options: argparse.Namespace, device: torch.device) -> dict[str, object]:
+def _measure(
+    model: str, options: argparse.Namespace, device: torch.device
+) -> list[dict[str, object]]:
+    """Return a row for each kind of conventions."""
     long_side = round(options.short_side * 1333 / 800)
     peer = build_peer(model, options.short_side, long_side, device).train()
-    ours = build_ours(peer, options.short_side, long_side, device).detector.train()
     images = resize_images(
         read_images(options.images, options.batch), options.short_side, long_side
     )
     sizes = [ImageSize(*image.shape[:2]) for image in images]
-    classes = ours.config.num_classes
+    stated = {"torchvision": None, "recipe": recipe_conventions(model)}
+    ours = [
+        build_ours(peer, options.short_side, long_side, device, stated[name]).detector.train()
+        for name in options.conventions
+    ]
+    classes = ours[0].config.num_classes
     objects = [
         draw_ellipses(size, options.objects, classes, seed) for seed, size in enumerate(sizes)
     ]
-    batch = pad_batch(images, sizes, range(len(images)))
+    images_of_batch = pad_batch(images, sizes, range(len(images)))
     peer_images = [image.permute(2, 0, 1).float() / 255 for image in images]
     peer_targets = [_as_peer_target(t, size) for t, size in zip(objects, sizes, strict=True)]
+    peer_call = _peer_step(peer, peer_images, peer_targets, options.precision, device)
     calls = [
-        _peer_step(peer, peer_images, peer_targets, options.precision, device),
-        _our_step(ours, Batch(batch, _join(ours, objects)), options.precision, device),
+        _our_step(each, _in_memory(images_of_batch, _join(each, objects), device), options, device)
+        for each in ours
     ]
-    peer_ms, ours_ms = time_alternately(calls, options.repeats, device)
-    launches, syncs = _count_host_calls(calls[1], device, options.profile)
+    peer_ms, *times_ms = time_alternately([peer_call, *calls], options.repeats, device)
+    return [
+        {
+            "model": model,
+            "conventions": name,
+            "device": options.device,
+            "precision": options.precision,
+            "short_side": options.short_side,
+            "batch": options.batch,
+            "objects": options.objects,
+            "peer_ms": peer_ms,
+            "ours_ms": ours_ms,
+            "ratio": peer_ms / ours_ms,
+            "peer_mib": _peak_memory(peer_call, device),
+            "our_mib": _peak_memory(call, device),
+            **_describe_host(call, device, options.profile),
+        }
+        for name, call, ours_ms in zip(options.conventions, calls, times_ms, strict=True)
+    ]
+
+
+def _in_memory(images: ImageBatch, targets: BatchTargets, device: torch.device) -> Batch:
+    """Return the batch in page-locked memory for a GPU, as the stream allocates it."""
+    batch = Batch(images, targets)
+    return map_tensors(batch, Tensor.pin_memory) if device.type == "cuda" else batch
+
+
+def _describe_host(
+    call: Callable[[], None], device: torch.device, path: Path | None
+) -> dict[str, object]:
+    """Return what the host does in a step; None on the CPU.
+
+    Of the waits, one for an event is meant: ``model/heads/count_on_host.py``.
+    """
+    calls, places = profile_step(call, device, path), find_waits(call, device)
     return {
-        "model": model,
-        "device": options.device,
-        "precision": options.precision,
-        "short_side": options.short_side,
-        "batch": options.batch,
-        "objects": options.objects,
-        "peer_ms": peer_ms,
-        "ours_ms": ours_ms,
-        "ratio": peer_ms / ours_ms,
-        "peer_mib": _peak_memory(calls[0], device),
-        "our_mib": _peak_memory(calls[1], device),
-        "our_launches": launches,
-        "our_syncs": syncs,
+        "our_launches": None if calls is None else calls.launches,
+        "our_waits": None if calls is None else calls.waits,
+        "our_waits_at": places,
     }
 
 
 def _our_step(
-    detector: Detector, batch: Batch, precision: Precision, device: torch.device
+    detector: Detector, batch: Batch, options: argparse.Namespace, device: torch.device
 ) -> Callable[[], None]:
     """Return a function that takes a step of the training loop."""
     loop = TrainingLoop(
@@ -114,7 +148,7 @@ def _our_step(
         optimizer=build_optimizer(detector, OptimizerConfig()),
         # A learning rate of zero, so that the weights and the amount of work stay the same.
         lr_schedule=lambda step: 0.0,
-        precision=training_precision.Precision(precision, device),
+        precision=Precision(options.precision, device),
         device=device,
         plan=LoopPlan(0, sys.maxsize, images_per_step=len(batch.images), log_every=sys.maxsize),
     )
@@ -185,40 +219,6 @@ def _peak_memory(call: Callable[[], None], device: torch.device) -> float | None
     return torch.cuda.max_memory_allocated(device) / 2**20
 
 
-def _count_host_calls(
-    call: Callable[[], None], device: torch.device, path: Path | None
-) -> tuple[int | None, int | None]:
-    """Profile one step; return its kernel launches and device syncs, None on the CPU.
-
-    Args:
-        call: takes the step.
-        device: where it computes.
-        path: file for the kernels by time; None writes none.
-    """
-    if device.type != "cuda" and path is None:
-        return None, None
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as profiler:
-        call()
-    averages = profiler.key_averages()
-    if path is not None:
-        order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
-        path.write_text(
-            averages.table(sort_by=order, row_limit=60, max_name_column_width=80) + "\n"
-        )
-    if device.type != "cuda":
-        return None, None
-
-    def count(*names: str) -> int:
-        return sum(event.count for event in averages if event.key.startswith(names))
-
-    return count("cudaLaunchKernel", "cuLaunchKernel"), count(
-        "cudaStreamSynchronize", "cudaDeviceSynchronize"
-    )
-
-
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", choices=MODELS, nargs="+", default=MODELS)
@@ -232,7 +232,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--out", type=Path, help="JSON file for the rows and the machine")
     parser.add_argument(
-        "--profile", type=Path, help="text file for the kernels of one step, by time"
+        "--conventions",
+        choices=("torchvision", "recipe"),
+        nargs="+",
+        default=("torchvision",),
+        help="conventions that ours follows; a row each",
+    )
+    parser.add_argument(
+        "--profile", type=Path, help="JSON file for the kernels of one step, by time"
     )
     return parser.parse_args()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ops_cuda.checks import require_floating, require_one_device
-from ops_cuda.library import compiled_for
+from ops_cuda.library import compiled_for, lacks_type
 from ops_cuda.registration import register_fake
 
 
@@ -36,8 +36,7 @@ def add_bias_relu_(
     """
     _check(x, bias, shortcut)
     shortcut = None if shortcut is None else shortcut.to(x.dtype)
-    half_on_cpu = x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16)
-    if half_on_cpu or not compiled_for("add_bias_relu_", x.device) or not _is_dense(x):
+    if lacks_type(x) or not compiled_for("add_bias_relu_", x.device) or not _is_dense(x):
         return add_bias_relu__reference(x, bias, shortcut, relu)
     bias = None if bias is None else bias.to(torch.promote_types(x.dtype, torch.float32))
     result: Tensor = _AddBiasRelu.apply(x, bias, shortcut, relu)

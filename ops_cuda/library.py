@@ -11,6 +11,7 @@ import importlib.util
 import logging
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,11 @@ def compiled_for(operator: str, device: torch.device) -> bool:
     if device.type != "cuda" or torch.compiler.is_compiling():
         return True
     return _has_code_for(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def lacks_type(tensor: Tensor) -> bool:
+    """Return whether kernels of its device lack the tensor's type: on the CPU, the half types."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float16, torch.bfloat16)
 
 
 @functools.cache

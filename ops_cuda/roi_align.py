@@ -15,7 +15,7 @@ from ops_cuda.checks import (
     require_pyramid,
     require_rows,
 )
-from ops_cuda.library import compiled_for
+from ops_cuda.library import compiled_for, lacks_type
 from ops_cuda.registration import register_autograd, register_fake, result_layout
 from ops_cuda.roi_align_reference import multiscale_roi_align_reference
 
@@ -71,7 +71,7 @@ def multiscale_roi_align(
     )
     if not compiled_for("multiscale_roi_align", rois.device):
         return multiscale_roi_align_reference(features, rois, scales, *options)
-    if rois.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):
+    if lacks_type(features[0]):
         features = [feature.float() for feature in features]
     pooled: Tensor = torch.ops.ops_cuda.multiscale_roi_align(
         list(features), rois, list(scales), *options

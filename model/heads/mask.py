@@ -111,23 +111,13 @@ def mask_targets(
     boxes, objects = positive.rois[:, 1:], positive.matched_gt_indices
     if convention == "polygon":
         return rasterize_masks(masks, objects, boxes, side)
-    images = positive.rois[:, 0].long()
-    rois_per_image = torch.bincount(images, minlength=len(counts)).tolist()
-    parts, first = [], 0
-    for count, size, image_objects, image_boxes in zip(
-        counts,
-        sizes,
-        torch.split(objects, rois_per_image),
-        torch.split(boxes, rois_per_image),
-        strict=True,
-    ):
-        bitmaps = _rasterize_image(masks, first, count, size)
-        bitmap_indices = (image_objects - first)[:, None].to(image_boxes.dtype)
-        rois = torch.cat((bitmap_indices, image_boxes), dim=1)
-        averages = multiscale_roi_align([bitmaps], rois, [1.0], side, 0, aligned=False)
-        parts.append(averages.squeeze(1))
+    images, first = positive.rois[:, 0], 0
+    targets = boxes.new_zeros(len(boxes), side, side)
+    for image, (count, size) in enumerate(zip(counts, sizes, strict=True)):
+        if count:
+            targets += _average_image(masks, first, count, size, images == image, positive, side)
         first += count
-    return torch.cat(parts)
+    return targets
 
 
 def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> LossTerm:
@@ -143,13 +133,37 @@ def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> LossTerm:
     return LossTerm((per_mask * valid).sum(), valid.sum())
 
 
-def _rasterize_image(masks: MixedMasks, first: int, count: int, size: ImageSize) -> Tensor:
-    """Return bitmaps (count + 1, 1, H, W) float32 of one image's objects, the last one empty.
+def _average_image(
+    masks: MixedMasks,
+    first: int,
+    count: int,
+    size: ImageSize,
+    in_image: Tensor,
+    positive: TrainingRois,
+    side: int,
+) -> Tensor:
+    """Return the averages (R, M, M) for the ROIs of one image, and zeros for the others.
 
-    The empty bitmap is for the padding ROIs of an image without objects.
+    All ROIs take part, because the host does not know how many belong to the image.
+
+    Args:
+        masks: the masks of the batch.
+        first: the first of the image's objects.
+        count: number of the image's objects, at least 1.
+        size: size of the image.
+        in_image: (R,) bool, the ROIs of the image.
+        positive: R positive ROIs.
+        side: M.
     """
-    device, side = masks.polygons.vertices.device, max(size)
-    whole = torch.tensor([[0.0, 0.0, side, side]], device=device).expand(count, 4)
-    objects = torch.arange(first, first + count, device=device)
-    bitmaps = rasterize_masks(masks, objects, whole, side)[:, : size.height, : size.width]
-    return F.pad(bitmaps, (0, 0, 0, 0, 0, 1))[:, None]
+    boxes, canvas = positive.rois[:, 1:], max(size)
+    whole = boxes.new_zeros(count, 4)
+    whole[:, 2:] = canvas
+    objects = torch.arange(first, first + count, device=boxes.device)
+    bitmaps = rasterize_masks(masks, objects, whole, canvas)[:, : size.height, : size.width]
+    # Padding may have matched an object of another image.
+    index = (positive.matched_gt_indices - first).clamp(0, count - 1)
+    # A box of NaN takes no samples, and its average is zero.
+    boxes = torch.where(in_image[:, None], boxes, torch.nan)
+    rois = torch.cat((index[:, None].to(boxes.dtype), boxes), dim=1)
+    averages = multiscale_roi_align([bitmaps[:, None]], rois, [1.0], side, 0, aligned=False)
+    return averages.squeeze(1)

@@ -28,3 +28,11 @@ def gpu(tmp_path_factory):
     assert ops_cuda.backend().startswith("compiled")
     build_emulation(tmp_path_factory.mktemp("emulation"))
     return torch.ops.ops_emulated
+
+
+@pytest.fixture(scope="session")
+def gpu_before_9(tmp_path_factory):
+    """ROI align as GPUs before compute capability 9.0 run it, compiled for the CPU."""
+    folder = tmp_path_factory.mktemp("emulation_before_9")
+    build_emulation(folder, "ops_emulated_8", "roi_align.cu", ["VECTOR_ATOMICS=0"])
+    return torch.ops.ops_emulated_8

@@ -30,6 +30,23 @@ def test_roi_align_agrees_forward_and_backward(gpu, channels, channels_last, rat
     torch.testing.assert_close(grads, expected, **close)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 256, 260, 261])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_gradient_without_vector_atomics_agrees_with_that_with_them(
+    gpu, gpu_before_9, channels, dtype
+):
+    # All operators are defined in both libraries, but only ROI align has the other kernels.
+    maps = pyramid(channels=channels, side=96, dtype=dtype)
+    rois = random_rois(20, side=96).to(torch.promote_types(dtype, torch.float32))
+    options = (SCALES, 5, 2, True, 24.0, 3, 0.0)
+    weights = torch.rand_like(gpu.multiscale_roi_align(maps, rois, *options))
+    expected = gpu.multiscale_roi_align_backward(weights, maps, rois, *options)
+    grads = gpu_before_9.multiscale_roi_align_backward(weights, maps, rois, *options)
+    assert any(each.any() for each in grads)
+    # The emulation adds in the same order with both.
+    assert all(one.equal(other) for one, other in zip(grads, expected, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("channels", [3, 260])
 def test_half_types_are_summed_in_float32_and_rounded_once(gpu, dtype, channels):

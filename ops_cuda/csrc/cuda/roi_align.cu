@@ -27,6 +27,16 @@ using torch::stable::Tensor;
 
 constexpr int kWarp = 32, kWarpsPerBlock = 4;
 
+// Vector atomics are new in compute capability 9.0. Tests, which emulate the kernels on the host,
+// define this for both ways.
+#if !defined(VECTOR_ATOMICS)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define VECTOR_ATOMICS 0
+#else
+#define VECTOR_ATOMICS 1
+#endif
+#endif
+
 // pooled: (R, S, S, C). Each lane processes N channels per step; C is a multiple of N.
 template <typename T, int N>
 __global__ void __launch_bounds__(kWarp* kWarpsPerBlock) pool(
@@ -55,15 +65,11 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock) pool(
   }
 }
 
-// Which channels a lane adds to. Vector atomics, new in compute capability 9.0, add four neighboring
-// channels at once; without them, neighboring lanes have neighboring channels.
+// Which channels a lane adds to. Vector atomics add four neighboring channels at once; without them,
+// neighboring lanes have neighboring channels.
 template <typename S>
 struct LaneChannels {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  static constexpr int kVector = std::is_same_v<S, float> ? 4 : 1;
-#else
-  static constexpr int kVector = 1;
-#endif
+  static constexpr int kVector = VECTOR_ATOMICS && std::is_same_v<S, float> ? 4 : 1;
   static constexpr int kPerLane = 8;
   static constexpr int kPerWarp = kWarp * kPerLane;
 
@@ -79,7 +85,7 @@ struct LaneChannels {
     for (int k = 0; k < kPerLane; k += kVector) {
       const int64_t c = first + at(lane, k);
       if (c >= channels) return;
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if VECTOR_ATOMICS
       if constexpr (kVector == 4) {
         if (channels % 4 == 0) {
           atomicAdd(

@@ -57,8 +57,9 @@ def test_the_mask_head_gets_few_more_rois_than_there_are_positives(
     full_detector.roi_heads.mask.register_forward_pre_hook(
         lambda _, arguments: sizes.append(len(arguments[0]))
     )
+    batch = make_batch(targets)
     with ForbidSync():
-        terms = full_detector(make_batch(targets), targets)
+        terms = full_detector(batch, targets)
     positives = int(terms["mask"].count)
     assert 0 < positives <= sizes[0] <= positives + 1
     settings = full_detector.roi_heads.settings

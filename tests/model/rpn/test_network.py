@@ -126,19 +126,3 @@ def test_a_cuda_graph_of_proposals_can_be_replayed_on_other_features():
             graph.replay()
             for result, expected in zip(captured, propose(), strict=True):
                 torch.testing.assert_close(result, expected)
-
-
-def test_every_parameter_has_a_gradient_under_autocast_with_few_samples(
-    tiny_config, scenes, make_batch
-):
-    """torch <= 2.10 caches casts made without a graph; see ``RegionProposalNetwork.losses``."""
-    config = tiny_config()
-    config = config.model_copy(
-        update={"rpn": config.rpn.model_copy(update={"samples_per_image": 8})}
-    )
-    detector = build_detector(config).train()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = detector(make_batch(scenes), scenes)
-    total_loss(terms).backward()
-    missing = [name for name, p in detector.named_parameters() if p.grad is None]
-    assert not missing
