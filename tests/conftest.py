@@ -1,4 +1,4 @@
-"""Real services for tests, each started once per session: a local Ray and an S3 server."""
+"""Real services for tests, each started once per session: a local Ray and object stores."""
 
 import json
 import os
@@ -18,6 +18,7 @@ import torch
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.object_stores import azure, gcs, store_environment  # noqa: F401
 from tests.real_images import coco_tiny  # noqa: F401
 from tests.weights_publisher import no_caches, publisher, weights_files  # noqa: F401
 
@@ -90,6 +91,18 @@ def s3_port():
         for name, value in settings.items():
             patch.setenv(name, value)
         yield port
+
+
+@pytest.fixture(scope="session")
+def store_ports():
+    """Ports of the stores of Google and Azure, exported before Ray starts its processes."""
+    ports = free_ports(2)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY"):
+            patch.delenv(name, raising=False)
+        for name, value in store_environment(*ports).items():
+            patch.setenv(name, value)
+        yield ports
 
 
 @pytest.fixture(scope="session")
@@ -170,7 +183,7 @@ def _wait_until_healthy(server, port, log):
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3_port):
+def ray_cluster(s3_port, store_ports):
     """A local Ray of 2 CPUs, started once per session; its workers can import the repository."""
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

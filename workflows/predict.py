@@ -34,7 +34,7 @@ class ExitStatus(enum.IntEnum):
 _DESCRIPTION = """\
 Detects objects in images, videos or a camera's frames and writes them with masks, boxes, keypoints
 and names drawn on. MODEL is a run's folder, a checkpoint, a weights file of any supported library,
-or models:/name@alias. INPUT is an image, a video, a folder, a pattern, or an s3:// URL.
+or models:/name@alias. INPUT is an image, a video, a folder or a pattern, also in object stores.
 """
 
 _EPILOG = """\

@@ -1,11 +1,14 @@
 """Convert annotated images to Parquet shards with a manifest."""
 
+import logging
 import sys
 
 from pipeline.config import RunConfig
 from pipeline.output_layout import split_shards_url
 from workflows.arguments import Mode
 from workflows.command_line import main
+
+logger = logging.getLogger(__name__)
 
 
 def plan(config: RunConfig) -> str:
@@ -32,10 +35,15 @@ def job(config: RunConfig) -> str:
 
 
 def check(config: RunConfig) -> None:
-    """Refuse annotations that do not exist."""
+    """Refuse annotations that do not exist; warn of what only later jobs refuse."""
     from pipeline.ingest.source_check import check_sources
+    from pipeline.track.mlflow_store import TrackingError, tracking_uri
 
     check_sources(config)
+    try:
+        tracking_uri(config)
+    except TrackingError as error:
+        logger.warning("the shards are written, but train and later jobs will refuse: %s", error)
 
 
 def plan_check(config: RunConfig) -> str:

@@ -9,6 +9,10 @@ from model.weights.published.table import WORDS
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.registration import check_champion_metric
+from pipeline.ingest.source_check import check_sources
+from pipeline.output_layout import SPLITS, split_shards_url
+from pipeline.shards.manifest import read_manifest
+from pipeline.storage.urls import MODEL_SCHEMES, scheme_of
 from pipeline.sweep.sweep_check import check_sweep
 from pipeline.track.mlflow_store import TrackingError, hide_password, tracking_uri
 from pipeline.train.validation_history import best_metric
@@ -25,6 +29,7 @@ def check_start(config: RunConfig, selected: Collection[str]) -> None:
 
     Raises:
         ConfigError: a setting of a late stage is wrong, or a file that it names does not exist.
+        StorageError: annotations or shards do not exist, or a store refuses.
         TrackingError: nothing answers at the address of the MLflow server.
     """
     if "register" in selected:
@@ -33,20 +38,59 @@ def check_start(config: RunConfig, selected: Collection[str]) -> None:
         check_sweep(config)
     if "train" in selected:
         best_metric(config)
-        _check_weights(config)
+    _check_locations(config, selected)
+    _check_sources(config, selected)
     if set(selected) - {"train_shards", "val_shards"}:
         _check_tracker(tracking_uri(config))
 
 
-def _check_weights(config: RunConfig) -> None:
-    weights = config.train.weights
-    is_stored = (
-        weights is not None
-        and weights not in WORDS
-        and not weights.startswith(("models:/", "runs:/", "http://", "https://"))
-    )
-    if weights is not None and is_stored and not storage.exists(weights):
-        raise ConfigError([f"train.weights: {weights} does not exist"])
+def _check_sources(config: RunConfig, selected: Collection[str]) -> None:
+    """Raise if annotations, or shards that no stage writes, do not exist."""
+    splits = [split for split in SPLITS if f"{split}_shards" in selected]
+    check_sources(config, splits)
+    evaluated = config.evaluate.split
+    if "evaluate" in selected and evaluated not in SPLITS:
+        read_manifest(split_shards_url(config, evaluated))
+
+
+def _check_locations(config: RunConfig, selected: Collection[str]) -> None:
+    """Raise if a location does not exist that a stage reads and none of the chain writes."""
+    train, evaluate, infer = config.train, config.evaluate, config.infer
+    read = {
+        "train": {"train.weights": train.weights},
+        "evaluate": {
+            "evaluate.weights": evaluate.weights,
+            "evaluate.predictions": evaluate.predictions,
+        },
+        "infer": {
+            "infer.model": infer.model,
+            "infer.inputs": infer.inputs,
+            "infer.images": infer.images,
+        },
+    }
+    problems = [
+        f"{key}: {location} does not exist"
+        for stage, settings in read.items()
+        if stage in selected
+        for key, location in settings.items()
+        if location is not None
+        and not _is_elsewhere(location)
+        and not _is_written(config, location)
+        and not storage.exists(location)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _is_elsewhere(location: str) -> bool:
+    """Whether weights are published, in MLflow or on the web."""
+    return location in WORDS or scheme_of(location) in MODEL_SCHEMES
+
+
+def _is_written(config: RunConfig, location: str) -> bool:
+    """Whether a location is in a folder that the chain writes."""
+    folders = (config.output, *(split_shards_url(config, split) for split in SPLITS))
+    return storage.join(location, "").startswith(tuple(storage.join(each, "") for each in folders))
 
 
 def _check_tracker(uri: str) -> None:

@@ -7,25 +7,28 @@ from pydantic import Field, model_validator
 from model.config.settings import Fraction, Positive, Precision, Settings
 from model.weights.published.table import DetectorWord
 from pipeline.config.annotations import AnnotationFormat
-from pipeline.storage.urls import Location
+from pipeline.storage.urls import Location, ModelLocation
 
 
 class PredictConfig(Settings):
     """Inference with drawn results; a command line of its own sets these, not a run's config."""
 
-    model: DetectorWord | Location = Field(
+    model: DetectorWord | ModelLocation = Field(
         description="A run's folder, a checkpoint, a weights file of any supported library, "
         "models:/name@alias, or coco for published weights of the config's detector (default: "
         "torchvision's Mask R-CNN R50-FPN)."
     )
     inputs: tuple[str, ...] = Field(
-        (), description="Images, videos, folders, patterns such as 'photos/*.jpg', or s3:// URLs."
+        (),
+        description="Images, videos, folders, patterns such as 'photos/*.jpg', or URLs of object "
+        "stores.",
     )
     webcam: str | None = Field(
         None, description="A camera's number or device, or the URL of a live stream."
     )
     output: Location | None = Field(
-        None, description="Folder or s3:// URL for the drawn images; default: predictions."
+        None,
+        description="Folder for the drawn images, also in an object store; default: predictions.",
     )
     show: bool = Field(False, description="Show the results in a window.")
     min_score: Fraction = Field(0.5, description="Minimum score of a detection.")
@@ -41,7 +44,7 @@ class PredictConfig(Settings):
     image_prefix: str | None = Field(
         None,
         description="What Label Studio needs before an image's name to find it; default: "
-        "/data/local-files/?d= for local files, else their s3:// URLs.",
+        "/data/local-files/?d= for local files, else their URLs.",
     )
     crops: bool = Field(
         False, description="Also write each object as an image of its own, cut out by its mask."

@@ -6,13 +6,13 @@ from pydantic import Field
 
 from model.config.settings import Fraction, Positive, PositiveFloat, Precision, Settings
 from model.weights.published.table import DetectorWord
-from pipeline.storage.urls import Location
+from pipeline.storage.urls import ModelLocation
 
 
 class ServeConfig(Settings):
     """A detector behind HTTP."""
 
-    model: DetectorWord | Location | None = Field(
+    model: DetectorWord | ModelLocation | None = Field(
         None,
         description="models:/name@alias, a weights URL, or coco for the published detector of this "
         "architecture; default: the champion.",

@@ -106,8 +106,9 @@ def _write_or_reuse(task: MergeTask) -> ShardReport:
 
 
 def _check_folders(sources: Sequence[Source], shards_url: str) -> None:
-    places = [storage.filesystem(source.url)[1] for source in sources]
-    if storage.filesystem(shards_url)[1] in places:
+    # With the store: buckets of two clouds may have the same name.
+    places = [storage.filesystem(source.url) for source in sources]
+    if storage.filesystem(shards_url) in places:
         raise storage.StorageError(
             f"{shards_url} is to be read and written; set another output, or data.train_shards and "
             "data.val_shards, for the new shards"

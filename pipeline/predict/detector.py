@@ -23,6 +23,7 @@ from pipeline.config.predict import PredictConfig
 from pipeline.extras import require_extra
 from pipeline.operator_backend import warn_if_not_compiled
 from pipeline.predict.errors import PredictError
+from pipeline.storage.urls import is_in_store
 from pipeline.track.stored_weights import stored_weights
 
 
@@ -161,7 +162,7 @@ def _tiles(config: PredictConfig, run: RunConfig | None) -> TilesConfig | None:
 @contextmanager
 def _local_weights(source: str, run: RunConfig | None) -> Iterator[str | Path]:
     """Provide weights as a local path, or as an address that `load_detector` takes."""
-    if source.startswith("s3://"):
+    if is_in_store(source):
         with stored_weights(source) as path:
             yield path
         return

@@ -1,4 +1,4 @@
-"""Files at a local path, ``file://`` or ``s3://`` URL.
+"""Files at a local path, ``file://`` URL, or the URL of an object store.
 
 Use as ``from pipeline import storage`` and ``storage.read_json(url)``. Settings import
 `pipeline.storage.urls` instead, because they need locations but no file system.
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from model.lazy_exports import lazy_exports
 from pipeline.storage.retries import DamagedRecordError, MissingFileError, StorageError
-from pipeline.storage.untrusted_names import UnsafeNameError, check_name, path_below, url_below
+from pipeline.storage.untrusted_names import UnsafeNameError, check_name, path_below
 from pipeline.storage.urls import absolute, join, local_path
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ __all__ = [
     "read_json",
     "upload_file",
     "upload_folder",
-    "url_below",
     "write_bytes",
     "write_json",
 ]

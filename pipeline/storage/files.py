@@ -1,25 +1,23 @@
 """Read, write, list and copy files by URL, with atomic writes and retries.
 
-A URL is a plain path, ``file://`` or ``s3://``. The S3 endpoint, region and keys come from the
-standard environment variables (``AWS_ENDPOINT_URL``, ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``,
-``AWS_SECRET_ACCESS_KEY``, ...).
+A URL is a plain path, ``file://``, or the URL of an object store (`pipeline.storage.urls`), whose
+credentials come from the standard environment variables of its cloud.
 
 Local files are read and written without pyarrow, which an installation for inference alone has not.
 """
 
-import functools
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipeline.extras import require_extra
-from pipeline.storage.retries import DamagedRecordError, StorageError, retry
+from pipeline.storage.object_stores import object_store
+from pipeline.storage.retries import DamagedRecordError, retry
 from pipeline.storage.urls import join, local_path
 
 if TYPE_CHECKING:
@@ -39,13 +37,7 @@ def filesystem(url: str) -> "tuple[pyarrow.fs.FileSystem, str]":
     path = local_path(url)
     if path is not None:
         return _arrow_fs(url).LocalFileSystem(), str(path.absolute())
-    if url.startswith("s3://"):
-        getenv = os.environ.get
-        endpoint = getenv("AWS_ENDPOINT_URL_S3") or getenv("AWS_ENDPOINT_URL")
-        region = getenv("AWS_REGION") or getenv("AWS_DEFAULT_REGION")
-        store = _s3(endpoint, region, getenv("AWS_ACCESS_KEY_ID"))
-        return store, url.removeprefix("s3://").rstrip("/")
-    raise StorageError(f"{url}: unsupported URL scheme; use a local path, file:// or s3://")
+    return object_store(url).open_store(url)
 
 
 def _arrow_fs(url: str) -> Any:
@@ -57,21 +49,6 @@ def _arrow_fs(url: str) -> Any:
         require_extra("s3", f"access to {url}")
         raise
     return arrow_fs
-
-
-@functools.lru_cache
-def _s3(endpoint: str | None, region: str | None, key_id: str | None) -> "pyarrow.fs.FileSystem":
-    arrow_fs = _arrow_fs("s3://")
-    # pyarrow reads the keys from the environment; key_id only gives each user a separate client.
-    del key_id
-    return arrow_fs.S3FileSystem(
-        endpoint_override=endpoint,
-        # A self-hosted server has no regions, but its request signatures need a region name.
-        region=region or ("us-east-1" if endpoint else None),
-        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=5),
-        connect_timeout=10,
-        request_timeout=60,
-    )
 
 
 def exists(url: str) -> bool:
@@ -115,7 +92,7 @@ def write_bytes(url: str, data: bytes) -> None:
                 partial.write_bytes(data)
             return
         store, path = filesystem(url)
-        # An S3 object becomes visible only when its upload is complete.
+        # An object becomes visible only when its upload is complete.
         with store.open_output_stream(path) as stream:
             stream.write(data)
 
@@ -231,7 +208,9 @@ def delete(url: str) -> None:
         if info.is_file:
             store.delete_file(path)
         elif info.type == _arrow_fs(url).FileType.Directory:
-            store.delete_dir(path)
+            # Google's file system deletes the files, then misses an object for the folder itself.
+            with suppress(FileNotFoundError):
+                store.delete_dir(path)
 
     retry(url, remove)
 

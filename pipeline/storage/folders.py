@@ -64,7 +64,7 @@ def fetch(url: str) -> Iterator[Path]:
 
 
 def move_folder(url: str, target: str) -> None:
-    """Rename a folder. In S3 its files are copied one by one, then the folder is deleted.
+    """Rename a folder. In an object store its files are copied, then the folder is deleted.
 
     Raises:
         MissingFileError: the URL has no files below it.

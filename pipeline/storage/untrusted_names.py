@@ -1,10 +1,9 @@
-"""Join names from outside (object keys, manifests, archives) to a folder, and stay inside it."""
+"""Check names from outside (object keys, manifests, archives), so that they stay in a folder."""
 
 import re
 from pathlib import Path
 
 from pipeline.storage.retries import StorageError
-from pipeline.storage.urls import join
 
 
 class UnsafeNameError(StorageError, ValueError):
@@ -44,14 +43,3 @@ def path_below(folder: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UnsafeNameError(f"{path} leads out of {folder} through a symbolic link; remove it")
     return path
-
-
-def url_below(location: str, name: str) -> str:
-    """Return the location of a name from outside in a folder, for reading.
-
-    Symbolic links are followed: whoever placed them in the folder could read their targets.
-
-    Raises:
-        UnsafeNameError: the name leads out of the folder.
-    """
-    return join(location, check_name(name))

@@ -1,4 +1,8 @@
-"""Locations: a plain path, ``file://``, ``s3://`` or any other scheme (``models:/``)."""
+"""Locations: a plain path, a ``file://`` URL, the URL of an object store, or a registered model.
+
+Object stores are ``s3://bucket/path``, Google's ``gs://bucket/path``, and Azure's
+``az://container/path`` or ``abfss://container@account.dfs.core.windows.net/path``.
+"""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -7,12 +11,35 @@ from urllib.parse import unquote, urlparse
 
 from pydantic import AfterValidator, ValidationInfo
 
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
+STORE_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
+"""Schemes of object stores; see `pipeline.storage.object_stores`."""
+
+MODEL_SCHEMES = ("models", "runs", "http", "https")
+"""Further schemes of weights: MLflow's registry and runs, and addresses to download from."""
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
 
 
 def is_relative(location: str) -> bool:
     """Whether the location is a path that depends on the current folder."""
     return not _has_scheme(location) and not Path(location).expanduser().is_absolute()
+
+
+def scheme_of(location: str) -> str:
+    """Return the scheme of a URL, such as ``s3``; empty for a plain path."""
+    match = _SCHEME.match(location)
+    return match[1] if match else ""
+
+
+def is_in_store(location: str) -> bool:
+    """Whether the location is the URL of an object store."""
+    return scheme_of(location) in STORE_SCHEMES
+
+
+def unsupported_scheme(location: str) -> str:
+    """Return the message for a URL that no store serves."""
+    stores = ", ".join(f"{scheme}://" for scheme in STORE_SCHEMES)
+    return f"{location}: unsupported URL scheme; use a local path, file://, {stores}"
 
 
 def local_path(location: str) -> Path | None:
@@ -48,7 +75,7 @@ def join(location: str, *parts: str) -> str:
 
 
 def _has_scheme(location: str) -> bool:
-    return _SCHEME.match(location) is not None
+    return bool(scheme_of(location))
 
 
 def _resolve(location: str, info: ValidationInfo) -> str:
@@ -58,5 +85,23 @@ def _resolve(location: str, info: ValidationInfo) -> str:
     return location if folder is None else absolute(location, folder)
 
 
-Location = Annotated[str, AfterValidator(_resolve)]
-"""A location in the configuration; `load_config` makes it absolute."""
+def _check_scheme(location: str) -> str:
+    if scheme_of(location) not in ("", "file", *STORE_SCHEMES):
+        raise ValueError(unsupported_scheme(location))
+    return location
+
+
+def _check_model_scheme(location: str) -> str:
+    if scheme_of(location) not in MODEL_SCHEMES:
+        try:
+            _check_scheme(location)
+        except ValueError as error:
+            raise ValueError(f"{error}, models:/, runs:/, http:// or https://") from None
+    return location
+
+
+Location = Annotated[str, AfterValidator(_check_scheme), AfterValidator(_resolve)]
+"""A location of files in the configuration; `load_config` makes it absolute."""
+
+ModelLocation = Annotated[str, AfterValidator(_check_model_scheme), AfterValidator(_resolve)]
+"""A location of weights in the configuration, which may also be in MLflow or on the web."""

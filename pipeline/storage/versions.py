@@ -1,12 +1,13 @@
 """Versions of files: text that changes when a file is written again, without reading it."""
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-from pipeline.storage.files import filesystem
+from pipeline.storage.object_stores import object_store
 from pipeline.storage.retries import retry
 from pipeline.storage.urls import join, local_path
 
@@ -16,7 +17,8 @@ class FileVersion(NamedTuple):
 
     Args:
         name: relative to the listed folder; empty if the listed URL is the file itself.
-        version: the ETag of an object in S3, else the size and the time of the last change.
+        version: the ETag of an object in S3 or Azure, its generation at Google; of a local file,
+            the size and the time of the last change.
     """
 
     name: str
@@ -91,48 +93,24 @@ def _stat_version(path: Path) -> str | None:
 
 
 def _list_objects(url: str) -> Iterator[FileVersion]:
-    _, path = filesystem(url)
-    # After `filesystem`, which says so if the extra s3 is not installed.
-    import boto3  # noqa: PLC0415
-
-    bucket, _, prefix = path.partition("/")
-    client = boto3.client("s3")
+    store = object_store(url)
+    _, path = store.open_store(url)
+    prefix = path.partition("/")[2]
     if prefix:
         # Keys are in the order of their bytes: the object itself comes first.
-        first = _page(client, url, Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", ())
-        if first and first[0]["Key"] == prefix:
-            yield FileVersion("", first[0]["ETag"])
-            return
+        for key, version in retry(url, lambda: store.list_page(url, prefix, None, 1)).objects:
+            if key == prefix:
+                yield FileVersion("", version)
+                return
         # With the slash: a longer name that begins alike is not below the folder.
         prefix += "/"
-    token: dict[str, str] = {}
+    token: str | None = None
     while True:
-        page = _page(client, url, Bucket=bucket, Prefix=prefix, **token)
-        for entry in page.get("Contents", ()):
-            name = entry["Key"].removeprefix(prefix)
+        page = retry(url, functools.partial(store.list_page, url, prefix, token, None))
+        for key, version in page.objects:
+            name = key.removeprefix(prefix)
             # Keys that end with a slash mark folders.
             if name and not name.endswith("/"):
-                yield FileVersion(name, entry["ETag"])
-        if not page.get("IsTruncated"):
+                yield FileVersion(name, version)
+        if (token := page.token) is None:
             return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
-
-
-def _page(client: Any, url: str, **request: Any) -> dict[str, Any]:
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 comes with boto3
-
-    def request_page() -> dict[str, Any]:
-        try:
-            page: dict[str, Any] = client.list_objects_v2(**request)
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if code == "NoSuchBucket":
-                raise FileNotFoundError(str(error)) from error
-            # In the spelling that `retry` knows as permanent.
-            text = f"{error} (ACCESS_DENIED)" if code == "AccessDenied" else str(error)
-            raise OSError(text) from error
-        except BotoCoreError as error:
-            raise OSError(str(error)) from error
-        return page
-
-    return retry(url, request_page)

@@ -257,6 +257,10 @@ def _modules(extras, extra):
             modules_of.setdefault(canonicalize_name(name), set()).add(module)
     public = set()
     for name in _requirements(extras, extra):
+        files = {str(file) for file in importlib.metadata.files(name) or ()}
+        if f"{(path := name.replace('-', '/'))}/__init__.py" in files and "/" in path:
+            public.add(path.replace("/", "."))  # in a namespace, as google.cloud.storage
+            continue
         found = {each for each in modules_of[name] if not each.startswith("_")}
         own = {each for each in found if each.lower() in (name, name.replace("-", "_"))}
         public |= own or (found & ({*sys.modules, "psycopg2", "PIL", "yaml"})) or found

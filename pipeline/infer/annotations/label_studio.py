@@ -9,10 +9,13 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from pipeline import storage
 from pipeline.infer.annotations.mask_polygons import Outline
 from pipeline.infer.detection_rows import DetectionRow
+from pipeline.storage.azure_account import split_url
+from pipeline.storage.urls import is_in_store, scheme_of
 
+_AZURE = "azure-blob://"
+_STORES = ("s3://", "gs://", _AZURE)
 _LOCAL_FILES = "/data/local-files/?d="
 
 
@@ -24,11 +27,19 @@ def image_address(name: str, url: str, prefix: str | None) -> str:
         url: of the image.
         prefix: what stands before the name; None decides by ``url``.
     """
-    if prefix is None and storage.local_path(url) is None:
-        return url
-    if prefix is not None and prefix.startswith("s3://"):
+    if prefix is None and is_in_store(url):
+        return _store_address(url)
+    if prefix is not None and prefix.startswith(_STORES):
         return prefix + name  # the key itself, not escaped
     return (_LOCAL_FILES if prefix is None else prefix) + quote(name)
+
+
+def _store_address(url: str) -> str:
+    """Return the URL of an object as Label Studio spells it."""
+    if scheme_of(url) in ("s3", "gs"):
+        return url
+    _, container, key = split_url(url)
+    return f"{_AZURE}{container}/{key}"
 
 
 def _label(class_name: str) -> str:

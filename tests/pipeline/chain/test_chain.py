@@ -13,8 +13,9 @@ from pipeline.chain.selection import Selection
 from pipeline.chain.stage import read_record
 from pipeline.chain.stages import chain_stages
 from pipeline.chain.task import run_stage
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, SplitConfig
 from pipeline.ingest.shapes_dataset import draw_shapes_dataset
+from pipeline.storage import StorageError
 
 
 def with_section(config, section, **changes):
@@ -130,6 +131,19 @@ def test_what_is_known_to_be_missing_is_refused_at_the_start(small_config):
     config = with_section(small_config, "train", weights="/nowhere/weights.pth")
     with pytest.raises(ConfigError, match=r"train\.weights: /nowhere/weights\.pth does not exist"):
         next(run_chain(config))
+    settings = {"inputs": "/nowhere/images", "model": "/nowhere/model"}
+    config = with_section(small_config, "infer", **settings)
+    with pytest.raises(ConfigError, match=r"(?s)infer\.model: .*infer\.inputs: .*does not exist"):
+        next(run_chain(config))
+    part = SplitConfig(annotations="/nowhere/train.json", images="/nowhere")
+    config = with_section(small_config, "data", source="coco", train=(part,), val=(part,))
+    with pytest.raises(StorageError, match=r"/nowhere/train\.json: no such file"):
+        next(run_chain(config))
+    config = with_section(small_config, "data", split_shards={"test": "/nowhere/test"})
+    config = with_section(config, "evaluate", split="test")
+    with pytest.raises(StorageError, match=r"/nowhere/test/manifest\.json: no manifest"):
+        next(run_chain(config))
+    assert not Path(small_config.output).exists()
     config = with_section(small_config, "track", uri="http://127.0.0.1:9")
     with pytest.raises(RuntimeError, match=r"no MLflow server answers at http://127\.0\.0\.1:9"):
         next(run_chain(config))

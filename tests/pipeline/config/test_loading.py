@@ -34,7 +34,28 @@ def test_a_location_that_cannot_exist_is_refused(here, location):
         load_config("c.yaml")
 
 
-@pytest.mark.parametrize("url", ["s3://b/k", "models:/name@champion", "/abs"])
+@pytest.mark.parametrize(
+    "key",
+    ["output", "data.train_shards", "infer.inputs", "infer.output", "infer.model", "train.weights"],
+)
+def test_a_url_that_nothing_can_read_is_refused(here, key):
+    (here / "c.yaml").write_text("")
+    with pytest.raises(ConfigError, match=rf"{key}: .*ftp://host/x: unsupported URL scheme; use a"):
+        load_config("c.yaml", [f"{key}=ftp://host/x"])
+
+
+def test_files_cannot_be_in_mlflow_or_on_the_web(here):
+    (here / "c.yaml").write_text("")
+    for url in ("models:/name/1", "https://host/folder"):
+        with pytest.raises(ConfigError, match=r"infer\.inputs: .*unsupported URL scheme"):
+            load_config("c.yaml", [f"infer.inputs={url}"])
+        assert load_config("c.yaml", [f"infer.model={url}"]).infer.model == url
+
+
+STORES = ("gs://b/k", "az://c/k", "abfs://c/k", "abfss://c@a.dfs.core.windows.net/k")
+
+
+@pytest.mark.parametrize("url", ["s3://b/k", *STORES, "models:/name@champion", "/abs"])
 def test_absolute_locations_are_unchanged(here, url):
     (here / "c.yaml").write_text("")
     assert load_config("c.yaml", [f"evaluate.weights={url}"]).evaluate.weights == url

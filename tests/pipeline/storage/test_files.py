@@ -1,14 +1,15 @@
-"""Storage behaves the same on a local folder and on a real S3 server."""
+"""Storage behaves the same on a local folder and in every object store, on real servers."""
 
 import pytest
 
 from pipeline import storage
+from tests.object_stores import STORES
 
 
-@pytest.fixture(params=["path", "file", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(params=["path", "file", *STORES])
 def location(request, tmp_path):
-    if request.param == "s3":
-        return request.getfixturevalue("s3")("storage")
+    if request.param not in ("path", "file"):
+        return request.getfixturevalue(request.param)("storage")
     folder = tmp_path / "with space"
     return str(folder) if request.param == "path" else folder.as_uri()
 

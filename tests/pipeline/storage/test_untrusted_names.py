@@ -9,6 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import storage
+from pipeline.infer.ledger import LedgerEntry, entry_url, read_entries, recorded_names, write_entry
+from pipeline.ingest.coco import read_coco
+from pipeline.ingest.shard_writer import write_shards
+from pipeline.shards.manifest import MANIFEST_NAME, read_manifest
+from tests.object_stores import STORES
 
 UNSAFE = [
     "",
@@ -32,19 +37,16 @@ SAFE = ["x", "a/b.json", "a..b", "...", ".hidden", "with space", "ü+,()", "a%2e
 
 @pytest.mark.parametrize("name", UNSAFE)
 def test_a_name_that_leads_out_is_refused(tmp_path, name):
-    for join in (
-        lambda: storage.path_below(tmp_path, name),
-        lambda: storage.url_below("s3://bucket/folder", name),
-    ):
+    for check in (lambda: storage.path_below(tmp_path, name), lambda: storage.check_name(name)):
         with pytest.raises(storage.UnsafeNameError, match="not a name inside a folder") as raised:
-            join()
+            check()
         assert isinstance(raised.value, storage.StorageError)
 
 
 @pytest.mark.parametrize("name", SAFE)
 def test_other_names_are_joined_as_they_are(tmp_path, name):
     assert storage.path_below(tmp_path, name) == tmp_path / name
-    assert storage.url_below("s3://bucket/folder", name) == f"s3://bucket/folder/{name}"
+    assert storage.check_name(name) == name
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path):
@@ -67,14 +69,47 @@ def test_a_folder_that_is_itself_a_link_is_no_way_out(tmp_path):
 @given(st.text(st.sampled_from("./\\a:\0C~"), max_size=12))
 def test_every_accepted_name_stays_inside(name):
     try:
-        joined = storage.url_below("/base/folder", name)
+        storage.check_name(name)
     except storage.UnsafeNameError:
         return
     depth = 0
-    for part in joined.removeprefix("/base/folder/").split("/"):
+    for part in name.split("/"):
         depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
         assert depth >= 0
     assert depth > 0
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_records_in_a_bucket_lead_nowhere_else(request, store, shapes_images):
+    """A manifest that names a shard elsewhere is refused, and so is a ledger's entry."""
+    base = request.getfixturevalue(store)("untrusted")
+    annotations, images = shapes_images
+    write_shards(read_coco(str(annotations), str(images)), f"{base}/in", 4, 4)
+    name = read_manifest(f"{base}/in").files[0].name
+    text = storage.read_bytes(f"{base}/in/{MANIFEST_NAME}").decode()
+    altered = text.replace(f'"{name}"', f'"../other/{name}"').encode()
+    storage.write_bytes(f"{base}/in/{MANIFEST_NAME}", altered)
+    with pytest.raises(storage.StorageError, match=r"manifest\.json: '\.\./other/.*is not a name"):
+        read_manifest(f"{base}/in")
+    entry = LedgerEntry(
+        name="chunk",
+        key="k",
+        images=1,
+        failed=0,
+        objects=0,
+        size=1,
+        model="m",
+        files=("a.jpg",),
+        versions=("1",),
+        image_ids=(1,),
+    )
+    write_entry(f"{base}/out", entry)
+    chunk = entry_url(f"{base}/out", "chunk")
+    hostile = storage.read_bytes(chunk).replace(b'"chunk"', b'"../../chunk"')
+    storage.write_bytes(entry_url(f"{base}/out", "hostile"), hostile)
+    names = recorded_names(f"{base}/out")
+    assert names == ["chunk", "hostile"]
+    assert dict(read_entries(f"{base}/out", names))["hostile"] is None
 
 
 LISTING = """<?xml version="1.0" encoding="UTF-8"?>

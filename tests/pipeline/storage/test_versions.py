@@ -5,11 +5,12 @@ import pytest
 
 from pipeline import storage
 from pipeline.storage.versions import file_url, file_versions, list_versions
+from tests.object_stores import STORES
 
 
-@pytest.mark.parametrize("location", ["local", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.mark.parametrize("location", ["local", *STORES])
 def test_versions_change_with_the_content_at_the_same_size(request, tmp_path, location):
-    base = str(tmp_path) if location == "local" else request.getfixturevalue("s3")("versions")
+    base = str(tmp_path) if location == "local" else request.getfixturevalue(location)("versions")
     folder = storage.join(base, "in")
     for name in ("in/a b.jpg", "in/sub/c.jpg", "in-other/d.jpg", "in.jpg"):
         storage.write_bytes(storage.join(base, name), b"first")
@@ -37,25 +38,26 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("location", ["path", "file", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.mark.parametrize("location", ["path", "file", *STORES])
 def test_every_file_is_listed_once_by_its_own_name(request, tmp_path, location):
     """Names are not encoded, whatever the URL; files of a longer prefix do not belong."""
     base = {"path": str(tmp_path), "file": tmp_path.as_uri()}.get(location)
-    base = base or request.getfixturevalue("s3")("names")
+    is_local = base is not None
+    base = base or request.getfixturevalue(location)("names")
     folder = storage.join(base, "in")
     for name in NAMES:
         storage.write_bytes(file_url(folder, name), name.encode())
     storage.write_bytes(storage.join(base, "in2/other.jpg"), b"")
     storage.write_bytes(storage.join(base, "in-3.jpg"), b"")
-    if location == "s3":
-        bucket, _, prefix = folder.removeprefix("s3://").partition("/")
-        boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/marker/", Body=b"")
+    if not is_local:
+        store, path = storage.filesystem(storage.join(folder, "marker/of/a folder"))
+        store.create_dir(path)
     else:
         (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
         (tmp_path / "in" / "broken.jpg").symlink_to(tmp_path / "nowhere")
     listed = [file.name for file in list_versions(folder)]
     assert sorted(listed) == sorted(NAMES)
-    if location != "s3":
+    if is_local:
         assert listed == sorted(NAMES)
     for name in NAMES:
         assert storage.read_bytes(file_url(folder, name)) == name.encode()

@@ -18,6 +18,7 @@ from pipeline.train.checkpoint_store import (
     write_checkpoint,
 )
 from pipeline.train.resume import clear_interrupted_state, find_checkpoint
+from tests.object_stores import STORES
 
 FILES = ("model.safetensors", "model.json", "training.pt", "checksums.json")
 
@@ -27,10 +28,11 @@ def detector(tiny_model_config):
     return build_detector(tiny_model_config)
 
 
-@pytest.fixture(params=["path", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(params=["path", *STORES])
 def output(request, tmp_path, detector):
-    """The URL of an output with checkpoints after 2, 4 and 6 steps, on disk and in S3."""
-    url = request.getfixturevalue("s3")("run") if request.param == "s3" else str(tmp_path / "run")
+    """The URL of an output with checkpoints after 2, 4 and 6 steps, on disk and in each store."""
+    is_local = request.param == "path"
+    url = str(tmp_path / "run") if is_local else request.getfixturevalue(request.param)("run")
     for step in (2, 4, 6):
         write_checkpoint(url, detector, SavedState(step, scaler={"scale": 1.0}))
     return url
