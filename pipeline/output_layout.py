@@ -29,6 +29,9 @@ STAGES_FOLDER = "stages"
 COCO_RESULTS_FILE, COCO_IMAGES_FILE = "coco_results.json", "coco_images.json"
 """Detections in COCO's results format, and the images of their ids."""
 
+SUMMARY_FILE = "summary.json"
+"""What a job of batch inference has done."""
+
 ANNOTATION_FILES = {
     "coco": ("annotations.json",),
     "label_studio": ("label_studio.json", "label_studio.xml"),

@@ -9,7 +9,8 @@ from workflows.command_line import format_values, main
 
 def plan(config: RunConfig) -> str:
     """Say what is evaluated, on which shards, and where the report is written."""
-    weights = config.evaluate.weights or f"the checkpoint of {config.output}"
+    settings = config.evaluate
+    weights = settings.predictions or settings.weights or f"the checkpoint of {config.output}"
     return (
         f"evaluating {weights} on {config.evaluate.split}, {evaluated_shards_url(config)}; "
         f"report in {evaluation_url(config)}"
@@ -43,10 +44,10 @@ if __name__ == "__main__":
         main(
             description="""
             Predicts on the shards of evaluate.split (default: val) with evaluate.weights, a
-            checkpoint or models:/name@alias (default: that of the training in this output), and
-            writes
-            COCO's 12 metrics per task, AP per class and images with predictions to
-            {output}/evaluation, or for another split than val to a folder of its name in it.""",
+            checkpoint or models:/name@alias (default: that of the training in this output), or
+            reads evaluate.predictions, the output of infer_batch on these shards. Writes COCO's 12
+            metrics per task, AP per class and images with predictions to {output}/evaluation, or
+            for another split than val to a folder of its name in it.""",
             example="python workflows/evaluate.py configs/quickstart.yaml "
             "evaluate.weights=models:/quickstart@champion",
             job=job,

@@ -15,6 +15,13 @@ def plan(config: RunConfig) -> str:
     return f"predicting on {inputs} with {model}; predictions in {predictions_url(config)}"
 
 
+def check(config: RunConfig) -> None:
+    """Refuse inputs that are missing, or that the settings do not fit."""
+    from pipeline.infer.inference import open_job_input
+
+    open_job_input(config)
+
+
 def job(config: RunConfig) -> str:
     """Predict on every input whose output is not finished yet."""
     from pipeline.infer.inference import run_inference
@@ -36,14 +43,16 @@ if __name__ == "__main__":
     sys.exit(
         main(
             description="""
-            Predicts on infer.inputs (images or shards at any URL; default: the validation shards)
-            with infer.model (default: models:/{track.model_name}@champion). Writes one Parquet file
-            per input shard, or per infer.images_per_shard images; a rerun predicts on what is new
-            only. An unreadable image becomes a row with an error.""",
+            Predicts on infer.inputs (images, a list of images, a COCO document, Parquet files, a
+            video or shards, at any URL; default: the validation shards) with infer.model (default:
+            models:/{track.model_name}@champion). Writes one Parquet file per input shard, or per
+            infer.images_per_shard images; a rerun predicts on what is new only. An unreadable image
+            becomes a row with an error.""",
             example="python workflows/infer_batch.py configs/quickstart.yaml "
             "infer.inputs=s3://bucket/images infer.output=s3://bucket/predictions",
             job=job,
             plan=plan,
+            check=check,
             sections=("infer", "track"),
             needs_cluster=lambda config: needs_cluster(config.infer.workers),
         )

@@ -2,22 +2,27 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from model.config.settings import Fraction, NonNegative, Positive, Precision, Settings
 from model.weights.published.table import DetectorWord
-from pipeline.storage.urls import Location
+from pipeline.storage.urls import Location, ModelLocation
 
 
 class EvaluateConfig(Settings):
     """Evaluation with COCO metrics."""
 
     batch: Positive = Field(4, description="Images per forward pass.")
-    weights: DetectorWord | Location | None = Field(
+    weights: DetectorWord | ModelLocation | None = Field(
         None,
         description="Checkpoint URL, models:/name@alias, or coco for the published detector of "
         "this architecture; default: the best or last checkpoint of the run "
         "(train.final_checkpoint).",
+    )
+    predictions: Location | None = Field(
+        None,
+        description="Output of infer_batch on the same shards; its predictions are measured, and "
+        "no detector predicts again.",
     )
     split: str = Field(
         "val",
@@ -51,3 +56,12 @@ class EvaluateConfig(Settings):
         "positives.",
     )
     pictures: NonNegative = Field(8, description="Images to draw predictions on.")
+
+    @model_validator(mode="after")
+    def _one_detector(self) -> "EvaluateConfig":
+        if self.predictions is not None and self.weights is not None:
+            raise ValueError(
+                "evaluate.predictions and evaluate.weights cannot both be given: the predictions "
+                "are those of one detector"
+            )
+        return self

@@ -1,5 +1,7 @@
 """Settings of batch inference."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from model.config.settings import (
@@ -12,19 +14,37 @@ from model.config.settings import (
 )
 from model.weights.published.table import DetectorWord
 from pipeline.config.annotations import AnnotationsConfig
-from pipeline.storage.urls import Location
+from pipeline.storage.urls import Location, ModelLocation
 
 
 class InferConfig(Settings):
     """Batch inference."""
 
     inputs: Location | None = Field(
-        None, description="URL of a folder of images or shards; default: the validation shards."
+        None,
+        description="URL of a folder of images or shards, an image, a list (.txt, one path or URL "
+        "per line), a COCO document (.json), Parquet files (with image_column) or a video; "
+        "default: the validation shards.",
+    )
+    images: Location | None = Field(
+        None,
+        description="Folder that the file names of a COCO document are relative to; default: the "
+        "folder of the document.",
+    )
+    image_column: str | None = Field(
+        None,
+        description="Column of Parquet files with encoded images, or with paths or URLs of images; "
+        "column.field for a field of a struct.",
+    )
+    id_column: str | None = Field(
+        None,
+        description="Column of Parquet files with ids, integers or text; default: the images are "
+        "numbered.",
     )
     output: Location | None = Field(
         None, description="URL of the prediction shards; default: {output}/predictions."
     )
-    model: DetectorWord | Location | None = Field(
+    model: DetectorWord | ModelLocation | None = Field(
         None,
         description="models:/name@alias, a weights URL, or coco for the published detector of this "
         "architecture; default: the champion.",
@@ -33,11 +53,14 @@ class InferConfig(Settings):
     precision: Precision = Field(
         "fp32", description="Autocast dtype; bf16 or fp16 is faster on a GPU."
     )
-    workers: Positive = Field(1, description="Model replicas.")
+    workers: Positive | Literal["auto"] = Field(
+        "auto",
+        description="Model replicas; auto: one per GPU of the cluster or of this machine, or one.",
+    )
     images_per_shard: Positive = Field(
         64,
-        description="Images per new output file, if the input is a folder of images. Finished "
-        "files keep their images.",
+        description="Images per new output file, unless the input is shards. Finished files keep "
+        "their images.",
     )
     score_threshold: Fraction = Field(0.05, description="Minimum score of a detection.")
     max_failed: Fraction = Field(
@@ -53,7 +76,8 @@ class InferConfig(Settings):
     coco_results: bool = Field(
         False,
         description="Also write coco_results.json, detections in COCO's results format, and "
-        "coco_images.json, the images of its ids.",
+        "coco_images.json, the images of its ids. Category ids are those of the shards or the COCO "
+        "document, matched by name, else those of the model.",
     )
     annotations: AnnotationsConfig = AnnotationsConfig()
     pictures: NonNegative = Field(8, description="Images to draw predictions on.")

@@ -234,7 +234,9 @@ def _detections(
     if model.predictions_url is not None:
         try:
             found = read_selected_detections(shards, model.predictions_url, list(rows))
-            if found.keys() == rows.keys():
+            # The evaluation may have measured predictions in another folder.
+            digests = {row.model_digest for row in found.values()}
+            if found.keys() == rows.keys() and digests <= {model.table.origin.model_digest}:
                 return found
         except storage.StorageError as error:
             logger.info("predicting on the drawn images again: %s", error)

@@ -1,32 +1,36 @@
 """The evaluation job: predict on the shards of a split, measure, draw, report, record."""
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from faster_coco_eval import COCOeval_faster as COCOeval
 
-from model.structures import Category
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.comparison_images import draw_comparisons
 from pipeline.evaluate.confusion import ConfusionMatrix, confusion_matrix
 from pipeline.evaluate.dataset_metrics import dataset_metrics, metric_kinds
+from pipeline.evaluate.evaluated_model import PREDICTIONS_FOLDER
 from pipeline.evaluate.evaluation_files import EvaluationFiles, write_evaluation_files
 from pipeline.evaluate.evaluation_record import record_evaluation
 from pipeline.evaluate.image_matches import ImageMatches, match_images
 from pipeline.evaluate.image_table import IMAGE_TABLE, ImageTable, TableOrigin, write_image_table
 from pipeline.evaluate.metrics import HEADLINE_METRICS, ClassMetrics, Metrics
 from pipeline.evaluate.report import REPORT_JSON, REPORT_PAGE, EvaluationReport
+from pipeline.evaluate.shard_predictions import (
+    ShardPredictions,
+    make_predictions,
+    read_written_predictions,
+)
 from pipeline.infer.detection_files import read_detection_rows
 from pipeline.infer.detection_rows import DetectionRow, coco_results
-from pipeline.infer.inference_worker import InferenceJob
 from pipeline.infer.inputs import plan_shards
 from pipeline.infer.ledger import output_url
-from pipeline.infer.model_files import OWN_SETTINGS, ModelFiles
+from pipeline.infer.model_files import ModelFiles
 from pipeline.infer.visualizations import IMAGES_FOLDER
-from pipeline.infer.worker_pool import ChunkOutcome, predict_chunks
 from pipeline.output_layout import evaluated_shards_url, evaluation_url, to_portable
 from pipeline.shards.manifest import read_manifest
 from pipeline.storage.exclusive_use import exclusive_use
@@ -38,11 +42,6 @@ from pipeline.track.weights_source import pin_version, resolve_weights
 from pipeline.train.run_record import read_run_record
 
 logger = logging.getLogger(__name__)
-
-_OWN_SETTINGS_NOTE = (
-    "Measured with {settings}. A version registered from these weights predicts with those of its "
-    "training configuration instead."
-)
 
 
 @dataclass(frozen=True)
@@ -95,58 +94,65 @@ def run_evaluation(
     Raises:
         FileNotFoundError: there are no shards or no weights.
         ConfigError: the detector and the dataset have no class in common.
+        UnusablePredictionsError: ``evaluate.predictions`` are not those of all images.
         FolderInUseError: another job evaluates into the same output.
     """
     shards_url = evaluated_shards_url(config)
+    folder = evaluation_url(config)
     manifest = read_manifest(shards_url)
-    weights = weights or config.evaluate.weights
-    if weights is None:
-        run_id = run_id or _training_run_id(config)
-    source = pin_version(weights or trained_checkpoint(config), config)
-    with resolve_weights(source, config) as path:
-        model = ModelFiles.read(path, config.model)
-    classes = model.classes()
+    predict: Callable[[], ShardPredictions]
+    if weights is None and config.evaluate.predictions is not None:
+        written = read_written_predictions(config.evaluate.predictions, shards_url)
+        classes, predict = written.classes, lambda: written
+    else:
+        weights = weights or config.evaluate.weights
+        if weights is None:
+            run_id = run_id or _training_run_id(config)
+        source = pin_version(weights or trained_checkpoint(config), config)
+        with resolve_weights(source, config) as path:
+            model = ModelFiles.read(path, config.model)
+        classes = model.classes()
+        url = storage.join(folder, PREDICTIONS_FOLDER)
+        predict = functools.partial(make_predictions, config, source, model, shards_url, url)
     if classes:
         check_classes("the detector", classes, manifest.categories, shards_url)
-    with exclusive_use(evaluation_url(config), "evaluation"):
-        return _evaluate(config, source, model, run_id)
+    with exclusive_use(folder, "evaluation"):
+        return _evaluate(config, predict, run_id)
 
 
 def _evaluate(
-    config: RunConfig, source: str, model: ModelFiles, run_id: str | None
+    config: RunConfig, predict: Callable[[], ShardPredictions], run_id: str | None
 ) -> EvaluationResult:
     shards_url = evaluated_shards_url(config)
-    manifest, classes = read_manifest(shards_url), model.classes()
-    folder = evaluation_url(config)
-    predictions_url = storage.join(folder, "predictions")
+    manifest = read_manifest(shards_url)
+    folder, settings = evaluation_url(config), config.evaluate
     with open_run(config, "evaluate", run_id=run_id) as run:
-        chunks = plan_shards(shards_url)
-        settings = config.evaluate
-        job = InferenceJob(predictions_url, settings.batch, 0.0, source, settings.precision)
-        outcomes = predict_chunks(chunks, model, job, settings.workers)
-        measured = _measure(config, source, model.digest, outcomes, classes)
+        predictions = predict()
+        measured = _measure(config, predictions)
         metrics, failures = measured.metrics, measured.failures
         write_image_table(storage.join(folder, IMAGE_TABLE), measured.table)
         files = EvaluationFiles()
         if measured.table.matches:
             files = write_evaluation_files(
-                folder, measured.table, metrics, measured.confusion, settings.worst_images
+                folder,
+                predictions.url,
+                measured.table,
+                metrics,
+                measured.confusion,
+                settings.worst_images,
             )
-        shown = [f"model.{name}" for name in OWN_SETTINGS if getattr(config.model, name)]
-        if shown:
-            note = _OWN_SETTINGS_NOTE.format(settings=" and ".join(shown))
-            metrics = replace(metrics, notes=(*metrics.notes, note))
+        metrics = replace(metrics, notes=(*metrics.notes, *predictions.notes))
         images = draw_comparisons(
-            chunks,
+            plan_shards(shards_url),
             manifest,
-            predictions_url,
+            predictions.url,
             storage.join(folder, IMAGES_FOLDER),
             config.evaluate.pictures,
         )
         report = EvaluationReport(
             name=config.name,
-            weights=source,
-            model_digest=model.digest,
+            weights=predictions.weights,
+            model_digest=predictions.model_digest,
             shards=shards_url,
             dataset_digest=manifest.digest,
             metrics=metrics,
@@ -162,7 +168,7 @@ def _evaluate(
         headline = {k: v for k, v in metrics.values.items() if k.endswith(HEADLINE_METRICS)}
         logger.info(
             "%s on %s: %s",
-            source,
+            predictions.weights,
             settings.split,
             "  ".join(f"{k} {v:.4f}" for k, v in headline.items()),
         )
@@ -172,7 +178,7 @@ def _evaluate(
         images=metrics.images,
         failed_images=metrics.failed_images,
         dataset_digest=manifest.digest,
-        weights=source,
+        weights=predictions.weights,
         report_url=report_url,
         pictures=tuple(images),
         run_id=run.run_id,
@@ -198,19 +204,12 @@ class _Measured:
     confusion: ConfusionMatrix | None
 
 
-def _measure(
-    config: RunConfig,
-    source: str,
-    model_digest: str,
-    outcomes: Sequence[ChunkOutcome],
-    classes: Sequence[Category],
-) -> _Measured:
+def _measure(config: RunConfig, predictions: ShardPredictions) -> _Measured:
     shards_url, settings = evaluated_shards_url(config), config.evaluate
-    predictions_url = storage.join(evaluation_url(config), "predictions")
     rows: list[DetectionRow] = [
         row
-        for outcome in outcomes
-        for row in read_detection_rows(output_url(predictions_url, outcome.entry.name))
+        for name in predictions.names
+        for row in read_detection_rows(output_url(predictions.url, name))
     ]
     failures = [f"{row.file_name}: {row.error}" for row in rows if row.error is not None]
     manifest = read_manifest(shards_url)
@@ -233,14 +232,14 @@ def _measure(
             ),
             has_classes=all(row.category_ids is not None for row in rows),
         ),
-        classes,
+        predictions.classes,
         settings.max_detections,
         inspect=inspect,
     )
     by_id = sorted(rows, key=lambda row: row.image_id)
     origin = TableOrigin(
-        weights=source,
-        model_digest=model_digest,
+        weights=predictions.weights,
+        model_digest=predictions.model_digest,
         shards=shards_url,
         dataset_digest=manifest.digest,
         categories={row.category_id: row.name for row in metrics.per_class},

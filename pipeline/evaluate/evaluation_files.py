@@ -56,6 +56,7 @@ class EvaluationFiles:
 
 def write_evaluation_files(
     folder: str,
+    predictions_url: str,
     table: ImageTable,
     metrics: Metrics,
     confusion: ConfusionMatrix | None,
@@ -64,7 +65,8 @@ def write_evaluation_files(
     """Write the files of an evaluation that has per-image matches.
 
     Args:
-        folder: folder of the evaluation, with its prediction files.
+        folder: folder of the evaluation.
+        predictions_url: folder of the prediction files.
         table: the per-image table.
         metrics: the metrics.
         confusion: the confusion matrix; None if there is none.
@@ -93,12 +95,13 @@ def write_evaluation_files(
         storage.write_bytes(storage.join(folder, path), content)
     for path, text in tables.items():
         storage.write_bytes(storage.join(folder, path), text.encode())
-    return EvaluationFiles(
-        tuple(tables), tuple(paths), draw_worst_images(folder, table, worst_images), errors
-    )
+    worst = draw_worst_images(folder, predictions_url, table, worst_images)
+    return EvaluationFiles(tuple(tables), tuple(paths), worst, errors)
 
 
-def draw_worst_images(folder: str, table: ImageTable, count: int) -> dict[str, tuple[str, ...]]:
+def draw_worst_images(
+    folder: str, predictions_url: str, table: ImageTable, count: int
+) -> dict[str, tuple[str, ...]]:
     """Draw the images with the most missed objects and with the most false positives.
 
     Returns:
@@ -115,7 +118,7 @@ def draw_worst_images(folder: str, table: ImageTable, count: int) -> dict[str, t
     ids = {int(table.image_ids[n]) for indices in chosen.values() for n in indices}
     shards = table.origin.shards
     rows, manifest = read_selected_rows(shards, ids), read_manifest(shards)
-    detections = read_selected_detections(shards, storage.join(folder, "predictions"), ids)
+    detections = read_selected_detections(shards, predictions_url, ids)
     threshold = table.origin.score_threshold
     drawn: dict[str, list[str]] = {word: [] for word in chosen}
     for word, indices in chosen.items():

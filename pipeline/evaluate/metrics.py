@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
+from model.config import ModelConfig
+
 COCO_METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
@@ -74,6 +76,14 @@ def metric_names(kind: str, max_detections: int = COCO_MAX_DETECTIONS) -> tuple[
     if kind in ("keypoints", "proposals"):
         return KEYPOINT_METRICS if kind == "keypoints" else PROPOSAL_METRICS
     return tuple(f"AR{max_detections}" if name == "AR100" else name for name in COCO_METRICS)
+
+
+def measured_metrics(model: ModelConfig) -> tuple[str, ...]:
+    """Return the names of all metrics that an evaluation of a detector can have."""
+    kinds = ["proposals"] if model.is_proposal_network else ["bbox"]
+    kinds += ["segm"] if model.mask is not None else []
+    kinds += ["keypoints"] if model.keypoint is not None else []
+    return (*(f"{kind}/{name}" for kind in kinds for name in metric_names(kind)), VOC_METRIC)
 
 
 def mean_of_measured(values: ArrayLike) -> float:

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from model.config import ModelConfig
 from model.config.settings import ConfigError
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.evaluate.champion_comparison import ChampionComparison, check_promotion_rules
-from pipeline.evaluate.metrics import VOC_METRIC, ClassMetrics, metric_names
+from pipeline.evaluate.metrics import ClassMetrics, measured_metrics
 from pipeline.evaluate.report import REPORT_JSON
 from pipeline.output_layout import evaluation_url, from_portable
 from pipeline.storage.records import parse_record
@@ -27,14 +26,6 @@ def check_champion_metric(config: RunConfig) -> None:
         raise ConfigError(
             [f"track.champion_metric: {metric} is not measured for this detector; use {names[0]}"]
         )
-
-
-def measured_metrics(model: ModelConfig) -> tuple[str, ...]:
-    """Return the names of all metrics that an evaluation of a detector can have."""
-    kinds = ["proposals"] if model.is_proposal_network else ["bbox"]
-    kinds += ["segm"] if model.mask is not None else []
-    kinds += ["keypoints"] if model.keypoint is not None else []
-    return (*(f"{kind}/{name}" for kind in kinds for name in metric_names(kind)), VOC_METRIC)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
-"""Validation during training: each rank predicts its share of rows, rank 0 gets the metrics."""
+"""Validation during training: each rank predicts its share of rows, rank 0 measures them all."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.distributed as dist
 
-from model import Detector, Predictor
+from model import Category, Detector, Predictor
 from model.config.settings import Precision
 from pipeline.evaluate.dataset_metrics import dataset_metrics, metric_kinds
 from pipeline.evaluate.metrics import COCO_MAX_DETECTIONS, Metrics
@@ -34,7 +34,30 @@ class RowPredictions:
     failures: list[str]
 
 
-def validate(
+@dataclass(frozen=True)
+class ValidationPredictions:
+    """The predictions of all ranks on the validation shards, and what to measure of them.
+
+    Args:
+        shards_url: the validation shards.
+        results: COCO results of all images.
+        kinds: the kinds of metrics; see `dataset_metrics`.
+        classes: the detector's classes; empty for a proposal network.
+        max_detections: detections of a class in an image that count.
+        images: number of images, unreadable ones included.
+        failed_images: number of unreadable images.
+    """
+
+    shards_url: str
+    results: list[dict[str, Any]]
+    kinds: Sequence[str]
+    classes: Sequence[Category]
+    max_detections: int
+    images: int
+    failed_images: int
+
+
+def predict_shards(
     detector: Detector,
     shards_url: str,
     rank: int,
@@ -42,8 +65,8 @@ def validate(
     batch: int,
     precision: Precision = "fp32",
     max_detections: int = COCO_MAX_DETECTIONS,
-) -> Metrics | None:
-    """Evaluate a detector during training.
+) -> ValidationPredictions | None:
+    """Run a detector in training over the validation shards.
 
     With more than one rank, every rank must call this within its process group.
 
@@ -57,7 +80,7 @@ def validate(
         max_detections: detections of a class in an image that count; see `coco_metrics`.
 
     Returns:
-        The metrics on rank 0, None elsewhere.
+        The predictions of all ranks on rank 0, None elsewhere.
     """
     rows = rows_of_rank(shards_url, rank, world_size)
     share = predict_rows(Predictor(detector, precision), rows, batch)
@@ -69,7 +92,7 @@ def validate(
         return None
     shares = [each for each in gathered if each is not None]
     config = detector.config
-    metrics = dataset_metrics(
+    return ValidationPredictions(
         shards_url,
         [result for each in shares for result in each.results],
         metric_kinds(
@@ -78,14 +101,23 @@ def validate(
             predicted_keypoints=config.keypoint.names if config.keypoint else None,
             has_classes=not config.is_proposal_network,
         ),
-        () if config.is_proposal_network else detector.categories,
+        () if config.is_proposal_network else tuple(detector.categories),
         max_detections,
-    )
-    return replace(
-        metrics,
         images=sum(each.images for each in shares),
         failed_images=sum(len(each.failures) for each in shares),
     )
+
+
+def measure(predictions: ValidationPredictions) -> Metrics:
+    """Compute the metrics of predictions on the validation shards."""
+    metrics = dataset_metrics(
+        predictions.shards_url,
+        predictions.results,
+        predictions.kinds,
+        predictions.classes,
+        predictions.max_detections,
+    )
+    return replace(metrics, images=predictions.images, failed_images=predictions.failed_images)
 
 
 def predict_rows(predictor: Predictor, rows: Iterable[ShardRow], batch: int) -> RowPredictions:

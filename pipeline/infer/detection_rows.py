@@ -27,6 +27,9 @@ class DetectionRow:
     keypoints: list[list[list[float]]] | None = None
     keypoint_names: list[str] | None = None
     source_image_id: str | None = None
+    model: str | None = None
+    model_digest: str | None = None
+    input_version: str | None = None
 
     def above(self, score_threshold: float) -> "DetectionRow":
         """Return the row without the detections of a lower score."""
@@ -68,6 +71,7 @@ def detection_row(
             masks_rle=None,
             error=prediction.error or "no prediction",
             source_image_id=image.source_id,
+            input_version=image.version,
         )
     kept = prediction.detections.above(score_threshold)
     labels = kept.labels.tolist()
@@ -88,6 +92,7 @@ def detection_row(
         keypoints=None if kept.keypoints is None else kept.keypoints.tolist(),
         keypoint_names=None if kept.keypoints is None or head is None else list(head.names),
         source_image_id=image.source_id,
+        input_version=image.version,
     )
 
 

@@ -6,13 +6,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from model.images.decode import IMAGE_SUFFIXES
+from pipeline.infer.listed_image import ListedImage
 from pipeline.storage.urls import local_path
-from pipeline.storage.versions import FileVersion, list_versions
+from pipeline.storage.versions import list_versions
 
 logger = logging.getLogger(__name__)
 
 IMAGES_FOLDER = "pictures"
 """Folder of the drawn images, in that of the predictions or the report."""
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"),
+    *(".mts", ".m2ts"),
+)
 
 NO_SUFFIX, NOT_UTF8 = "(no suffix)", "(name is not UTF-8)"
 OF_THE_JOB = "(in the output folder)"
@@ -44,7 +50,7 @@ class ImageListing:
         self.images = 0
         self._output = _name_below(output_url, url)
 
-    def __iter__(self) -> Iterator[FileVersion]:
+    def __iter__(self) -> Iterator[ListedImage]:
         """Yield the images, by names relative to the URL.
 
         Raises:
@@ -58,7 +64,7 @@ class ImageListing:
                 self.skipped[reason] += 1
             else:
                 self.images += 1
-                yield file
+                yield ListedImage(file.name, file.version)
 
     def _reason_to_skip(self, name: str) -> str | None:
         if self._output and name.startswith(self._output):

@@ -1,12 +1,12 @@
 """The batch inference job: one Parquet file of detections per input shard; finished ones stay."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from model.config.settings import ConfigError
+from model.structures import Category
 from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.config import InferConfig, RunConfig
@@ -14,24 +14,27 @@ from pipeline.extras import require_extra
 from pipeline.infer.annotations.source import AnnotationSource, delete_annotation_files
 from pipeline.infer.cluster_use import needs_cluster
 from pipeline.infer.coco_export import delete_coco_files, write_coco_files
-from pipeline.infer.detection_files import read_detection_rows
-from pipeline.infer.folder_plan import plan_folder
-from pipeline.infer.image_listing import ImageListing
+from pipeline.infer.failures import FAILURES_FILE, write_failures
+from pipeline.infer.inference_input import InferenceInput, open_input
 from pipeline.infer.inference_worker import CountMismatchError, InferenceError, InferenceJob
-from pipeline.infer.inputs import InputChunk, is_shard_folder, plan_shards
-from pipeline.infer.ledger import output_url, read_entries
+from pipeline.infer.ledger import output_url
 from pipeline.infer.model_files import ModelFiles
-from pipeline.infer.plan import Plan, plan_chunks
+from pipeline.infer.plan import Plan
 from pipeline.infer.visualizations import IMAGES_FOLDER, draw_predictions
 from pipeline.infer.worker_pool import ChunkOutcome, predict_plan
-from pipeline.output_layout import predictions_url, split_shards_url
+from pipeline.output_layout import (
+    COCO_RESULTS_FILE,
+    SUMMARY_FILE,
+    predictions_url,
+    split_shards_url,
+)
+from pipeline.shards.class_match import ClassMatch, match_classes
 from pipeline.storage.exclusive_use import exclusive_use
+from pipeline.stream.dataset_checks import check_classes
 from pipeline.track.promotion_record import CHAMPION
 from pipeline.track.weights_source import pin_version, resolve_weights
 
 logger = logging.getLogger(__name__)
-
-FAILURES_FILE = "failed.jsonl"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class InferenceResult:
         pictures: URLs of images with predictions drawn on them.
         skipped_files: suffix -> number of files of the input that are no images.
         unfinished: number of images that are left, after ``infer.max_hours``.
+        model_digest: SHA-256 of weights and settings.
+        classes: of the model, in the order of its labels, if the input is shards.
+        left_out_below: detections with a lower score were left out, although the model returns
+            them; None if nothing was left out, or the input is not shards.
     """
 
     output_url: str
@@ -61,6 +68,9 @@ class InferenceResult:
     pictures: tuple[str, ...]
     skipped_files: dict[str, int]
     unfinished: int
+    model_digest: str
+    classes: tuple[Category, ...] = ()
+    left_out_below: float | None = None
 
 
 class UnfinishedError(InferenceError):
@@ -81,14 +91,15 @@ def run_inference(
         clock: returns seconds from any origin, for ``infer.max_hours``.
 
     Raises:
-        MissingFileError: the input has no images.
+        MissingFileError: the input is not there, or has no images.
         TrackingError: the registry has no such model.
-        ConfigError: Label Studio could not find the images.
+        ConfigError: the settings do not fit the input; Label Studio could not find the images; the
+            model and the input have no class in common.
         CountMismatchError: the outputs do not have one row per input image.
         FolderInUseError: another job writes to the output folder.
         UnfinishedError, UnreadableImagesError: see there; what was predicted is written.
     """
-    _check_annotations(config)
+    images = open_job_input(config)
     deadline_s = None
     if config.infer.max_hours is not None:
         deadline_s = clock() + 3600 * config.infer.max_hours
@@ -96,19 +107,59 @@ def run_inference(
     source = pin_version(config.infer.model or default, config)
     with resolve_weights(source, config) as path:
         model = ModelFiles.read(path, config.model)
+    match = _match_classes(images, model) if config.infer.coco_results else None
     with exclusive_use(predictions_url(config), "inference"):
-        return _predict(config, source, model, deadline_s, clock)
+        return _predict(config, images, source, model, match, deadline_s, clock)
+
+
+def open_job_input(config: RunConfig) -> InferenceInput:
+    """Open ``infer.inputs`` and check that the settings fit it; nothing is listed yet.
+
+    Raises:
+        As `open_input`; ConfigError also if Label Studio could not find the images.
+    """
+    settings = config.infer
+    url = settings.inputs or split_shards_url(config, "val")
+    images = open_input(url, settings, predictions_url(config))
+    if settings.annotations.formats:
+        require_extra("labeling", "infer.annotations")
+    needs_files = "label_studio" in settings.annotations.formats
+    if needs_files and settings.annotations.image_prefix is None and not images.has_files():
+        raise ConfigError(
+            [
+                "infer.annotations.image_prefix: must be given for label_studio, because the "
+                f"inputs are {images.describe()} and Label Studio needs the image files"
+            ]
+        )
+    return images
+
+
+def _match_classes(images: InferenceInput, model: ModelFiles) -> ClassMatch | None:
+    """Match the classes of the model with those that the input names, if it names any.
+
+    Raises:
+        ConfigError: they have no class in common.
+    """
+    classes, categories = model.classes(), images.categories()
+    if not classes:  # a proposal network
+        return None
+    if not categories:
+        logger.info("the input names no classes: %s has those of the model", COCO_RESULTS_FILE)
+        return None
+    check_classes("the detector", classes, categories, images.url)
+    return match_classes(classes, categories)
 
 
 def _predict(
     config: RunConfig,
+    images: InferenceInput,
     source: str,
     model: ModelFiles,
+    match: ClassMatch | None,
     deadline_s: float | None,
     clock: Callable[[], float],
 ) -> InferenceResult:
     settings = config.infer
-    inputs = _inputs_url(config)
     output = predictions_url(config)
     job = InferenceJob(
         output,
@@ -117,31 +168,37 @@ def _predict(
         source,
         settings.precision,
         config.data.bit_depth,
+        model.digest,
     )
-    plan = _plan(inputs, settings, job, model)
+    logger.info("listing the images of %s", images.url)
+    plan = images.plan(output, settings.images_per_shard, job.bit_depth, job.key_of(model))
     if needs_cluster(settings.workers):
         connect()
     logger.info(
         "predicting on %d of %d images of %s, in %d chunks, with %s",
-        *(plan.images, plan.input_images, inputs, plan.chunks, source),
+        *(plan.images, plan.input_images, images.url, plan.chunks, source),
     )
     delete_coco_files(output)
     delete_annotation_files(output)
     limited = plan if deadline_s is None else plan.until(deadline_s, clock)
     outcomes = predict_plan(limited, model, job, settings.workers)
-    _write_failures(output, outcomes)
+    write_failures(output, _output_urls(output, [each for each in outcomes if each.entry.failed]))
     if settings.coco_results:
-        write_coco_files(output, _output_urls(output, outcomes))
+        write_coco_files(output, _output_urls(output, outcomes), match)
     if settings.annotations.formats:
-        _write_annotations(config, source, model, _output_urls(output, outcomes))
-    images = draw_predictions(
-        _drawn_chunks(inputs, job, outcomes),
+        _write_annotations(config, images, source, model, _output_urls(output, outcomes))
+    drawn = draw_predictions(
+        images.chunks(output, (outcome.entry.name for outcome in outcomes), job.bit_depth),
         output,
         storage.join(output, IMAGES_FOLDER),
         settings.pictures,
     )
-    result = _summarize(output, source, plan, outcomes, images)
-    storage.write_json(storage.join(output, "summary.json"), asdict(result))
+    result = _summarize(job, plan, outcomes, drawn)
+    if images.source is None:
+        cuts = settings.score_threshold > model.score_threshold
+        below = settings.score_threshold if cuts else None
+        result = replace(result, classes=model.classes(), left_out_below=below)
+    storage.write_json(storage.join(output, SUMMARY_FILE), asdict(result))
     _check(result, plan, settings)
     return result
 
@@ -150,22 +207,12 @@ def _output_urls(output: str, outcomes: Sequence[ChunkOutcome]) -> Iterator[str]
     return (output_url(output, outcome.entry.name) for outcome in outcomes)
 
 
-def _check_annotations(config: RunConfig) -> None:
-    settings = config.infer.annotations
-    if settings.formats:
-        require_extra("labeling", "infer.annotations")
-    needs_images = "label_studio" in settings.formats and settings.image_prefix is None
-    if needs_images and is_shard_folder(_inputs_url(config)):
-        raise ConfigError(
-            [
-                "infer.annotations.image_prefix: must be given for label_studio, because the "
-                "inputs are shards and Label Studio needs the image files"
-            ]
-        )
-
-
 def _write_annotations(
-    config: RunConfig, source: str, model: ModelFiles, output_urls: Iterator[str]
+    config: RunConfig,
+    images: InferenceInput,
+    source: str,
+    model: ModelFiles,
+    output_urls: Iterator[str],
 ) -> None:
     # Optional: the extra "labeling".
     from pipeline.infer.annotations.export import write_annotations  # noqa: PLC0415
@@ -173,40 +220,10 @@ def _write_annotations(
     write_annotations(
         config.infer.annotations,
         AnnotationSource.of(source, model.settings(), model.classes()),
-        _inputs_url(config),
+        images.image_url,
         predictions_url(config),
         output_urls,
     )
-
-
-def _inputs_url(config: RunConfig) -> str:
-    return config.infer.inputs or split_shards_url(config, "val")
-
-
-def _plan(inputs: str, settings: InferConfig, job: InferenceJob, model: ModelFiles) -> Plan:
-    if is_shard_folder(inputs):
-        return plan_chunks(plan_shards(inputs), job.predictions_url, job.key_of(model))
-    logger.info("listing the images of %s", inputs)
-    return plan_folder(
-        ImageListing(inputs, job.predictions_url),
-        job.predictions_url,
-        settings.images_per_shard,
-        job.bit_depth,
-        job.key_of(model),
-    )
-
-
-def _drawn_chunks(
-    inputs: str, job: InferenceJob, outcomes: Sequence[ChunkOutcome]
-) -> Iterator[InputChunk]:
-    """Yield the chunks of the outputs again, as they are asked for."""
-    if is_shard_folder(inputs):
-        yield from plan_shards(inputs)
-        return
-    for outcome in outcomes:
-        for _, entry in read_entries(job.predictions_url, [outcome.entry.name]):
-            if entry is not None:
-                yield entry.chunk(inputs, job.bit_depth)
 
 
 def _check(result: InferenceResult, plan: Plan, settings: InferConfig) -> None:
@@ -232,8 +249,7 @@ def _check(result: InferenceResult, plan: Plan, settings: InferConfig) -> None:
 
 
 def _summarize(
-    output: str,
-    source: str,
+    job: InferenceJob,
     plan: Plan,
     outcomes: Sequence[ChunkOutcome],
     pictures: Sequence[str],
@@ -242,8 +258,8 @@ def _summarize(
     skipped = sum(outcome.skipped for outcome in outcomes)
     images = sum(entry.images for entry in entries)
     return InferenceResult(
-        output_url=output,
-        model=source,
+        output_url=job.predictions_url,
+        model=job.model_source,
         images=images,
         failed=sum(entry.failed for entry in entries),
         objects=sum(entry.objects for entry in entries),
@@ -252,18 +268,5 @@ def _summarize(
         pictures=tuple(pictures),
         skipped_files=dict(plan.skipped_files),
         unfinished=plan.input_images - images,
-    )
-
-
-def _write_failures(output: str, outcomes: Sequence[ChunkOutcome]) -> None:
-    """Write ``failed.jsonl``: one line per unreadable image, with the reason."""
-    lines = [
-        json.dumps({"image_id": row.image_id, "file_name": row.file_name, "error": row.error})
-        for outcome in outcomes
-        if outcome.entry.failed
-        for row in read_detection_rows(output_url(output, outcome.entry.name))
-        if row.error is not None
-    ]
-    storage.write_bytes(
-        storage.join(output, FAILURES_FILE), "".join(f"{line}\n" for line in lines).encode()
+        model_digest=job.model_digest,
     )

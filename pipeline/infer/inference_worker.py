@@ -3,14 +3,14 @@
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from model import Predictor
 from model.config.settings import Precision
-from pipeline.infer.detection_files import write_detection_rows
-from pipeline.infer.detection_rows import DetectionRow, detection_row
+from pipeline.infer.detection_files import SCHEMA_VERSION, DetectionsFile
+from pipeline.infer.detection_rows import detection_row
 from pipeline.infer.detection_stream import predict_images
 from pipeline.infer.inputs import InputChunk, read_images
 from pipeline.infer.ledger import LedgerEntry, chunk_key, output_url, write_entry
@@ -39,8 +39,9 @@ class InferenceJob:
         score_threshold: detections with a lower score are left out.
         model_source: source of the weights, for the ledger.
         precision: autocast dtype of the forward passes.
-        bit_depth: significant bits of images with more than 8, in a folder of images; None follows
-            the files.
+        bit_depth: significant bits of images with more than 8, if they are not in shards; None
+            follows the files.
+        model_digest: SHA-256 of weights and settings.
     """
 
     predictions_url: str
@@ -49,6 +50,7 @@ class InferenceJob:
     model_source: str
     precision: Precision = "fp32"
     bit_depth: int | None = None
+    model_digest: str = ""
 
     def key_of(self, model: ModelFiles) -> KeyOf:
         """Return the function that gives the key of a chunk in this job."""
@@ -93,31 +95,41 @@ def predict_chunk(
     Raises:
         CountMismatchError: the chunk did not contain as many images as planned.
     """
-    rows: list[DetectionRow] = []
+    file = DetectionsFile(output_url(job.predictions_url, chunk.name))
+    images = failed = objects = 0
     reported, reported_s = 0, time.monotonic()
     for prediction in predict_images(predictor, read_images(chunk), job.batch):
-        rows.append(detection_row(prediction, predictor, job.score_threshold))
+        row = detection_row(prediction, predictor, job.score_threshold)
+        file.add(replace(row, model=job.model_source, model_digest=job.model_digest))
+        images, failed = images + 1, failed + (row.error is not None)
+        objects += len(row.scores)
         if time.monotonic() - reported_s >= REPORT_INTERVAL_S:
-            yield len(rows) - reported
-            reported, reported_s = len(rows), time.monotonic()
-    if len(rows) != chunk.images:
+            yield images - reported
+            reported, reported_s = images, time.monotonic()
+    if images != chunk.images:
         raise CountMismatchError(
-            f"{chunk.folder_url} {chunk.name}: {len(rows)} images read, {chunk.images} expected. "
+            f"{chunk.folder_url} {chunk.name}: {images} images read, {chunk.images} expected. "
             "Did the input change? Start the job again."
         )
     entry = LedgerEntry(
         name=chunk.name,
         key=key,
-        images=len(rows),
-        failed=sum(row.error is not None for row in rows),
-        objects=sum(len(row.scores) for row in rows),
-        size=write_detection_rows(output_url(job.predictions_url, chunk.name), rows),
+        images=images,
+        failed=failed,
+        objects=objects,
+        size=file.write(),
         model=job.model_source,
         files=chunk.files,
         versions=chunk.versions,
         image_ids=chunk.image_ids,
         id_range=chunk.id_range,
+        source_ids=chunk.source_ids,
+        has_given_ids=chunk.has_given_ids,
+        schema=SCHEMA_VERSION,
+        model_digest=job.model_digest,
+        score_threshold=job.score_threshold,
+        precision=job.precision,
     )
     write_entry(job.predictions_url, entry)
-    yield len(rows) - reported
+    yield images - reported
     yield entry.counts()

@@ -23,6 +23,7 @@ class InputImage:
         orientation: EXIF orientation to turn the pixels by; None follows the file.
         bit_depth: significant bits of an image with more than 8; None follows the file.
         source_id: the dataset's id of the image as JSON, if ``image_id`` differs.
+        version: of the file that it was read from.
     """
 
     image_id: int
@@ -32,9 +33,10 @@ class InputImage:
     orientation: int | None = None
     bit_depth: int | None = None
     source_id: str | None = None
+    version: str | None = None
 
     @classmethod
-    def from_row(cls, row: "ShardRow") -> "InputImage":
+    def from_row(cls, row: "ShardRow", version: str | None = None) -> "InputImage":
         """Return the image of a row, to be decoded as its annotations require."""
         return cls(
             row.image_id,
@@ -43,6 +45,7 @@ class InputImage:
             orientation=row.orientation,
             bit_depth=row.bit_depth,
             source_id=row.source_image_id,
+            version=version,
         )
 
     def decode(self) -> Pixels:

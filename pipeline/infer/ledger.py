@@ -15,7 +15,8 @@ from model.config.settings import Precision
 from pipeline import storage
 from pipeline.config import digest_of
 from pipeline.infer.detection_files import SCHEMA_VERSION
-from pipeline.infer.inputs import InputChunk
+from pipeline.infer.inputs import ImageReader, InputChunk, read_files
+from pipeline.infer.listed_image import ListedImage, listed_images
 
 LEDGER_FOLDER = "_done"
 OUTPUT_SUFFIX = ".parquet"
@@ -38,9 +39,15 @@ class LedgerEntry:
         files: the names of the files that were read: the shard, or the images.
         versions: the version of each file: the SHA-256 of a shard; the ETag, or the size and the
             time of the last change, of an image.
-        image_ids: of each image of a folder.
+        image_ids: of each image that is not in a shard.
         id_range: the ids set aside for the chunk, as a half-open range; it has gaps where images
             were deleted since.
+        source_ids: the input's ids as JSON, where ``image_ids`` differ; empty if none does.
+        has_given_ids: whether the ids are those of the input.
+        schema: version of the rows; 2 is also that of entries from before it was recorded.
+        model_digest: SHA-256 of weights and settings.
+        score_threshold: detections with a lower score were left out.
+        precision: autocast dtype of the forward passes.
     """
 
     name: str
@@ -54,22 +61,35 @@ class LedgerEntry:
     versions: tuple[str, ...] = ()
     image_ids: tuple[int, ...] = ()
     id_range: tuple[int, int] = (0, 0)
+    source_ids: tuple[str | None, ...] = ()
+    has_given_ids: bool = False
+    schema: int = 2
+    model_digest: str = ""
+    score_threshold: float = 0.0
+    precision: Precision = "fp32"
 
     def counts(self) -> "LedgerEntry":
         """Return the entry without its files: small, whatever the size of the chunk."""
-        return replace(self, files=(), versions=(), image_ids=())
+        return replace(self, files=(), versions=(), image_ids=(), source_ids=())
 
-    def chunk(self, folder_url: str, bit_depth: int | None) -> InputChunk:
+    def chunk(
+        self, folder_url: str, bit_depth: int | None, reader: ImageReader = read_files
+    ) -> InputChunk:
         """Return the chunk of images that the entry was written for."""
         return InputChunk.of_images(
             self.name,
             folder_url,
-            files=self.files,
-            versions=self.versions,
+            self.listed(),
             image_ids=self.image_ids,
             id_range=self.id_range,
             bit_depth=bit_depth,
+            reader=reader,
         )
+
+    def listed(self) -> list[ListedImage]:
+        """Return the images as the input listed them; not of an entry of a shard."""
+        ids = self.image_ids if self.has_given_ids else ()
+        return listed_images(self.files, self.versions, ids, self.source_ids)
 
 
 _ENTRY = TypeAdapter(LedgerEntry)
@@ -133,8 +153,10 @@ def read_entry(predictions_url: str, name: str) -> LedgerEntry | None:
         entry = _ENTRY.validate_json(storage.read_bytes(entry_url(predictions_url, name)))
     except (ValidationError, storage.MissingFileError):
         return None
-    counts = {len(entry.files), len(entry.versions), len(entry.image_ids) or len(entry.files)}
-    return entry if entry.name == name and len(counts) == 1 else None
+    optional = (entry.image_ids, entry.source_ids)
+    counts = {len(entry.files), len(entry.versions), *(len(each) for each in optional if each)}
+    is_complete = len(counts) == 1 and (bool(entry.image_ids) or not entry.has_given_ids)
+    return entry if entry.name == name and is_complete else None
 
 
 def changed_meanwhile(url: str) -> storage.StorageError:

@@ -81,6 +81,13 @@ class ModelFiles:
             return self.config
         return ModelConfig.model_validate(json.loads(self.files[CONFIG_FILE])["config"])
 
+    @property
+    def score_threshold(self) -> float:
+        """The score above which the detector returns objects; 0 for a proposal network."""
+        config = self.settings()
+        head = config.retinanet or config.box
+        return 0.0 if config.is_proposal_network or head is None else head.score_threshold
+
     def classes(self) -> tuple[Category, ...]:
         """Return the K classes; label i is ``classes()[i - 1]``. A proposal network has none."""
         if self.config is not None:

@@ -49,7 +49,7 @@ def clean_output(
     Raises:
         StorageError: the folder cannot be read or written.
     """
-    _warn_about_damage(plan, predictions_url)
+    _warn_about_entries(plan, predictions_url)
     _delete([output_url(predictions_url, name) for name in plan.dropped])
     _delete([entry_url(predictions_url, name) for name in (*plan.dropped, *plan.damaged)])
     if plan.dropped:
@@ -71,7 +71,14 @@ def clean_output(
     return [*plan.finished, *shrunk]
 
 
-def _warn_about_damage(plan: Plan, predictions_url: str) -> None:
+def _warn_about_entries(plan: Plan, predictions_url: str) -> None:
+    if plan.outdated:
+        logger.warning(
+            "%d outputs in %s were written by an earlier version, whose rows lack the columns "
+            "model, model_digest and input_version; their images are predicted on again",
+            plan.outdated,
+            predictions_url,
+        )
     if plan.damaged:
         logger.warning(
             "%d entries of the ledger are damaged, or of another version; their images are "
@@ -142,6 +149,7 @@ def _shrink(
         files=chunk.files,
         versions=chunk.versions,
         image_ids=chunk.image_ids,
+        source_ids=chunk.source_ids,
     )
     write_entry(predictions_url, smaller)
     return smaller.counts()

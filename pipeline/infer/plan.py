@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from pipeline import storage
+from pipeline.infer.detection_files import SCHEMA_VERSION
 from pipeline.infer.inputs import InputChunk
 from pipeline.infer.ledger import LedgerEntry, output_url, read_entries, recorded_names
 
@@ -27,6 +28,7 @@ class Plan:
         owned: names of recorded chunks whose outputs stay, at least until they are written again.
         dropped: names of recorded chunks of which nothing is left.
         damaged: names of entries that cannot be read.
+        outdated: number of recorded chunks whose rows are of an earlier version.
         skipped_files: suffix -> number of files of the input that are no images.
     """
 
@@ -39,6 +41,7 @@ class Plan:
     owned: frozenset[str] = frozenset()
     dropped: Sequence[str] = ()
     damaged: Sequence[str] = ()
+    outdated: int = 0
     skipped_files: Mapping[str, int] = field(default_factory=dict)
 
     def until(self, end_s: float, clock: Callable[[], float]) -> "Plan":
@@ -56,11 +59,13 @@ def plan_chunks(chunks: Sequence[InputChunk], predictions_url: str, key_of: KeyO
     by_name = {chunk.name: chunk for chunk in chunks}
     recorded = recorded_names(predictions_url)
     sizes = output_sizes(predictions_url)
-    finished, damaged = [], []
+    finished, damaged, outdated = [], [], 0
     for name, entry in read_entries(predictions_url, (n for n in recorded if n in by_name)):
         if entry is None:
             damaged.append(name)
-        elif entry.key == key_of(by_name[name]) and sizes.get(name) == entry.size:
+            continue
+        outdated += entry.schema != SCHEMA_VERSION
+        if entry.key == key_of(by_name[name]) and sizes.get(name) == entry.size:
             finished.append(entry.counts())
     done = {entry.name for entry in finished}
     unfinished = [chunk for chunk in chunks if chunk.name not in done]
@@ -74,6 +79,7 @@ def plan_chunks(chunks: Sequence[InputChunk], predictions_url: str, key_of: KeyO
         owned=frozenset(name for name in recorded if name in by_name),
         dropped=[name for name in recorded if name not in by_name],
         damaged=damaged,
+        outdated=outdated,
     )
 
 

@@ -1,7 +1,8 @@
 """The images that a ledger records, found again in a listing without holding their names.
 
-Each image is held as 16 bytes, a digest of its name and version: one that was replaced has another,
-like an image that was never seen. A million images take 50 MB.
+Each image is held as 16 bytes, a digest of its name, its version and the id that the input gives
+it: one that was replaced has another, like an image that was never seen. A million images take
+50 MB.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.storage.versions import FileVersion
+from pipeline.infer.listed_image import ListedImage
 
 _DIGEST_BYTES = 16
 
@@ -26,13 +27,13 @@ class RecordedImages:
         self._slots: NDArray[np.int64] = np.zeros(0, np.int64)
         self._listed: NDArray[np.bool_] = np.zeros(0, bool)
 
-    def add(self, files: Sequence[FileVersion]) -> range:
+    def add(self, files: Sequence[ListedImage]) -> range:
         """Add the images of a chunk; return their slots. Not after `find`."""
         self._digests.append(_digests(files))
         self._count += len(files)
         return range(self._count - len(files), self._count)
 
-    def find(self, files: Sequence[FileVersion]) -> NDArray[np.bool_]:
+    def find(self, files: Sequence[ListedImage]) -> NDArray[np.bool_]:
         """Return which images of a listing are recorded, (n,) bool, and mark them as listed."""
         digests, recorded = _digests(files), self._sort()
         if not len(recorded):
@@ -58,7 +59,7 @@ class RecordedImages:
         return self._sorted
 
 
-def _digests(files: Sequence[FileVersion]) -> NDArray[np.bytes_]:
+def _digests(files: Sequence[ListedImage]) -> NDArray[np.bytes_]:
     return np.array(
         [
             hashlib.blake2b(json.dumps(file).encode(), digest_size=_DIGEST_BYTES).digest()

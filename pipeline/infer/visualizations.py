@@ -11,7 +11,7 @@ from model.config.keypoint_names import skeleton_of
 from model.drawing import DrawnObject, Skeleton, draw_objects, visible_keypoints
 from pipeline import storage
 from pipeline.draw import encode_png
-from pipeline.infer.detection_files import read_detection_rows
+from pipeline.infer.detection_files import iterate_detection_rows
 from pipeline.infer.detection_rows import DetectionRow
 from pipeline.infer.image_listing import IMAGES_FOLDER as IMAGES_FOLDER
 from pipeline.infer.inputs import InputChunk, read_images
@@ -65,7 +65,7 @@ def draw_predictions(
         for chunk in chunks
         for pair in zip(
             read_images(chunk),
-            read_detection_rows(output_url(predictions_url, chunk.name)),
+            iterate_detection_rows(output_url(predictions_url, chunk.name)),
             strict=True,
         )
     )

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from ray.exceptions import RayActorError
 
 from model.inference.precision import check_precision
+from pipeline.infer.cluster_use import Workers, count_replicas
 from pipeline.infer.inference_worker import (
     CountMismatchError,
     InferenceError,
@@ -41,7 +42,7 @@ class ChunkOutcome:
 
 
 def predict_chunks(
-    chunks: Sequence[InputChunk], model: ModelFiles, job: InferenceJob, workers: int
+    chunks: Sequence[InputChunk], model: ModelFiles, job: InferenceJob, workers: Workers
 ) -> list[ChunkOutcome]:
     """Predict on every unfinished chunk of an input that is known from the start.
 
@@ -49,7 +50,8 @@ def predict_chunks(
         chunks: the whole input.
         model: the detector's files.
         job: the settings that all chunks share.
-        workers: requested number of workers; limited to what the cluster can hold.
+        workers: requested number of workers; limited to what the cluster can hold. "auto": one
+            per GPU of the cluster, or one.
 
     Returns:
         One outcome per chunk, in order.
@@ -75,7 +77,7 @@ def predict_chunks(
 
 
 def predict_plan(
-    plan: Plan, model: ModelFiles, job: InferenceJob, workers: int
+    plan: Plan, model: ModelFiles, job: InferenceJob, workers: Workers
 ) -> list[ChunkOutcome]:
     """Clean the output folder, then predict on the unfinished chunks of a plan.
 
@@ -105,7 +107,7 @@ def predict_plan(
 
 
 def _predict_in_process(
-    plan: Plan, model: ModelFiles, job: InferenceJob, workers: int
+    plan: Plan, model: ModelFiles, job: InferenceJob, workers: Workers
 ) -> Iterator[int | LedgerEntry]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     warn_if_not_compiled(torch.device(device))
@@ -116,10 +118,12 @@ def _predict_in_process(
 
 
 def _predict_on_cluster(
-    plan: Plan, model: ModelFiles, job: InferenceJob, workers: int
+    plan: Plan, model: ModelFiles, job: InferenceJob, workers: Workers
 ) -> Iterator[int | LedgerEntry]:
     """Yield what `predict_chunk` yields, and 0 for each worker that has loaded the model."""
-    start_worker, count = _worker_factory(model, job, min(workers, plan.chunks))
+    resources = ray.cluster_resources()
+    requested = min(count_replicas(workers, resources), plan.chunks)
+    start_worker, count = _worker_factory(model, job, requested, resources)
     waiting, deaths, failed_starts = _Waiting(plan.unfinished()), Counter[str](), 0
     key_of = job.key_of(model)
     # Pending call -> its worker and the chunk it works on; None while it loads the model.
@@ -179,7 +183,7 @@ class _Waiting:
 
 
 def _worker_factory(
-    model: ModelFiles, job: InferenceJob, requested: int
+    model: ModelFiles, job: InferenceJob, requested: int, resources: Mapping[str, float]
 ) -> tuple[Callable[[], Any], int]:
     """Return a function that starts one worker, and how many workers to start.
 
@@ -188,7 +192,6 @@ def _worker_factory(
     Raises:
         ValueError: their device cannot compute in the precision of the job.
     """
-    resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
     count = max(1, min(requested, gpus or cpus))
     if count < requested:

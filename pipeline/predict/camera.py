@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.infer.video_reader import VideoFrame, VideoReader, open_video
 from pipeline.predict.errors import PredictError
-from pipeline.predict.video_reader import VideoFrame, VideoReader, open_video
 
 
 class LiveFrames:

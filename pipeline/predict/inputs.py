@@ -11,15 +11,10 @@ from pathlib import Path
 
 from model.images.decode import IMAGE_SUFFIXES, Pixels, decode_image
 from pipeline import storage
-from pipeline.infer.image_listing import ImageListing
+from pipeline.infer.image_listing import VIDEO_SUFFIXES, ImageListing
 from pipeline.predict.errors import PredictError
 from pipeline.storage.urls import local_path
 from pipeline.storage.versions import file_url
-
-VIDEO_SUFFIXES = (
-    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"),
-    *(".mts", ".m2ts"),
-)
 
 _WILDCARDS = "*?["
 

@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 from model import Detections
 from model.images.decode import Pixels
 from pipeline.infer.detection_stream import ImagePrediction, predict_images
+from pipeline.infer.video_reader import VideoFrame, VideoReader
 from pipeline.predict.detector import DrawingDetector
 from pipeline.predict.output import Output
 from pipeline.predict.threads import map_in_threads, read_ahead
-from pipeline.predict.video_reader import VideoFrame, VideoReader
 from pipeline.predict.video_writer import VideoWriter
 
 _READ_AHEAD = 8  # frames

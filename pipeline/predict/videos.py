@@ -1,8 +1,8 @@
 """All that needs PyAV, so that it is imported only for videos and cameras."""
 
+from pipeline.infer.video_reader import UnreadableVideoError, VideoReader, fetch_video
 from pipeline.predict.camera import find_device, open_camera
 from pipeline.predict.video_files import FrameResult, VideoJob
-from pipeline.predict.video_reader import UnreadableVideoError, VideoReader, fetch_video
 
 __all__ = [
     "FrameResult",

@@ -1,19 +1,18 @@
 """The detections of a whole output folder as annotations."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from pipeline import storage
 from pipeline.config.annotations import AnnotationsConfig
 from pipeline.infer.annotations.label_studio import image_address
 from pipeline.infer.annotations.source import AnnotationSource
 from pipeline.infer.annotations.writer import annotation_files
-from pipeline.infer.detection_files import read_detection_rows
+from pipeline.infer.detection_files import iterate_detection_rows
 
 
 def write_annotations(
     config: AnnotationsConfig,
     source: AnnotationSource,
-    images_url: str,
+    image_url: Callable[[str], str | None],
     predictions_url: str,
     output_urls: Iterable[str],
 ) -> None:
@@ -22,7 +21,7 @@ def write_annotations(
     Args:
         config: formats and minimum score.
         source: the detector.
-        images_url: folder that the file names are relative to.
+        image_url: returns the URL of an image by its name; None if it is no file of its own.
         predictions_url: folder to write to.
         output_urls: the files of detections.
 
@@ -31,9 +30,9 @@ def write_annotations(
     """
 
     def address(name: str) -> str:
-        return image_address(name, storage.join(images_url, name), config.image_prefix)
+        return image_address(name, image_url(name) or name, config.image_prefix)
 
     with annotation_files(config.formats, source, predictions_url, address) as add:
         for url in output_urls:
-            for row in read_detection_rows(url):
+            for row in iterate_detection_rows(url):
                 add(row.above(config.min_score))

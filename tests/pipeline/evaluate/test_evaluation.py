@@ -18,7 +18,7 @@ from pipeline.evaluate.average_precision import precision_table
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.image_table import read_image_table
 from pipeline.evaluate.metrics import COCO_METRICS, mean_of_measured
-from pipeline.evaluate.validation import validate
+from pipeline.evaluate.validation import measure, predict_shards
 from pipeline.infer.detection_files import read_detection_rows
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
@@ -33,7 +33,7 @@ def test_an_evaluation_is_measured_reported_and_recorded(evaluate_config, tiny_c
     assert result.weights.endswith("train/step_00000010")
     assert (result.images, result.failed_images) == (11, 0)
     assert set(result.metrics) == {f"{k}/{m}" for k in ("bbox", "segm") for m in COCO_METRICS}
-    in_training = validate(load_network(tiny_checkpoint), shards, 0, 1, batch=2)
+    in_training = measure(predict_shards(load_network(tiny_checkpoint), shards, 0, 1, batch=2))
     assert result.metrics == pytest.approx(in_training.values, abs=1e-9)
 
     folder = Path(result.report_url).parent

@@ -11,7 +11,7 @@ from model import Predictor
 from model.weights import load_network
 from pipeline.evaluate import validation
 from pipeline.evaluate.coco_metrics import coco_metrics
-from pipeline.evaluate.validation import predict_rows, rows_of_rank, validate
+from pipeline.evaluate.validation import measure, predict_rows, predict_shards, rows_of_rank
 from pipeline.shards.coco_ground_truth import coco_ground_truth
 from pipeline.shards.shard_file import read_row_group
 from tests.pipeline.oracle import oracle, read_all_rows
@@ -95,14 +95,15 @@ def test_ranks_read_few_row_groups_twice(shapes_shards, monkeypatch, world_size)
 
 
 def validate_as_one_of_two(rank, folder, checkpoint, shards_url):
-    metrics = validate(load_network(checkpoint), shards_url, rank, 2, batch=1)
+    predictions = predict_shards(load_network(checkpoint), shards_url, rank, 2, batch=1)
+    metrics = None if predictions is None else measure(predictions)
     returned = None if metrics is None else [metrics.images, metrics.values]
     (folder / f"{rank}.json").write_text(json.dumps(returned))
 
 
 def test_two_ranks_measure_what_one_measures(shapes_shards, tiny_checkpoint, tmp_path):
     detector = load_network(tiny_checkpoint).train()
-    alone = validate(detector, shapes_shards, 0, 1, batch=1)
+    alone = measure(predict_shards(detector, shapes_shards, 0, 1, batch=1))
     assert detector.training
     assert alone.images == 11
     run_two_ranks(validate_as_one_of_two, tmp_path, tiny_checkpoint, shapes_shards)

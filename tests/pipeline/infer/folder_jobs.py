@@ -1,13 +1,17 @@
 """Batch inference without a detector: a row holds the content of the image file as its label."""
 
 from pipeline import storage
-from pipeline.infer.detection_files import read_detection_rows, write_detection_rows
+from pipeline.infer.detection_files import (
+    SCHEMA_VERSION,
+    read_detection_rows,
+    write_detection_rows,
+)
 from pipeline.infer.detection_rows import DetectionRow
-from pipeline.infer.folder_plan import plan_folder
-from pipeline.infer.image_listing import ImageListing
+from pipeline.infer.image_plan import plan_images
 from pipeline.infer.inputs import read_images
 from pipeline.infer.ledger import LedgerEntry, chunk_key, output_url, write_entry
 from pipeline.infer.output_cleanup import clean_output
+from pipeline.infer.sources.folder import FolderImages
 
 
 class KilledError(Exception):
@@ -19,8 +23,9 @@ def key_of(model="model"):
 
 
 def plan(url, output, images_per_chunk=4, bit_depth=None, model="model"):
-    listing = ImageListing(str(url), str(output))
-    return plan_folder(listing, str(output), images_per_chunk, bit_depth, key_of(model))
+    """Plan a job on a folder, or on the source that a function returns."""
+    source = url() if callable(url) else FolderImages(str(url), str(output))
+    return plan_images(source, str(output), images_per_chunk, bit_depth, key_of(model))
 
 
 def input_images(url, bit_depth=None):
@@ -33,6 +38,7 @@ def run_job(url, output, images_per_chunk=4, model="model", kill_at=None, chunk_
     """Run a job; return the names of the images it predicted on.
 
     Args:
+        url: of a folder, or a function that returns a source.
         kill_at: die when this many files were written, outputs and entries counted alike.
         chunk_order: reorders the list of unfinished chunks, as several workers do.
     """
@@ -62,7 +68,7 @@ def run_job(url, output, images_per_chunk=4, model="model", kill_at=None, chunk_
                 name=chunk.name,
                 key=key_of(model)(chunk),
                 images=len(rows),
-                failed=0,
+                failed=sum(row.error is not None for row in rows),
                 objects=len(rows),
                 size=size,
                 model=model,
@@ -70,6 +76,9 @@ def run_job(url, output, images_per_chunk=4, model="model", kill_at=None, chunk_
                 versions=chunk.versions,
                 image_ids=chunk.image_ids,
                 id_range=chunk.id_range,
+                source_ids=chunk.source_ids,
+                has_given_ids=chunk.has_given_ids,
+                schema=SCHEMA_VERSION,
             ),
         )
     return predicted
@@ -83,11 +92,13 @@ def _row(image, model):
         width=1,
         boxes=[[0.0, 0.0, 1.0, 1.0]],
         scores=[1.0],
-        labels=[int(image.encoded)],
+        labels=[] if image.error else [int(image.encoded)],
         category_ids=[1],
         category_names=[model],
         masks_rle=None,
-        error=None,
+        error=image.error,
+        source_image_id=image.source_id,
+        input_version=image.version,
     )
 
 

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline.infer.cluster_use import needs_cluster
+from pipeline.config import InferConfig
+from pipeline.infer.cluster_use import count_replicas, needs_cluster
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -22,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
         (1, "10.0.0.1:6379", True),
         (1, "auto", True),
         (2, None, True),
+        ("auto", "10.0.0.1:6379", True),
     ],
 )
 def test_several_workers_or_a_named_cluster_need_ray(monkeypatch, workers, address, expected):
@@ -29,6 +32,21 @@ def test_several_workers_or_a_named_cluster_need_ray(monkeypatch, workers, addre
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
     assert needs_cluster(workers) == expected
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0, False), (1, False), (2, True)])
+def test_by_default_several_gpus_of_this_machine_need_ray(monkeypatch, gpus, expected):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert needs_cluster(InferConfig().workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "resources", "expected"),
+    [("auto", {"CPU": 64.0, "GPU": 8.0}, 8), ("auto", {"CPU": 64.0}, 1), (3, {"GPU": 8.0}, 3)],
+)
+def test_by_default_there_is_a_replica_for_each_gpu_of_the_cluster(workers, resources, expected):
+    assert count_replicas(workers, resources) == expected
 
 
 def test_the_job_predicts_without_ray_on_images_of_any_name(

@@ -11,8 +11,8 @@ from pathlib import Path
 from unittest import mock
 
 from pipeline.infer import image_listing
-from pipeline.infer.folder_plan import plan_folder
-from pipeline.infer.image_listing import ImageListing
+from pipeline.infer.image_plan import plan_images
+from pipeline.infer.sources.folder import FolderImages
 from pipeline.storage.versions import FileVersion
 
 def keys(url):
@@ -24,8 +24,8 @@ status = Path("/proc/self/status").read_text()
 limit = (used_kb << 10) + (int(sys.argv[1]) << 20)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 with mock.patch.object(image_listing, "list_versions", keys):
-    listing = ImageListing("s3://bucket/images")
-    plan = plan_folder(listing, sys.argv[2], 64, None, lambda chunk: "key")
+    listing = FolderImages("s3://bucket/images")
+    plan = plan_images(listing, sys.argv[2], 64, None, lambda chunk: "key")
     counts = Counter(chunk.images for chunk in plan.unfinished())
 print(plan.chunks, plan.images, dict(counts))
 """

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.infer.video_reader import open_video
 from pipeline.predict import video_files
-from pipeline.predict.video_reader import open_video
 from tests.pipeline.predict.video_frames import read_frames
 
 ROOT = Path(__file__).resolve().parents[3]

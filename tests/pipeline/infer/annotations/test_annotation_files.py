@@ -191,7 +191,7 @@ def test_nothing_is_written_if_an_output_file_is_damaged(tmp_path):
     Path(urls[1]).write_bytes(Path(urls[1]).read_bytes()[:100])
     config = AnnotationsConfig(formats=("coco", "label_studio"))
     with pytest.raises(StorageError, match=r"1\.parquet: not a complete file"):
-        write_annotations(config, SOURCE, "/images", str(tmp_path / "out"), urls)
+        write_annotations(config, SOURCE, "/images/{}".format, str(tmp_path / "out"), urls)
     assert not (tmp_path / "out").exists()
 
 
@@ -210,9 +210,13 @@ def test_names_that_xml_cannot_hold_are_the_same_in_both_files(tmp_path):
     ("url", "prefix", "address"),
     [
         ("s3://bucket/in/a b.jpg", None, "s3://bucket/in/a b.jpg"),
+        ("gs://bucket/in/a b.jpg", None, "gs://bucket/in/a b.jpg"),
+        ("az://bucket/in/a b.jpg", None, "azure-blob://bucket/in/a b.jpg"),
+        ("abfss://b@a.dfs.core.windows.net/in/a b.jpg", None, "azure-blob://b/in/a b.jpg"),
         ("/in/a b.jpg", None, "/data/local-files/?d=a%20b.jpg"),
         ("/in/a b.jpg", "https://images.example/", "https://images.example/a%20b.jpg"),
         ("/in/a b.jpg", "s3://bucket/other/", "s3://bucket/other/a b.jpg"),
+        ("/in/a b.jpg", "azure-blob://bucket/other/", "azure-blob://bucket/other/a b.jpg"),
     ],
 )
 def test_the_address_of_an_image_is_one_that_label_studio_can_open(url, prefix, address):

@@ -14,13 +14,12 @@ import numpy as np
 
 from model.images.decode import Pixels
 from pipeline import storage
-from pipeline.predict.errors import PredictError
 
 DEFAULT_RATE = Fraction(25)
 _MISSING_SHARE = 0.02  # containers round the number of frames that they state
 
 
-class UnreadableVideoError(PredictError):
+class UnreadableVideoError(storage.StorageError):
     """A video or camera cannot be opened; the message names it."""
 
 

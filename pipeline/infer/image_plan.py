@@ -1,22 +1,23 @@
-"""Split a folder of images into chunks that stay the same while the folder changes.
+"""Split the images of a source into chunks that stay the same while the source changes.
 
 The ledger says which images are in which output file, and that never changes: images that are new,
 or have been replaced, go into new chunks; images that are gone leave their chunk. So a job that
-runs again on a growing bucket predicts on what is new only, wherever the new names sort.
+runs again on a growing bucket predicts on what is new only, wherever the new names sort. The plan
+is the same for folders, list files, COCO documents, Parquet files and videos: they differ in how
+they list and read images (`pipeline.infer.sources`).
 """
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO
 
 import numpy as np
 
-from model.images.decode import IMAGE_SUFFIXES
 from pipeline import storage
-from pipeline.infer.image_listing import ImageListing
+from pipeline.infer.detection_files import SCHEMA_VERSION
 from pipeline.infer.inputs import InputChunk
 from pipeline.infer.ledger import (
     LedgerEntry,
@@ -25,18 +26,18 @@ from pipeline.infer.ledger import (
     read_entries,
     recorded_names,
 )
+from pipeline.infer.listed_image import ListedImage
 from pipeline.infer.plan import KeyOf, Plan, output_sizes
 from pipeline.infer.recorded_images import RecordedImages
-from pipeline.shards.manifest import MANIFEST_NAME
-from pipeline.storage.versions import FileVersion
+from pipeline.infer.sources.source import ImageSource
 
 _NAME_PREFIX = "part-"
 _LISTING_BATCH = 1000
 _SPOOLED_BYTES = 16 << 20
 
 
-def plan_folder(
-    listing: ImageListing,
+def plan_images(
+    source: ImageSource,
     predictions_url: str,
     images_per_chunk: int,
     bit_depth: int | None,
@@ -47,28 +48,25 @@ def plan_folder(
     An uninterrupted job and one that was killed and started again write the same chunks.
 
     Args:
-        listing: the input.
+        source: the input.
         predictions_url: folder of the output files and the ledger.
         images_per_chunk: the most images of a new chunk.
         bit_depth: significant bits of images with more than 8; None follows the files.
         key_of: the key of a chunk in this job.
 
     Raises:
-        MissingFileError: the URL holds no images.
+        MissingFileError: the input has no images.
         StorageError: the input or the output folder cannot be read.
     """
-    recorded = _Recorded(listing.url, predictions_url, bit_depth, key_of)
+    recorded = _Recorded(source, predictions_url, bit_depth, key_of)
     new = _NewImages()
-    files = iter(listing)
-    while batch := list(islice(files, _LISTING_BATCH)):
-        for file, found in zip(batch, recorded.images.find(batch), strict=True):
+    listed = iter(source)
+    while batch := list(islice(listed, _LISTING_BATCH)):
+        for image, found in zip(batch, recorded.images.find(batch), strict=True):
             if not found:
-                new.add(file)
-    if not listing.images:
-        raise storage.MissingFileError(
-            f"{listing.url} holds neither shards ({MANIFEST_NAME}) nor images "
-            f"({', '.join(IMAGE_SUFFIXES)}){_describe(listing)}"
-        )
+                new.add(image)
+    if not source.images:
+        raise storage.MissingFileError(source.describe_empty())
     left = {name: recorded.images.listed(chunk.slots) for name, chunk in recorded.chunks.items()}
     kept = {name: chunk for name, chunk in recorded.chunks.items() if left[name].any()}
     again = {name: left[name] for name, chunk in kept.items() if not chunk.is_finished}
@@ -76,20 +74,21 @@ def plan_folder(
 
     def unfinished() -> Iterator[InputChunk]:
         yield from recorded.read_chunks(again)
-        yield from new.chunks(listing.url, images_per_chunk, bit_depth, kept.values())
+        yield from new.chunks(source, images_per_chunk, bit_depth, kept.values())
 
     return Plan(
         unfinished=unfinished,
         chunks=len(again) + -(-new.count // images_per_chunk),
         images=int(sum(mask.sum() for mask in again.values())) + new.count,
-        input_images=listing.images,
+        input_images=source.images,
         finished=[chunk.entry for name, chunk in done.items() if left[name].all()],
         shrunk={name: left[name].tolist() for name in done if not left[name].all()},
         # Of images that were replaced, the old row must be gone before the new one is written.
         owned=frozenset(name for name in kept if name in done or left[name].all()),
         dropped=sorted({*recorded.chunks, *recorded.foreign} - set(kept)),
         damaged=recorded.damaged,
-        skipped_files=dict(listing.skipped.most_common()),
+        outdated=recorded.outdated,
+        skipped_files=dict(source.skipped.most_common()),
     )
 
 
@@ -112,13 +111,15 @@ class _Recorded:
     """The ledger as a plan needs it."""
 
     def __init__(
-        self, url: str, predictions_url: str, bit_depth: int | None, key_of: KeyOf
+        self, source: ImageSource, predictions_url: str, bit_depth: int | None, key_of: KeyOf
     ) -> None:
         self.images = RecordedImages()
         self.chunks: dict[str, _RecordedChunk] = {}
         self.damaged: list[str] = []
         self.foreign: list[str] = []  # chunks of shards, from a job with another input
-        self._url, self._predictions_url, self._bit_depth = url, predictions_url, bit_depth
+        self.outdated = 0
+        self._url, self._reader = source.url, source.reader
+        self._predictions_url, self._bit_depth = predictions_url, bit_depth
         sizes = output_sizes(predictions_url)
         for name, entry in read_entries(predictions_url, recorded_names(predictions_url)):
             if entry is None:
@@ -126,8 +127,9 @@ class _Recorded:
             elif not entry.image_ids or _number(name) is None:
                 self.foreign.append(name)
             else:
-                slots = self.images.add(_files(entry))
-                key = key_of(entry.chunk(url, bit_depth))
+                self.outdated += entry.schema != SCHEMA_VERSION
+                slots = self.images.add(entry.listed())
+                key = key_of(entry.chunk(self._url, bit_depth))
                 is_finished = entry.key == key and sizes.get(name) == entry.size
                 self.chunks[name] = _RecordedChunk(entry.counts(), slots, is_finished)
 
@@ -136,7 +138,8 @@ class _Recorded:
         for name, entry in read_entries(self._predictions_url, left):
             if entry is None or len(entry.files) != len(left[name]):
                 raise changed_meanwhile(entry_url(self._predictions_url, name))
-            yield entry.chunk(self._url, self._bit_depth).only(left[name].tolist())
+            chunk = entry.chunk(self._url, self._bit_depth, self._reader)
+            yield chunk.only(left[name].tolist())
 
 
 class _NewImages:
@@ -148,13 +151,13 @@ class _NewImages:
             _SPOOLED_BYTES, "w+", encoding="utf-8"
         )
 
-    def add(self, file: FileVersion) -> None:
-        self._file.write(json.dumps(file) + "\n")
+    def add(self, image: ListedImage) -> None:
+        self._file.write(json.dumps(image) + "\n")
         self.count += 1
 
     def chunks(
         self,
-        url: str,
+        source: ImageSource,
         images_per_chunk: int,
         bit_depth: int | None,
         recorded: Iterable[_RecordedChunk],
@@ -165,16 +168,17 @@ class _NewImages:
         free_ids = _FreeIds(entry.id_range for entry in entries)
         self._file.seek(0)
         while lines := list(islice(self._file, images_per_chunk)):
-            files = [FileVersion(*json.loads(line)) for line in lines]
-            ids = free_ids.take(len(files))
+            images = [ListedImage(*json.loads(line)) for line in lines]
+            given = [image.image_id for image in images if image.image_id is not None]
+            ids = range(0) if given else free_ids.take(len(images))
             yield InputChunk.of_images(
                 f"{_NAME_PREFIX}{next(numbers):05d}",
-                url,
-                files=[file.name for file in files],
-                versions=[file.version for file in files],
-                image_ids=ids,
+                source.url,
+                images,
+                image_ids=given or ids,
                 id_range=(ids.start, ids.stop),
                 bit_depth=bit_depth,
+                reader=source.reader,
             )
 
 
@@ -209,12 +213,3 @@ def _number(name: str) -> int | None:
     """Return n of ``part-n``; None for any other name."""
     digits = name.removeprefix(_NAME_PREFIX)
     return int(digits) if digits != name and digits.isascii() and digits.isdecimal() else None
-
-
-def _files(entry: LedgerEntry) -> Sequence[FileVersion]:
-    return [FileVersion(*pair) for pair in zip(entry.files, entry.versions, strict=True)]
-
-
-def _describe(listing: ImageListing) -> str:
-    counts = ", ".join(f"{count} {suffix}" for suffix, count in listing.skipped.most_common(5))
-    return f"; it holds other files: {counts}" if counts else "; there are no files at all"
