@@ -5,6 +5,7 @@ without the token of the job.
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -18,8 +19,11 @@ from typing import Any
 
 import psutil
 import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import AuthenticationError
+from ray.experimental.internal_kv import _internal_kv_get
 
 from pipeline.ray_init import accept_loopback, leave_agent_port, without_advice
 
@@ -76,11 +80,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """The total resources of a cluster, and its machines."""
+    """The total resources of a cluster now, its machines, and whether Ray adds some on demand."""
 
     cpus: float
     gpus: float
     machines: tuple[Machine, ...] = ()
+    has_autoscaler: bool = False
 
 
 def connect() -> ClusterResources:
@@ -198,7 +203,28 @@ def _total_resources() -> ClusterResources:
         if node["Alive"]
     )
     total = ray.cluster_resources()
-    return ClusterResources(total.get("CPU", 0.0), total.get("GPU", 0.0), machines)
+    return ClusterResources(
+        total.get("CPU", 0.0), total.get("GPU", 0.0), machines, has_autoscaler()
+    )
+
+
+def has_autoscaler() -> bool:
+    """Return whether the cluster that this process has joined adds machines on demand.
+
+    Ray has no function that says so. Its monitor reports the type of each machine: a name in the
+    configuration of the autoscaler, or, if there is none, ``node_`` and the machine's id.
+    """
+    if status := _internal_kv_get(DEBUG_AUTOSCALING_STATUS):
+        types = json.loads(status).get("autoscaler_report", {}).get("node_type_mapping") or {}
+    else:  # a cluster that has just started, or the second version of the autoscaler
+        try:
+            present = get_cluster_status(ray.get_runtime_context().gcs_address)
+        except Exception as error:  # of several types, from the client of Ray's control service
+            logger.warning("whether the cluster has an autoscaler is unknown: %s", error)
+            return False
+        nodes = [*present.active_nodes, *present.idle_nodes]
+        types = {node.node_id: node.ray_node_type_name for node in nodes}
+    return any(kind != f"node_{node}" for node, kind in types.items())
 
 
 def _closing_environment() -> dict[str, str]:

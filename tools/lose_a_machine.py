@@ -3,10 +3,12 @@
 Starts a Ray cluster of three raylets on this machine: a head without CPUs, and two machines of one
 CPU each. When the training has saved a checkpoint, the raylet of a worker gets kill -9. With
 ``--workers 2`` the training needs both machines; ``--replace-after 20`` adds a new one after 20 s,
-as an autoscaler would.
+as an autoscaler would. With ``--min-workers 1`` it goes on with the machine that is left, and takes
+the new one when it is there.
 
     python tools/lose_a_machine.py --workers 1
     python tools/lose_a_machine.py --workers 2 --replace-after 20
+    python tools/lose_a_machine.py --workers 2 --min-workers 1
 """
 
 import argparse
@@ -26,6 +28,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 STEP = re.compile(r"step (\d+)/\d+")
 RESUMED = re.compile(r"resuming after step (\d+)")
+WORKERS = re.compile(r"training on \w+ with (\d+) workers")
 SETTINGS = (
     "data.shapes.images=40",
     "data.shapes.val_images=4",
@@ -80,7 +83,9 @@ def raylet_of_a_worker(nodes: list) -> object:
     raise RuntimeError("no raylet has a worker of the training")
 
 
-def measure(workers: int, replace_after_s: float | None, timeout_s: float) -> None:
+def measure(
+    workers: int, min_workers: int | None, replace_after_s: float | None, timeout_s: float
+) -> None:
     """Run the try and print the result."""
     # Before ray is imported, which reads them.
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
@@ -97,6 +102,8 @@ def measure(workers: int, replace_after_s: float | None, timeout_s: float) -> No
         os.environ["RAY_ADDRESS"] = cluster.address
         with tempfile.TemporaryDirectory() as folder:
             settings = [*SETTINGS, f"output={folder}", f"train.workers={workers}"]
+            if min_workers is not None:
+                settings.append(f"train.min_workers={min_workers}")
             if Job("prepare_shards", settings).process.wait():
                 raise RuntimeError("prepare_shards failed")
             job = Job("train", settings)
@@ -110,12 +117,13 @@ def measure(workers: int, replace_after_s: float | None, timeout_s: float) -> No
                     time.sleep(replace_after_s)
                     cluster.add_node(**machine)
                     print(f"{time.strftime('%X')}  ---- new machine added", flush=True)
+                _, left = job.wait_for(WORKERS, killed, timeout_s)
                 # The lost worker lives for some seconds more, and may print further steps.
                 resumed, saved = job.wait_for(RESUMED, killed, timeout_s)
                 moment, step = job.wait_for(STEP, resumed, timeout_s)
                 print(
                     f"resumed after step {saved} {resumed - killed:.0f} s after the kill, "
-                    f"trained to step {step} after {moment - killed:.0f} s"
+                    f"trained to step {step} with {left} workers after {moment - killed:.0f} s"
                 )
             finally:
                 job.process.send_signal(signal.SIGINT)
@@ -128,10 +136,11 @@ def main() -> None:
     """Parse the arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=1, choices=(1, 2))
+    parser.add_argument("--min-workers", type=int, choices=(1, 2))
     parser.add_argument("--replace-after", type=float, metavar="SECONDS")
     parser.add_argument("--timeout", type=float, default=400, metavar="SECONDS")
     arguments = parser.parse_args()
-    measure(arguments.workers, arguments.replace_after, arguments.timeout)
+    measure(arguments.workers, arguments.min_workers, arguments.replace_after, arguments.timeout)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Train a detector on shards."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.output_layout import TRAINING_FOLDER, split_shards_url
 from workflows.command_line import format_values, main
+
+if TYPE_CHECKING:
+    from pipeline.train.driver import TrainingResult
 
 
 def plan(config: RunConfig) -> str:
@@ -24,11 +28,20 @@ def job(config: RunConfig) -> str:
 
     result = run_training(config)
     return (
-        f"{format_values(result.metrics, 'val/')}\n"
+        f"{format_validations(result)}\n"
         f"steps       {result.steps}{f' ({result.stopped})' if result.stopped else ''}\n"
         f"checkpoint  {result.checkpoint_url}\n"
         f"MLflow run  {result.run_id}"
     )
+
+
+def format_validations(result: "TrainingResult") -> str:
+    """Return the metrics of the last weights, and those of the best ones if they are others."""
+    last = format_values(result.metrics, "val/")
+    if result.best_step in (None, result.steps) or not result.best_metrics:
+        return last
+    best = format_values(result.best_metrics, "val/")
+    return f"last (step {result.steps})\n{last}\nbest (step {result.best_step})\n{best}"
 
 
 def check(config: RunConfig) -> None:

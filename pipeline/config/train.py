@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from model.config.settings import NonNegative, Positive, PositiveFloat, Settings
 from model.weights.published.table import Word
 from pipeline.config.optimization import OptimizerConfig, ScheduleConfig
-from pipeline.storage.urls import Location
+from pipeline.storage.urls import ModelLocation
 
 CanvasScope = Literal["global_batch", "micro_batch"]
 
@@ -26,7 +26,9 @@ class TrainConfig(Settings):
         "up to `workers` again when they are back, from its newest checkpoint. null: all.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: one GPU per worker if the cluster has them, else the CPU."
+        "auto",
+        description="auto: one GPU per worker if the cluster has them now, else the CPU; cuda also "
+        "waits for GPUs that an autoscaler adds.",
     )
     cpus_per_worker: PositiveFloat | Literal["auto"] = Field(
         "auto",
@@ -83,7 +85,7 @@ class TrainConfig(Settings):
         description="Compile backbone and pyramid with torch.compile, which takes minutes at each "
         "start and needs a C++ compiler. No faster on CPUs; not yet measured on GPUs.",
     )
-    weights: Word | Location | None = Field(
+    weights: Word | ModelLocation | None = Field(
         None,
         description="Initial weights: imagenet or coco for the backbone or detector that "
         "torchvision, detectron2 or Detectron publish for this architecture, a checkpoint URL, "

@@ -2,7 +2,8 @@
 
 from model.config.settings import ConfigError
 from pipeline.config import RunConfig
-from pipeline.evaluate.registration import check_champion_metric, measured_metrics
+from pipeline.evaluate.metrics import measured_metrics
+from pipeline.evaluate.registration import check_champion_metric
 from pipeline.sweep.proposals import SECONDS
 from pipeline.sweep.search_space import sample, with_values
 from pipeline.sweep.space_check import check_space

@@ -1,6 +1,7 @@
 """The training job: from a config to a checkpoint, through Ray Train and MLflow.
 
-Everything is written to ``{output}/train``: Ray's checkpoints, ``run.json``, ``nan_batch.json``.
+Everything is written to ``{output}/train``: checkpoints, ``run.json``, ``best.json`` and, after a
+NaN, ``nan_batch.json`` and ``nan_batch.safetensors``.
 Submitting the same job again continues from the newest checkpoint, or returns at once if the
 training is finished.
 """
@@ -30,19 +31,20 @@ from pipeline.train.run_inputs import recorded_inputs
 from pipeline.train.run_record import (
     RunRecord,
     check_resumable,
+    ended_at,
     is_finished,
     model_settings,
     read_run_record,
     recipe_settings,
     write_run_record,
 )
-from pipeline.train.run_tracking import send_unsent
+from pipeline.train.run_tracking import recorded_checkpoints, send_unsent
 from pipeline.train.start_checks import check_data, check_frozen_parts, check_start
 from pipeline.train.start_weights import adopt_conventions
 from pipeline.train.training_length import log_length, settle_schedule
 from pipeline.train.validation_history import best_metric
-from pipeline.train.worker import WorkerResult, WorkerTask
 from pipeline.train.worker_count import settle_workers
+from pipeline.train.worker_task import WorkerResult, WorkerTask
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +57,11 @@ class TrainingResult:
         checkpoint_url: folder of the checkpoint to use, the best or the last one; see
             ``train.final_checkpoint``.
         run_id: the MLflow run.
-        metrics: the last losses (``train/...``) and validation metrics (``val/...``).
+        metrics: the losses (``train/...``) and validation metrics (``val/...``) of the last step.
         steps: optimizer steps taken in total.
         stopped: why the training ended before its last step; None if it took all steps.
+        best_step: steps before the best validation, by ``train.best_metric``; None without any.
+        best_metrics: the metrics of that validation (``val/...``).
     """
 
     checkpoint_url: str
@@ -65,6 +69,8 @@ class TrainingResult:
     metrics: dict[str, float]
     steps: int
     stopped: str | None = None
+    best_step: int | None = None
+    best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def run_training(
@@ -128,8 +134,14 @@ def _train(
             tracking_uri=run.uri,
             run_id=run.run_id,
             nan_report=storage.join(training_url(config.output), "nan_batch.json"),
+            nan_batch=storage.join(training_url(config.output), "nan_batch.safetensors"),
+            is_trial=parent_run_id is not None,
+            ended_at=present.ended_at,
         )
-        with recorded_inputs(run, config, manifest, shards, task.val_shards):
+        with (
+            recorded_checkpoints(run, config),
+            recorded_inputs(run, config, manifest, shards, task.val_shards),
+        ):
             worker_result = run_workers(task, resources, callbacks)
         result = _result(config, run, worker_result)
         finished = {k: v for k, v in dataclasses.asdict(result).items() if k != "run_id"}
@@ -171,6 +183,7 @@ def _present_record(config: RunConfig, manifest: Manifest, recorded: RunRecord |
         dataset_digest=manifest.digest,
         model=model_settings(config),
         recipe=recipe_settings(config),
+        ended_at=ended_at(recorded),
     )
 
 
@@ -183,6 +196,8 @@ def _result(config: RunConfig, run: TrackedRun, worker_result: WorkerResult) -> 
         metrics=worker_result.metrics,
         steps=worker_result.steps,
         stopped=worker_result.stopped,
+        best_step=worker_result.best_step,
+        best_metrics=worker_result.best_metrics,
     )
 
 

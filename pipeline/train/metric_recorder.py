@@ -23,7 +23,8 @@ class MetricRecorder:
     def record(self, values: Mapping[str, float], step: int) -> None:
         """Keep the values, and send them to the tracker."""
         self.latest |= values
-        self.step = step
+        # A validation's metrics arrive after those of later steps.
+        self.step = max(self.step, step)
         if self._sink is not None:
             self._sink.log(values, step)
 
@@ -31,6 +32,11 @@ class MetricRecorder:
         """Wait until the tracker has everything, at most this long."""
         if self._sink is not None:
             self._sink.flush(timeout_s)
+
+    def after_pause(self) -> None:
+        """Let the tracker follow the checkpoints in the output folder; return at once."""
+        if self._sink is not None:
+            self._sink.request_follow_up()
 
     def __enter__(self) -> Self:
         return self

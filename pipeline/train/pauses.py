@@ -1,28 +1,21 @@
 """What happens when training pauses: save a checkpoint, validate, report to Ray, perhaps stop."""
 
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import ray.train
-import torch
 
 from pipeline.config import RunConfig
-from pipeline.evaluate.metrics import HEADLINE_METRICS
-from pipeline.evaluate.validation import validate
-from pipeline.evaluate.validation_losses import validation_losses
 from pipeline.train.checkpoint_store import checkpoint_name
 from pipeline.train.checkpoint_writer import CheckpointWriter
-from pipeline.train.compilation import uncompiled
 from pipeline.train.distributed import gather_objects
 from pipeline.train.metric_recorder import MetricRecorder
-from pipeline.train.out_of_memory import explain_out_of_memory
 from pipeline.train.placement_group import PLACEMENT_GROUP, current_placement_group_id
 from pipeline.train.training_state import TrainingState
-from pipeline.train.validation_history import LOSS, read_history, write_history
+from pipeline.train.training_validation import TrainingValidation
+from pipeline.train.worker_place import WorkerPlace
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +26,6 @@ _UPLOADS_LATER = ray.train.CheckpointUploadMode.ASYNC
 _IS_UPLOADED = ray.train.CheckpointUploadMode.NO_UPLOAD
 
 
-@dataclass(frozen=True)
-class WorkerPlace:
-    """Where a worker runs.
-
-    Args:
-        rank: 0 .. world_size - 1.
-        world_size: number of workers.
-        device: its device.
-    """
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-
 class TrainingPauses:
     """Decides when training pauses and when it ends; every worker calls the same methods.
 
@@ -55,7 +33,7 @@ class TrainingPauses:
         config: the job's settings.
         place: rank and device of this worker.
         state: what is trained.
-        val_shards: URL of the validation shards; None skips validation.
+        validation: validates; None without validation shards.
         recorder: receives the metrics.
         count_bad_rows: returns how many images this worker could not read.
         clock: returns seconds from any origin.
@@ -66,7 +44,7 @@ class TrainingPauses:
         config: RunConfig,
         place: WorkerPlace,
         state: TrainingState,
-        val_shards: str | None,
+        validation: TrainingValidation | None,
         recorder: MetricRecorder,
         count_bad_rows: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
@@ -74,7 +52,7 @@ class TrainingPauses:
         self.config = config
         self.place = place
         self.state = state
-        self.val_shards = val_shards
+        self.validation = validation
         self.recorder = recorder
         self.stopped: str | None = None
         """Why training ends before its last step; None while it goes on."""
@@ -83,8 +61,6 @@ class TrainingPauses:
         self._clock = clock
         self._started_s = clock() - state.trained_s
         self._out_of_time_at: int | None = None
-        # Only rank 0 has the metrics: it keeps the history and decides for all.
-        self._history = read_history(config, state.start_step) if place.rank == 0 else None
 
     def due_after(self, step: int) -> bool:
         """Return whether training pauses after this number of steps."""
@@ -94,18 +70,44 @@ class TrainingPauses:
         )
 
     def ends_after(self, step: int) -> bool:
-        """Return whether training ends early; asked after the pause of a step."""
+        """Return whether training ends early; asked after each step, and after its pause."""
+        if self.validation is not None:
+            self.validation.record_finished(wait=False)
         return self.stopped is not None
+
+    def resume(self, step: int, ended_at: int | None = None) -> None:
+        """Do what a job that was interrupted may have left undone after ``step`` steps.
+
+        Every worker must call it before it goes on. The validation of a checkpoint is repeated if
+        the job ended before its metrics were recorded, and the decision to end is taken again.
+
+        Args:
+            step: steps taken; of the checkpoint that training resumes from.
+            ended_at: steps after which an earlier job ended; this one goes on from there.
+        """
+        # A trial's checkpoint may be a copy of another's, which has validated it.
+        if self.validation is None or self.validation.is_trial or not self._should_validate(step):
+            return
+        if not self.validation.has_validated(step):
+            logger.info("step %d  the validation of this checkpoint is repeated", step)
+            self.validation.validate(step, self._is_last(step))
+        if step not in (ended_at, self.config.train.schedule.steps):
+            self.stopped = self.validation.reason_to_stop()
 
     def pause(self, step: int) -> None:
         """Save, validate and report to Ray, as due; decide whether to end."""
+        if self.validation is not None:
+            # Before the next checkpoint, so that the best one is known when old ones are deleted.
+            self.validation.record_finished(wait=True)
         self.state.average_norm_statistics()
         self._record_bad_rows(step)
         # Saved first: a validation that fails must not cost the checkpoint.
         uploads_later = self._uploads_later(step)
         checkpoint = self._save(step, uploads_later) if self._should_checkpoint(step) else None
-        if self._should_validate(step) and self.val_shards is not None:
-            self._validate(self.val_shards, step)
+        if self._should_validate(step) and self.validation is not None:
+            self.validation.validate(step, self._is_last(step))
+            if step < self.config.train.schedule.steps:
+                self.stopped = self.validation.reason_to_stop()
         if self._out_of_time_at == step and step < self.config.train.schedule.steps:
             self.stopped = f"train.max_hours={self.config.train.max_hours:g} is over"
         metrics = {
@@ -114,6 +116,7 @@ class TrainingPauses:
             PLACEMENT_GROUP: current_placement_group_id(),
             **self.recorder.latest,
         }
+        self.recorder.after_pause()
         ray.train.report(
             metrics,
             checkpoint=checkpoint,
@@ -123,10 +126,10 @@ class TrainingPauses:
         )
 
     def _should_validate(self, step: int) -> bool:
-        if self.val_shards is None:
+        if self.validation is None:
             return False
         every = self.config.train.validate_every
-        return self._is_last(step) or (every > 0 and step % every == 0)
+        return step > 0 and (self._is_last(step) or (every > 0 and step % every == 0))
 
     def _should_checkpoint(self, step: int) -> bool:
         train = self.config.train
@@ -173,55 +176,3 @@ class TrainingPauses:
         # A worker that fails in what follows would end the others, also one that still writes.
         gather_objects(None)
         return checkpoint
-
-    def _validate(self, shards: str, step: int) -> None:
-        """Record the validation metrics; rank 0 adds them to the history and decides for all."""
-        values = self._measure(shards)
-        stopped = None
-        if values is not None and self._history is not None:
-            named = {f"val/{name}": value for name, value in values.items()}
-            self.recorder.record(named, step)
-            is_shown = (LOSS, *HEADLINE_METRICS)
-            shown = (f"{k} {v:.4f}" for k, v in named.items() if k.endswith(is_shown))
-            logger.info("step %d  %s", step, "  ".join(shown))
-            self._history = self._history.add(step, self._best_value(values))
-            write_history(self.config, self._history)
-            stopped = self._history.reason_to_stop(self.config.train.patience)
-        stopped = gather_objects(stopped)[0]
-        self.stopped = stopped if step < self.config.train.schedule.steps else None
-
-    def _best_value(self, values: Mapping[str, float]) -> float:
-        """Return the value of the best checkpoint's metric; NaN if this split has none."""
-        metric = "" if self._history is None else self._history.metric
-        if metric not in values:
-            logger.warning(
-                "%s is not measured on the validation shards, so no checkpoint is the best; set "
-                "train.best_metric",
-                metric,
-            )
-        return values.get(metric, math.nan)
-
-    def _measure(self, shards: str) -> dict[str, float] | None:
-        """Return the metrics, with losses if they are configured; None on all ranks but 0."""
-        settings, place = self.config.evaluate, self.place
-        remedy = f"lower evaluate.batch (now {settings.batch})"
-        with (
-            explain_out_of_memory(place.device, remedy),
-            uncompiled() if self.config.train.compile else nullcontext(),
-        ):
-            detector = self.state.inference_detector.eval()
-            metrics = validate(
-                detector,
-                shards,
-                place.rank,
-                place.world_size,
-                settings.batch,
-                settings.precision,
-                settings.max_detections,
-            )
-            losses = {}
-            if self.config.train.validation_loss:
-                losses = validation_losses(
-                    detector, self.config, shards, place.rank, place.world_size
-                )
-        return None if metrics is None else {**metrics.values, **losses}

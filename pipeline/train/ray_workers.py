@@ -20,8 +20,9 @@ from pipeline.train.failures import StopOnLastingError, to_training_error
 from pipeline.train.out_of_memory import StepOutOfMemoryError, with_smaller_micro_batches
 from pipeline.train.process_group import NodeTorchConfig
 from pipeline.train.resume import clear_interrupted_state
-from pipeline.train.worker import WorkerResult, WorkerTask, train_worker
+from pipeline.train.worker import train_worker
 from pipeline.train.worker_resources import scaling_config, worker_environment
+from pipeline.train.worker_task import WorkerResult, WorkerTask
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ def _run_once(
 ) -> WorkerResult:
     """Start the workers, retry lost ones, and return what rank 0 returned."""
     train = task.config.train
-    storage.delete(task.nan_report)
+    for url in (task.nan_report, task.nan_batch):
+        storage.delete(url)
     clear_interrupted_state(task.config.output)
     trainer = _trainer(task, resources, callbacks)
     logger.info(

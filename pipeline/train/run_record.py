@@ -66,6 +66,8 @@ class RunRecord:
         recipe: the training settings that affect the result, flat, scaled to the batch.
         result: what the finished training returned; None until then.
         adopted: conventions adopted from the weights that training started from.
+        ended_at: steps after which an earlier job ended a training that went on with other
+            settings; None if none has.
     """
 
     run_id: str
@@ -75,6 +77,7 @@ class RunRecord:
     recipe: dict[str, str]
     result: dict[str, Any] | None = None
     adopted: dict[str, Any] = field(default_factory=dict)
+    ended_at: int | None = None
 
 
 def read_run_record(output: str) -> RunRecord | None:
@@ -155,6 +158,13 @@ def is_finished(record: RunRecord, present: RunRecord) -> bool:
         return False
     ended_early = record.result.get("stopped") is not None and record.recipe == present.recipe
     return ended_early or int(record.result["steps"]) >= int(present.recipe["train.schedule.steps"])
+
+
+def ended_at(record: RunRecord | None) -> int | None:
+    """Return the steps after which an earlier job ended the recorded training, if one has."""
+    if record is None:
+        return None
+    return record.ended_at if record.result is None else int(record.result["steps"])
 
 
 def _changes(before: dict[str, str], now: dict[str, str], defaults: dict[str, str]) -> str:

@@ -10,41 +10,50 @@ import psutil
 import torch
 from mlflow import MlflowClient
 
-from pipeline import storage
-from pipeline.track.artifact_upload import ArtifactUpload
+from pipeline.config import RunConfig
+from pipeline.track.artifact_upload import ArtifactUpload, attempt
+from pipeline.track.checkpoint_models import record_checkpoints
 from pipeline.track.environment import describe_devices, describe_environment
-from pipeline.track.metric_sink import MetricSink, send_unsent_metrics
+from pipeline.track.metric_sink import MetricSink
+from pipeline.track.mlflow_run import TrackedRun
+from pipeline.track.send_unsent import SEND_TIMEOUT_S, send_run
 from pipeline.track.system_metrics import SystemMetrics
-from pipeline.track.unsent_metrics import UnsentMetrics
-from pipeline.train.checkpoint_store import training_url
+from pipeline.track.unsent_run import CHECKPOINTS, TAGS, UnsentRun
 from pipeline.train.metric_recorder import MetricRecorder
 from pipeline.train.training_state import LoadedWeights
 
 logger = logging.getLogger(__name__)
 
 
-def unsent_metrics_url(output: str, run_id: str) -> str:
-    """Return the file of the metrics that MLflow did not take."""
-    return storage.join(training_url(output), f"unsent_metrics_{run_id}.jsonl")
-
-
 @contextmanager
 def recording(
-    tracking_uri: str, run_id: str, output: str, loaded: LoadedWeights | None, interval_s: float
+    tracking_uri: str,
+    run_id: str,
+    output: str,
+    loaded: LoadedWeights | None,
+    interval_s: float,
+    log_checkpoints: bool = True,
 ) -> Iterator[MetricRecorder]:
     """Provide the recorder of rank 0: losses, load of the machine, facts about the start.
 
     Args:
         tracking_uri: tracker of the run.
         run_id: the run.
-        output: output folder, which keeps metrics that MLflow does not take.
+        output: output folder, which keeps what MLflow does not take.
         loaded: the weights that this training has just loaded; None if there are none.
         interval_s: seconds between two samples of the machine's load; 0 for none.
+        log_checkpoints: whether kept checkpoints become logged models (``track.log_checkpoints``).
     """
-    unsent = UnsentMetrics(unsent_metrics_url(output, run_id))
-    sink = MetricSink(tracking_uri, run_id, unsent=unsent)
+    unsent = UnsentRun(output, run_id)
+
+    def follow_up(client: MlflowClient) -> None:
+        _send_start(client, unsent)
+        if log_checkpoints:
+            record_checkpoints(client, run_id, output)
+
+    sink = MetricSink(tracking_uri, run_id, unsent=unsent.metrics(), follow_up=follow_up)
     facts = threading.Thread(
-        target=_record_start, args=(tracking_uri, run_id, loaded), name="run-facts", daemon=True
+        target=_record_start, args=(tracking_uri, unsent, loaded), name="run-facts", daemon=True
     )
     facts.start()
     with MetricRecorder(sink) as recorder:
@@ -66,27 +75,61 @@ def memory_metrics(device: torch.device) -> dict[str, float]:
 
 def send_unsent(tracking_uri: str, run_id: str, output: str) -> None:
     """Send what a finished training could not deliver, and mark its run as finished."""
-    send_unsent_metrics(tracking_uri, run_id, UnsentMetrics(unsent_metrics_url(output, run_id)))
+    unsent = UnsentRun(output, run_id)
+    if unsent.is_empty():
+        return
+    client = MlflowClient(tracking_uri=tracking_uri)
+    failure = send_run(client, tracking_uri, unsent, status="FINISHED")
+    if failure is not None:  # the tracker may still be away; the job's result stands
+        logger.warning("MLflow run %s is not complete yet: %s", run_id, failure)
 
 
-def _record_start(tracking_uri: str, run_id: str, loaded: LoadedWeights | None) -> None:
-    """Record the worker's machine and the weights that it loaded; log what fails."""
+@contextmanager
+def recorded_checkpoints(run: TrackedRun, config: RunConfig) -> Iterator[None]:
+    """Record the kept checkpoints as logged models once the training in the ``with`` block ends.
+
+    Its last checkpoints are complete, and those that were deleted are gone, only then.
+    """
+    try:
+        yield
+    finally:
+        if config.track.log_checkpoints:
+            client = MlflowClient(tracking_uri=run.uri)
+            failure = attempt(
+                lambda: record_checkpoints(client, run.run_id, config.output), SEND_TIMEOUT_S
+            )
+            if failure is not None:
+                run.unsent.keep_note(CHECKPOINTS, failure)
+                logger.warning("MLflow run %s lacks its checkpoints: %s", run.run_id, failure)
+
+
+def _record_start(tracking_uri: str, unsent: UnsentRun, loaded: LoadedWeights | None) -> None:
+    """Record the worker's machine and the weights that it loaded; keep and log what fails."""
+    run_id = unsent.run_id
+    tags = {"device": ", ".join(dict.fromkeys(describe_devices()))}
+    if loaded is not None:
+        tags |= {"initial_weights": loaded.source, "initial_weights_sha256": loaded.sha256}
     try:
         client = MlflowClient(tracking_uri=tracking_uri)
-        tags = {"device": ", ".join(dict.fromkeys(describe_devices()))}
-        if loaded is not None:
-            tags |= {
-                "initial_weights": loaded.source,
-                "initial_weights_sha256": loaded.sha256,
-            }
-        for key, value in tags.items():
-            client.set_tag(run_id, key, value)
-        artifacts = ArtifactUpload(client, run_id)
+        artifacts = ArtifactUpload(client, run_id, unsent)
         artifacts.text(json.dumps(describe_environment(), indent=2), "environment_worker.json")
         if loaded is not None:
             artifacts.text(json.dumps(_document(loaded), indent=1), "initial_weights.json")
+        for key, value in tags.items():
+            client.set_tag(run_id, key, value)
     except Exception as error:  # facts about a training must not end it
-        logger.warning("MLflow run %s lacks facts about its start: %s", run_id, error)
+        unsent.keep_note(TAGS, tags)
+        logger.warning("MLflow run %s lacks facts about its start for now: %s", run_id, error)
+
+
+def _send_start(client: MlflowClient, unsent: UnsentRun) -> None:
+    """Send what `_record_start` kept; raises what the tracker or the storage does."""
+    if unsent.is_empty():
+        return
+    ArtifactUpload(client, unsent.run_id, unsent).send_kept()
+    for key, value in (unsent.read_note(TAGS) or {}).items():
+        client.set_tag(unsent.run_id, key, value)
+    unsent.drop_note(TAGS)
 
 
 def _document(loaded: LoadedWeights) -> Mapping[str, object]:

@@ -17,8 +17,8 @@ def adopt_conventions(
     """Return the config with the conventions of the detector whose weights training starts from.
 
     Conventions that the config states are kept; the worker that loads the weights warns if they
-    are not those of the weights. Weights of a ResNet alone have none to adopt: they are converted to
-    the config's pixel convention.
+    are not those of the weights. Weights of a ResNet alone have none to adopt: they are converted
+    to the config's pixel convention.
 
     Args:
         config: the job's settings.

@@ -5,13 +5,14 @@ The history is kept in ``best.json``, so that a resumed training continues to co
 
 import logging
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 from model.config.settings import ConfigError
 from model.weights.storage import BEST_FILE
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.evaluate.registration import measured_metrics
+from pipeline.evaluate.metrics import measured_metrics
 from pipeline.train.checkpoint_store import checkpoint_name, training_url
 
 logger = logging.getLogger(__name__)
@@ -21,10 +22,17 @@ LOSS = "loss"
 
 @dataclass(frozen=True)
 class Validation:
-    """The value of the best checkpoint's metric after some steps."""
+    """A validation after some steps.
+
+    Args:
+        step: number of steps.
+        value: value of the metric that decides which checkpoint is the best.
+        metrics: all metrics of this validation (``val/...``).
+    """
 
     step: int
     value: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,10 +42,12 @@ class ValidationHistory:
     Args:
         metric: name of the metric, such as ``segm/AP``; of ``loss`` lower values are better.
         validations: where the metric was measured: not those without an object to measure.
+        without_value: steps of the other validations.
     """
 
     metric: str
     validations: tuple[Validation, ...] = ()
+    without_value: tuple[int, ...] = ()
 
     @property
     def best(self) -> Validation | None:
@@ -54,15 +64,26 @@ class ValidationHistory:
         first = min(each.step for each in self.validations if each.value == best.value)
         return sum(each.step > first for each in self.validations)
 
-    def add(self, step: int, value: float) -> "ValidationHistory":
+    def add(
+        self, step: int, value: float, metrics: Mapping[str, float] | None = None
+    ) -> "ValidationHistory":
         """Return the history with one more validation; one of the same step is replaced.
 
         A value that says nothing (NaN, or pycocotools' -1 where there is no object) is left out.
         """
-        kept = tuple(each for each in self.validations if each.step < step)
+        kept = self.until(step - 1)
         if math.isnan(value) or value == -1:
-            return ValidationHistory(self.metric, kept)
-        return ValidationHistory(self.metric, (*kept, Validation(step, value)))
+            return replace(kept, without_value=(*kept.without_value, step))
+        added = Validation(step, value, dict(metrics or {}))
+        return replace(kept, validations=(*kept.validations, added))
+
+    def has(self, step: int) -> bool:
+        """Return whether the training was validated after ``step`` steps."""
+        return step in self.without_value or any(each.step == step for each in self.validations)
+
+    def may_stop_next(self, patience: int) -> bool:
+        """Return whether the next validation may end the training."""
+        return patience > 0 and self.since_improved + 1 >= patience
 
     def reason_to_stop(self, patience: int) -> str | None:
         """Return why training should end; None if it should go on.
@@ -80,8 +101,11 @@ class ValidationHistory:
 
     def until(self, step: int) -> "ValidationHistory":
         """Return the history up to a step, from which the training is resumed."""
-        kept = tuple(each for each in self.validations if each.step <= step)
-        return ValidationHistory(self.metric, kept)
+        return ValidationHistory(
+            self.metric,
+            tuple(each for each in self.validations if each.step <= step),
+            tuple(each for each in self.without_value if each <= step),
+        )
 
 
 def best_metric(config: RunConfig) -> str:
@@ -119,10 +143,11 @@ def read_history(config: RunConfig, until_step: int) -> ValidationHistory:
         if content["metric"] != empty.metric:
             return empty
         validations = tuple(Validation(**each) for each in content["validations"])
+        without_value = tuple(content.get("without_value", ()))
     except (storage.StorageError, LookupError, TypeError) as error:
         logger.warning("%s is damaged (%s); the best checkpoint is chosen anew", url, error)
         return empty
-    return ValidationHistory(empty.metric, validations).until(until_step)
+    return ValidationHistory(empty.metric, validations, without_value).until(until_step)
 
 
 def write_history(config: RunConfig, history: ValidationHistory) -> None:
@@ -132,6 +157,7 @@ def write_history(config: RunConfig, history: ValidationHistory) -> None:
         "checkpoint": None if best is None else checkpoint_name(best.step),
         "metric": history.metric,
         "validations": [asdict(each) for each in history.validations],
+        "without_value": list(history.without_value),
     }
     storage.write_json(_history_url(config.output), document)
 

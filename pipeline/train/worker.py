@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,10 @@ import ray.train
 import ray.train.torch
 import torch
 
-from model import Category
 from ops_cuda import backend
 from pipeline import storage
-from pipeline.config import RunConfig
 from pipeline.operator_backend import warn_if_not_compiled
+from pipeline.stream.batch_builder import BadRow
 from pipeline.stream.training_stream import open_stream
 from pipeline.train.checkpoint import (
     CheckpointError,
@@ -27,13 +26,14 @@ from pipeline.train.checkpoint_writer import reported_checkpoint
 from pipeline.train.distributed import gather_objects
 from pipeline.train.loop import LoopHooks, LoopPlan, TrainingLoop
 from pipeline.train.metric_recorder import MetricRecorder
+from pipeline.train.nan_batch import save_step
 from pipeline.train.non_finite import NonFiniteLossError
 from pipeline.train.out_of_memory import (
     StepOutOfMemoryError,
     explain_out_of_memory,
     training_remedy,
 )
-from pipeline.train.pauses import TrainingPauses, WorkerPlace
+from pipeline.train.pauses import TrainingPauses
 from pipeline.train.run_tracking import memory_metrics, recording
 from pipeline.train.schedule import learning_rate
 from pipeline.train.stall_watch import StallWatch
@@ -43,50 +43,13 @@ from pipeline.train.training_state import (
     new_training_state,
     resume_training_state,
 )
+from pipeline.train.training_validation import TrainingValidation
 from pipeline.train.worker_count import fit_to_workers
 from pipeline.train.worker_logging import configure_logging
+from pipeline.train.worker_place import WorkerPlace
+from pipeline.train.worker_task import WorkerResult, WorkerTask
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class WorkerTask:
-    """What the driver passes to every worker.
-
-    Args:
-        config: the job's settings, with the recipe already scaled to the batch.
-        categories: classes of the dataset; label i is ``categories[i - 1]``.
-        train_shards: URL of the training shards.
-        val_shards: URL of the validation shards; None skips validation.
-        tracking_uri: tracker that rank 0 logs to.
-        run_id: the MLflow run it logs to.
-        nan_report: URL of the file that lists the images of a step that became NaN.
-    """
-
-    config: RunConfig
-    categories: tuple[Category, ...]
-    train_shards: str
-    val_shards: str | None
-    tracking_uri: str
-    run_id: str
-    nan_report: str
-
-
-@dataclass(frozen=True)
-class WorkerResult:
-    """How the run ended on rank 0.
-
-    Args:
-        steps: optimizer steps taken in total.
-        metrics: the last losses and validation metrics; empty if no steps were left to take.
-        not_finite: error message of a run that stopped at a NaN.
-        stopped: why it ended before its last step; None if it took all steps.
-    """
-
-    steps: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    not_finite: str | None = None
-    stopped: str | None = None
 
 
 def train_worker(settings: Mapping[str, Any]) -> WorkerResult:
@@ -106,6 +69,7 @@ class _Worker:
         self.config = train
         self.place = place
         self.skipped_steps = 0
+        self.bad_rows: list[BadRow] = []
         # Workers on one machine share its cores: more threads than reserved would compete.
         torch.set_num_threads(max(1, int(self.config.worker_cpus)))
         torch.manual_seed(task.config.seed)
@@ -155,18 +119,26 @@ class _Worker:
 
     def train(self) -> WorkerResult:
         total_steps = self.config.schedule.steps
-        if self.state.start_step >= total_steps:
-            return WorkerResult(self.state.start_step)
+        start_step = self.state.start_step
         # Only rank 0 talks to MLflow; an unavailable tracker never stops the training.
         with self._recorder() as self.recorder:
+            pauses = self._pauses()
+            pauses.resume(start_step, self.task.ended_at)
+            if start_step >= total_steps or pauses.stopped is not None:
+                return self._result(start_step, pauses)
             try:
-                return self._run_loop(total_steps)
+                return self._result(self._run_loop(total_steps, pauses), pauses)
             except NonFiniteLossError as error:
                 # Raised on every worker. Return instead of raising: Ray Train would end rank 0,
                 # perhaps before the report is written.
-                self._report_images(error)
+                if pauses.validation is not None:
+                    pauses.validation.record_finished(wait=True)
+                self._report_images(error, is_last=True)
                 message = error.explain(self.state.start_step, self.state.loaded_from)
-                message += f" Step and image ids are in {self.task.nan_report}."
+                message += (
+                    f" Step and image ids are in {self.task.nan_report}, the batch in "
+                    f"{self.task.nan_batch}."
+                )
                 return WorkerResult(error.step, self.recorder.latest, not_finite=message)
 
     def _recorder(self) -> AbstractContextManager[MetricRecorder]:
@@ -178,9 +150,26 @@ class _Worker:
             self.task.config.output,
             self.state.loaded,
             self.task.config.track.system_interval_s,
+            self.task.config.track.log_checkpoints,
         )
 
-    def _run_loop(self, total_steps: int) -> WorkerResult:
+    def _pauses(self) -> TrainingPauses:
+        task, validation = self.task, None
+        if task.val_shards is not None:
+            validation = TrainingValidation(
+                task.config, self.place, self.state, task.val_shards, self.recorder, task.is_trial
+            )
+        return TrainingPauses(
+            task.config,
+            self.place,
+            self.state,
+            validation,
+            self.recorder,
+            count_bad_rows=lambda: len(self.bad_rows),
+        )
+
+    def _run_loop(self, total_steps: int, pauses: TrainingPauses) -> int:
+        """Take all steps that are left; return how many were taken in total."""
         config, place, start_step = self.config, self.place, self.state.start_step
         limit_s = None if config.stall_minutes is None else 60 * config.stall_minutes
         with (
@@ -195,21 +184,22 @@ class _Worker:
             ) as stream,
             StallWatch(place.rank, limit_s) as watch,
         ):
-            pauses = TrainingPauses(
-                self.task.config,
-                place,
-                self.state,
-                self.task.val_shards,
-                self.recorder,
-                count_bad_rows=lambda: len(stream.bad_rows),
-            )
+            self.bad_rows = stream.bad_rows
             loop = self._loop(total_steps, pauses, watch)
             remedy = training_remedy(self.task.config)
             with explain_out_of_memory(place.device, remedy, StepOutOfMemoryError):
-                steps = loop.run(stream)
-        if pauses.stopped is not None and place.rank == 0:
+                return loop.run(stream)
+
+    def _result(self, steps: int, pauses: TrainingPauses) -> WorkerResult:
+        if pauses.stopped is not None and self.place.rank == 0:
             logger.info("training ends at step %d: %s", steps, pauses.stopped)
-        return WorkerResult(steps, self.recorder.latest, stopped=pauses.stopped)
+        metrics = self.recorder.latest
+        if pauses.validation is None:
+            return WorkerResult(steps, metrics, stopped=pauses.stopped)
+        # A training that has taken all steps may have been validated by an earlier process.
+        metrics = {**pauses.validation.metrics_after(steps), **metrics}
+        best_step, best_metrics = pauses.validation.best or (None, {})
+        return WorkerResult(steps, metrics, best_step, best_metrics, stopped=pauses.stopped)
 
     def _loop(self, total_steps: int, pauses: TrainingPauses, watch: StallWatch) -> TrainingLoop:
         config = self.config
@@ -246,11 +236,21 @@ class _Worker:
     def _log_skipped(self, error: NonFiniteLossError) -> None:
         self.skipped_steps += 1
         self.recorder.record({"train/skipped_steps": self.skipped_steps}, error.step)
-        self._report_images(error)
+        self._report_images(error, is_last=False)
         if self.place.rank == 0:
             logger.warning("step %d is skipped: %s", error.step, error)
 
-    def _report_images(self, error: NonFiniteLossError) -> None:
-        if self.place.rank == 0:
-            report = {"step": error.step, "image_ids": error.image_ids, "what": error.what}
-            storage.write_json(self.task.nan_report, report)
+    def _report_images(self, error: NonFiniteLossError, is_last: bool) -> None:
+        """Write which images a step had, and the batch of the first and of the last such step."""
+        if self.place.rank != 0:
+            return
+        task = self.task
+        report = {"step": error.step, "image_ids": error.image_ids, "what": error.what}
+        storage.write_json(task.nan_report, report)
+        if not error.image_ids or not (is_last or self.skipped_steps <= 1):
+            return
+        workers, url = self.place.world_size, task.nan_batch
+        try:
+            save_step(task.config, task.train_shards, workers, error.step, error.image_ids, url)
+        except Exception as failure:  # it is the NaN that must be reported
+            logger.warning("the batch of step %d is not saved: %s", error.step, failure)

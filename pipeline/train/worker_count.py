@@ -27,7 +27,7 @@ def settle_workers(
     if workers == "auto":
         # Two workers of a training cannot share a GPU.
         single = is_trial or train.gpus_per_worker < 1
-        workers = 1 if single else _count_workers(train, machines)
+        workers = 1 if single else _count_workers(train, machines, resources.has_autoscaler)
     if cpus == "auto":
         takes_gpus = _takes_gpus(train, workers, machines)
         cpus = _share_cpus(workers, machines, takes_gpus, is_trial, train.gpus_per_worker)
@@ -48,13 +48,19 @@ def fit_to_workers(train: TrainConfig, workers: int) -> TrainConfig:
     return train.model_copy(update={"accumulate": accumulate})
 
 
-def _count_workers(train: TrainConfig, machines: tuple[Machine, ...]) -> int:
+def _count_workers(train: TrainConfig, machines: tuple[Machine, ...], has_autoscaler: bool) -> int:
     """Return one per GPU, or per machine; fewer if they cannot share a micro-batch evenly."""
     gpus = int(sum(machine.gpus for machine in machines))
     if train.device == "cuda" and gpus == 0:
         raise TrainingError(
             "train.workers=auto counts the GPUs of the cluster, and there are none now; to wait "
             "for machines that an autoscaler adds, set train.workers to a number"
+        )
+    if gpus and has_autoscaler and train.device != "cpu":
+        logger.warning(
+            "train.workers=auto counts the %d GPUs that the cluster has now; to wait for more that "
+            "its autoscaler adds, set train.workers to a number",
+            gpus,
         )
     kind, available = "GPUs", gpus
     if train.device == "cpu" or gpus == 0:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 
 from ray.train import ScalingConfig
 
@@ -21,27 +22,19 @@ def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingCon
     """Return the number of workers and what each reserves: a GPU if configured and available.
 
     Raises:
-        TrainingError: the only machine cannot hold the workers; Ray would wait forever.
+        TrainingError: the only machine cannot hold the workers, and no other will be added; Ray
+            would wait forever.
     """
     train = config.train
     most = train.worker_count
     fewest = min(train.min_workers or most, most)
-    use_gpu = _uses_gpus(train, fewest, resources.gpus)
+    use_gpu = _uses_gpus(train, fewest, resources)
     needed = {
         "CPU": fewest * train.worker_cpus,
         "GPU": fewest * train.gpus_per_worker * use_gpu,
     }
-    available = {"CPU": resources.cpus, "GPU": resources.gpus}
-    # A cluster of several machines may have an autoscaler that adds the rest.
-    if len(resources.machines) <= 1:
-        for kind, amount in needed.items():
-            if amount > available[kind]:
-                name = "workers" if fewest == most else "min_workers"
-                raise TrainingError(
-                    f"train.{name}={fewest} need {amount:g} {kind}s, but this machine has "
-                    f"{available[kind]:g}; lower train.workers or train.cpus_per_worker, "
-                    "or set train.device=cpu"
-                )
+    setting = "train.workers" if fewest == most else "train.min_workers"
+    _check_available(setting, fewest, needed, resources)
     if not use_gpu and train.precision == "fp16":
         raise TrainingError("train.precision=fp16 needs a GPU; use bf16 or fp32")
     return ScalingConfig(
@@ -54,13 +47,48 @@ def scaling_config(config: RunConfig, resources: ClusterResources) -> ScalingCon
     )
 
 
-def _uses_gpus(train: TrainConfig, workers: int, gpus: float) -> bool:
+def _check_available(
+    setting: str, workers: int, needed: Mapping[str, float], resources: ClusterResources
+) -> None:
+    """Check that the cluster holds the workers, or may soon; say so if the training waits."""
+    available = {"CPU": resources.cpus, "GPU": resources.gpus}
+    for kind, amount in needed.items():
+        if amount <= available[kind]:
+            continue
+        # Machines may be added to a cluster by its autoscaler, or by hand to one of several.
+        if len(resources.machines) <= 1 and not resources.has_autoscaler:
+            raise TrainingError(
+                f"{setting}={workers} need {amount:g} {kind}s, but this machine has "
+                f"{available[kind]:g}; lower train.workers or train.cpus_per_worker, "
+                "or set train.device=cpu"
+            )
+        logger.warning(
+            "%s=%d need %g %ss, and the cluster has %g now: the training waits until %s",
+            setting,
+            workers,
+            amount,
+            kind,
+            available[kind],
+            "its autoscaler has added machines"
+            if resources.has_autoscaler
+            else "machines are added; it has no autoscaler",
+        )
+
+
+def _uses_gpus(train: TrainConfig, workers: int, resources: ClusterResources) -> bool:
     """Return whether each worker gets a GPU; warn if ``auto`` leaves GPUs unused."""
+    gpus = resources.gpus
     if train.device != "auto":
         return train.device == "cuda"
-    if train.gpus_per_worker < 1:
-        return gpus >= workers * train.gpus_per_worker
-    if 1 <= gpus < workers:
+    if gpus >= workers * train.gpus_per_worker:
+        return True
+    if resources.has_autoscaler and gpus < 1:
+        logger.warning(
+            "training on the CPU: train.device=auto looks at the GPUs that the cluster has now, "
+            "and there are none. If its autoscaler adds machines with GPUs, set train.device=cuda "
+            "and train.workers to their number; the training then waits for them."
+        )
+    elif 1 <= gpus < workers:
         per_micro_batch = train.global_batch // train.accumulate
         logger.warning(
             "training on the CPU: each of train.workers=%d needs a GPU, but the cluster has %g. "
@@ -69,7 +97,7 @@ def _uses_gpus(train: TrainConfig, workers: int, gpus: float) -> bool:
             gpus,
             max(n for n in range(1, int(gpus) + 1) if per_micro_batch % n == 0),
         )
-    return gpus >= workers
+    return False
 
 
 def worker_environment(use_gpu: bool) -> dict[str, str]:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from ray._private import ray_constants
 
+from pipeline import cluster
 from pipeline.cluster import ClusterError, check_address
 from tests.listening_sockets import is_loopback, listening_sockets
 
@@ -121,3 +122,19 @@ def test_jobs_cannot_be_submitted_without_the_token(ray_cluster):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=30)
     assert refused.value.code == 401
+
+
+# What Ray 2.60 reported for the head of a cluster of its fake autoscaler, shortened.
+AUTOSCALED = {"autoscaler_report": {"node_type_mapping": {"ffff": "ray.head.default"}}}
+READ_ONLY = {"autoscaler_report": {"node_type_mapping": {"ffff": "node_ffff"}}}
+
+
+@pytest.mark.parametrize(("status", "expected"), [(AUTOSCALED, True), (READ_ONLY, False)])
+def test_an_autoscaler_shows_in_the_types_of_the_machines(status, expected, monkeypatch):
+    monkeypatch.setattr(cluster, "_internal_kv_get", lambda key: json.dumps(status).encode())
+    assert cluster.has_autoscaler() == expected
+
+
+@pytest.mark.ray
+def test_a_cluster_of_fixed_machines_has_no_autoscaler(ray_cluster):
+    assert not cluster.connect().has_autoscaler

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from model.weights import load_network
 from pipeline import storage
@@ -42,6 +43,23 @@ def test_only_the_newest_checkpoints_are_kept(finished):
         "step_00000004",
         "step_00000006",
     ]
+
+
+def test_each_kept_checkpoint_is_a_logged_model_with_its_validation(finished):
+    config, result = finished
+    client = MlflowClient(f"sqlite:///{config.output}/mlflow.db")
+    run = client.get_run(result.run_id)
+    models = client.search_logged_models(
+        [run.info.experiment_id], order_by=[{"field_name": "metrics.val/segm/AP"}]
+    )
+    assert [model.name for model in models] == [f"step_{STEPS:08d}", "step_00000004"]
+    best = models[0]
+    assert best.tags["checkpoint"] == result.checkpoint_url
+    assert best.source_run_id == result.run_id
+    measured = {metric.key: (metric.step, metric.dataset_name) for metric in best.metrics}
+    assert measured["val/segm/AP"] == (STEPS, "validation")
+    assert models[1].metrics is None or models[1].metrics == []
+    assert {each.step for each in run.outputs.model_outputs} >= {4, STEPS}
 
 
 @pytest.mark.s3

@@ -5,11 +5,13 @@ import json
 import pytest
 import ray.train
 
+from model.weights import load_network
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.storage.exclusive_use import FolderInUseError, exclusive_use
 from pipeline.train.driver import run_training
 from pipeline.train.failures import TrainingError
+from pipeline.train.nan_batch import load_batches
 from tests.pipeline.train.driver_runs import (
     MODEL,
     make_config,
@@ -19,12 +21,19 @@ pytestmark = pytest.mark.ray
 
 
 def test_nan_stops_the_run_and_writes_the_image_ids(shards, tmp_path):
-    config = make_config(tmp_path, shards, workers=1, lr=1e30)
+    config = make_config(tmp_path, shards, workers=1, lr=1e30, checkpoint_every=1)
     with pytest.raises(TrainingError, match="NaN or infinite"):
         run_training(config)
-    report = json.loads((tmp_path / "train" / "nan_batch.json").read_text())
+    train = tmp_path / "train"
+    report = json.loads((train / "nan_batch.json").read_text())
     assert len(report["image_ids"]) == 4
     assert report["step"] >= 1
+    # As docs/TROUBLESHOOTING.md says: the batch and the weights before that step give the NaN.
+    detector = load_network(train / f"step_{report['step']:08d}").train()
+    [batch] = load_batches(train / "nan_batch.safetensors")
+    assert list(batch.targets.image_ids) == report["image_ids"]
+    terms = detector(batch.images, batch.targets)
+    assert not all(term.total.isfinite() for term in terms.values())
 
 
 def test_more_workers_than_fit_on_the_machine_are_refused(shards, tmp_path):

@@ -8,16 +8,22 @@ import torch
 
 from pipeline.config import RunConfig
 from pipeline.train.metric_recorder import MetricRecorder
-from pipeline.train.pauses import TrainingPauses, WorkerPlace
+from pipeline.train.pauses import TrainingPauses
+from pipeline.train.training_validation import TrainingValidation
+from pipeline.train.worker_place import WorkerPlace
 
 
-def make_pauses(output, val_shards="shards", clock=lambda: 0.0, **train):
+def make_pauses(output, val_shards="shards", clock=lambda: 0.0, rank=0, **train):
     config = RunConfig.model_validate(
         {"output": str(output), "train": {"schedule": {"steps": 100}, **train}}
     )
     state = SimpleNamespace(trained_s=0.0, start_step=0)
-    place = WorkerPlace(0, 1, torch.device("cpu"))
-    return TrainingPauses(config, place, state, val_shards, MetricRecorder(None), lambda: 0, clock)
+    place = WorkerPlace(rank, 2, torch.device("cpu"))
+    recorder = MetricRecorder(None)
+    validation = None
+    if val_shards is not None:
+        validation = TrainingValidation(config, place, state, val_shards, recorder)
+    return TrainingPauses(config, place, state, validation, recorder, lambda: 0, clock)
 
 
 def due(pauses, steps):
@@ -49,13 +55,14 @@ def test_the_end_of_the_time_is_noticed_also_where_a_checkpoint_is_due(tmp_path,
 
 def test_a_split_that_does_not_measure_the_best_metric_is_said_and_no_error(tmp_path, caplog):
     pauses = make_pauses(tmp_path, best_metric="segm/AP")
-    assert math.isnan(pauses._best_value({"bbox/AP": 0.5}))
+    assert math.isnan(pauses.validation._best_value({"bbox/AP": 0.5}))
     assert "segm/AP is not measured on the validation shards" in caplog.text
-    assert pauses._best_value({"segm/AP": 0.5}) == 0.5
+    assert pauses.validation._best_value({"segm/AP": 0.5}) == 0.5
 
 
 def test_only_pauses_that_just_save_leave_the_upload_for_later():
-    pauses = make_pauses("s3://bucket/run", checkpoint_every=20, validate_every=40)
+    # Rank 0 would look for an earlier validation there.
+    pauses = make_pauses("s3://bucket/run", rank=1, checkpoint_every=20, validate_every=40)
     assert [step for step in range(1, 101) if pauses._uploads_later(step)] == [20, 60]
 
 

@@ -13,6 +13,7 @@ from pipeline.train.run_record import (
     RunMismatchError,
     RunRecord,
     check_resumable,
+    ended_at,
     is_finished,
     read_run_record,
     recipe_settings,
@@ -40,6 +41,12 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     write_run_record(output, record(steps=3))
     assert read_run_record(output) == record(steps=3)
     assert (tmp_path / "train" / "run.json").exists()
+
+
+def test_the_steps_at_which_a_training_ended_are_known_when_it_goes_on_and_is_interrupted():
+    ended = record(steps=3)
+    goes_on = replace(record(), ended_at=ended_at(ended))
+    assert [ended_at(each) for each in (None, record(), ended, goes_on)] == [None, None, 3, 3]
 
 
 def test_a_run_is_finished_when_it_has_taken_the_configured_steps():

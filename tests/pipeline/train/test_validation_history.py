@@ -62,6 +62,32 @@ def test_a_resumed_training_forgets_the_validations_after_its_checkpoint(tmp_pat
     assert history(0.1, 0.4).add(20, 0.2) == history(0.1, 0.2)
 
 
+def test_a_resumed_training_knows_which_steps_were_validated_and_what_was_measured(tmp_path):
+    whole = ValidationHistory("segm/AP").add(10, 0.5, {"val/segm/AP": 0.5, "val/loss": 2.0})
+    write_history(config(tmp_path), whole.add(20, math.nan))
+    for until, validated in ((20, [10, 20]), (19, [10]), (9, [])):
+        resumed = read_history(config(tmp_path), until)
+        assert [step for step in (10, 20, 30) if resumed.has(step)] == validated
+    assert read_history(config(tmp_path), 20).best.metrics["val/loss"] == 2.0
+
+
+def test_a_history_of_an_earlier_version_is_read(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/best.json").write_text(
+        '{"checkpoint": null, "metric": "segm/AP", "validations": [{"step": 10, "value": 0.1}]}'
+    )
+    assert read_history(config(tmp_path), until_step=30) == history(0.1)
+
+
+def test_only_the_validation_that_completes_the_patience_may_end_a_training():
+    assert [history(*values).may_stop_next(2) for values in ([], [0.4], [0.4, 0.3])] == [
+        False,
+        False,
+        True,
+    ]
+    assert not history(0.4, 0.3, 0.2).may_stop_next(0)
+
+
 def test_the_file_names_the_best_checkpoint_unless_the_last_one_is_to_be_used(tmp_path):
     for final, named in (("best", "step_00000020"), ("last", None)):
         write_history(config(tmp_path, final_checkpoint=final), history(0.1, 0.4, 0.3))
