@@ -99,16 +99,6 @@ def build_timm_backbone(config: BackboneConfig) -> TimmBackbone:
     return TimmBackbone(model, config.timm, config.norm != "frozen_bn", config.frozen_stages)
 
 
-def pretrained_settings(name: str) -> Any:
-    """Return what timm says of its weights of a model (``PretrainedCfg``); None if it has none."""
-    import timm  # noqa: PLC0415
-
-    try:
-        return timm.get_pretrained_cfg(name)
-    except RuntimeError:
-        return None  # no such model, or no such variant of its weights
-
-
 def _create(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     import timm  # noqa: PLC0415
 

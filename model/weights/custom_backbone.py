@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from model.backbones.custom import CustomBackbone
-from model.backbones.timm_models import TimmBackbone, pretrained_settings
+from model.backbones.timm_models import TimmBackbone
 from model.config import BackboneConfig, Conventions
 from model.detector import Detector
 from model.weights.conflicts import Conflict, describe_overruled_weights
 from model.weights.conversion import ConvertedWeights
+from model.weights.published.timm_weights import pretrained_settings
 
 _PREFIX = "backbone.net."
 _CLASSIFIERS = ("head", "head_dist", "fc", "classifier")

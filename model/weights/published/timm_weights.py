@@ -1,8 +1,8 @@
 """The ImageNet weights that timm publishes, on Hugging Face, for its models."""
 
 import os
+from typing import Any
 
-from model.backbones.timm_models import pretrained_settings
 from model.config import ModelConfig
 from model.weights.published.table import PublishedWeights
 from model.weights.report import WeightsError
@@ -19,7 +19,8 @@ def timm_weights(config: ModelConfig) -> PublishedWeights:
     Raises:
         WeightsError: timm publishes none for it, or not as safetensors.
     """
-    import timm  # noqa: PLC0415 an extra
+    # An extra, and slow to import: this module is part of reading the settings.
+    import timm  # noqa: PLC0415
 
     name = config.backbone.timm
     assert name is not None
@@ -40,3 +41,13 @@ def timm_weights(config: ModelConfig) -> PublishedWeights:
         file_name=f"{found.hf_hub_id.rpartition('/')[2]}.safetensors",
         hub_repository=found.hf_hub_id,
     )
+
+
+def pretrained_settings(name: str) -> Any:
+    """Return what timm says of its weights of a model (``PretrainedCfg``); None if it has none."""
+    import timm  # noqa: PLC0415
+
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        return None  # no such model, or no such variant of its weights

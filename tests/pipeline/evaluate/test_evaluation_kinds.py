@@ -12,7 +12,7 @@ from pipeline.config import DataConfig, EvaluateConfig
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.metrics import COCO_METRICS, KEYPOINT_METRICS, PROPOSAL_METRICS
 from pipeline.evaluate.registration import register_evaluated
-from pipeline.evaluate.validation import validate
+from pipeline.evaluate.validation import measure, predict_shards
 from pipeline.infer.detection_files import read_detection_rows
 from pipeline.ingest.shapes import SHAPE_KEYPOINTS
 from pipeline.shards.manifest import read_manifest
@@ -32,7 +32,9 @@ def test_a_keypoint_detector_is_measured_and_its_keypoints_are_kept(
     assert set(result.metrics) == {f"bbox/{metric}" for metric in COCO_METRICS} | {
         f"keypoints/{metric}" for metric in KEYPOINT_METRICS
     }
-    in_training = validate(tiny_keypoint_detector, shapes_keypoint_shards, 0, 1, batch=2)
+    in_training = measure(
+        predict_shards(tiny_keypoint_detector, shapes_keypoint_shards, 0, 1, batch=2)
+    )
     assert result.metrics == pytest.approx(in_training.values, abs=1e-9)
     assert "| Keypoints |" in Path(result.report_url).read_text()
     assert len(result.pictures) == 1
@@ -75,7 +77,7 @@ def test_a_proposal_network_is_measured_and_registered_by_its_recall(
     assert set(result.metrics) == {f"proposals/{metric}" for metric in PROPOSAL_METRICS}
     assert result.metrics["proposals/AR1000"] > 0
     assert result.per_class == ()
-    in_training = validate(detector, shapes_shards, 0, 1, batch=4)
+    in_training = measure(predict_shards(detector, shapes_shards, 0, 1, batch=4))
     assert result.metrics == pytest.approx(in_training.values, abs=1e-9)
     page = Path(result.report_url).read_text()
     assert "| Proposals |" in page
@@ -103,7 +105,7 @@ def test_on_voc_the_report_and_the_validation_in_training_have_vocs_metric(
     result = run_evaluation(voc_config.model_copy(update={"model": model}))
     assert result.metrics["voc/AP50"] >= 0
     assert result.metrics["segm/AP"] == -1
-    in_training = validate(load_network(checkpoint), shards, 0, 1, batch=2)
+    in_training = measure(predict_shards(load_network(checkpoint), shards, 0, 1, batch=2))
     assert result.metrics == pytest.approx(in_training.values, abs=1e-9)
     page = Path(result.report_url).read_text()
     assert "Pascal VOC mean AP of boxes at IoU 0.5: " in page
