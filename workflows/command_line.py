@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -93,7 +94,11 @@ def main(
         with show_logs():
             logger.info("%s: %s", parser.prog, plan(config))
             run = functools.partial(job, **values)
-            return _run(run, check, config, parser.prog, needs_cluster(config))
+            status = _run(run, check, config, parser.prog, needs_cluster(config))
+            # After a failure, the reason stays the last line of the log.
+            if "track" in sections and status == ExitStatus.DONE:
+                _show_unsent(config, [given.config, *given.settings])
+            return status
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; start it again to continue", file=sys.stderr)
         return ExitStatus.INTERRUPTED
@@ -189,6 +194,22 @@ def _run(job: Job, check: Check, config: RunConfig, program: str, needs_cluster:
         )
         return ExitStatus.FAILED
     return ExitStatus.DONE
+
+
+def _show_unsent(config: RunConfig, arguments: Sequence[str]) -> None:
+    """Print how much MLflow has not yet of the output's runs, and the command that sends it."""
+    # Imported late: see the module's docstring.
+    from pipeline.storage import StorageError
+    from pipeline.track.send_unsent import count_unsent
+
+    try:
+        unsent = count_unsent(config.output)
+    except StorageError as error:
+        logger.warning("what MLflow does not have yet is not known: %s", error)
+        return
+    if unsent.runs:
+        command = shlex.join(["maskrcnn-ray", "send_unsent", *arguments])
+        print(f"not sent    {unsent}, which MLflow did not take; send them with\n  {command}")
 
 
 def format_values(values: Mapping[str, object], prefix: str = "") -> str:

@@ -63,8 +63,8 @@ def describe(config: RunConfig) -> str:
 MODES = (
     Mode(
         "--dry-run",
-        "print the trials with their batch, learning rate, steps, images and, once a trial has "
-        "finished, their estimated time; run nothing",
+        "print the trials with their batch, learning rate, steps, images and, once a trial or "
+        "a training has run in this output, their estimated time; run nothing",
         describe,
         plan_description,
         needs_cluster=False,

@@ -39,6 +39,11 @@ class TrackConfig(Settings):
         10.0,
         description="Seconds between two samples of the load of rank 0's machine; 0: none.",
     )
+    log_checkpoints: bool = Field(
+        True,
+        description="Record each kept checkpoint of a training as a logged model of its run, with "
+        "its validation metrics; nothing is uploaded.",
+    )
     champion_metric: str = Field(
         "segm/AP",
         description="Metric that decides promotion to champion, such as bbox/AP, keypoints/AP or "

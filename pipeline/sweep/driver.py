@@ -178,7 +178,7 @@ def _conclude(
     content = to_yaml(best_config(config, best.values, best.weights))
     storage.write_bytes(url, content.encode())
     write_report(config, run, trials, best)
-    sink = MetricSink(run.uri, run.run_id)
+    sink = MetricSink(run.uri, run.run_id, unsent=run.unsent.metrics())
     sink.log(best.metrics, best.steps)
     sink.close()
     record = replace(record, reported=len(ledger.settled()))

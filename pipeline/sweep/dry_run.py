@@ -1,6 +1,7 @@
 """What a sweep would run, and what that would cost, without running anything."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from pipeline import storage
@@ -13,6 +14,7 @@ from pipeline.sweep.proposals import OptunaProposals, proposals, trial_count
 from pipeline.sweep.search_space import Values, format_value, short_names
 from pipeline.sweep.sweep_check import check_sweep
 from pipeline.sweep.trial_table import as_text
+from pipeline.train.run_record import model_settings, read_run_record
 
 
 def describe_sweep(config: RunConfig) -> str:
@@ -35,11 +37,11 @@ def describe_sweep(config: RunConfig) -> str:
         for number in range(count):
             values.setdefault(number, proposed_by.propose(number))
     facts = {number: _facts(config, each) for number, each in values.items()}
-    seconds_per_image = _seconds_per_image(list(records.values()), facts)
-    lines = [_table(config, values, facts, records, seconds_per_image)] if values else []
+    pace = _measured_pace(config, list(records.values()), facts)
+    lines = [_table(config, values, facts, records, pace)] if values else []
     if config.sweep.searcher == "optuna":
         lines += [_describe_space(config, count - len(records))]
-    return "\n".join([*lines, _cost(config, facts, records, count, seconds_per_image)])
+    return "\n".join([*lines, _cost(config, facts, records, count, pace)])
 
 
 def _facts(config: RunConfig, values: Values) -> TrialFacts:
@@ -53,16 +55,45 @@ def _facts(config: RunConfig, values: Values) -> TrialFacts:
         ) from None
 
 
-def _seconds_per_image(
-    records: Sequence[TrialRecord], facts: dict[int, TrialFacts]
-) -> float | None:
-    """Return what the finished trials took per image, starts and validations included."""
-    measured = [
+@dataclass(frozen=True)
+class _Pace:
+    """What an image takes.
+
+    Args:
+        seconds: per image.
+        measured: where that was measured.
+    """
+
+    seconds: float
+    measured: str
+
+
+def _measured_pace(
+    config: RunConfig, records: Sequence[TrialRecord], facts: dict[int, TrialFacts]
+) -> _Pace | None:
+    """Return what an image takes, from the best measurement in the output; None without any."""
+    finished = [
         record.seconds / facts[record.number].images
         for record in records
         if record.status == "finished" and record.seconds > 0
     ]
-    return median(measured) if measured else None
+    if finished:
+        return _Pace(median(finished), "in the finished trials, with their starts and validations")
+    begun = [
+        record.seconds / (record.steps * facts[record.number].batch)
+        for record in records
+        if record.steps > 0 and record.seconds > 0
+    ]
+    if begun:
+        return _Pace(median(begun), "in the trials so far, of which none has finished")
+    training = read_run_record(config.output)
+    if training is None or training.result is None or training.model != model_settings(config):
+        return None
+    images_per_s = float(training.result["metrics"].get("train/images_per_s", 0.0))
+    if images_per_s <= 0:
+        return None
+    text = "in the training of this output, without starts and validations"
+    return _Pace(1 / images_per_s, text)
 
 
 def _table(
@@ -70,7 +101,7 @@ def _table(
     values: dict[int, Values],
     facts: dict[int, TrialFacts],
     records: dict[int, TrialRecord],
-    seconds_per_image: float | None,
+    pace: _Pace | None,
 ) -> str:
     names = short_names(list(config.sweep.space))
     rows = [["trial", "state", "batch", "scaled lr", "steps", "images", "time", *names.values()]]
@@ -79,8 +110,8 @@ def _table(
         time = "-"
         if record is not None and record.is_settled:
             time = format_duration(record.seconds)
-        elif seconds_per_image is not None:
-            time = f"~{format_duration(size.images * seconds_per_image)}"
+        elif pace is not None:
+            time = f"~{format_duration(size.images * pace.seconds)}"
         rows.append(
             [
                 id_of(number),
@@ -125,7 +156,7 @@ def _cost(
     facts: dict[int, TrialFacts],
     records: dict[int, TrialRecord],
     count: int,
-    seconds_per_image: float | None,
+    pace: _Pace | None,
 ) -> str:
     settled = sum(record.is_settled for record in records.values())
     left = [n for n in range(count) if n not in records or not records[n].is_settled]
@@ -136,11 +167,11 @@ def _cost(
     unknown = 0 if all(n in facts for n in left) else _facts(config, {}).images
     images = sum(facts[number].images if number in facts else unknown for number in left)
     head += f": at most {images} images, if none is stopped early"
-    if seconds_per_image is None:
-        return f"{head}. No trial has finished yet, so their time is not known"
-    total = format_duration(images * seconds_per_image)
-    rate = f"{seconds_per_image * 1000:.3g} ms per image"
-    return (
-        f"{head}, about {total} one after the other ({rate} in the finished trials, with their "
-        "starts and validations)"
-    )
+    if pace is None:
+        return (
+            f"{head}. No trial has begun yet, so their time is not known; it is estimated after "
+            "the first validation of the first trial, or from a training with the same output"
+        )
+    total = format_duration(images * pace.seconds)
+    rate = f"{pace.seconds * 1000:.3g} ms per image"
+    return f"{head}, about {total} one after the other ({rate} {pace.measured})"

@@ -1,11 +1,8 @@
 """The report of a sweep: a page with a table and plots, as files and in the sweep's MLflow run."""
 
-import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-
-from mlflow import MlflowClient
 
 from pipeline import storage
 from pipeline.config import RunConfig
@@ -24,8 +21,6 @@ from pipeline.sweep.trial import sweep_folder
 from pipeline.sweep.trial_table import as_markdown, errors, trial_table
 from pipeline.track.mlflow_run import TrackedRun
 
-logger = logging.getLogger(__name__)
-
 REPORT_PAGE = "report.md"
 
 
@@ -41,11 +36,9 @@ def write_report(
         storage.write_bytes(storage.join(sweep_folder(config), name), content)
     with tempfile.TemporaryDirectory(prefix="sweep-report-") as folder:
         for name, content in files.items():
-            (Path(folder) / name).write_bytes(content)
-        try:
-            MlflowClient(tracking_uri=run.uri).log_artifacts(run.run_id, folder, "sweep")
-        except Exception as error:  # the report is in the output folder too
-            logger.warning("the report is not in MLflow: %s", error)
+            path = Path(folder) / name
+            path.write_bytes(content)
+            run.artifacts.file(path, "sweep")
     return storage.join(sweep_folder(config), REPORT_PAGE)
 
 

@@ -27,15 +27,10 @@ HTTP_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"})
 
 
-def send_unsent_metrics(uri: str, run_id: str, unsent: UnsentMetrics) -> None:
-    """Send what an ended job could not deliver, if there is any, and mark its run as finished."""
-    if not unsent.exists():
-        return
-    MetricSink(uri, run_id, unsent=unsent).close()
-    try:
-        MlflowClient(tracking_uri=uri).set_terminated(run_id, "FINISHED")
-    except Exception as error:  # the tracker may still be away; the job's result stands
-        logger.warning("MLflow run %s could not be marked FINISHED: %s", run_id, error)
+FOLLOW_UP_TIMEOUT_S = 30.0
+
+FollowUp = Callable[[MlflowClient], None]
+"""Work for the tracker that comes after the metrics; may raise."""
 
 
 class MetricSink:
@@ -46,6 +41,8 @@ class MetricSink:
         run_id: the run they belong to.
         unsent: the file that keeps metrics while the tracker is unavailable; None keeps them in
             memory only.
+        follow_up: called in the thread once everything is delivered, after each
+            `request_follow_up` and when the tracker is available again. What it raises is logged.
         retry_s: pause between attempts while the tracker is unavailable, seconds.
         capacity: maximum number of waiting metrics; beyond it the oldest are dropped and counted.
         clock: returns seconds since the epoch.
@@ -57,6 +54,7 @@ class MetricSink:
         run_id: str,
         *,
         unsent: UnsentMetrics | None = None,
+        follow_up: FollowUp | None = None,
         retry_s: float = 5.0,
         capacity: int = 100_000,
         clock: Callable[[], float] = time.time,
@@ -69,6 +67,9 @@ class MetricSink:
         self.dropped = 0
         self.failed_attempts = 0
         self._unsent = unsent
+        self._follow_up = follow_up
+        self._follow_up_due = False
+        self._is_following_up = False
         self._retry_s = retry_s
         self._capacity = capacity
         self._clock = clock
@@ -111,10 +112,18 @@ class MetricSink:
                 self._unsent.clear()
         return len(waiting)
 
+    def request_follow_up(self) -> None:
+        """Call the follow-up once everything is delivered; return at once."""
+        with self._changed:
+            self._follow_up_due = self._follow_up is not None
+            self._changed.notify_all()
+
     def close(self, timeout_s: float = 60.0) -> None:
         """Flush, end the thread, and log how many metrics are kept or lost, if any."""
         undelivered = self.flush(timeout_s)
         with self._changed:
+            if not undelivered:
+                self._changed.wait_for(self._has_followed_up, FOLLOW_UP_TIMEOUT_S)
             self._closed = True
             self._changed.notify_all()
         kept = undelivered if self._unsent is not None and self._unsent.is_kept else 0
@@ -142,6 +151,9 @@ class MetricSink:
             try:
                 # Created here because a client of a new or missing store may block or raise.
                 client = client or MlflowClient(tracking_uri=self.uri)
+                if not batch:
+                    self._run_follow_up(client)
+                    continue
                 client.log_batch(self.run_id, metrics=batch, synchronous=True)
             except MlflowException as error:
                 if error.error_code in PERMANENT_ERRORS:
@@ -170,9 +182,32 @@ class MetricSink:
             self._restored = True
             self._changed.notify_all()
 
+    def _has_followed_up(self) -> bool:
+        return not self._follow_up_due and not self._is_following_up
+
+    def _run_follow_up(self, client: MlflowClient) -> None:
+        with self._changed:  # a request from now on is for the next time
+            self._follow_up_due, self._is_following_up = False, True
+        try:
+            if self._follow_up is not None:
+                self._follow_up(client)
+        except Exception as error:  # no failure of the tracker may stop training
+            logger.warning(
+                "MLflow run %s lacks something until the next attempt (%s: %s)",
+                self.run_id,
+                type(error).__name__,
+                next(iter(str(error).splitlines()), "")[:MAX_SHOWN],
+            )
+        with self._changed:
+            self._is_following_up = False
+            self._changed.notify_all()
+
     def _next_batch(self) -> list[Metric] | None:
+        """Return what to deliver next, nothing for the follow-up; None at the end."""
         with self._changed:
             while not self._waiting:
+                if self._follow_up_due:
+                    return []
                 if self._closed:
                     return None
                 self._changed.wait()
@@ -192,6 +227,7 @@ class MetricSink:
                     waiting,
                 )
                 self.failed_attempts = 0
+                self._follow_up_due = self._follow_up is not None
         if self._unsent is not None and not waiting:
             self._unsent.clear()
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ops_cuda import backend
 from pipeline.config import RunConfig, config_digest, to_yaml
-from pipeline.track.artifact_upload import ArtifactUpload
+from pipeline.track.artifact_upload import UPLOAD_TIMEOUT_S, ArtifactUpload, attempt
 from pipeline.track.code_version import code_commit, read_code_version
 from pipeline.track.dataset_inputs import MLFLOW_DIGEST_LENGTH
 from pipeline.track.environment import describe_environment
@@ -27,6 +27,7 @@ from pipeline.track.mlflow_store import (
     open_store,
     tracking_uri,
 )
+from pipeline.track.unsent_run import STATUS, UnsentRun
 
 __all__ = ["MLFLOW_DIGEST_LENGTH", "TrackedRun", "code_commit", "flatten_settings", "open_run"]
 
@@ -46,6 +47,7 @@ class TrackedRun:
         experiment_id: MLflow's id of the run's experiment.
         url: the run's page on a tracking server; for a local store the command that serves it.
         artifacts: uploads files of the run.
+        unsent: keeps what the store does not take.
     """
 
     uri: str
@@ -53,6 +55,7 @@ class TrackedRun:
     experiment_id: str
     url: str
     artifacts: ArtifactUpload = field(repr=False, compare=False)
+    unsent: UnsentRun = field(repr=False, compare=False)
 
 
 @contextmanager
@@ -63,7 +66,8 @@ def open_run(
 
     Settings are parameters and the artifact ``config.yaml``; ``code.diff`` is what differs from
     the commit, and ``environment.json`` has devices and packages. A broken artifact store does not
-    stop the job (`ArtifactUpload`).
+    stop the job (`ArtifactUpload`); what it and the tracker do not take is kept (`UnsentRun`), and
+    sent when the run is continued or when it ends.
 
     Args:
         config: the job's settings.
@@ -89,9 +93,13 @@ def open_run(
         raise TrackingError(_cannot_record(uri, error)) from error
     info = run.info
     url = _run_url(uri, info.experiment_id, info.run_id)
-    artifacts = ArtifactUpload(client, info.run_id)
-    tracked = TrackedRun(uri, info.run_id, info.experiment_id, url, artifacts)
-    if is_new:
+    unsent = UnsentRun(config.output, info.run_id)
+    artifacts = ArtifactUpload(client, info.run_id, unsent)
+    tracked = TrackedRun(uri, info.run_id, info.experiment_id, url, artifacts, unsent)
+    if not is_new:
+        artifacts.send_kept()
+        unsent.drop_note(STATUS)
+    else:
         artifacts.text(hide_password(to_yaml(config)), "config.yaml")
         artifacts.text(json.dumps(describe_environment(), indent=2), "environment.json")
         if code.diff:
@@ -203,7 +211,9 @@ def _run_url(uri: str, experiment_id: str, run_id: str) -> str:
 
 
 def _end(client: MlflowClient, run: TrackedRun, status: str) -> None:
-    try:
-        client.set_terminated(run.run_id, status)
-    except Exception as error:  # must not hide the job's own result or error
-        logger.warning("MLflow run %s could not be marked %s: %s", run.run_id, status, error)
+    """Mark the run as ended; must not hide the job's own result or error."""
+    run.artifacts.send_kept()
+    failure = attempt(lambda: client.set_terminated(run.run_id, status), UPLOAD_TIMEOUT_S)
+    if failure is not None:
+        run.unsent.keep_note(STATUS, status)
+        logger.warning("MLflow run %s could not be marked %s: %s", run.run_id, status, failure)

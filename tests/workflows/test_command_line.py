@@ -13,7 +13,7 @@ import pytest
 from ray.exceptions import OutOfMemoryError
 
 from model.weights import WeightsError
-from pipeline.config import load_config
+from pipeline.config import RunConfig, load_config
 from workflows.arguments import Mode
 from workflows.command_line import format_values, main
 
@@ -55,7 +55,7 @@ def test_all_jobs_exist():
     names = {path.stem for path in COMMANDS}
     assert names == {
         *("prepare_shards", "train", "sweep", "evaluate", "register", "infer_batch"),
-        *("end_to_end", "show_data", "compare", "predict", "serve"),
+        *("end_to_end", "show_data", "compare", "predict", "serve", "send_unsent"),
     }
 
 
@@ -132,6 +132,19 @@ def test_missing_inputs_are_refused_before_ray_starts(
         runpy.run_path(str(ROOT / "workflows" / f"{job}.py"), run_name="__main__")
     assert ended.value.code == 1
     assert message in capsys.readouterr().err
+
+
+def test_shards_need_no_tracking_server_but_a_warning_says_who_does(caplog, monkeypatch):
+    from workflows.prepare_shards import check
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    check(RunConfig.model_validate({"output": "s3://bucket/run"}))
+    [warning] = [record.message for record in caplog.records]
+    assert "train and later jobs will refuse: output s3://bucket/run is not a local" in warning
+    caplog.clear()
+    check(RunConfig.model_validate({"output": "/run"}))
+    check(RunConfig.model_validate({"output": "gs://b/r", "track": {"uri": "http://mlflow"}}))
+    assert not caplog.records
 
 
 @pytest.mark.ray

@@ -1,12 +1,10 @@
 """The README's steps from annotations to drawn predictions, in an empty folder."""
 
 import json
-import os
 import re
 import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,8 +16,8 @@ from torchvision.models import resnet18
 from pipeline import storage
 from pipeline.ingest.shapes_dataset import draw_shapes_dataset
 from tests.annotated_datasets import voc_object, write_voc
-from tests.conftest import ROOT, free_ports
-from tests.mlflow_server import kill, wait_until_healthy
+from tests.conftest import ROOT
+from tests.mlflow_server import MlflowServer
 from tests.postgresql import postgres  # noqa: F401
 
 pytestmark = pytest.mark.ray
@@ -49,7 +47,8 @@ def folder(ray_cluster, tmp_path, monkeypatch):
 
 def run(capsys, command, *settings):
     """Run a line of the README; return what it printed."""
-    _, program, *arguments = shlex.split(command)  # python workflows/JOB.py, or maskrcnn-ray JOB
+    # python workflows/JOB.py, or maskrcnn-ray JOB
+    _, program, *arguments = shlex.split(command, comments=True)
     script = ROOT / "workflows" / f"{Path(program).stem}.py"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(script), *arguments, *settings])
@@ -78,33 +77,32 @@ def write_coco(folder):
         (folder / f"{split}.json").write_text(json.dumps(document))
 
 
-def check_predictions(capsys, model, images):
-    output = run(
-        capsys,
-        f"maskrcnn-ray predict {model} '{images}' --min-score 0",
-        *("--output", "drawn", "--annotations", "coco"),
-    )
-    assert "objects     0" not in output
-    drawn = [path.name for path in Path("drawn").glob("*.jpg")]
+def run_steps(capsys, commands):
+    """Run the README's commands, small; return what each printed, by job."""
+    printed = {}
+    for command in commands.splitlines():
+        job = Path(shlex.split(command)[1]).stem
+        settings = ["--min-score", "0"] if job == "predict" else SMALL
+        printed[job] = run(capsys, command, *settings)
+    return printed
+
+
+def check_drawn(printed, folder, images):
+    assert "objects     0" not in printed
+    drawn = [path.name for path in Path(folder).glob("*.jpg")]
     assert sorted(drawn) == sorted(path.name for path in Path(images).glob("*.jpg"))
-    assert json.loads(Path("drawn/annotations.json").read_text())["annotations"]
 
 
 def test_the_steps_for_coco_annotations(folder, capsys):
     Path("my_parts.yaml").write_text(RECIPE)
     write_coco(folder / "parts")
-    commands = COMMANDS.splitlines()
-    assert [Path(shlex.split(each)[1]).stem for each in commands] == [
-        *("prepare_shards", "train", "evaluate")
-    ]
-    for command in commands:
-        output = run(capsys, command, *SMALL)
-    assert re.search(r"segm/AP +\S+\n", output)
+    printed = run_steps(capsys, COMMANDS)
+    assert list(printed) == ["prepare_shards", "show_data", "train", "evaluate", "predict"]
+    assert re.search(r"segm/AP +\S+\n", printed["evaluate"])
     assert Path("runs/my_parts/evaluation/report.md").is_file()
-    run(capsys, "maskrcnn-ray show_data my_parts.yaml", *SMALL)
     assert Path("runs/my_parts/data/samples.png").is_file()
+    check_drawn(printed["predict"], "drawn", "parts/images")
     run(capsys, "maskrcnn-ray register my_parts.yaml", *SMALL)
-    check_predictions(capsys, "runs/my_parts", "parts/images")
 
 
 def test_the_steps_for_voc_annotations(folder, capsys):
@@ -120,31 +118,17 @@ def test_the_steps_for_voc_annotations(folder, capsys):
     for job in ("prepare_shards", "train", "evaluate"):
         output = run(capsys, f"python workflows/{job}.py my_voc.yaml", *SMALL)
     assert re.search(r"voc/AP50 +\S+\n", output)
-    check_predictions(capsys, "runs/my_voc", "VOC2007/JPEGImages")
+    command = "maskrcnn-ray predict runs/my_voc VOC2007/JPEGImages --min-score 0 --output drawn"
+    printed = run(capsys, command, "--annotations", "coco")
+    check_drawn(printed, "drawn", "VOC2007/JPEGImages")
+    assert json.loads(Path("drawn/annotations.json").read_text())["annotations"]
 
 
 @pytest.fixture
 def server(postgres, s3, tmp_path):  # noqa: F811
     """An MLflow server that keeps its records in PostgreSQL and its files in S3."""
-    [port] = free_ports(1)
-    command = [
-        *(Path(sys.executable).with_name("mlflow"), "server", "--backend-store-uri", postgres),
-        *("--artifacts-destination", s3("mlflow"), "--serve-artifacts", "--workers", "1"),
-        *("--host", "127.0.0.1", "--port", str(port)),
-    ]
-    log = tmp_path / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            **{"stdout": output, "stderr": output, "cwd": tmp_path, "env": dict(os.environ)},
-            start_new_session=True,
-        )
-        process.uri = f"http://127.0.0.1:{port}"
-        try:
-            wait_until_healthy(process, log)
-            yield process
-        finally:
-            kill(process)
+    with MlflowServer(tmp_path, postgres, s3("mlflow")) as server:
+        yield server
 
 
 @pytest.mark.s3
@@ -152,10 +136,13 @@ def test_the_steps_with_a_bucket_and_a_tracking_server(folder, server, s3, capsy
     write_coco(folder / "parts")
     bucket = s3("parts")
     storage.upload_folder(folder / "parts", f"{bucket}/parts")
-    recipe = RECIPE.replace("parts/", f"{bucket}/parts/").replace("runs/my_", f"{bucket}/runs/my_")
+    recipe, commands = (
+        text.replace(" parts/", f" {bucket}/parts/").replace(" runs/my_", f" {bucket}/runs/my_")
+        for text in (RECIPE, COMMANDS)
+    )
     Path("my_parts.yaml").write_text(f"{recipe}track: {{uri: {server.uri}}}\n")
-    for command in COMMANDS.splitlines():
-        run(capsys, command, *SMALL)
+    run_steps(capsys, commands)
+    assert list(Path("drawn").glob("*.jpg"))
     registered = run(capsys, "maskrcnn-ray register my_parts.yaml", *SMALL)
     assert "champion   1" in registered
     run(

@@ -270,31 +270,6 @@ def test_a_closed_stream_leaves_the_cluster_to_others(ray_cluster, config, shard
         ray_cluster.kill(worker)
 
 
-@pytest.mark.s3
-@pytest.mark.parametrize("store", ["gcs", "azure"])
-def test_shards_in_the_stores_of_other_clouds_are_read(request, store, config, shards):
-    url = request.getfixturevalue(store)("shards")
-    storage.upload_folder(Path(shards), url)
-    batches = read(open_local_stream, config, url, 0, 1, 0, 7)
-    assert batches == read(open_local_stream, config, shards, 0, 1, 0, 7)
-
-
-@pytest.mark.ray
-@pytest.mark.s3
-@pytest.mark.parametrize("store", ["gcs", "azure"])
-def test_workers_stream_from_the_stores_of_other_clouds(
-    ray_cluster, request, store, config, shards
-):
-    url = request.getfixturevalue(store)("shards")
-    storage.upload_folder(Path(shards), url)
-    worker = ray_cluster.remote(num_cpus=2)(Worker).remote()
-    try:
-        batches = ray_cluster.get(worker.read.remote(config, url, 0, 1, 0, 7))
-    finally:
-        ray_cluster.kill(worker)
-    assert batches == read(open_local_stream, config, shards, 0, 1, 0, 7)
-
-
 @pytest.mark.ray
 @pytest.mark.s3
 def test_real_images_stream_from_a_bucket(ray_cluster, s3, coco_tiny):

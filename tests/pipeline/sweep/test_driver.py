@@ -1,6 +1,7 @@
 """A complete sweep through Ray Tune, Ray Train and MLflow: stopped, resumed and extended."""
 
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 from mlflow import MlflowClient
 
 from model.config.settings import ConfigError
+from model.weights.storage.checksums import file_sha256
 from pipeline.config import RunConfig, load_config
 from pipeline.ingest.splits import prepare_split
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ledger import TrialLedger
 from pipeline.sweep.sweep_record import SweepError
-from tests.pipeline.sweep.sweep_config import LR
+from tests.pipeline.sweep.sweep_config import LR, tiny_sweep
 
 METRIC = "train/loss"
 
@@ -25,55 +27,24 @@ def config(ray_cluster, tmp_path_factory):
 
     The rate of the last is so high that its loss is soon not finite.
     """
-    config = RunConfig.model_validate(
+    space = {
+        LR: {"kind": "grid", "values": [0.02, 1e-7, 1e30, 0.01, 0.005]},
+        # More than the address space of a process can hold, so nothing is allocated.
+        "model.box.hidden": {"kind": "grid", "values": [2**45], "when": {LR: 0.005}},
+    }
+    config = tiny_sweep(
+        tmp_path_factory.mktemp("sweep"),
         {
-            "output": str(tmp_path_factory.mktemp("sweep")),
-            "seed": 1,
-            "model": {
-                "num_classes": 5,
-                "input": {"short_side": 64, "long_side": 64},
-                "backbone": {
-                    "depth": 18,
-                    "norm": "group_norm",
-                    "frozen_stages": 0,
-                    "width": 8,
-                },
-                "fpn": {"channels": 16},
-                "rpn": {
-                    "anchor_sizes": [8, 16, 32, 64, 128],
-                    "samples_per_image": 32,
-                    "pre_nms_train": 50,
-                    "pre_nms_test": 20,
-                    "post_nms_train": 50,
-                    "post_nms_test": 10,
-                },
-                "box": {"hidden": 16, "samples_per_image": 16, "detections_per_image": 5},
-                "mask": None,
-            },
-            "data": {
-                "shapes": {"images": 8, "val_images": 2, "side": 64, "max_objects": 2},
-                "train_short_sides": [64],
-                "decode_threads": 1,
-            },
-            "train": {
-                "device": "cpu",
-                "global_batch": 2,
-                "schedule": {"steps": 8, "milestones": [100], "warmup_steps": 0},
-                "validate_every": 2,
-                "log_every": 1,
-            },
-            "sweep": {
-                "space": {LR: {"kind": "grid", "values": [0.02, 1e-7, 1e30, 0.01]}},
-                "searcher": "grid",
-                "trials": 3,
-                "metric": METRIC,
-                "mode": "min",
-                "grace_steps": 2,
-                "reduction_factor": 2,
-                # One after the other, so that the second is compared with the first.
-                "max_concurrent": 1,
-            },
-        }
+            "space": space,
+            "searcher": "grid",
+            "trials": 3,
+            "metric": METRIC,
+            "mode": "min",
+            "grace_steps": 2,
+            "reduction_factor": 2,
+            # One after the other, so that the second is compared with the first.
+            "max_concurrent": 1,
+        },
     )
     prepare_split(config, "train")
     prepare_split(config, "val")
@@ -168,6 +139,29 @@ def test_a_resumed_sweep_is_extended_and_repeats_nothing_that_has_finished(confi
     assert extended.trials[3].values == {LR: 0.01}
     assert extended.trials[3].status in ("finished", "stopped")
     assert extended.run_id == result.run_id
+
+
+@pytest.mark.ray
+def test_a_trial_out_of_memory_says_so_and_the_best_trial_is_registered(config, result):
+    sweep = config.sweep.model_copy(update={"trials": 5, "register_best": True})
+    extended = run_sweep(config.model_copy(update={"sweep": sweep}))
+    failed = extended.trials[4]
+    assert (failed.status, failed.values["model.box.hidden"]) == ("failed", 2**45)
+    assert re.search(r"out of memory on cpu .*lower train\.global_batch", failed.error)
+    assert "trial 0004 failed: " in Path(extended.report_url).read_text()
+
+    assert extended.registered == "models:/maskrcnn-ray/1: there was no champion"
+    client = MlflowClient(f"sqlite:///{config.output}/mlflow.db")
+    version = client.get_model_version_by_alias("maskrcnn-ray", "champion")
+    folder = Path(config.output, "sweep", "trials", extended.best.trial_id)
+    record = json.loads((folder / "train" / "run.json").read_text())
+    assert version.run_id == record["run_id"]
+    weights = folder / "train" / "step_00000008" / "model.safetensors"
+    assert version.tags["weights_sha256"] == file_sha256(weights)
+    assert "metric/bbox/AP" in version.tags
+    # Submitted again, it is finished, and registers nothing a second time.
+    assert run_sweep(config.model_copy(update={"sweep": sweep})) == extended
+    assert len(client.search_model_versions("name='maskrcnn-ray'")) == 1
 
 
 @pytest.mark.ray

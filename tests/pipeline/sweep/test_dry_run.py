@@ -7,6 +7,7 @@ import pytest
 from pipeline.storage import MissingFileError
 from pipeline.sweep.dry_run import describe_sweep
 from pipeline.sweep.ledger import TrialLedger
+from pipeline.train.run_record import RunRecord, model_settings, write_run_record
 from tests.pipeline.sweep.sweep_config import BATCH, LR, finished, sweep_config
 
 SPACE = {
@@ -51,6 +52,27 @@ def test_the_time_is_estimated_from_finished_trials(config):
     assert "2 trials are done, 2 are left: at most 3200 images" in text
     assert "about 5m 20s one after the other (100 ms per image" in text
     assert text.count("~2m 40s") == 2
+
+
+def test_before_a_trial_has_finished_those_that_have_begun_give_an_estimate(config):
+    # 50 steps of 4 images in 40 s.
+    begun = finished(0, 0.5, "running", values={LR: 0.02, BATCH: 4}, seconds=40.0)
+    TrialLedger(config).write(replace(begun, steps=50))
+    text = describe_sweep(config)
+    assert "(200 ms per image in the trials so far, of which none has finished)" in text
+    assert text.count("~5m 20s") == 4
+
+
+def test_before_a_trial_has_begun_a_training_in_the_same_output_gives_an_estimate(config):
+    metrics = {"train/loss": 1.0, "train/images_per_s": 20.0}
+    result = {"metrics": metrics, "steps": 100}
+    record = RunRecord("run", "", "d" * 64, model_settings(config), {}, result)
+    write_run_record(config.output, replace(record, model={**record.model, "model.depth": "9"}))
+    assert "their time is not known" in describe_sweep(config)  # of another detector
+    write_run_record(config.output, record)
+    text = describe_sweep(config)
+    assert "about 5m 20s one after the other (50 ms per image in the training of this" in text
+    assert text.count("~1m 20s") == 4
 
 
 def test_optuna_shows_the_space_and_the_trials_so_far(config):

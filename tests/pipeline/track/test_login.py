@@ -1,8 +1,8 @@
 """An MLflow server with a login, PostgreSQL and S3, started by the lines in docs/CLUSTER.md."""
 
+import contextlib
 import os
 import re
-import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,8 +18,7 @@ from pipeline.track.mlflow_run import open_run
 from pipeline.track.mlflow_store import TrackingError
 from pipeline.track.model_registry import register_model
 from pipeline.track.weights_source import resolve_weights
-from tests.mlflow_server import kill, wait_until_healthy
-from tests.postgresql import free_port
+from tests.mlflow_server import MlflowServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 ADMIN = ("admin", "a-long-password")
@@ -36,7 +35,6 @@ def block_with(text):
 @pytest.fixture(scope="module")
 def server(postgres, s3, tmp_path_factory):
     pytest.importorskip("flask_wtf", reason="no login: pip install 'mlflow[auth]'")
-    port, log = free_port(), tmp_path_factory.mktemp("login") / "log"
     connection = psycopg2.connect(postgres.replace("+psycopg2", ""))
     connection.autocommit = True
     for statement in block_with("CREATE ROLE").split(";")[:-1]:
@@ -47,31 +45,18 @@ def server(postgres, s3, tmp_path_factory):
         "DATABASE": f"127.0.0.1 PGPORT={connection.info.port}",
         "--host MLFLOW": "--host 127.0.0.1 --workers 1",
         "MLFLOW:": "127.0.0.1:",
-        "5000": str(port),
+        "5000": "{port}",
         "s3://bucket/mlflow": s3("mlflow"),
     }.items():
         assert placeholder in script
         script = script.replace(placeholder, value)
-    environment = {
-        **{
-            name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACK")
-        },
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["bash", "-ec", script],
-            **{"stdout": output, "stderr": output, "cwd": ROOT, "env": environment},
-            start_new_session=True,
-        )
-        process.uri = f"http://127.0.0.1:{port}"
-        try:
-            wait_until_healthy(process, log)
-            yield process
-        finally:
-            kill(process)
-            connection.close()
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    folder = tmp_path_factory.mktemp("login")
+    with (
+        contextlib.closing(connection),
+        MlflowServer(folder, script=script, cwd=ROOT, PATH=path) as server,
+    ):
+        yield server
 
 
 @pytest.fixture

@@ -107,3 +107,25 @@ def test_nan_is_recorded_as_nan(run):
     [(step, value)] = values(run, "loss")
     assert step == 1
     assert np.isnan(value)
+
+
+def test_the_follow_up_comes_after_the_metrics_and_its_failure_stops_nothing(run, caplog):
+    seen = []
+
+    def follow_up(client):
+        seen.append(client.get_run(run.run_id).data.metrics["loss"])
+        if len(seen) == 1:
+            raise OSError("the tracker is too old for this")
+
+    sink = MetricSink(run.uri, run.run_id, follow_up=follow_up)
+    sink.log({"loss": 2.0}, 1)
+    sink.request_follow_up()
+    assert sink.flush() == 0
+    deadline = time.monotonic() + 60
+    while not seen and time.monotonic() < deadline:
+        time.sleep(0.01)
+    sink.log({"loss": 1.0}, 2)
+    sink.request_follow_up()
+    sink.close()  # waits for it
+    assert seen == [2.0, 1.0]
+    assert sum("too old for this" in message for message in caplog.messages) == 1

@@ -16,6 +16,7 @@ from pipeline.track.artifact_upload import ArtifactUpload
 from pipeline.track.code_version import read_code_version
 from pipeline.track.dataset_inputs import log_dataset
 from pipeline.track.mlflow_run import open_run
+from pipeline.track.send_unsent import count_unsent
 
 
 @pytest.fixture
@@ -113,3 +114,49 @@ def test_a_job_runs_although_its_artifact_store_is_broken(run_config, tmp_path, 
         pass
     assert client.get_run(run.run_id).info.status == "FINISHED"
     assert sum("does not take files" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("job", ["the same job", "the next job"])
+def test_artifacts_that_the_store_did_not_take_are_sent_when_it_does(run_config, tmp_path, job):
+    client = MlflowClient(run_config.track.uri)
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    name = f"blocked artifacts of {job}"
+    client.create_experiment(name, artifact_location=f"{blocked}/artifacts")
+    track = run_config.track.model_copy(update={"experiment": name})
+    config = run_config.model_copy(update={"track": track})
+    (tmp_path / "plot.png").write_bytes(b"a plot")
+    with open_run(config, "train") as run:
+        run.artifacts.file(tmp_path / "plot.png", "evaluation/plots")
+        if job == "the same job":
+            blocked.unlink()
+    if job == "the next job":
+        assert count_unsent(config.output).artifacts >= 3
+        blocked.unlink()
+        with open_run(config, "evaluate", run_id=run.run_id):
+            pass
+    location = client.get_run(run.run_id).info.artifact_uri
+    assert load_text(f"{location}/evaluation/plots/plot.png") == "a plot"
+    assert {"config.yaml", "environment.json"} <= {
+        file.path for file in client.list_artifacts(run.run_id)
+    }
+    assert count_unsent(config.output).runs == 0
+
+
+def test_a_kept_artifact_does_not_replace_a_newer_one(run_config, tmp_path):
+    now_s = [0.0]
+    with open_run(run_config, "train") as run:
+        client = MlflowClient(run.uri)
+        broken = BrokenStore(hang=False)
+        upload = ArtifactUpload(broken, run.run_id, run.unsent, clock=lambda: now_s[0])
+        for name in ("report.md", "other.md"):
+            upload.text("old", name)
+        broken.log_text, broken.log_artifact = client.log_text, client.log_artifact
+        upload.text("newer", "third.md")
+        assert len(run.unsent.artifacts()) == 3  # it is left alone for a while
+        now_s[0] = 1000.0
+        upload.text("new", "report.md")
+        assert run.unsent.artifacts() == []
+    location = client.get_run(run.run_id).info.artifact_uri
+    contents = [load_text(f"{location}/{name}.md") for name in ("report", "other", "third")]
+    assert contents == ["new", "old", "newer"]
