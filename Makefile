@@ -1,6 +1,7 @@
 # make quickstart: install everything and run the whole chain of jobs on this machine.
 # make test:       install everything and pass the tests.
 # make fuzz:       10,000 damaged datasets of each format through ingest, about an hour.
+# make soak:       jobs that are killed at many moments, and long sweeps: half an hour.
 # make sanitize:   run the operator tests with AddressSanitizer and UndefinedBehaviorSanitizer.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: quickstart test fuzz lint sanitize install docs clean
+.PHONY: quickstart test fuzz soak lint sanitize install docs clean
 
 quickstart: install
 	$(BIN)/python workflows/end_to_end.py configs/quickstart.yaml
@@ -20,6 +21,9 @@ test: install lint
 fuzz: install
 	FUZZ_CASES=10000 $(BIN)/pytest -o timeout=14400 tests/pipeline/ingest/test_fuzz.py \
 	  tests/model/images/test_decode.py $(PYTEST_ARGS)
+
+soak: install
+	SOAK=1 $(BIN)/pytest -m soak $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -59,6 +59,15 @@ class OneProcessPerScope(LoadScopeScheduling):
         return "ray" if nodeid.startswith(RAY_TESTS) else nodeid.partition("::")[0]
 
 
+def pytest_collection_modifyitems(items):
+    """Leave out what takes minutes, unless SOAK is set."""
+    if not os.environ.get("SOAK"):
+        skip = pytest.mark.skip(reason="takes minutes; make soak runs it")
+        for item in items:
+            if "soak" in item.keywords:
+                item.add_marker(skip)
+
+
 def pytest_xdist_make_scheduler(config, log):
     return OneProcessPerScope(config, log)
 

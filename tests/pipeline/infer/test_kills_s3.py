@@ -5,9 +5,9 @@ whole process group gets a kill -9 at random moments, and the command is started
 ends; in the first run, the server stands still for some seconds. Rows, list of failures and COCO's
 results must be the same as those of a job that nothing disturbs.
 
-The small form runs with the other tests. The large one takes 20 minutes or more:
+The small form is part of `make soak`. The large one takes 20 minutes or more:
 
-    IMAGES=2000 KILLS=10 PAUSE_S=20 pytest -s tests/pipeline/infer/test_kills_s3.py
+    SOAK=1 IMAGES=2000 KILLS=10 PAUSE_S=20 pytest -s tests/pipeline/infer/test_kills_s3.py
 """
 
 import os
@@ -156,6 +156,7 @@ def run_undisturbed(checkpoint, output, folder):
     return time.monotonic() - started_s
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(7200 if IMAGES > 100 else 900)
 def test_a_job_that_is_killed_and_started_again_writes_what_an_undisturbed_one_writes(
     server, tiny_checkpoint, tmp_path

@@ -18,7 +18,7 @@ from pipeline.sweep.search_space import sample
 from tests.conftest import ROOT
 from tests.pipeline.sweep.sweep_config import LR, tiny_sweep
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.soak]
 METRIC = {"metric": "train/loss", "mode": "min", "grace_steps": 2}
 
 

@@ -23,6 +23,7 @@ def new_model(registry):
     return create
 
 
+@pytest.mark.soak
 def test_the_better_of_two_processes_that_promote_at_once_is_the_champion(registry, new_model):
     names = [new_model() for _ in range(RACES)]
     values = [(0.3, 0.4) if number % 2 else (0.4, 0.3) for number in range(RACES)]
@@ -46,9 +47,12 @@ def test_the_better_of_two_processes_that_promote_at_once_is_the_champion(regist
 @pytest.mark.parametrize(
     ("request_name", "is_marked"),
     [
-        ("set_model_version_tag", False),  # it has decided, and written nothing
-        ("set_registered_model_alias", True),  # it is pending, and the alias is where it was
-        ("update_model_version", True),  # the alias is moved, and the decision is not recorded
+        # it has decided, and written nothing
+        pytest.param("set_model_version_tag", False, marks=pytest.mark.soak),
+        # it is pending, and the alias is where it was
+        pytest.param("set_registered_model_alias", True, marks=pytest.mark.soak),
+        # the alias is moved, and the decision is not recorded
+        ("update_model_version", True),
     ],
 )
 def test_the_next_job_repairs_what_a_process_left_that_was_killed(
