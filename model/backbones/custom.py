@@ -1,6 +1,6 @@
 """Backbones other than our ResNet: any network that returns four maps of strides 4 to 32."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -28,7 +28,8 @@ def custom_backbone(function: FunctionT) -> FunctionT:
 
 def is_custom_backbone(function: Callable[..., object]) -> bool:
     """Whether a function has the mark of `custom_backbone`."""
-    return getattr(function, _MARK, None) is True
+    # Not getattr: a subclass would inherit the mark of a class.
+    return getattr(function, "__dict__", {}).get(_MARK) is True
 
 
 class CustomBackbone(nn.Module):
@@ -63,16 +64,16 @@ class CustomBackbone(nn.Module):
         norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
         self.has_frozen_norms = bool(norms) and not trains_norms
         frozen = {name for name, stage in self.stages.items() if stage <= frozen_stages}
-        for parameter_name, parameter in net.named_parameters():
-            if parameter_name in frozen:
-                parameter.requires_grad_(False)
-        self._fixed_norms = [
-            norm
-            for norm in norms
-            if not trains_norms or (norm.affine and not norm.weight.requires_grad)
+        for parameter_name in frozen:
+            net.get_parameter(parameter_name).requires_grad_(False)
+        if not trains_norms:
+            for norm in norms:
+                norm.requires_grad_(False)
+        # Frozen blocks as a whole, with what has no parameters in them, such as dropout.
+        self._fixed = [
+            *(module for name, module in net.named_modules() if _is_frozen(module, name, frozen)),
+            *([] if trains_norms else norms),
         ]
-        for norm in self._fixed_norms:
-            norm.requires_grad_(False)
         self.channels = self._check_maps()
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -85,28 +86,29 @@ class CustomBackbone(nn.Module):
         return maps
 
     def train(self, mode: bool = True) -> "CustomBackbone":
-        """Set training mode, but keep the statistics of frozen norms fixed."""
+        """Set training mode, except for frozen stages and norms."""
         super().train(mode)
-        for norm in self._fixed_norms:
-            norm.eval()
+        for module in self._fixed:
+            module.eval()
         return self
 
     def stage_of(self, name: str) -> int | None:
         """Return the stage, 1 for the stem to 5, of a parameter of this module; None if unknown."""
         return self.stages.get(name.removeprefix("net."))
 
-    def unused_parameters(self) -> list[str]:
-        """Return the trainable parameters of the network that no map depends on."""
-        was_training = self.training
-        self.eval()
-        parameters = dict(self.net.named_parameters())
-        trainable = {name: p for name, p in parameters.items() if p.requires_grad}
+    def unused_parameters(self, first_map: int = 0) -> list[str]:
+        """Return the trainable parameters of the network that no map depends on.
+
+        Args:
+            first_map: the first of C2 to C5 that counts; 1 for RetinaNet, which does not read C2.
+        """
+        trainable = {name: p for name, p in self.net.named_parameters() if p.requires_grad}
         if not trainable:
             return []
         with torch.enable_grad():
-            total = torch.stack([m.sum() for m in self.maps(self._blank_image())]).sum()
+            maps = self._maps_of_blank_image()[first_map:]
+            total = torch.stack([m.sum() for m in maps]).sum()
             gradients = torch.autograd.grad(total, tuple(trainable.values()), allow_unused=True)
-        self.train(was_training)
         pairs = zip(trainable, gradients, strict=True)
         return [name for name, gradient in pairs if gradient is None]
 
@@ -118,27 +120,30 @@ class CustomBackbone(nn.Module):
     @checkpoints_activations.setter
     def checkpoints_activations(self, value: bool) -> None:
         switch = getattr(self.net, "set_grad_checkpointing", None)
-        if switch is not None:
-            switch(value)
-        elif value:
+        if value and switch is None:
             raise ConfigError(
                 [f"train.activation_checkpointing: {self.name} has no set_grad_checkpointing"]
             )
+        try:
+            if switch is not None:
+                switch(value)
+        except Exception as error:
+            if value:  # models that do not support it may refuse to switch it off, too
+                raise ConfigError(
+                    [f"train.activation_checkpointing: {self.name} refuses it: {error}"]
+                ) from error
         self._checkpoints_activations = value
 
     def _check_maps(self) -> tuple[int, ...]:
         """Return the channels of the maps of a small image, after checking their sizes."""
         height, width = _CHECKED_SIDES
-        was_training = self.training
-        self.eval()
         try:
             with torch.no_grad():
-                maps = self.maps(self._blank_image())
+                maps = self._maps_of_blank_image()
         except Exception as error:
             raise ConfigError(
                 [f"model.backbone: {self.name} fails on an image of {width} x {height}: {error}"]
             ) from error
-        self.train(was_training)
         expected = [(height // stride, width // stride) for stride in STRIDES]
         is_maps = isinstance(maps, list | tuple) and all(isinstance(m, Tensor) for m in maps)
         shapes = [tuple(m.shape) for m in maps] if is_maps else [type(maps).__name__]
@@ -152,6 +157,20 @@ class CustomBackbone(nn.Module):
             )
         return tuple(m.shape[1] for m in maps)
 
-    def _blank_image(self) -> Tensor:
+    def _maps_of_blank_image(self) -> Sequence[Tensor]:
+        """Return the maps of a small blank image, computed in eval mode."""
         weight = next(self.parameters(), torch.empty(()))
-        return torch.zeros(1, 3, *_CHECKED_SIDES, device=weight.device, dtype=weight.dtype)
+        image = torch.zeros(1, 3, *_CHECKED_SIDES, device=weight.device, dtype=weight.dtype)
+        was_training = self.training
+        self.eval()
+        try:
+            return self.maps(image)
+        finally:
+            self.train(was_training)
+
+
+def _is_frozen(module: nn.Module, name: str, frozen: Collection[str]) -> bool:
+    """Whether a module has parameters, all of them among the frozen ones."""
+    prefix = f"{name}." if name else ""
+    names = [prefix + each for each, _ in module.named_parameters()]
+    return bool(names) and all(each in frozen for each in names)

@@ -93,9 +93,15 @@ def build_timm_backbone(config: BackboneConfig) -> TimmBackbone:
                 f"which a feature pyramid needs, but of {', '.join(map(str, strides)) or 'none'}"
             ]
         )
-    # Swin Transformers are built for one size of image unless they are told otherwise.
-    if any(getattr(module, "strict_img_size", False) for module in model.modules()):
-        model = _create(config.timm, {"strict_img_size": False, **config.arguments})
+    # Swin Transformers are built for one size of image unless they are told otherwise, and do not
+    # shift the windows of a map that fits into one at that size.
+    any_size = {
+        argument: value
+        for argument, value in (("strict_img_size", False), ("always_partition", True))
+        if any(hasattr(module, argument) for module in model.modules())
+    }
+    if any_size:
+        model = _create(config.timm, any_size | config.arguments)
     return TimmBackbone(model, config.timm, config.norm != "frozen_bn", config.frozen_stages)
 
 

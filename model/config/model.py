@@ -89,6 +89,15 @@ class ModelConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _other_backbones_have_whole_maps(self) -> "ModelConfig":
+        if not self.backbone.is_resnet and self.input.size_divisor % 32:
+            raise ValueError(
+                "input.size_divisor must be a multiple of 32 with backbone.timm or "
+                f"backbone.function; got {self.input.size_divisor}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _each_level_has_an_anchor_size(self) -> "ModelConfig":
         sizes = len(self.rpn.anchor_sizes)
         if self.retinanet is None and self.backbone.features == "fpn" and sizes != 5:

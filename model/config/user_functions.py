@@ -1,10 +1,13 @@
 """Functions of the user that a setting names as ``package.module:function``."""
 
 import importlib
+import importlib.util
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,11 @@ NAME_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 """The form of a setting that names a function."""
 
 
-class UserCodeError(RuntimeError):
+class UserCodeError(ConfigError):
     """A module or function of the user failed; its traceback is in the log."""
+
+    def __str__(self) -> str:
+        return self.problems[0]
 
 
 def find_function(name: str, section: str) -> Callable[..., Any]:
@@ -33,20 +39,15 @@ def find_function(name: str, section: str) -> Callable[..., Any]:
     """
     module_name, _, attribute = name.partition(":")
     folder = str(Path.cwd())
-    # First, as in an interpreter: the folder of a command may have modules of the same names.
-    sys.path.insert(0, folder)
     try:
-        module = importlib.import_module(module_name)
+        with _current_folder_on_path(folder):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise _failure(name, "cannot be imported", error) from error
         raise ConfigError([f"{section}: {name}: {_why_missing(module_name, folder)}"]) from error
     except (Exception, SystemExit) as error:
         raise _failure(name, "cannot be imported", error) from error
-    finally:
-        sys.path.remove(folder)
-        if folder not in sys.path:
-            sys.path.append(folder)  # for what the function imports later
     found = getattr(module, attribute, None)
     if not callable(found):
         file = getattr(module, "__file__", None) or "built in"
@@ -54,6 +55,41 @@ def find_function(name: str, section: str) -> Callable[..., Any]:
         raise ConfigError([problem])
     function: Callable[..., Any] = found
     return function
+
+
+def find_source(module_name: str) -> Path | None:
+    """Return the file of a module that `find_function` would import, without importing anything.
+
+    None for modules of the standard library, those that are not written in Python, and if there is
+    no such module.
+    """
+    top, *below = module_name.split(".")
+    if top in sys.stdlib_module_names:
+        return None
+    try:
+        with _current_folder_on_path(str(Path.cwd())):
+            spec = importlib.util.find_spec(top)
+            for depth, _ in enumerate(below, start=1):
+                folders = None if spec is None else spec.submodule_search_locations
+                if folders is None:
+                    return None
+                spec = PathFinder.find_spec(".".join([top, *below[:depth]]), folders)
+    except ValueError:
+        return None
+    origin = None if spec is None else spec.origin
+    return Path(origin) if origin is not None and origin.endswith(".py") else None
+
+
+@contextmanager
+def _current_folder_on_path(folder: str) -> Iterator[None]:
+    # First, as in an interpreter: the folder of a command may have modules of the same names.
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)  # for what the function imports later
 
 
 def call_function(function: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> Any:
@@ -84,4 +120,6 @@ def _why_missing(module_name: str, folder: str) -> str:
 
 def _failure(name: str, what: str, error: BaseException) -> UserCodeError:
     logger.error("%s %s:\n%s", name, what, traceback.format_exc().rstrip())
-    return UserCodeError(f"{name} {what}: {type(error).__name__}: {error} (its traceback is above)")
+    return UserCodeError(
+        [f"{name} {what}: {type(error).__name__}: {error} (its traceback is above)"]
+    )

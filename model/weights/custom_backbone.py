@@ -13,6 +13,7 @@ from model.detector import Detector
 from model.weights.conflicts import Conflict, describe_overruled_weights
 from model.weights.conversion import ConvertedWeights
 from model.weights.published.timm_weights import pretrained_settings
+from model.weights.storage.wrappers import unwrap_name
 
 _PREFIX = "backbone.net."
 _CLASSIFIERS = ("head", "head_dist", "fc", "classifier")
@@ -30,10 +31,13 @@ def name_backbone_tensors(weights: ConvertedWeights, detector: Detector) -> Conv
     backbone = detector.backbone
     if not isinstance(backbone, CustomBackbone):
         return weights
-    own = backbone.net.state_dict()
     # What looks like a ResNet has been renamed as one.
     stored = {weights.original_names.get(name, name): t for name, t in weights.tensors.items()}
-    if any(name.startswith(_PREFIX) for name in stored) or not own.keys() & stored.keys():
+    own = backbone.net.state_dict()
+    if any(name.startswith(_PREFIX) and name.removeprefix(_PREFIX) in own for name in stored):
+        return weights  # of a detector of ours
+    stored = _under_own_names(stored, own)
+    if not own.keys() & stored.keys():
         return weights
     tensors, ignored = dict(stored), {}
     if isinstance(backbone, TimmBackbone):
@@ -49,6 +53,25 @@ def name_backbone_tensors(weights: ConvertedWeights, detector: Detector) -> Conv
         ignored=ignored,
         assumptions=(*weights.assumptions, *_warn_about_pixels(detector)),
     )
+
+
+def _under_own_names(stored: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors under the names of the network, if both differ by a module around it.
+
+    Args:
+        stored: as read, without the usual names of wrappers in front (``net.``, ``model.``).
+        own: the network's, which may begin with such a name, or be ``backbone.`` in the file.
+    """
+    if own.keys() & stored.keys():
+        return stored
+    bare = {unwrap_name(name): name for name in own}
+    for prefix in ("", "backbone."):
+        named = {
+            bare.get(unwrap_name(name.removeprefix(prefix)), name): t for name, t in stored.items()
+        }
+        if own.keys() & named.keys():
+            return named
+    return stored
 
 
 def pixel_conventions(config: BackboneConfig) -> Conventions | None:

@@ -1,26 +1,35 @@
 """What a served model needs for a backbone that is not our ResNet: timm, or the user's code."""
 
+import os
 import shutil
-from importlib.metadata import packages_distributions
-from importlib.util import find_spec
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 from model.config import BackboneConfig
 from model.config.settings import ConfigError
-from model.config.user_functions import find_function
+from model.config.user_functions import find_function, find_source
+
+_OURS = ("model", "ops_cuda", "pipeline", "workflows", "tests")
 
 
 def backbone_packages(config: BackboneConfig) -> list[str]:
-    """Return the installed distributions that build a backbone, by name."""
+    """Return the distributions of an index that build a backbone, by name."""
     if config.timm is not None:
         return ["timm"]
     if config.function is not None:
-        return packages_distributions().get(_top_module(config.function), [])[:1]
+        names = packages_distributions().get(_module(config.function).partition(".")[0], [])
+        # One that was installed from a folder or an address is not what an index has of that name.
+        return [name for name in names if distribution(name).read_text("direct_url.json") is None]
     return []
 
 
 def copy_backbone_code(config: BackboneConfig, folder: Path) -> None:
-    """Copy the module or package of a user's function, unless it is an installed distribution.
+    """Copy the module of a user's function and the modules beside it that it has imported.
+
+    Nothing is copied of an installed distribution.
 
     Args:
         config: settings of the backbone.
@@ -31,18 +40,64 @@ def copy_backbone_code(config: BackboneConfig, folder: Path) -> None:
     """
     if config.function is None or backbone_packages(config):
         return
-    find_function(config.function, "model.backbone")  # puts the current folder on the path
-    name = _top_module(config.function)
-    spec = find_spec(name)
-    if spec is None or not (spec.origin or spec.submodule_search_locations):
-        raise ConfigError([f"model.backbone.function: the code of {name} is not found"])
-    if spec.submodule_search_locations:
-        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-        source = next(iter(spec.submodule_search_locations))
-        shutil.copytree(source, folder / name, ignore=ignored)
-    else:
-        shutil.copyfile(str(spec.origin), folder / f"{name}.py")
+    find_function(config.function, "model.backbone.function")
+    module = _module(config.function)
+    source = find_source(module)
+    if source is None:
+        raise ConfigError([f"model.backbone.function: {module} is not a Python file"])
+    depth = module.count(".") + (source.name == "__init__.py")
+    root = source.resolve().parents[depth]
+    for file in _imported_files(root):
+        target = folder / file.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
 
 
-def _top_module(function: str) -> str:
-    return function.partition(":")[0].partition(".")[0]
+def check_in_new_process(model: Path) -> None:
+    """Load an MLflow model where nothing of the user's code is imported or found but its copy.
+
+    Raises:
+        ConfigError: it does not load; the message has the last line of the error.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    program = "import sys, mlflow; mlflow.pyfunc.load_model(sys.argv[1])"
+    with tempfile.TemporaryDirectory() as empty:
+        loaded = subprocess.run(
+            [sys.executable, "-c", program, str(model)],
+            cwd=empty,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    if loaded.returncode:
+        reason = (loaded.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ConfigError(
+            [
+                f"model.backbone.function: the model does not load in a new process: {reason}. "
+                "The version has the Python files beside the function's that it imports; install "
+                "anything else as a package"
+            ]
+        )
+
+
+def _imported_files(root: Path) -> set[Path]:
+    """Return the Python files below a folder that this process has imported, but for ours."""
+    files = set()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.partition(".")[0] in _OURS or not isinstance(file, str):
+            continue
+        path = Path(file).resolve()
+        if path.suffix == ".py" and path.is_relative_to(root) and _is_own(path):
+            files.add(path)
+    return files
+
+
+def _is_own(path: Path) -> bool:
+    # Some modules of torch name files that do not exist.
+    installed = any(part in ("site-packages", "dist-packages") for part in path.parts)
+    return path.is_file() and not installed
+
+
+def _module(function: str) -> str:
+    return function.partition(":")[0]

@@ -29,7 +29,11 @@ from model.config import BackboneConfig
 from model.weights.storage import CONFIG_FILE, WEIGHTS_FILE
 from model.weights.storage.checksums import write_checksums
 from model.weights.storage.model_folder import read_saved_config
-from pipeline.track.backbone_code import backbone_packages, copy_backbone_code
+from pipeline.track.backbone_code import (
+    backbone_packages,
+    check_in_new_process,
+    copy_backbone_code,
+)
 from pipeline.track.model_contents import check_contents
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
@@ -115,6 +119,8 @@ def log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> Log
             # Load it as a server will: a model that does not load is not registered.
             with _unchanged_path():
                 mlflow.pyfunc.load_model(str(path))
+            if backbone.function is not None:
+                check_in_new_process(path)
             client.log_model_artifacts(logged.model_id, str(path))
     except BaseException:
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)

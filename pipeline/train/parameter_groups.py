@@ -38,7 +38,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     for kind, (kind_factor, weight_decay) in kinds.items():
         for prefix, module in model.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
-                if parameter.requires_grad and _kind(module, name) == kind:
+                if parameter.requires_grad and _kind(module, name, parameter) == kind:
                     factor = kind_factor * layer_factor(f"{prefix}.{name}", config, stage_of)
                     group = {"params": [], "lr_factor": factor, "weight_decay": weight_decay}
                     groups.setdefault((kind, factor), group)["params"].append(parameter)
@@ -76,7 +76,9 @@ def _check_stages(backbone: nn.Module, config: OptimizerConfig) -> None:
         )
 
 
-def _kind(module: nn.Module, name: str) -> str:
+def _kind(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
     if name == "bias":
         return "bias"
-    return "norm weight" if isinstance(module, NORM_LAYERS) else "weight"
+    # Scales per channel that other layers than norms have (ConvNeXt) are no matrices either.
+    is_scale = isinstance(module, NORM_LAYERS) or parameter.ndim < 2
+    return "norm weight" if is_scale else "weight"

@@ -90,11 +90,14 @@ def _check_custom_backbone(config: RunConfig) -> bool:
     """Build the backbone as the workers will, and return whether its batch norms are frozen."""
     backbone = build_backbone(config.model.backbone, config.model.conventions)
     assert isinstance(backbone, CustomBackbone)
-    if unused := backbone.unused_parameters():
+    backbone.checkpoints_activations = config.train.activation_checkpointing
+    # RetinaNet's pyramid begins with C3.
+    if unused := backbone.unused_parameters(0 if config.model.retinanet is None else 1):
         raise ConfigError(
             [
-                f"model.backbone: {backbone.name} has parameters that none of its maps depends on, "
-                f"which no gradient reaches: {', '.join(unused[:5])}; freeze or remove them"
+                f"model.backbone: {backbone.name} has parameters that no map of the pyramid "
+                f"depends on, so that no gradient reaches them: {', '.join(unused[:5])}; freeze or "
+                "remove them"
             ]
         )
     return backbone.has_frozen_norms

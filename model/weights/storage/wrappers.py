@@ -39,9 +39,9 @@ def unwrap_names(tensors: Mapping[str, T]) -> tuple[dict[str, T], bool]:
         tensors: by name. Of weights and their average in one module (``model.`` and ``ema.``), the
             average is returned.
     """
-    tensors = {_unwrap_name(name): tensor for name, tensor in tensors.items()}
+    tensors = {unwrap_name(name): tensor for name, tensor in tensors.items()}
     averaged = {
-        _unwrap_name(name[match.end() :]): tensor
+        unwrap_name(name[match.end() :]): tensor
         for name, tensor in tensors.items()
         if (match := _AVERAGED.match(name))
     }
@@ -50,7 +50,8 @@ def unwrap_names(tensors: Mapping[str, T]) -> tuple[dict[str, T], bool]:
     return weights or dict(kept), bool(averaged)
 
 
-def _unwrap_name(name: str) -> str:
+def unwrap_name(name: str) -> str:
+    """Return the name of a tensor without the wrappers around its detector."""
     while match := _WRAPPER.match(name):
         name = name[match.end() :]
     return _COMPILED.sub("", name)

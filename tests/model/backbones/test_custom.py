@@ -21,21 +21,23 @@ from torch import nn
 from model.backbones import custom_backbone
 
 class Net(nn.Module):
-    def __init__(self, width, strides=(4, 2, 2, 2), unused=False):
+    def __init__(self, width, strides=(4, 2, 2, 2), unused=False, norms=False, child="stages"):
         super().__init__()
         channels = [3, *(width << i for i in range(4))]
-        self.stages = nn.ModuleList(
+        self.child = child
+        self.add_module(child, nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, s, 1), nn.BatchNorm2d(b), nn.ReLU())
             for a, b, s in zip(channels, channels[1:], strides)
-        )
+        ))
+        self.norms = nn.ModuleList(nn.GroupNorm(1, c) for c in channels[1:]) if norms else None
         if unused:
             self.classifier = nn.Linear(8, 2)
 
     def forward(self, x):
         maps = []
-        for stage in self.stages:
+        for i, stage in enumerate(self.get_submodule(self.child)):
             x = stage(x)
-            maps.append(x)
+            maps.append(x if self.norms is None else self.norms[i](x))
         return maps
 
 @custom_backbone
@@ -179,9 +181,65 @@ def test_a_saved_model_calls_nothing_but_a_marked_function(own_module, tiny_conf
     assert not (own_module / "broken").exists()
 
 
+def test_a_module_without_the_mark_is_not_even_imported(own_module):
+    (own_module / "script.py").write_text("open('broken', 'w')\ndef make(): pass\n")
+    for name in ("script:make", "this:make", "antigravity.x:make"):
+        with pytest.raises(ConfigError, match="not marked as a backbone"):
+            backbone_of(function=name)
+        assert name.partition(":")[0] not in sys.modules
+    assert not (own_module / "broken").exists()
+
+
 def test_parameters_that_no_map_depends_on_are_listed(own_module):
     backbone = backbone_of(function="own_nets:make", arguments={"unused": True})
     assert backbone.unused_parameters() == ["classifier.weight", "classifier.bias"]
+    assert backbone.training
+    # RetinaNet does not read the first map, whose norm serves nothing else.
+    backbone = backbone_of(function="own_nets:make", arguments={"norms": True})
+    assert backbone.unused_parameters() == []
+    assert backbone.unused_parameters(first_map=1) == ["norms.0.weight", "norms.0.bias"]
+
+
+def test_dropped_paths_are_kept_in_frozen_stages():
+    arguments = {"drop_path_rate": 0.9}
+    image = torch.randn(1, 3, 64, 64)
+    for frozen, is_same in ((5, True), (0, False)):
+        backbone = backbone_of(timm="test_convnext", arguments=arguments, frozen_stages=frozen)
+        first, *others = (backbone.train()(image)[-1] for _ in range(4))
+        assert all(torch.equal(first, each) for each in others) == is_same
+
+
+def test_windows_of_a_swin_transformer_are_shifted_in_every_stage():
+    backbone = backbone_of(timm="swin_tiny_patch4_window7_224", frozen_stages=0)
+    assert all(stage.blocks[1].shift_size == (3, 3) for stage in backbone.net.layers)
+
+
+def test_checkpoints_of_activations_that_a_model_refuses_are_a_wrong_setting(own_module):
+    backbone_of(timm="test_convnext").checkpoints_activations = True
+    for backbone in (backbone_of(timm="dla34"), backbone_of(function="own_nets:make")):
+        backbone.checkpoints_activations = False
+        with pytest.raises(ConfigError, match=r"train\.activation_checkpointing"):
+            backbone.checkpoints_activations = True
+
+
+@pytest.mark.parametrize("child", ["stages", "net", "model", "head"])
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+def test_weights_of_an_own_network_are_found_under_any_usual_name(
+    own_module, tiny_config, child, prefix
+):
+    config = model_config(
+        tiny_config, function="own_nets:make", arguments={"child": child, "width": 4}
+    )
+    detector = build_detector(config)
+    own = detector.backbone.net.state_dict()
+    tensors = {f"{prefix}{name}": torch.rand_like(t.float()) for name, t in own.items()}
+    torch.save(tensors, "net.pth")
+    report = load_weights(detector, "net.pth")
+    loaded = detector.backbone.net.state_dict()
+    counters = {name for name in own if name.endswith("num_batches_tracked")}
+    assert len(report.loaded) >= len(own) - len(counters)
+    for name in own.keys() - counters:
+        assert torch.equal(loaded[name], tensors[f"{prefix}{name}"])
 
 
 def test_a_classifier_of_timm_fills_the_backbone(tiny_config, tmp_path):
