@@ -1,8 +1,9 @@
 """Predictions on shards: those that an evaluation makes, or that batch inference has written."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from model.config.settings import Precision
 from model.structures import Category
 from pipeline import storage
 from pipeline.config import RunConfig
@@ -64,6 +65,8 @@ class _Summary:
     classes: tuple[Category, ...]
     unfinished: int
     left_out_below: float | None
+    score_threshold: float
+    precision: Precision
 
 
 def make_predictions(
@@ -137,7 +140,7 @@ def read_written_predictions(url: str, shards_url: str) -> ShardPredictions:
 def _check_entry(
     entry: LedgerEntry, chunk: InputChunk, summary: _Summary, url: str, shards_url: str
 ) -> None:
-    """Raise unless an output is that of the summary's model on this shard."""
+    """Raise unless an output is that of the summary's model and settings on this shard."""
     if entry.versions != chunk.versions or entry.images != chunk.images:
         raise _of_other_shards(url, shards_url)
     if entry.schema != SCHEMA_VERSION:
@@ -146,7 +149,9 @@ def _check_entry(
             "which writes it anew"
         )
     key = chunk_key(chunk, entry.model_digest, entry.score_threshold, entry.precision)
-    if entry.model_digest != summary.model_digest or entry.key != key:
+    made_with = (entry.model_digest, entry.score_threshold, entry.precision)
+    stated = (summary.model_digest, summary.score_threshold, summary.precision)
+    if made_with != stated or entry.key != key:
         raise UnusablePredictionsError(
             f"{url} has predictions of several models or settings; start infer_batch again to "
             "finish it"
@@ -180,4 +185,10 @@ def _read_summary(url: str) -> _Summary:
             f"{url} has no {SUMMARY_FILE}, so it is no output of infer_batch, or one that is not "
             "finished; correct evaluate.predictions, or start infer_batch again"
         ) from None
+    known = document.keys() if isinstance(document, dict) else ()
+    if known and (lacking := sorted({each.name for each in fields(_Summary)} - known)):
+        raise UnusablePredictionsError(
+            f"{summary_url} was written by an earlier version of maskrcnn-ray and lacks "
+            f"{', '.join(lacking)}; start infer_batch again, which writes it anew"
+        )
     return parse_record(document, _Summary, summary_url, "start infer_batch again")

@@ -15,6 +15,7 @@ SCHEMA_VERSION = 3
 """2 has no model, model_digest and input_version, 1 no keypoints and source ids."""
 
 _ROWS_PER_GROUP = 64
+_TELLING_COLUMNS = {"image_id", "file_name", "boxes", "scores", "labels", "error"}
 
 _RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 
@@ -133,6 +134,16 @@ def iterate_errors(url: str) -> Iterator[tuple[int, str, str]]:
         raise _incomplete(url, error) from error
     for row in table.filter(table["error"].is_valid()).to_pylist():
         yield row["image_id"], row["file_name"], row["error"]
+
+
+def is_detections_file(url: str) -> bool:
+    """Whether a Parquet file has detections, by its columns; False if it cannot be read."""
+    store, path = storage.filesystem(url)
+    try:
+        with store.open_input_file(path) as file:
+            return _TELLING_COLUMNS.issubset(pq.read_schema(file).names)
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _incomplete(url: str, error: Exception) -> storage.StorageError:

@@ -48,7 +48,8 @@ class ImageListing:
         self._suffixes = suffixes
         self.skipped: Counter[str] = Counter()
         self.images = 0
-        self._output = _name_below(output_url, url)
+        below = name_below(output_url, url)
+        self._output = f"{IMAGES_FOLDER}/" if below == "" else below
 
     def __iter__(self) -> Iterator[ListedImage]:
         """Yield the images, by names relative to the URL.
@@ -79,16 +80,19 @@ class ImageListing:
         return None if suffix in self._suffixes else suffix or NO_SUFFIX
 
 
-def _name_below(url: str, folder_url: str) -> str:
-    """Return the name, with "/" at its end, of the output below the input; empty if it is not."""
+def name_below(url: str, folder_url: str) -> str | None:
+    """Return the name of a folder below another, with "/" at its end.
+
+    Empty if they are the same folder; None if the first is not below the second.
+    """
     paths = [local_path(each) for each in (url, folder_url)]
     below, folder = (
         (each if path is None else str(path.absolute())).rstrip("/")
         for each, path in zip((url, folder_url), paths, strict=True)
     )
-    if url and below == folder:
-        return f"{IMAGES_FOLDER}/"
-    return f"{below[len(folder) + 1 :]}/" if url and below.startswith(f"{folder}/") else ""
+    if not url or not f"{below}/".startswith(f"{folder}/"):
+        return None
+    return below[len(folder) + 1 :] and f"{below[len(folder) + 1 :]}/"
 
 
 def _is_utf8(name: str) -> bool:

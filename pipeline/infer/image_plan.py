@@ -17,12 +17,13 @@ from typing import IO
 import numpy as np
 
 from pipeline import storage
-from pipeline.infer.detection_files import SCHEMA_VERSION
+from pipeline.infer.detection_files import SCHEMA_VERSION, is_detections_file
 from pipeline.infer.inputs import InputChunk
 from pipeline.infer.ledger import (
     LedgerEntry,
     changed_meanwhile,
     entry_url,
+    output_url,
     read_entries,
     recorded_names,
 )
@@ -74,7 +75,9 @@ def plan_images(
 
     def unfinished() -> Iterator[InputChunk]:
         yield from recorded.read_chunks(again)
-        yield from new.chunks(source, images_per_chunk, bit_depth, kept.values())
+        yield from new.chunks(
+            source, images_per_chunk, bit_depth, kept.values(), recorded.foreign_files
+        )
 
     return Plan(
         unfinished=unfinished,
@@ -132,6 +135,14 @@ class _Recorded:
                 key = key_of(entry.chunk(self._url, bit_depth))
                 is_finished = entry.key == key and sizes.get(name) == entry.size
                 self.chunks[name] = _RecordedChunk(entry.counts(), slots, is_finished)
+        # Files of others in the output folder: they stay, and no output may replace them.
+        self.foreign_files = [
+            name
+            for name in sizes
+            if name not in self.chunks
+            and _number(name) is not None
+            and not is_detections_file(output_url(predictions_url, name))
+        ]
 
     def read_chunks(self, left: dict[str, np.ndarray]) -> Iterator[InputChunk]:
         """Yield recorded chunks again, with the images that are left of them."""
@@ -161,10 +172,11 @@ class _NewImages:
         images_per_chunk: int,
         bit_depth: int | None,
         recorded: Iterable[_RecordedChunk],
+        taken: Iterable[str],
     ) -> Iterator[InputChunk]:
-        """Yield the images in chunks, with names and ids that no recorded chunk has."""
+        """Yield the images in chunks, with ids that no recorded chunk has, and untaken names."""
         entries = [chunk.entry for chunk in recorded]
-        numbers = _free_numbers({_number(entry.name) for entry in entries})
+        numbers = _free_numbers({_number(name) for name in (*taken, *(e.name for e in entries))})
         free_ids = _FreeIds(entry.id_range for entry in entries)
         self._file.seek(0)
         while lines := list(islice(self._file, images_per_chunk)):

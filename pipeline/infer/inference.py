@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from model.config.settings import ConfigError
+from model.config.settings import ConfigError, Precision
 from model.structures import Category
 from pipeline import storage
 from pipeline.cluster import connect
@@ -56,6 +56,8 @@ class InferenceResult:
         classes: of the model, in the order of its labels, if the input is shards.
         left_out_below: detections with a lower score were left out, although the model returns
             them; None if nothing was left out, or the input is not shards.
+        score_threshold: ``infer.score_threshold``.
+        precision: ``infer.precision``.
     """
 
     output_url: str
@@ -71,6 +73,8 @@ class InferenceResult:
     model_digest: str
     classes: tuple[Category, ...] = ()
     left_out_below: float | None = None
+    score_threshold: float = 0.0
+    precision: Precision = "fp32"
 
 
 class UnfinishedError(InferenceError):
@@ -178,6 +182,8 @@ def _predict(
         "predicting on %d of %d images of %s, in %d chunks, with %s",
         *(plan.images, plan.input_images, images.url, plan.chunks, source),
     )
+    # Until the job ends, no summary speaks for outputs of other models or settings.
+    storage.delete(storage.join(output, SUMMARY_FILE))
     delete_coco_files(output)
     delete_annotation_files(output)
     limited = plan if deadline_s is None else plan.until(deadline_s, clock)
@@ -269,4 +275,6 @@ def _summarize(
         skipped_files=dict(plan.skipped_files),
         unfinished=plan.input_images - images,
         model_digest=job.model_digest,
+        score_threshold=job.score_threshold,
+        precision=job.precision,
     )

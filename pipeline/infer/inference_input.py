@@ -9,7 +9,7 @@ from model.structures import Category
 from pipeline import storage
 from pipeline.config import InferConfig
 from pipeline.extras import require_extra
-from pipeline.infer.image_listing import VIDEO_SUFFIXES
+from pipeline.infer.image_listing import VIDEO_SUFFIXES, name_below
 from pipeline.infer.image_plan import plan_images
 from pipeline.infer.inputs import InputChunk, is_shard_folder, plan_shards
 from pipeline.infer.ledger import read_entries
@@ -17,6 +17,7 @@ from pipeline.infer.plan import KeyOf, Plan, plan_chunks
 from pipeline.infer.sources.coco_document import COCO_SUFFIX, CocoDocument
 from pipeline.infer.sources.folder import FolderImages
 from pipeline.infer.sources.list_file import LIST_SUFFIX, ListFile
+from pipeline.infer.sources.named_files import folder_of
 from pipeline.infer.sources.parquet_files import PARQUET_SUFFIX, ParquetFiles, describe_file
 from pipeline.infer.sources.source import ImageSource
 from pipeline.shards.manifest import read_manifest
@@ -96,18 +97,26 @@ def open_input(url: str, settings: InferConfig, predictions_url: str) -> Inferen
     if suffix in (LIST_SUFFIX, COCO_SUFFIX, PARQUET_SUFFIX, *VIDEO_SUFFIXES):
         # A folder may have such a name.
         if storage.is_file(url):
+            if suffix == PARQUET_SUFFIX:
+                _check_output(url, predictions_url, is_folder=False)
             return InferenceInput(url, _open_file(url, suffix, settings))
         if not storage.exists(url):
             raise storage.MissingFileError(f"{url}: no such file; check infer.inputs")
     if settings.image_column is not None:
+        _check_output(url, predictions_url, is_folder=True)
         source = ParquetFiles(url, settings.image_column, settings.id_column, predictions_url)
         return InferenceInput(url, source)
     if is_shard_folder(url):
+        if _is_same_folder(url, predictions_url):
+            raise _overwritten(url, predictions_url)
         return InferenceInput(url, None)
     return InferenceInput(url, FolderImages(url, predictions_url))
 
 
 def _open_file(url: str, suffix: str, settings: InferConfig) -> ImageSource:
+    if settings.image_column is not None and suffix != PARQUET_SUFFIX:
+        kind = "a text file" if suffix == LIST_SUFFIX else "a video"
+        raise ConfigError([f"infer.image_column: is for Parquet files, not for {kind}"])
     if suffix == LIST_SUFFIX:
         return ListFile(url)
     if suffix == COCO_SUFFIX:
@@ -138,3 +147,36 @@ def _check_settings(settings: InferConfig, is_coco: bool, is_parquet: bool) -> N
         problems.append("infer.image_column: is for Parquet files, not for a COCO document")
     if problems:
         raise ConfigError(problems)
+
+
+def _check_output(url: str, predictions_url: str, is_folder: bool) -> None:
+    """Refuse an output that could overwrite tables of the input, or would be read with them."""
+    if is_folder:
+        is_mixed = _lies_in(predictions_url, url) or _lies_in(url, predictions_url)
+    else:
+        is_mixed = _is_same_folder(folder_of(storage.absolute(url)), predictions_url)
+    if is_mixed:
+        raise _overwritten(url, predictions_url)
+
+
+def _overwritten(url: str, predictions_url: str) -> ConfigError:
+    return ConfigError(
+        [
+            f"infer.output: {predictions_url} and the input {url} must be folders apart, because "
+            "the outputs are Parquet files too; name another folder"
+        ]
+    )
+
+
+def _is_same_folder(url: str, other_url: str) -> bool:
+    return _lies_in(url, other_url) and _lies_in(other_url, url)
+
+
+def _lies_in(url: str, folder_url: str) -> bool:
+    """Whether a folder is another one or below it, by whatever links it is named."""
+    paths = [storage.local_path(each) for each in (url, folder_url)]
+    real, real_folder = (
+        each if path is None else str(path.resolve())
+        for each, path in zip((url, folder_url), paths, strict=True)
+    )
+    return name_below(real, real_folder) is not None

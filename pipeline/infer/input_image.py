@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from model.images.decode import Pixels, decode_image
+from pipeline.storage.redaction import redact
 
 if TYPE_CHECKING:
     from pipeline.shards.row import ShardRow
@@ -58,5 +59,5 @@ class InputImage:
 
 
 def describe_error(error: Exception) -> str:
-    """Return the type and text of an error, without addresses: the same on every run."""
-    return re.sub(r" at 0x[0-9A-Fa-f]+", "", f"{type(error).__name__}: {error}")
+    """Return the type and text of an error, the same on every run: no addresses, no signatures."""
+    return re.sub(r" at 0x[0-9A-Fa-f]+", "", redact(f"{type(error).__name__}: {error}"))

@@ -13,6 +13,7 @@ from pipeline.infer.input_image import InputImage, describe_error
 from pipeline.infer.listed_image import ListedImage, listed_images
 from pipeline.shards.manifest import MANIFEST_NAME, read_manifest
 from pipeline.shards.row import read_rows
+from pipeline.storage.redaction import redacted_cause
 from pipeline.storage.versions import file_url
 
 ImageReader = Callable[["InputChunk"], Iterator[InputImage]]
@@ -55,7 +56,8 @@ def read_shard(chunk: "InputChunk") -> Iterator[InputImage]:
     except (OSError, pa.ArrowException) as error:
         # Damage is permanent only if the content differs from the manifest's digest.
         if _is_intact(chunk, url):
-            raise storage.StorageError(f"{url}: {error}") from error
+            cause = redacted_cause(error)
+            raise storage.StorageError(f"{url}: {cause}") from cause
         reason = f"the shard is damaged ({describe_error(error)})"
     for row_index in range(read, chunk.images):
         name = f"{file}[{row_index}]"

@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import compress
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline import storage
-from pipeline.infer.detection_files import read_detection_rows, write_detection_rows
+from pipeline.infer.detection_files import (
+    is_detections_file,
+    read_detection_rows,
+    write_detection_rows,
+)
 from pipeline.infer.ledger import (
     READ_THREADS,
     LedgerEntry,
@@ -28,8 +29,6 @@ from pipeline.infer.ledger import (
 from pipeline.infer.plan import KeyOf, Plan, output_sizes
 
 logger = logging.getLogger(__name__)
-
-_TELLING_COLUMNS = {"image_id", "file_name", "boxes", "scores", "labels", "error"}
 
 
 def clean_output(
@@ -93,7 +92,7 @@ def _delete_unowned(plan: Plan, predictions_url: str) -> None:
     unowned = sorted(set(output_sizes(predictions_url)) - plan.owned)
     urls = [output_url(predictions_url, name) for name in unowned]
     with ThreadPoolExecutor(READ_THREADS, "unowned") as pool:
-        are_ours = list(pool.map(_is_detections_file, urls))
+        are_ours = list(pool.map(is_detections_file, urls))
     ours = list(compress(urls, are_ours))
     _delete(ours)
     if ours:
@@ -109,15 +108,6 @@ def _delete_unowned(plan: Plan, predictions_url: str) -> None:
             len(others),
             ", ".join(others[:5]),
         )
-
-
-def _is_detections_file(url: str) -> bool:
-    store, path = storage.filesystem(url)
-    try:
-        with store.open_input_file(path) as file:
-            return _TELLING_COLUMNS.issubset(pq.read_schema(file).names)
-    except (OSError, pa.ArrowException):
-        return False
 
 
 def _shrink(

@@ -5,28 +5,30 @@ that when the upload is complete. Here a file appears, or is replaced, when its 
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pyarrow as pa
 from pyarrow.fs import AzureFileSystem, FileInfo, FileSelector, FileSystemHandler, PyFileSystem
 
-from pipeline.storage.azure_account import Account, account_of, split_url
+from pipeline.storage.azure_account import Account, account_at, account_of, split_url
 from pipeline.storage.azure_blobs import BlockWriter, connect, translated_errors
 from pipeline.storage.object_stores import Page
+from pipeline.storage.redaction import redacted_cause
 
 
 def open_store(url: str) -> tuple[PyFileSystem, str]:
     """Return the file system of a URL, and the path in it."""
-    name, container, key = split_url(url)
-    return PyFileSystem(_AzureHandler(account_of(name))), f"{container}/{key}".rstrip("/")
+    _, container, key = split_url(url)
+    return PyFileSystem(_AzureHandler(account_at(url))), f"{container}/{key}".rstrip("/")
 
 
 def list_page(url: str, prefix: str, token: str | None, limit: int | None) -> Page:
     """List a page of blobs with their ETags; see `ObjectStore.list_page`."""
-    name, container, _ = split_url(url)
+    _, container, _ = split_url(url)
     with translated_errors():
         listing = (
-            connect(account_of(name))
+            connect(account_at(url))
             .get_container_client(container)
             .list_blobs(prefix, include=["metadata"], results_per_page=limit)
             .by_page(token)
@@ -50,7 +52,8 @@ def _native(account: Account) -> AzureFileSystem:
     return AzureFileSystem(
         account_name=account.name,
         account_key=account.key,
-        sas_token=account.sas_token,
+        # pyarrow appends it to addresses as it is, and portals show it with and without "?".
+        sas_token=None if account.sas_token is None else "?" + account.sas_token.lstrip("?"),
         blob_storage_authority=blob,
         dfs_storage_authority=blob.replace(".blob.", ".dfs."),
         blob_storage_scheme=scheme,
@@ -66,7 +69,7 @@ class _AzureHandler(FileSystemHandler):  # type: ignore[misc]
         self._native = _native(account)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _handler, (self._account.name,)
+        return _handler, (self._account.name, self._account.suffix)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _AzureHandler) and self._account == other._account
@@ -82,45 +85,51 @@ class _AzureHandler(FileSystemHandler):  # type: ignore[misc]
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
         raise NotImplementedError("files in Azure are written whole")
 
+    def _ask(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        try:
+            return method(*args, **options)
+        except (OSError, pa.ArrowException) as error:  # names the signed address
+            raise redacted_cause(error) from None
+
     def get_type_name(self) -> str:
         return "azure"
 
     def normalize_path(self, path: str) -> str:
-        return str(self._native.normalize_path(path))
+        return str(self._ask(self._native.normalize_path, path))
 
     def get_file_info(self, paths: list[str]) -> list[FileInfo]:
-        return list(self._native.get_file_info(paths))
+        return list(self._ask(self._native.get_file_info, paths))
 
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
-        return list(self._native.get_file_info(selector))
+        return list(self._ask(self._native.get_file_info, selector))
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        self._native.create_dir(path, recursive=recursive)
+        self._ask(self._native.create_dir, path, recursive=recursive)
 
     def delete_dir(self, path: str) -> None:
-        self._native.delete_dir(path)
+        self._ask(self._native.delete_dir, path)
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        self._native.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+        self._ask(self._native.delete_dir_contents, path, missing_dir_ok=missing_dir_ok)
 
     def delete_root_dir_contents(self) -> None:
         raise NotImplementedError("an account is not emptied")
 
     def delete_file(self, path: str) -> None:
-        self._native.delete_file(path)
+        self._ask(self._native.delete_file, path)
 
     def move(self, src: str, dest: str) -> None:
-        self._native.move(src, dest)
+        self._ask(self._native.move, src, dest)
 
     def copy_file(self, src: str, dest: str) -> None:
-        self._native.copy_file(src, dest)
+        self._ask(self._native.copy_file, src, dest)
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
-        return self._native.open_input_stream(path)
+        return cast(pa.NativeFile, self._ask(self._native.open_input_stream, path))
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return self._native.open_input_file(path)
+        return cast(pa.NativeFile, self._ask(self._native.open_input_file, path))
 
 
-def _handler(name: str) -> _AzureHandler:
-    return _AzureHandler(account_of(name))
+def _handler(name: str, suffix: str) -> _AzureHandler:
+    return _AzureHandler(account_of(name, suffix))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from pipeline.storage.redaction import redact, redacted_cause
 from pipeline.storage.urls import is_in_store, local_path, scheme_of
 
 T = TypeVar("T")
@@ -53,6 +54,10 @@ class RefusedError(OSError):
     """A store refuses a request, and would again; raised to `retry` by the clients of stores."""
 
 
+class InvalidNameError(FileNotFoundError):
+    """No bucket can have such a name; raised to `retry` by the clients of stores."""
+
+
 def status_error(status: int, message: str) -> OSError:
     """Build the error for the HTTP status of an answer: `RefusedError` or a transient one."""
     is_refused = 400 <= status < 500 and status not in (408, 429)
@@ -68,6 +73,8 @@ def missing_file(url: str) -> MissingFileError:
 def retry(url: str, action: Callable[[], T]) -> T:
     """Run ``action`` and return its result; retry transient errors of stores with growing pauses.
 
+    Messages and causes have no signatures and keys, which clients copy from signed addresses.
+
     Raises:
         MissingFileError: no file or folder exists at the URL, or no bucket of that name.
         StorageError: any other permanent error, or a transient one after the last retry.
@@ -77,13 +84,14 @@ def retry(url: str, action: Callable[[], T]) -> T:
     while True:
         try:
             return action()
-        except FileNotFoundError as error:
-            raise missing_file(url) from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise missing_file(url) from redacted_cause(error)
         except _expected_errors(is_local) as error:
             pause_s = next(pauses_s, None)
             if pause_s is None or _is_permanent(error):
                 advice = _ADVICE["" if is_local else scheme_of(url)]
-                raise StorageError(f"{url}: {error}. {advice}") from error
+                cause = redacted_cause(error)
+                raise StorageError(f"{url}: {redact(str(error))}. {advice}") from cause
             time.sleep(pause_s)
 
 

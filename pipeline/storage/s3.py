@@ -10,10 +10,15 @@ from typing import Any
 
 import boto3
 import pyarrow.fs
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+)
 
 from pipeline.storage.object_stores import Page
-from pipeline.storage.retries import RefusedError, status_error
+from pipeline.storage.retries import InvalidNameError, RefusedError, status_error
 
 _SCHEME = "s3://"
 
@@ -63,6 +68,8 @@ def list_page(url: str, prefix: str, token: str | None, limit: int | None) -> Pa
             raise FileNotFoundError(str(error)) from error
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
         raise status_error(status, str(error)) from error
+    except ParamValidationError as error:  # checks the name of the bucket before it asks
+        raise InvalidNameError(str(error)) from error
     except BotoCoreError as error:
         kind = RefusedError if isinstance(error, NoCredentialsError) else OSError
         raise kind(str(error)) from error

@@ -22,7 +22,7 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
 
 def is_relative(location: str) -> bool:
     """Whether the location is a path that depends on the current folder."""
-    return not _has_scheme(location) and not Path(location).expanduser().is_absolute()
+    return not _has_scheme(location) and not _expand_home(location).is_absolute()
 
 
 def scheme_of(location: str) -> str:
@@ -46,11 +46,21 @@ def local_path(location: str) -> Path | None:
     """Return the path of a plain or ``file://`` location; None for any other scheme."""
     if location.startswith("file:"):
         return Path(unquote(urlparse(location).path))
-    return None if _has_scheme(location) else Path(location).expanduser()
+    return None if _has_scheme(location) else _expand_home(location)
+
+
+def is_in_home(location: str) -> bool:
+    """Whether a path begins with ``~/``; other names may begin with that character too."""
+    return location == "~" or location.startswith("~/")
+
+
+def _expand_home(location: str) -> Path:
+    path = Path(location)
+    return path.expanduser() if is_in_home(location) else path
 
 
 def absolute(location: str, folder: Path | None = None) -> str:
-    """Resolve a relative path and expand ``~``; leave other schemes alone.
+    """Resolve a relative path and expand ``~/``; leave other schemes alone.
 
     ``file://`` becomes a plain path, so that a local file has one spelling. Every location that a
     task on a cluster reads must be absolute: its process runs in another folder.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from pipeline.storage.object_stores import object_store
+from pipeline.storage.object_stores import ObjectStore, object_store
 from pipeline.storage.retries import retry
 from pipeline.storage.urls import join, local_path
 
@@ -92,16 +92,24 @@ def _stat_version(path: Path) -> str | None:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
+def _object_version(store: ObjectStore, url: str, key: str) -> str | None:
+    """Return the version of an object; None if there is none with exactly this key."""
+    page = retry(url, lambda: store.list_page(url, key, None, 1))
+    # Stores may answer with an empty page and the token of the next one.
+    while not page.objects and (token := page.token) is not None:
+        page = retry(url, functools.partial(store.list_page, url, key, token, None))
+    return next((version for each, version in page.objects[:1] if each == key), None)
+
+
 def _list_objects(url: str) -> Iterator[FileVersion]:
     store = object_store(url)
     _, path = store.open_store(url)
     prefix = path.partition("/")[2]
     if prefix:
         # Keys are in the order of their bytes: the object itself comes first.
-        for key, version in retry(url, lambda: store.list_page(url, prefix, None, 1)).objects:
-            if key == prefix:
-                yield FileVersion("", version)
-                return
+        if (version := _object_version(store, url, prefix)) is not None:
+            yield FileVersion("", version)
+            return
         # With the slash: a longer name that begins alike is not below the folder.
         prefix += "/"
     token: str | None = None

@@ -12,7 +12,7 @@ from xml.sax.saxutils import quoteattr
 from pipeline.infer.annotations.mask_polygons import Outline
 from pipeline.infer.detection_rows import DetectionRow
 from pipeline.storage.azure_account import split_url
-from pipeline.storage.urls import is_in_store, scheme_of
+from pipeline.storage.urls import absolute, is_in_store, is_relative, scheme_of
 
 _AZURE = "azure-blob://"
 _STORES = ("s3://", "gs://", _AZURE)
@@ -23,10 +23,14 @@ def image_address(name: str, url: str, prefix: str | None) -> str:
     """Return where Label Studio finds an image.
 
     Args:
-        name: of the image, relative to its folder.
+        name: of the image, relative to its folder; or a URL or an absolute path itself.
         url: of the image.
-        prefix: what stands before the name; None decides by ``url``.
+        prefix: what stands before a relative name; None decides by ``url``.
     """
+    if scheme_of(name) in ("http", "https"):
+        return name
+    if not is_relative(name):
+        name, prefix = absolute(name), None
     if prefix is None and is_in_store(url):
         return _store_address(url)
     if prefix is not None and prefix.startswith(_STORES):

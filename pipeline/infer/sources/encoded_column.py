@@ -147,9 +147,11 @@ class _Cells:
         """
         store, path = storage.filesystem(self._url)
         columns = self._file.metadata.row_group(group)
+        # The name of a column may have a dot in it.
+        stored = ".".join(self._column.path)
         for number in range(columns.num_columns):
             part = columns.column(number)
-            if part.path_in_schema.split(".")[: len(self._column.path)] != [*self._column.path]:
+            if not f"{part.path_in_schema}.".startswith(f"{stored}."):
                 continue
             start = part.dictionary_page_offset or part.data_page_offset
             end = start + part.total_compressed_size

@@ -8,7 +8,12 @@ from model.structures import Category
 from pipeline import storage
 from pipeline.infer.inputs import ImageReader
 from pipeline.infer.listed_image import ListedImage
-from pipeline.infer.sources.named_files import file_versions, read_named_files, resolve
+from pipeline.infer.sources.named_files import (
+    file_versions,
+    folder_of,
+    read_named_files,
+    resolve,
+)
 from pipeline.infer.sources.source import LISTED_TWICE, is_new
 
 LIST_SUFFIX = ".txt"
@@ -29,7 +34,7 @@ class ListFile:
 
     def __init__(self, list_url: str) -> None:
         self._list_url = storage.absolute(list_url)
-        self.url = self._list_url.rpartition("/")[0]
+        self.url = folder_of(self._list_url)
         self.images = 0
         self.skipped: Counter[str] = Counter()
 

@@ -9,12 +9,15 @@ from itertools import islice
 from pipeline import storage
 from pipeline.infer.input_image import InputImage
 from pipeline.infer.inputs import InputChunk, read_file
-from pipeline.storage.retries import retry
-from pipeline.storage.urls import local_path
+from pipeline.storage.retries import InvalidNameError, retry
+from pipeline.storage.urls import is_in_home, local_path
 from pipeline.storage.versions import file_url, list_versions
 
 MISSING, NOT_A_FILE, NO_NAME = "missing", "not a file", "no name"
 """Versions of what is no file now. A file that comes later has another version."""
+
+_UNUSABLE = {errno.ENAMETOOLONG: NO_NAME, errno.ELOOP: NOT_A_FILE}
+"""Error number -> version of what only this name is to blame for, not the disk."""
 
 _THREADS = 16  # they wait for the store
 _BATCH = 1000
@@ -27,11 +30,16 @@ def resolve(name: str, folder_url: str) -> str:
         name: a URL, an absolute path, or a path relative to ``folder_url``.
         folder_url: a folder, as a plain path or in a bucket.
     """
-    if "://" in name or name.startswith(("/", "~")):
+    if "://" in name or name.startswith("/") or is_in_home(name):
         return name
     scheme, separator, path = folder_url.rpartition("://")
     # Object keys have no "..".
     return scheme + separator + posixpath.normpath(posixpath.join(path, name))
+
+
+def folder_of(url: str) -> str:
+    """Return the folder that a file is in, which may be the root."""
+    return url.rpartition("/")[0] or "/"
 
 
 def read_named_files(chunk: InputChunk) -> Iterator[InputImage]:
@@ -84,9 +92,10 @@ def file_version(url: str) -> str:
     except ValueError:  # a NUL
         return NO_NAME
     except storage.StorageError as error:
-        if getattr(error.__cause__, "errno", None) == errno.ENAMETOOLONG:
-            return NO_NAME
-        raise
+        number = getattr(error.__cause__, "errno", None)
+        if number not in _UNUSABLE:
+            raise
+        return _UNUSABLE[number]
     if not path.is_file():  # a folder, a pipe
         return NOT_A_FILE
     return f"{status.st_size} {status.st_mtime_ns}"
@@ -109,8 +118,8 @@ def check_version(url: str, version: str) -> None:
 def _listed_version(url: str) -> str:
     try:
         first = next(list_versions(url), None)
-    except storage.MissingFileError:  # no such bucket
-        return MISSING
+    except storage.MissingFileError as error:  # no such bucket
+        return NO_NAME if isinstance(error.__cause__, InvalidNameError) else MISSING
     if first is None:
         return MISSING
     return NOT_A_FILE if first.name else first.version

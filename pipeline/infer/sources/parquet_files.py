@@ -15,7 +15,12 @@ from pipeline.infer.image_listing import ImageListing
 from pipeline.infer.inputs import ImageReader
 from pipeline.infer.listed_image import ListedImage
 from pipeline.infer.sources.encoded_column import EncodedColumn, cell_name
-from pipeline.infer.sources.named_files import file_versions, read_named_files, resolve
+from pipeline.infer.sources.named_files import (
+    file_versions,
+    folder_of,
+    read_named_files,
+    resolve,
+)
 from pipeline.infer.sources.parquet_column import Column, describe_columns, open_parquet
 from pipeline.infer.sources.source import LISTED_TWICE, is_new
 from pipeline.ingest.identifiers import IdTable, id_text
@@ -77,12 +82,14 @@ class ParquetFiles:
         self, url: str, image_column: str, id_column: str | None = None, output_url: str = ""
     ) -> None:
         self._listed_url = storage.absolute(url)
-        # Names are relative to the folder, for a single file too.
-        is_file = self._listed_url.lower().endswith(PARQUET_SUFFIX)
-        self.url = self._listed_url.rpartition("/")[0] if is_file else self._listed_url
         self.images = 0
         self.skipped: Counter[str] = Counter()
         listing = ImageListing(self._listed_url, output_url, (PARQUET_SUFFIX,))
+        listed = list(listing)
+        # Names are relative to the folder, for a single file too. Its name alone does not tell:
+        # Spark and Dask write folders that are called table.parquet.
+        is_file = any(file.name == "" for file in listed)
+        self.url = folder_of(self._listed_url) if is_file else self._listed_url
         self._files = [
             _open(
                 file.name or self._listed_url.rpartition("/")[2],
@@ -91,7 +98,7 @@ class ParquetFiles:
                 image_column,
                 id_column,
             )
-            for file in listing
+            for file in listed
         ]
         self._other_files = listing.skipped
         if not self._files:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class VideoFrames:
-    """An `ImageSource`: frame n has the name ``video.mp4[n]`` and, in a new output, the id n.
+    """An `ImageSource`: frame n has the name ``video.mp4[n]`` and the id n.
 
     All frames are decoded once to count them: what a file states is often not exact.
 
@@ -50,7 +50,7 @@ class VideoFrames:
         with fetch_video(self.url) as video:
             for frame in video:
                 self.images += 1
-                yield ListedImage(f"{name}[{frame.number}]", version)
+                yield ListedImage(f"{name}[{frame.number}]", version, frame.number)
         if video.damage is not None:
             logger.warning("%s: %s; its other frames are predicted on", self.url, video.damage)
             self.skipped[f"(frames that cannot be read: {video.damage})"] += 1
@@ -83,10 +83,10 @@ def read_frames(chunk: InputChunk) -> Iterator[InputImage]:
     for number, (name, version) in enumerate(zip(chunk.files, chunk.versions, strict=True)):
         try:
             video = _open(chunk.folder_url, version)
+            frame = video.find(int(name.rpartition("[")[2].removesuffix("]")))
         except storage.MissingFileError as error:
             yield chunk.image(number, error=str(error))
             continue
-        frame = video.find(int(name.rpartition("[")[2].removesuffix("]")))
         reason = None if frame else f"{chunk.folder_url}: the video ends before {name}"
         image = chunk.image(number, error=reason)
         yield FrameImage(**vars(image), frame=frame)
@@ -113,11 +113,17 @@ class _OpenVideo:
         # Closes the file, and deletes the copy of one in a bucket, at the end of the process too.
         weakref.finalize(self, self._stack.close)
         self._next = 0
+        self._frames: Iterator[VideoFrame] | None = None
         self._frames = self._restart()
 
     def find(self, number: int) -> VideoFrame | None:
-        """Return frame ``number``; None if the video ends before it."""
-        if number < self._next:
+        """Return frame ``number``; None if the video ends before it.
+
+        Raises:
+            MissingFileError: the file is gone, and had to be opened again.
+            StorageError: it cannot be read.
+        """
+        if self._frames is None or number < self._next:
             self._frames = self._restart()
         for frame in self._frames:
             self._next = frame.number + 1
@@ -126,7 +132,8 @@ class _OpenVideo:
         return None
 
     def _restart(self) -> Iterator[VideoFrame]:
+        # If the file cannot be opened again, nothing decodes the closed one, which would crash.
+        self._frames, self._next = None, 0
         self._stack.close()
-        self._next = 0
         reader: VideoReader = self._stack.enter_context(fetch_video(self._url))
         return iter(reader)

@@ -7,12 +7,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from pipeline import storage
 from pipeline.config import DataConfig, EvaluateConfig, InferConfig
 from pipeline.evaluate.evaluation import run_evaluation
 from pipeline.evaluate.shard_predictions import UnusablePredictionsError, read_written_predictions
+from pipeline.infer import inference
+from pipeline.infer.detection_files import SCHEMA_VERSION, write_detection_rows
 from pipeline.infer.inference import run_inference
+from pipeline.infer.inputs import plan_shards
+from pipeline.infer.ledger import LedgerEntry, chunk_key, output_url, write_entry
 from pipeline.ingest.coco import read_coco
 from pipeline.ingest.shard_writer import write_shards
+from tests.pipeline.infer.folder_jobs import KilledError
 
 
 @pytest.fixture
@@ -82,6 +88,77 @@ def test_predictions_that_miss_images_are_refused(evaluate_config, predictions, 
     entry.write_text(text)
     (folder / "summary.json").unlink()
     with pytest.raises(UnusablePredictionsError, match=r"no summary.json, so it is no output"):
+        read_written_predictions(url, shapes_shards)
+
+
+@pytest.fixture
+def written(shapes_shards, tmp_path):
+    """Write a finished output without a detector; ``written(shard_number, score, precision)``."""
+    url, chunks = str(tmp_path / "written"), plan_shards(shapes_shards)
+
+    def write(number, score=0.1, precision="fp32"):
+        chunk = chunks[number]
+        entry = LedgerEntry(
+            name=chunk.name,
+            key=chunk_key(chunk, "digest", score, precision),
+            images=chunk.images,
+            failed=0,
+            objects=0,
+            size=write_detection_rows(output_url(url, chunk.name), []),
+            model="model",
+            files=chunk.files,
+            versions=chunk.versions,
+            schema=SCHEMA_VERSION,
+            model_digest="digest",
+            score_threshold=score,
+            precision=precision,
+        )
+        write_entry(url, entry)
+
+    for number in range(len(chunks)):
+        write(number)
+    summary = {"model": "model", "model_digest": "digest", "classes": [], "unfinished": 0}
+    summary |= {"left_out_below": 0.1, "score_threshold": 0.1, "precision": "fp32"}
+    storage.write_json(f"{url}/summary.json", summary)
+    write.url, write.summary = url, summary
+    return write
+
+
+@pytest.mark.parametrize("settings", [{"score": 0.3}, {"precision": "bf16"}])
+def test_outputs_of_several_settings_beside_an_old_summary_are_refused(
+    written, shapes_shards, settings
+):
+    """As a job leaves them that was started again with other settings, and killed halfway."""
+    assert len(read_written_predictions(written.url, shapes_shards).names) == 3
+    for number in range(3):
+        written(number, **settings)
+        with pytest.raises(UnusablePredictionsError, match="of several models or settings"):
+            read_written_predictions(written.url, shapes_shards)
+
+
+def test_a_summary_of_an_earlier_version_is_named_as_one(written, shapes_shards):
+    summary = written.summary
+    for lacking in ("classes", "score_threshold"):
+        document = {name: value for name, value in summary.items() if name != lacking}
+        storage.write_json(f"{written.url}/summary.json", document)
+        message = rf"earlier version of maskrcnn-ray and lacks {lacking}; start infer_batch again"
+        with pytest.raises(UnusablePredictionsError, match=message):
+            read_written_predictions(written.url, shapes_shards)
+
+
+def test_a_job_that_is_killed_leaves_no_summary_of_an_earlier_one(
+    evaluate_config, predictions, shapes_shards, monkeypatch
+):
+    url = predictions()
+
+    def killed(*_):
+        assert not (Path(url) / "summary.json").exists()
+        raise KilledError
+
+    monkeypatch.setattr(inference, "predict_plan", killed)
+    with pytest.raises(KilledError):
+        predictions(score_threshold=0.3)
+    with pytest.raises(UnusablePredictionsError, match=r"no summary.json, .* start infer_batch"):
         read_written_predictions(url, shapes_shards)
 
 

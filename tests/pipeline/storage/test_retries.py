@@ -1,6 +1,7 @@
 """Transient errors are retried with pauses; permanent ones are raised at once, with advice."""
 
 import threading
+import traceback
 from types import SimpleNamespace
 
 import pyarrow
@@ -89,6 +90,33 @@ def test_a_permanent_error_is_raised_at_once_with_the_advice_of_its_store(pauses
 def test_an_overload_or_a_broken_connection_is_transient(pauses, scheme, message):
     assert retry(f"{scheme}://b/k", failing(OSError(message))) == "done"
     assert len(pauses) == 1
+
+
+SIGNED = "https://a.blob.core.windows.net/c/k?sv=2024&se=2030-01-01&{}=dGVzdA%3D%3D&sp=r"
+
+
+@pytest.mark.parametrize("kind", [OSError, RefusedError, FileNotFoundError, pyarrow.ArrowInvalid])
+@pytest.mark.parametrize("name", ["sig", "SIG", "X-Amz-Signature", "X-Goog-Signature", "Signature"])
+def test_the_signature_of_an_address_is_in_no_message_and_no_traceback(pauses, kind, name):
+    def action():
+        try:
+            raise ValueError(SIGNED.format(name))
+        except ValueError as error:
+            raise kind(f"HEAD '{error}' failed") from error
+
+    with pytest.raises(storage.StorageError) as raised:
+        retry("az://c/k", action)
+    shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value)
+    assert "dGVzdA" not in shown
+    assert f"HEAD 'https://a.blob.core.windows.net/c/k?sv=2024&se=2030-01-01&{name}=" in shown
+    assert type(raised.value.__cause__) is kind
+
+
+def test_a_cause_without_a_signature_stays_as_it_is(pauses):
+    given = RefusedError("the signature of the request does not match; se=2030")
+    with pytest.raises(storage.StorageError) as raised:
+        retry("az://c/k", failing(given))
+    assert raised.value.__cause__ is given and str(given) in str(raised.value)
 
 
 def test_a_missing_file_is_raised_at_once(pauses):

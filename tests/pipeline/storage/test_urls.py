@@ -23,3 +23,9 @@ def test_absolute_resolves_local_paths_and_keeps_other_schemes():
     assert absolute("file:///a%20b", Path("/x")) == "/a b"
     assert absolute("a/../b", Path("/x")) == "/x/b"
     assert absolute("~/a", Path("/x")) == str(Path.home() / "a")
+
+
+def test_a_name_that_begins_with_a_tilde_is_no_home():
+    assert is_relative("~thumb.jpg") and str(local_path("~thumb.jpg")) == "~thumb.jpg"
+    assert absolute("~thumb.jpg", Path("/x")) == "/x/~thumb.jpg"
+    assert absolute("~", Path("/x")) == str(Path.home())

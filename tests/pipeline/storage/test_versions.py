@@ -4,6 +4,8 @@ import boto3
 import pytest
 
 from pipeline import storage
+from pipeline.storage import versions
+from pipeline.storage.object_stores import Page
 from pipeline.storage.versions import file_url, file_versions, list_versions
 from tests.object_stores import STORES
 
@@ -81,3 +83,20 @@ def test_a_listing_of_many_pages_is_complete(s3):
 def test_a_missing_bucket_is_named(s3):
     with pytest.raises(storage.MissingFileError, match=r"s3://no-such-bucket-here/x: no such"):
         list(list_versions("s3://no-such-bucket-here/x"))
+
+
+def test_an_empty_page_with_a_token_is_not_the_end_of_a_listing(monkeypatch):
+    """Google's protocol allows such pages; here the object is on the third."""
+
+    class Store:
+        def open_store(self, url):
+            return None, url.removeprefix("gs://")
+
+        def list_page(self, url, prefix, token, limit):
+            objects = [("k", "7")] if token == "2" and "k".startswith(prefix) else []
+            return Page(objects, {None: "1", "1": "2", "2": None}[token])
+
+    monkeypatch.setattr(versions, "object_store", lambda url: Store())
+    assert list(list_versions("gs://b/k")) == [("", "7")]
+    assert list(list_versions("gs://b")) == [("k", "7")]
+    assert list(list_versions("gs://b/other")) == []

@@ -221,3 +221,18 @@ def test_names_that_xml_cannot_hold_are_the_same_in_both_files(tmp_path):
 )
 def test_the_address_of_an_image_is_one_that_label_studio_can_open(url, prefix, address):
     assert image_address("a b.jpg", url, prefix) == address
+
+
+@pytest.mark.parametrize("prefix", [None, "https://images.example/", "s3://bucket/other/"])
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("s3://b/in/a b.jpg", "s3://b/in/a b.jpg"),
+        ("az://b/in/a b.jpg", "azure-blob://b/in/a b.jpg"),
+        ("https://host/a%20b.jpg", "https://host/a%20b.jpg"),
+        ("/in/a b.jpg", "/data/local-files/?d=/in/a%20b.jpg"),
+        ("file:///in/a%20b.jpg", "/data/local-files/?d=/in/a%20b.jpg"),
+    ],
+)
+def test_a_name_that_is_a_whole_address_gets_no_prefix(name, address, prefix):
+    assert image_address(name, name, prefix) == address

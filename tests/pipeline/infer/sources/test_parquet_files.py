@@ -208,3 +208,47 @@ def test_ids_of_text_are_kept_as_json(tmp_path):
     rows = read_outputs(output)
     assert [json.loads(row.source_image_id) for row in rows] == ["7", "x", "ü"]
     assert rows[0].image_id == 7
+
+
+def test_a_folder_may_be_called_like_a_parquet_file(base):
+    """As Spark and Dask write tables."""
+    url, output = f"{base}/table.parquet", f"{base}/out"
+    write(f"{url}/part-00000.parquet", {"image": numbers(0, 2)})
+    write(f"{url}/part-00001.parquet", {"image": numbers(2, 4)})
+    storage.write_bytes(f"{url}/_SUCCESS", b"")
+    run_job(lambda: ParquetFiles(url, "image"), output)
+    rows = read_outputs(output)
+    assert [(row.labels, row.error) for row in rows] == [([n], None) for n in range(4)]
+    assert rows[0].file_name == "part-00000.parquet[0].image"
+
+
+def test_a_store_that_fails_is_no_damage_of_a_column_with_a_dot(tmp_path):
+    """As WebDataset calls them: image.jpg is the whole name, not a field of a struct."""
+    url = str(tmp_path / "a.parquet")
+    write(url, {"image.jpg": [bytes(1000)] * 40}, compression="none", use_dictionary=False)
+    content = storage.read_bytes(url)
+    page = pq.ParquetFile(url).metadata.row_group(0).column(0).data_page_offset
+    storage.write_bytes(url, content[:page] + b"\xff" * 50 + content[page + 50 :])
+    [chunk] = plan(lambda: ParquetFiles(url, "image.jpg"), tmp_path / "out", 99).unfinished()
+    encoded_column._open_cells.cache_clear()
+    cells = encoded_column._open_cells(url, chunk.versions[0], "image.jpg")
+    storage.delete(url)  # nothing can be read again, so nothing can be told
+    with pytest.raises(storage.StorageError, match=r"a.parquet: no such file"):
+        cells.read(0)
+
+
+def test_an_output_never_replaces_a_file_of_others(tmp_path):
+    """Not even where a job is pointed at a folder with tables in it."""
+    output = tmp_path / "out"
+    tables = [str(output / f"part-0000{n}.parquet") for n in (0, 2)]
+    for url in tables:
+        write(url, {"image": numbers(0, 3)})
+    before = [storage.read_bytes(url) for url in tables]
+    images = tmp_path / "images"
+    for n in range(6):
+        storage.write_bytes(str(images / f"{n}.jpg"), str(n).encode())
+    assert len(run_job(images, output, images_per_chunk=2)) == 6
+    names = sorted(path.name for path in output.glob("*.parquet"))
+    assert names == [f"part-0000{n}.parquet" for n in range(5)]
+    assert [storage.read_bytes(url) for url in tables] == before
+    assert run_job(images, output, images_per_chunk=2) == []

@@ -1,12 +1,15 @@
 """Each frame of a video is an image, read in any order of chunks."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline import storage
+from pipeline.infer.detection_files import write_detection_rows
 from pipeline.infer.inputs import read_images
+from pipeline.infer.ledger import LedgerEntry, output_url, write_entry
 from pipeline.infer.sources.video_file import VideoFrames
 from tests.pipeline.infer.folder_jobs import plan
 from tests.pipeline.predict.conftest import clip  # noqa: F401
@@ -40,6 +43,33 @@ def test_frames_are_images_with_their_number_as_id(request, clip, tmp_path, loca
     assert [read[n][1] for n in range(12)] == expected(12)
     assert len({version for _, _, version in read.values()}) == 1
     assert list(plan(lambda: VideoFrames(url), tmp_path / "out", 5).unfinished()) == chunks
+
+
+def test_a_frame_keeps_its_number_as_id_whatever_the_size_of_the_chunks(clip, tmp_path):  # noqa: F811
+    """In chunks of another size, some of them finished before."""
+    url, output = str(clip()), str(tmp_path / "out")
+    chunks = list(plan(lambda: VideoFrames(url), output, 5).unfinished())
+    for chunk in chunks[1:2]:
+        write_detection_rows(output_url(output, chunk.name), [])
+        entry = LedgerEntry(chunk.name, "", 5, 0, 0, 0, "model", chunk.files, chunk.versions)
+        ids = {"image_ids": chunk.image_ids, "id_range": chunk.id_range}
+        given = {"has_given_ids": chunk.has_given_ids}
+        write_entry(output, replace(entry, **ids, **given))
+    again = plan(lambda: VideoFrames(url), output, 3)
+    images = [image for chunk in again.unfinished() for image in read_images(chunk)]
+    assert {image.image_id: image.file_name for image in images} == {
+        n: f"clip.mp4[{n}]" for n in range(12)
+    }
+
+
+def test_a_video_that_is_gone_in_the_middle_is_failed_rows(clip, tmp_path):  # noqa: F811
+    path = clip()
+    [chunk] = plan(lambda: VideoFrames(str(path)), tmp_path / "out", 64).unfinished()
+    frames = read_images(chunk)
+    assert [next(frames).error for _ in range(6)] == [None] * 6
+    path.unlink()
+    # A worker that takes over an earlier chunk goes back, which opens the file again.
+    assert all("clip.mp4: no such file" in image.error for image in read_images(chunk))
 
 
 def test_of_a_damaged_video_the_readable_frames_are_images(clip, tmp_path, caplog):  # noqa: F811
