@@ -214,9 +214,10 @@ def has_autoscaler() -> bool:
     Ray has no function that says so. Its monitor reports the type of each machine: a name in the
     configuration of the autoscaler, or, if there is none, ``node_`` and the machine's id.
     """
+    types: dict[str, str] = {}
     if status := _internal_kv_get(DEBUG_AUTOSCALING_STATUS):
         types = json.loads(status).get("autoscaler_report", {}).get("node_type_mapping") or {}
-    else:  # a cluster that has just started, or the second version of the autoscaler
+    if not types:  # a cluster that has just started, or the second version of the autoscaler
         try:
             present = get_cluster_status(ray.get_runtime_context().gcs_address)
         except Exception as error:  # of several types, from the client of Ray's control service

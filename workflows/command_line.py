@@ -200,6 +200,7 @@ def _show_unsent(config: RunConfig, arguments: Sequence[str]) -> None:
     """Print how much MLflow has not yet of the output's runs, and the command that sends it."""
     # Imported late: see the module's docstring.
     from pipeline.storage import StorageError
+    from pipeline.track.mlflow_store import hide_password
     from pipeline.track.send_unsent import count_unsent
 
     try:
@@ -208,8 +209,10 @@ def _show_unsent(config: RunConfig, arguments: Sequence[str]) -> None:
         logger.warning("what MLflow does not have yet is not known: %s", error)
         return
     if unsent.runs:
-        command = shlex.join(["maskrcnn-ray", "send_unsent", *arguments])
-        print(f"not sent    {unsent}, which MLflow did not take; send them with\n  {command}")
+        shown = [hide_password(each) for each in arguments]
+        command = shlex.join(["maskrcnn-ray", "send_unsent", *shown])
+        note = "" if shown == [*arguments] else " (with the password in place of ***)"
+        print(f"not sent    {unsent}, which MLflow did not take; send them with{note}\n  {command}")
 
 
 def format_values(values: Mapping[str, object], prefix: str = "") -> str:

@@ -6,7 +6,9 @@ job again continues the sweep, extends it if ``sweep.trials`` has grown, or retu
 is finished.
 """
 
+import functools
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,8 +44,13 @@ from pipeline.sweep.trial import (
     sweep_folder,
     trial_folder,
 )
+from pipeline.track.artifact_upload import UPLOAD_TIMEOUT_S
+from pipeline.track.attempt import attempt
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import TrackedRun, open_run
+from pipeline.track.mlflow_store import TrackingError
+from pipeline.track.send_unsent import send_unsent
+from pipeline.track.unsent_run import STATUS, UnsentRun
 from pipeline.train.run_record import read_run_record
 from pipeline.train.start_checks import check_data
 from pipeline.train.worker_count import settle_workers
@@ -116,6 +123,7 @@ def _run_sweep(config: RunConfig) -> SweepResult:
     if nothing_to_do and record is not None and record.reported == len(ledger.settled()) > 0:
         logger.info("the sweep in %s is finished; nothing to do", config.output)
         if not config.sweep.register_best or record.registered is not None:
+            _send_unsent(config)
             return _result(config, record, ledger, count)
     # Before anything is recorded: the cluster may be too small.
     resources = connect()
@@ -133,6 +141,14 @@ def _run_sweep(config: RunConfig) -> SweepResult:
             clock.save()
         _check_interrupted(config, ledger, clock, count)
         return _conclude(config, run, record, ledger, count)
+
+
+def _send_unsent(config: RunConfig) -> None:
+    """Send what the sweep and its trials could not; the result stands if that fails."""
+    try:
+        send_unsent(config, UPLOAD_TIMEOUT_S)
+    except (TrackingError, storage.StorageError) as error:
+        logger.warning("the MLflow runs of the sweep are not complete yet: %s", error)
 
 
 def _settle_finished(config: RunConfig, ledger: TrialLedger) -> None:
@@ -220,18 +236,41 @@ def _nothing_to_show(config: RunConfig, trials: tuple[TrialRecord, ...]) -> str:
 
 
 def _end_stopped_runs(config: RunConfig, run: TrackedRun, trials: tuple[TrialRecord, ...]) -> None:
-    """End the MLflow runs of trials whose processes were killed before they could."""
-    client = MlflowClient(tracking_uri=run.uri)
+    """End the MLflow runs of trials whose processes were killed before they could.
+
+    What a tracker that is away does not take is kept in the folders of the trials.
+    """
+    is_lost = False
     for trial in trials:
-        training = read_run_record(trial_folder(config, trial.trial_id))
+        output = trial_folder(config, trial.trial_id)
+        training = read_run_record(output)
         if training is None or training.result is not None:
             continue
+        run_id = training.run_id
         status = {"failed": "FAILED", "running": "KILLED"}.get(trial.status, "FINISHED")
-        if client.get_run(training.run_id).info.status == status:
-            continue
-        if trial.stopped_early:
-            client.set_tag(training.run_id, "stopped_early", "true")
-        client.set_terminated(training.run_id, status)
+        tags = {"stopped_early": "true"} if trial.stopped_early else {}
+        if not is_lost:
+            end = functools.partial(_end_run, run.uri, run_id, status, tags)
+            failure = attempt(end, UPLOAD_TIMEOUT_S)
+            if failure is None:
+                continue
+            logger.warning("MLflow run %s could not be marked %s: %s", run_id, status, failure)
+            if failure.error_code == "RESOURCE_DOES_NOT_EXIST":
+                continue  # someone deleted it
+            is_lost = failure.is_lost
+        unsent = UnsentRun(output, run_id)
+        unsent.keep_note(STATUS, status)
+        if tags:
+            unsent.keep_tags(tags)
+
+
+def _end_run(uri: str, run_id: str, status: str, tags: Mapping[str, str]) -> None:
+    client = MlflowClient(tracking_uri=uri)
+    if client.get_run(run_id).info.status == status:
+        return
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+    client.set_terminated(run_id, status)
 
 
 def _best_url(config: RunConfig) -> str:

@@ -22,6 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.storage.exclusive_use import exclusive_use
 from pipeline.train.checkpoint_store import list_checkpoints, training_url
 from pipeline.train.driver import run_training
+from pipeline.train.validation_history import history_of_step
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,8 @@ def _read_pointer() -> dict[str, Any] | None:
 def copy_checkpoint(source: str, target: str, name: str) -> int:
     """Replace the checkpoints of one trial by a checkpoint of another.
 
-    The other trial may have deleted it since; then its newest one is taken.
+    The other trial may have deleted it since; then its newest one is taken. Its validation comes
+    along, so that it is not repeated.
 
     Args:
         source: output folder of the trial to copy.
@@ -128,14 +130,16 @@ def copy_checkpoint(source: str, target: str, name: str) -> int:
     named = [url for url in available if url.endswith(f"/{name}")]
     url = (named or available)[0]
     name = url.rpartition("/")[2]
+    step = int(name.rpartition("_")[2])
     # Copied first, then renamed: a trial that is killed meanwhile has its old or its new weights.
     copying = storage.join(target, _COPYING)
     storage.delete(copying)
     with storage.fetch(url) as folder:
         storage.upload_folder(folder, storage.join(copying, name))
-    storage.write_json(storage.join(copying, _POINTER), {"name": name})
+    history = history_of_step(source, step)
+    storage.write_json(storage.join(copying, _POINTER), {"name": name, "history": history})
     _finish_copy(target)
-    return int(name.rpartition("_")[2])
+    return step
 
 
 def _finish_copy(target: str) -> None:
@@ -144,12 +148,17 @@ def _finish_copy(target: str) -> None:
     pointer = storage.join(copying, _POINTER)
     if not storage.exists(pointer):
         return
-    name = storage.read_json(pointer)["name"]
+    content = storage.read_json(pointer)
+    name, history = content["name"], content.get("history")
     copied = storage.join(copying, name)
     if storage.exists(copied):
         for own in list_checkpoints(target):
             storage.delete(own)
         # The validations of the replaced weights do not count for the new ones.
-        storage.delete(storage.join(training_url(target), BEST_FILE))
+        best = storage.join(training_url(target), BEST_FILE)
+        if history is None:
+            storage.delete(best)
+        else:
+            storage.write_json(best, history)
         storage.move_folder(copied, storage.join(training_url(target), name))
     storage.delete(copying)

@@ -1,7 +1,6 @@
 """Upload artifacts of a run without waiting long for a store that is broken."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from pipeline.storage import StorageError
+from pipeline.track.attempt import Failure, attempt
 from pipeline.track.unsent_run import UnsentRun
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,10 @@ class ArtifactUpload:
         retry_s: float = RETRY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.failure: str | None = None
+        self.failure: Failure | None = None
         """Why the store does not take artifacts; None while it does."""
+        self.kept_because: str | None = None
+        """Why the last `send_kept` has left files; None if it has left none."""
         self._client = client
         self._run_id = run_id
         self._unsent = unsent
@@ -67,25 +69,46 @@ class ArtifactUpload:
             self._unsent.keep_file(name, path)
 
     def send_kept(self) -> int:
-        """Try to send the kept files; return the number of those that are still kept."""
-        names = [] if self._unsent is None else self._unsent.artifacts()
-        for number, name in enumerate(names):
-            if not self._send_kept_file(name):
-                return len(names) - number
-        return 0
+        """Try to send the kept files; return the number of those that are still kept.
 
-    def _send_kept_file(self, name: str) -> bool:
+        A file that the store refuses, because it is too large, does not keep back the others. A
+        store that does not answer is not asked again.
+        """
+        self.kept_because = None
         if self._unsent is None:
-            return False
+            return 0
+        names = self._unsent.artifacts()
+        kept = 0
+        for number, name in enumerate(names):
+            failure = self._send_kept_file(name, self._unsent)
+            if failure is None:
+                continue
+            kept += 1
+            self.kept_because = self.kept_because or f"{name}: {failure}"
+            if failure.is_lost:
+                self._note(failure)
+                return kept + len(names) - number - 1
+        if kept and self.failure is None:
+            logger.warning(
+                "%d of %d kept artifacts of MLflow run %s cannot be sent (%s)",
+                kept,
+                len(names),
+                self._run_id,
+                self.kept_because,
+            )
+        return kept
+
+    def _send_kept_file(self, name: str, unsent: UnsentRun) -> Failure | None:
         try:
-            with self._unsent.artifact(name) as path:
-                if not self._attempt(lambda: self._log_file(path, name.rpartition("/")[0])):
-                    return False
+            with unsent.artifact(name) as path:
+                folder = name.rpartition("/")[0]
+                failure = attempt(lambda: self._log_file(path, folder), self._timeout_s)
         except StorageError as error:
-            logger.warning("the artifact %s cannot be sent: %s", name, error)
-            return False
-        self._unsent.drop_artifact(name)
-        return True
+            return Failure(str(error))
+        if failure is None:
+            self._note(None)
+            unsent.drop_artifact(name)
+        return failure
 
     def _log_file(self, path: Path, folder: str) -> None:
         self._client.log_artifact(self._run_id, str(path), folder or None)
@@ -98,13 +121,20 @@ class ArtifactUpload:
         had_failed = self.failure is not None
         if not (self._is_due() and self._attempt(action)):
             return False
-        if had_failed and self._unsent is not None:
-            self._unsent.drop_artifact(name)  # an earlier version must not replace this one
-            self.send_kept()
+        if self._unsent is not None:
+            # An earlier version must not replace this one; another process may have kept it.
+            self._unsent.drop_artifact(name)
+            if had_failed:
+                self.send_kept()
         return True
 
     def _attempt(self, action: Callable[[], None]) -> bool:
         failure = attempt(action, self._timeout_s)
+        self._note(failure)
+        return failure is None
+
+    def _note(self, failure: Failure | None) -> None:
+        """Note whether the store takes files, and log when that changes."""
         if failure is None and self.failure is not None:
             logger.warning("the artifact store of MLflow run %s takes files again", self._run_id)
         if failure is not None:
@@ -112,9 +142,8 @@ class ArtifactUpload:
             if self.failure is None:
                 self._report(failure)
         self.failure = failure
-        return failure is None
 
-    def _report(self, failure: str) -> None:
+    def _report(self, failure: Failure) -> None:
         logger.warning(
             "the artifact store of MLflow run %s does not take files (%s); the job goes on, and "
             "its files are in the output folder%s",
@@ -122,30 +151,3 @@ class ArtifactUpload:
             failure,
             "" if self._unsent is None else f"; they are sent from {self._unsent.url} later",
         )
-
-
-def attempt(action: Callable[[], object], timeout_s: float) -> str | None:
-    """Run an action that may hang or raise; return why it failed, or None if it did not.
-
-    Args:
-        action: what to do; it may go on after the time is over.
-        timeout_s: longest time to wait for it, seconds.
-    """
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            action()
-        except Exception as error:  # of boto, requests or MLflow, depending on the store
-            errors.append(error)
-
-    # A daemon: neither this job nor its end waits for a request that hangs.
-    thread = threading.Thread(target=run, name="mlflow-request", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if thread.is_alive():
-        return f"no answer in {timeout_s:g} s"
-    if errors:
-        first_line = next(iter(str(errors[0]).splitlines()), "")
-        return f"{type(errors[0]).__name__}: {first_line}"
-    return None

@@ -6,11 +6,13 @@ a failure, or by a later process, and corrects what it finds: a checkpoint that 
 replaced loses its logged model.
 """
 
-from collections.abc import Iterable, Mapping
+import functools
+import logging
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric, Run
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
 from model.weights.storage import WEIGHTS_FILE
@@ -19,13 +21,12 @@ from model.weights.storage.model_folder import checkpoint_step
 from pipeline import storage
 from pipeline.output_layout import TRAINING_FOLDER
 from pipeline.storage.records import parse_record
+from pipeline.track.checkpoint_metrics import link_metrics
+
+logger = logging.getLogger(__name__)
 
 MODEL_TYPE = "checkpoint"
 URL_TAG, STEP_TAG, SHA256_TAG = "checkpoint", "step", "weights_sha256"
-VALIDATION_PREFIX = "val/"
-"""How the names of the metrics of a training's validations begin."""
-VALIDATION_DATASET = "validation"
-"""The name of their dataset in the run."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class StoredCheckpoint:
 def record_checkpoints(client: MlflowClient, run_id: str, output: str) -> None:
     """Make the logged models of a training's run those of the checkpoints in its output folder.
 
-    Their metrics are those of the validation after the same step, linked to its dataset.
+    Their metrics are those of the validation after the same step (in ``best.json``), linked to its
+    dataset.
 
     Args:
         client: client of the tracking store.
@@ -59,13 +61,21 @@ def record_checkpoints(client: MlflowClient, run_id: str, output: str) -> None:
         output: its output folder.
 
     Raises:
-        MlflowException: the tracker cannot be reached, or is older than MLflow 3.
+        MlflowException: the tracker cannot be reached. One older than MLflow 3, which has no logged
+            models, is named once in the log.
         StorageError: the output folder cannot be read.
     """
     run = client.get_run(run_id)
+    try:
+        recorded = checkpoint_models(client, run)
+    except MlflowException as error:
+        if error.error_code != "ENDPOINT_NOT_FOUND":
+            raise
+        _say_unsupported(run_id)
+        return
     present = {each.step: each for each in stored_checkpoints(output)}
     models: dict[int, LoggedModel] = {}
-    for model in checkpoint_models(client, run):
+    for model in recorded:
         step = int(model.tags[STEP_TAG])
         if step in models or not _is_of(model, present.get(step)):
             client.delete_logged_model(model.model_id)
@@ -73,7 +83,7 @@ def record_checkpoints(client: MlflowClient, run_id: str, output: str) -> None:
             models[step] = model
     for step in sorted(present.keys() - models.keys()):
         models[step] = _create(client, run, present[step])
-    _link_metrics(client, run, models)
+    link_metrics(client, run, output, models)
 
 
 def stored_checkpoints(output: str) -> list[StoredCheckpoint]:
@@ -117,8 +127,8 @@ class _Checksums:
 
 def _is_of(model: LoggedModel, checkpoint: StoredCheckpoint | None) -> bool:
     """Return whether a logged model describes a checkpoint that is there."""
-    if checkpoint is None:
-        return False
+    if checkpoint is None or model.status != LoggedModelStatus.READY:
+        return False  # deleted, or recorded by a process that was killed meanwhile
     recorded = (model.tags.get(URL_TAG), model.tags.get(SHA256_TAG))
     return recorded == (checkpoint.url, checkpoint.sha256)
 
@@ -142,31 +152,10 @@ def _create(client: MlflowClient, run: Run, checkpoint: StoredCheckpoint) -> Log
     return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
-def _link_metrics(client: MlflowClient, run: Run, models: Mapping[int, LoggedModel]) -> None:
-    """Link the validation metrics of the run to the models of their steps that have none."""
-    lacking = {step: model for step, model in models.items() if not _is_linked(model)}
-    if not lacking:
-        return
-    inputs = [each.dataset for each in run.inputs.dataset_inputs] if run.inputs else []
-    dataset = next((each for each in inputs if each.name == VALIDATION_DATASET), None)
-    for key in (key for key in run.data.metrics if key.startswith(VALIDATION_PREFIX)):
-        linked = {
-            metric.step: Metric(
-                metric.key,
-                metric.value,
-                metric.timestamp,
-                metric.step,
-                model_id=lacking[metric.step].model_id,
-                dataset_name=dataset.name if dataset else None,
-                dataset_digest=dataset.digest if dataset else None,
-            )
-            for metric in client.get_metric_history(run.info.run_id, key)
-            if metric.step in lacking
-        }
-        if linked:
-            client.log_batch(run.info.run_id, metrics=list(linked.values()))
-
-
-def _is_linked(model: LoggedModel) -> bool:
-    metrics: Iterable[Metric] = model.metrics or ()
-    return any(metric.key.startswith(VALIDATION_PREFIX) for metric in metrics)
+@functools.cache  # once for each run of a process
+def _say_unsupported(run_id: str) -> None:
+    logger.warning(
+        "the tracker of MLflow run %s is older than MLflow 3 and has no logged models, so the "
+        "checkpoints are not recorded there; set track.log_checkpoints=false, or update it",
+        run_id,
+    )

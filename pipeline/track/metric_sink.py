@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
@@ -31,6 +31,16 @@ FOLLOW_UP_TIMEOUT_S = 30.0
 
 FollowUp = Callable[[MlflowClient], None]
 """Work for the tracker that comes after the metrics; may raise."""
+
+
+def limit_retries() -> None:
+    """Let MLflow repeat a failing request once, instead of for minutes."""
+    os.environ.setdefault(HTTP_RETRIES, "1")
+
+
+def _lacks_run(error: MlflowException) -> bool:
+    """Return whether MLflow refuses all metrics of a run, because someone has deleted it."""
+    return error.error_code == "RESOURCE_DOES_NOT_EXIST" or "'active' state" in str(error)
 
 
 class MetricSink:
@@ -59,12 +69,13 @@ class MetricSink:
         capacity: int = 100_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        # MLflow would repeat one request for minutes, and the sink would not know that it fails.
-        os.environ.setdefault(HTTP_RETRIES, "1")
+        limit_retries()  # the sink would not know for minutes that a request fails
         self.uri = uri
         self.run_id = run_id
         self.delivered = 0
         self.dropped = 0
+        self.refused: list[Metric] = []
+        """Those of the dropped metrics that MLflow has refused; they stay in the file."""
         self.failed_attempts = 0
         self._unsent = unsent
         self._follow_up = follow_up
@@ -72,6 +83,7 @@ class MetricSink:
         self._is_following_up = False
         self._retry_s = retry_s
         self._capacity = capacity
+        self._batch_size = METRICS_PER_REQUEST
         self._clock = clock
         self._waiting: deque[Metric] = deque()
         self._changed = threading.Condition()
@@ -105,12 +117,18 @@ class MetricSink:
             while self._is_busy() and (remaining_s := deadline - time.monotonic()) > 0:
                 self._changed.wait(remaining_s)
             waiting = list(self._waiting)
-        if self._unsent is not None and self._restored:
-            if waiting:
-                self._unsent.keep(waiting)
-            else:
-                self._unsent.clear()
+        if self._restored:
+            self._keep_or_clear(waiting)
         return len(waiting)
+
+    def _keep_or_clear(self, waiting: Sequence[Metric]) -> None:
+        """Write into the file what MLflow does not have, or delete it."""
+        if self._unsent is None:
+            return
+        if kept := [*self.refused, *waiting]:
+            self._unsent.keep(kept)
+        else:
+            self._unsent.clear()
 
     def request_follow_up(self) -> None:
         """Call the follow-up once everything is delivered; return at once."""
@@ -126,7 +144,8 @@ class MetricSink:
                 self._changed.wait_for(self._has_followed_up, FOLLOW_UP_TIMEOUT_S)
             self._closed = True
             self._changed.notify_all()
-        kept = undelivered if self._unsent is not None and self._unsent.is_kept else 0
+        missing = undelivered + len(self.refused)
+        kept = missing if self._unsent is not None and self._unsent.is_kept else 0
         if kept and self._unsent is not None:
             logger.warning(
                 "MLflow run %s: %d metrics could not be delivered; they are kept in %s, and the "
@@ -135,7 +154,7 @@ class MetricSink:
                 kept,
                 self._unsent.url,
             )
-        lost = undelivered - kept + self.dropped
+        lost = undelivered + self.dropped - kept
         if lost:
             logger.error(
                 "MLflow run %s: %d metrics were never delivered (%d delivered)",
@@ -156,10 +175,12 @@ class MetricSink:
                     continue
                 client.log_batch(self.run_id, metrics=batch, synchronous=True)
             except MlflowException as error:
-                if error.error_code in PERMANENT_ERRORS:
-                    self._drop_refused(batch, error)
-                else:
+                if error.error_code not in PERMANENT_ERRORS:
                     self._pause(error)
+                elif len(batch) == 1 or _lacks_run(error):
+                    self._drop_refused(batch, error)
+                else:  # one metric that is refused must not take the others with it
+                    self._batch_size = len(batch) // 2
             except Exception as error:  # no failure of the tracker may stop training
                 self._pause(error)
             else:
@@ -213,12 +234,13 @@ class MetricSink:
                 self._changed.wait()
             if self._closed and self.failed_attempts:
                 return None  # the last flush has already given up
-            return [self._waiting[n] for n in range(min(len(self._waiting), METRICS_PER_REQUEST))]
+            return [self._waiting[n] for n in range(min(len(self._waiting), self._batch_size))]
 
     def _count_delivered(self, batch: list[Metric]) -> None:
         with self._changed:
             self._remove(batch)
             self.delivered += len(batch)
+            self._batch_size = min(METRICS_PER_REQUEST, 2 * self._batch_size)
             waiting = len(self._waiting)
             if self.failed_attempts:
                 logger.warning(
@@ -228,13 +250,15 @@ class MetricSink:
                 )
                 self.failed_attempts = 0
                 self._follow_up_due = self._follow_up is not None
-        if self._unsent is not None and not waiting:
-            self._unsent.clear()
+        if not waiting:
+            self._keep_or_clear([])
 
     def _drop_refused(self, batch: list[Metric], error: MlflowException) -> None:
         with self._changed:
             self._remove(batch)
             self.dropped += len(batch)
+            if self._unsent is not None:
+                self.refused = [*self.refused, *batch][-self._capacity :]
             logger.error("MLflow refused %d metrics of run %s: %s", len(batch), self.run_id, error)
 
     def _remove(self, batch: list[Metric]) -> None:
@@ -260,7 +284,7 @@ class MetricSink:
         if self._unsent is not None:
             with self._changed:
                 waiting = list(self._waiting)
-            self._unsent.keep_now_and_then(waiting)
+            self._unsent.keep_now_and_then([*self.refused, *waiting])
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._retry_now, self._retry_s)
             self._retry_now = False

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from ops_cuda import backend
 from pipeline.config import RunConfig, config_digest, to_yaml
-from pipeline.track.artifact_upload import UPLOAD_TIMEOUT_S, ArtifactUpload, attempt
+from pipeline.track.artifact_upload import UPLOAD_TIMEOUT_S, ArtifactUpload
+from pipeline.track.attempt import attempt
 from pipeline.track.code_version import code_commit, read_code_version
 from pipeline.track.dataset_inputs import MLFLOW_DIGEST_LENGTH
 from pipeline.track.environment import describe_environment

@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 KEEP_EVERY_S = 20.0
 """While the tracker is unavailable, the file is at most this much older than the queue."""
 
+DAMAGED_PREFIX = "damaged-"
+"""How the name of a file begins that cannot be read."""
+
 
 class UnsentMetrics:
     """Keeps metrics in a file until they are delivered. Never raises: it must not end a training.
@@ -27,6 +30,8 @@ class UnsentMetrics:
         self.url = url
         self.is_kept = False
         """Whether the file has what the last call was given."""
+        self.damaged_url: str | None = None
+        """Where `restore` has moved a damaged file."""
         self._clock = clock
         self._kept_at_s: float | None = None
 
@@ -55,7 +60,7 @@ class UnsentMetrics:
             self.keep(metrics)
 
     def restore(self) -> list[Metric]:
-        """Return the metrics in the file; an unreadable file is named and set aside."""
+        """Return the metrics in the file; a damaged file is renamed, with a warning."""
         try:
             if not self.exists():
                 return []
@@ -65,12 +70,27 @@ class UnsentMetrics:
             logger.warning("metrics kept in %s cannot be read now: %s", self.url, error)
             return []
         except (ValueError, TypeError) as error:
-            logger.warning(
-                "%s is damaged (%s); the metrics in it are not sent to MLflow", self.url, error
-            )
+            self._set_aside(error)
             return []
         self.is_kept = True
         return metrics
+
+    def _set_aside(self, error: Exception) -> None:
+        folder, _, name = self.url.rpartition("/")
+        aside = storage.join(folder, f"{DAMAGED_PREFIX}{name}")
+        self.damaged_url = aside
+        try:
+            storage.write_bytes(aside, storage.read_bytes(self.url))
+            storage.delete(self.url)
+        except OSError as failure:
+            self.damaged_url = self.url
+            logger.warning("%s cannot be renamed: %s", self.url, failure)
+        logger.warning(
+            "%s is damaged (%s); the metrics in it are not sent to MLflow. It is now %s",
+            self.url,
+            error,
+            self.damaged_url,
+        )
 
     def clear(self) -> None:
         """Delete the file, once everything is delivered."""

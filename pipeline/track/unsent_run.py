@@ -8,20 +8,22 @@
         tags.json        tags
         status.json      how the run ended
         checkpoints.json exists if the kept checkpoints are not recorded as logged models
+        damaged-metrics.jsonl  metrics that cannot be read; nothing sends or deletes them
 
-Nothing here raises, except `read_note`: what cannot be kept must not end a job that works.
+Nothing here raises, except `notes` and `read_note`: what cannot be kept must not end a job that
+works.
 """
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline import storage
 from pipeline.output_layout import SWEEP_FOLDER
-from pipeline.track.unsent_metrics import UnsentMetrics
+from pipeline.track.unsent_metrics import DAMAGED_PREFIX, UnsentMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,25 @@ class UnsentRun:
         except OSError as error:
             logger.warning("%s cannot be written: %s", self._note_url(name), error)
 
+    def keep_tags(self, tags: Mapping[str, str]) -> None:
+        """Keep tags beside those that are kept already."""
+        try:
+            kept = self.read_note(TAGS) or {}
+        except OSError as error:
+            logger.warning("the tags in %s are lost: %s", self._note_url(TAGS), error)
+            kept = {}
+        self.keep_note(TAGS, {**kept, **tags})
+
+    def notes(self) -> list[str]:
+        """Return the names of the notes that are kept.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        return [
+            name for name in (TAGS, STATUS, CHECKPOINTS) if storage.exists(self._note_url(name))
+        ]
+
     def read_note(self, name: str) -> Any:
         """Return a note; None if there is none.
 
@@ -105,14 +126,19 @@ class UnsentRun:
     def is_empty(self) -> bool:
         """Return whether nothing waits; True if that cannot be found out."""
         try:
-            return not storage.list_files(self.url)
+            return not any(_is_to_send(file) for file in storage.list_files(self.url))
         except OSError as error:
             logger.warning("%s cannot be read now: %s", self.url, error)
             return True
 
     def delete_if_empty(self) -> None:
-        """Delete the folder if nothing waits in it; only once no process of the run is left."""
-        if self.is_empty():
+        """Delete the folder if it has no files; only once no process of the run is left."""
+        try:
+            has_files = bool(storage.list_files(self.url))
+        except OSError as error:
+            logger.warning("%s cannot be read now: %s", self.url, error)
+            return
+        if not has_files:
             self._delete(self.url)
 
     def _keep(self, name: str, write: Callable[[str], None]) -> bool:
@@ -134,6 +160,10 @@ class UnsentRun:
             logger.warning("%s is sent but cannot be deleted: %s", url, error)
 
 
+def _is_to_send(file: str) -> bool:
+    return not file.rpartition("/")[2].startswith(DAMAGED_PREFIX)
+
+
 def unsent_runs(output: str) -> list[UnsentRun]:
     """Return the runs below an output folder of which something waits, those of trials too.
 
@@ -144,6 +174,6 @@ def unsent_runs(output: str) -> list[UnsentRun]:
     for folder in (UNSENT_FOLDER, SWEEP_FOLDER):
         for file in storage.list_files(storage.join(output, folder)):
             before, mark, below = file.rpartition(f"/{UNSENT_FOLDER}/")
-            if mark:
+            if mark and _is_to_send(file):
                 runs.add((before, below.partition("/")[0]))
     return [UnsentRun(*each) for each in sorted(runs)]

@@ -8,8 +8,8 @@ from dataclasses import replace
 import ray.train
 
 from pipeline.config import RunConfig
-from pipeline.train.checkpoint_store import checkpoint_name
-from pipeline.train.checkpoint_writer import CheckpointWriter
+from pipeline.train.checkpoint_store import checkpoint_name, checkpoint_url
+from pipeline.train.checkpoint_writer import CheckpointWriter, reported_checkpoint
 from pipeline.train.distributed import gather_objects
 from pipeline.train.metric_recorder import MetricRecorder
 from pipeline.train.placement_group import PLACEMENT_GROUP, current_placement_group_id
@@ -79,20 +79,29 @@ class TrainingPauses:
         """Do what a job that was interrupted may have left undone after ``step`` steps.
 
         Every worker must call it before it goes on. The validation of a checkpoint is repeated if
-        the job ended before its metrics were recorded, and the decision to end is taken again.
+        the job ended before its metrics were recorded, and the decision to end is taken again. A
+        sweep is told of a trial's checkpoint that it may not have heard of.
 
         Args:
             step: steps taken; of the checkpoint that training resumes from.
             ended_at: steps after which an earlier job ended; this one goes on from there.
         """
-        # A trial's checkpoint may be a copy of another's, which has validated it.
-        if self.validation is None or self.validation.is_trial or not self._should_validate(step):
+        if self.validation is None or not self._should_validate(step):
             return
-        if not self.validation.has_validated(step):
+        is_lost = not self.validation.has_validated(step)
+        if is_lost:
             logger.info("step %d  the validation of this checkpoint is repeated", step)
             self.validation.validate(step, self._is_last(step))
         if step not in (ended_at, self.config.train.schedule.steps):
             self.stopped = self.validation.reason_to_stop()
+        # The last report of a trial is its result: it is repeated, because it may have been lost.
+        is_end = self.stopped is not None or self._is_last(step)
+        if self.validation.is_trial and (is_lost or is_end):
+            checkpoint = None
+            if self.place.rank == 0:
+                url = checkpoint_url(self.config.output, checkpoint_name(step))
+                checkpoint = reported_checkpoint(url)
+            self._report(step, checkpoint, uploads_later=False)
 
     def pause(self, step: int) -> None:
         """Save, validate and report to Ray, as due; decide whether to end."""
@@ -110,10 +119,19 @@ class TrainingPauses:
                 self.stopped = self.validation.reason_to_stop()
         if self._out_of_time_at == step and step < self.config.train.schedule.steps:
             self.stopped = f"train.max_hours={self.config.train.max_hours:g} is over"
+        self._report(step, checkpoint, uploads_later)
+
+    def _report(
+        self, step: int, checkpoint: ray.train.Checkpoint | None, uploads_later: bool
+    ) -> None:
+        """Report the latest metrics, and on rank 0 the checkpoint; every worker must call it."""
+        validated = {} if self.validation is None else self.validation.metrics_after(step)
         metrics = {
             "step": step,
             "images_seen": step * self.config.train.global_batch,
             PLACEMENT_GROUP: current_placement_group_id(),
+            # Those that an earlier process has measured are not among the latest.
+            **validated,
             **self.recorder.latest,
         }
         self.recorder.after_pause()

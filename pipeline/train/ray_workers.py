@@ -15,6 +15,9 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from pipeline import storage
 from pipeline.cluster import ClusterResources
 from pipeline.output_layout import TRAINING_FOLDER
+from pipeline.track.artifact_upload import UPLOAD_TIMEOUT_S
+from pipeline.track.attempt import attempt
+from pipeline.track.unsent_run import UnsentRun
 from pipeline.train.checkpoint_store import DeleteOldCheckpoints
 from pipeline.train.failures import StopOnLastingError, to_training_error
 from pipeline.train.out_of_memory import StepOutOfMemoryError, with_smaller_micro_batches
@@ -51,14 +54,23 @@ def run_workers(
             if train is None or not train.retry_out_of_memory:
                 raise
             task = replace(task, config=task.config.model_copy(update={"train": train}))
-            MlflowClient(tracking_uri=task.tracking_uri).set_tag(
-                task.run_id, "accumulate_after_out_of_memory", str(train.accumulate)
-            )
+            _tag_run(task, "accumulate_after_out_of_memory", str(train.accumulate))
             logger.warning(
                 "%s. Continuing with train.accumulate=%d; set it to avoid this restart",
                 error,
                 train.accumulate,
             )
+
+
+def _tag_run(task: WorkerTask, key: str, value: str) -> None:
+    """Set a tag of the run, or keep it for later if the tracker is away."""
+    failure = attempt(
+        lambda: MlflowClient(tracking_uri=task.tracking_uri).set_tag(task.run_id, key, value),
+        UPLOAD_TIMEOUT_S,
+    )
+    if failure is not None:
+        UnsentRun(task.config.output, task.run_id).keep_tags({key: value})
+        logger.warning("MLflow run %s lacks the tag %s for now: %s", task.run_id, key, failure)
 
 
 def _run_once(

@@ -11,7 +11,8 @@ import torch
 from mlflow import MlflowClient
 
 from pipeline.config import RunConfig
-from pipeline.track.artifact_upload import ArtifactUpload, attempt
+from pipeline.track.artifact_upload import ArtifactUpload
+from pipeline.track.attempt import Failure, attempt
 from pipeline.track.checkpoint_models import record_checkpoints
 from pipeline.track.environment import describe_devices, describe_environment
 from pipeline.track.metric_sink import MetricSink
@@ -78,8 +79,13 @@ def send_unsent(tracking_uri: str, run_id: str, output: str) -> None:
     unsent = UnsentRun(output, run_id)
     if unsent.is_empty():
         return
-    client = MlflowClient(tracking_uri=tracking_uri)
-    failure = send_run(client, tracking_uri, unsent, status="FINISHED")
+    clients: list[MlflowClient] = []
+    # The client of a database connects at once, and may raise or wait for long.
+    failure: Failure | None = attempt(
+        lambda: clients.append(MlflowClient(tracking_uri=tracking_uri)), SEND_TIMEOUT_S
+    )
+    if failure is None:
+        failure = send_run(clients[0], tracking_uri, unsent, status="FINISHED")
     if failure is not None:  # the tracker may still be away; the job's result stands
         logger.warning("MLflow run %s is not complete yet: %s", run_id, failure)
 
@@ -94,12 +100,14 @@ def recorded_checkpoints(run: TrackedRun, config: RunConfig) -> Iterator[None]:
         yield
     finally:
         if config.track.log_checkpoints:
-            client = MlflowClient(tracking_uri=run.uri)
             failure = attempt(
-                lambda: record_checkpoints(client, run.run_id, config.output), SEND_TIMEOUT_S
+                lambda: record_checkpoints(
+                    MlflowClient(tracking_uri=run.uri), run.run_id, config.output
+                ),
+                SEND_TIMEOUT_S,
             )
             if failure is not None:
-                run.unsent.keep_note(CHECKPOINTS, failure)
+                run.unsent.keep_note(CHECKPOINTS, str(failure))
                 logger.warning("MLflow run %s lacks its checkpoints: %s", run.run_id, failure)
 
 
@@ -118,7 +126,7 @@ def _record_start(tracking_uri: str, unsent: UnsentRun, loaded: LoadedWeights | 
         for key, value in tags.items():
             client.set_tag(run_id, key, value)
     except Exception as error:  # facts about a training must not end it
-        unsent.keep_note(TAGS, tags)
+        unsent.keep_tags(tags)
         logger.warning("MLflow run %s lacks facts about its start for now: %s", run_id, error)
 
 

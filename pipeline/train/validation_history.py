@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from model.config.settings import ConfigError
 from model.weights.storage import BEST_FILE
@@ -160,6 +161,38 @@ def write_history(config: RunConfig, history: ValidationHistory) -> None:
         "without_value": list(history.without_value),
     }
     storage.write_json(_history_url(config.output), document)
+
+
+def history_of_step(output: str, step: int) -> dict[str, Any] | None:
+    """Return the content of ``best.json`` for a copy of one checkpoint of another training.
+
+    Args:
+        output: output folder of the training to copy from.
+        step: steps of the checkpoint.
+
+    Returns:
+        The validation of that step; None if it is not known.
+    """
+    url = _history_url(output)
+    if not storage.exists(url):
+        return None
+    try:
+        content = storage.read_json(url)
+        validations = [each for each in content["validations"] if each["step"] == step]
+        without_value = [each for each in content.get("without_value", ()) if each == step]
+        is_named = content["checkpoint"] is not None and bool(validations)
+        metric = content["metric"]
+    except (storage.StorageError, LookupError, TypeError) as error:
+        logger.warning("%s is damaged (%s); the copied checkpoint is validated anew", url, error)
+        return None
+    if not validations and not without_value:
+        return None
+    return {
+        "checkpoint": checkpoint_name(step) if is_named else None,
+        "metric": metric,
+        "validations": validations,
+        "without_value": without_value,
+    }
 
 
 def _history_url(output: str) -> str:

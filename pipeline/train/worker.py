@@ -69,6 +69,7 @@ class _Worker:
         self.config = train
         self.place = place
         self.skipped_steps = 0
+        self.last_skipped: NonFiniteLossError | None = None
         self.bad_rows: list[BadRow] = []
         # Workers on one machine share its cores: more threads than reserved would compete.
         torch.set_num_threads(max(1, int(self.config.worker_cpus)))
@@ -133,12 +134,7 @@ class _Worker:
                 # perhaps before the report is written.
                 if pauses.validation is not None:
                     pauses.validation.record_finished(wait=True)
-                self._report_images(error, is_last=True)
-                message = error.explain(self.state.start_step, self.state.loaded_from)
-                message += (
-                    f" Step and image ids are in {self.task.nan_report}, the batch in "
-                    f"{self.task.nan_batch}."
-                )
+                message = self._explain_not_finite(error)
                 return WorkerResult(error.step, self.recorder.latest, not_finite=message)
 
     def _recorder(self) -> AbstractContextManager[MetricRecorder]:
@@ -235,22 +231,38 @@ class _Worker:
 
     def _log_skipped(self, error: NonFiniteLossError) -> None:
         self.skipped_steps += 1
+        self.last_skipped = error
         self.recorder.record({"train/skipped_steps": self.skipped_steps}, error.step)
         self._report_images(error, is_last=False)
         if self.place.rank == 0:
             logger.warning("step %d is skipped: %s", error.step, error)
 
-    def _report_images(self, error: NonFiniteLossError, is_last: bool) -> None:
-        """Write which images a step had, and the batch of the first and of the last such step."""
+    def _explain_not_finite(self, error: NonFiniteLossError) -> str:
+        """Write what is known of the step that ends the training; return the error message."""
+        # Too many skipped steps are an error without images: those of the last one are known.
+        step = error if error.image_ids else self.last_skipped or error
+        is_saved = self._report_images(step, is_last=True)
+        known = "Step and image ids are" if step.image_ids else "The step is"
+        batch = f", the batch in {self.task.nan_batch}" if is_saved else ""
+        message = error.explain(self.state.start_step, self.state.loaded_from)
+        return f"{message} {known} in {self.task.nan_report}{batch}."
+
+    def _report_images(self, error: NonFiniteLossError, is_last: bool) -> bool:
+        """Write which images a step had, and the batch of the first and of the last such step.
+
+        Returns:
+            Whether the batch is written.
+        """
         if self.place.rank != 0:
-            return
+            return False
         task = self.task
         report = {"step": error.step, "image_ids": error.image_ids, "what": error.what}
         storage.write_json(task.nan_report, report)
         if not error.image_ids or not (is_last or self.skipped_steps <= 1):
-            return
-        workers, url = self.place.world_size, task.nan_batch
+            return False
+        workers, url, ids = self.place.world_size, task.nan_batch, error.image_ids
         try:
-            save_step(task.config, task.train_shards, workers, error.step, error.image_ids, url)
+            return save_step(task.config, task.train_shards, workers, error.step, ids, url) > 0
         except Exception as failure:  # it is the NaN that must be reported
             logger.warning("the batch of step %d is not saved: %s", error.step, failure)
+            return False

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -133,6 +134,18 @@ READ_ONLY = {"autoscaler_report": {"node_type_mapping": {"ffff": "node_ffff"}}}
 def test_an_autoscaler_shows_in_the_types_of_the_machines(status, expected, monkeypatch):
     monkeypatch.setattr(cluster, "_internal_kv_get", lambda key: json.dumps(status).encode())
     assert cluster.has_autoscaler() == expected
+
+
+def test_an_autoscaler_that_has_not_reported_yet_is_asked_for_otherwise(monkeypatch):
+    """In the first seconds of a cluster, its monitor's status has no report."""
+    status = {"load_metrics_report": {}, "monitor_pid": 1}
+    monkeypatch.setattr(cluster, "_internal_kv_get", lambda key: json.dumps(status).encode())
+    node = SimpleNamespace(node_id="ffff", ray_node_type_name="ray.head.default")
+    present = SimpleNamespace(active_nodes=[node], idle_nodes=[])
+    monkeypatch.setattr(cluster, "get_cluster_status", lambda address: present)
+    context = SimpleNamespace(gcs_address="127.0.0.1:6379")
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: context)
+    assert cluster.has_autoscaler()
 
 
 @pytest.mark.ray

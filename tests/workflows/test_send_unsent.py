@@ -10,10 +10,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import load_text
 
+from pipeline.config import RunConfig
 from pipeline.track.mlflow_run import open_run
 from pipeline.track.unsent_run import UnsentRun
 from tests.conftest import ROOT
-from workflows.command_line import main
+from workflows.command_line import _show_unsent, main
 
 
 def record(config):
@@ -59,6 +60,15 @@ def test_the_last_lines_of_a_job_name_the_command_that_sends_the_rest(
     assert not Path(tmp_path, "the output", "unsent", run_id).exists()
     assert run_record(*arguments) == 0
     assert "not sent" not in capsys.readouterr().out
+
+
+def test_the_command_shows_no_password(tmp_path, capsys):
+    config = RunConfig(output=str(tmp_path))
+    UnsentRun(config.output, "f" * 32).keep_tags({"device": "cpu"})
+    _show_unsent(config, ["c.yaml", "track.uri=postgresql://me:hush@host/db"])
+    first, command = capsys.readouterr().out.splitlines()
+    assert first.startswith("not sent    the tags of 1 MLflow run") and "***" in first
+    assert command.endswith("send_unsent c.yaml 'track.uri=postgresql://me:***@host/db'")
 
 
 def test_what_cannot_be_sent_is_still_kept_and_the_reason_is_shown(tmp_path, capsys, monkeypatch):

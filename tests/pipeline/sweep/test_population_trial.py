@@ -1,5 +1,6 @@
 """A copied checkpoint replaces those of a trial, and a copy that was cut short does no harm."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,27 @@ def test_the_copy_is_the_only_checkpoint_and_the_run_stays(trials):
     assert weights(good) == {"step_00000010": "good 10", "step_00000020": "good 20"}
     assert not (Path(weak) / "train" / "best.json").exists()
     assert (Path(weak) / "train" / "run.json").exists()
+
+
+def test_the_validation_of_the_copied_weights_comes_along_and_no_other(trials):
+    """A trial that goes on from it neither repeats it nor counts those of replaced weights."""
+    good, weak = trials
+    first, second = ({"step": step, "value": step / 100, "metrics": {}} for step in (10, 20))
+    content = {"metric": "segm/AP", "validations": [first, second], "without_value": [5]}
+    best = {"checkpoint": "step_00000020", **content}
+    (Path(good) / "train" / "best.json").write_text(json.dumps(best))
+    copy_checkpoint(good, weak, "step_00000010")
+    assert json.loads((Path(weak) / "train" / "best.json").read_text()) == {
+        "checkpoint": "step_00000010",
+        "metric": "segm/AP",
+        "validations": [first],
+        "without_value": [],
+    }
+    copy_checkpoint(good, weak, "step_00000020")
+    assert json.loads((Path(weak) / "train" / "best.json").read_text())["validations"] == [second]
+    save(good, 30, "not validated yet")
+    copy_checkpoint(good, weak, "step_00000030")
+    assert not (Path(weak) / "train" / "best.json").exists()
 
 
 def test_a_checkpoint_that_was_deleted_meanwhile_is_replaced_by_the_newest(trials):

@@ -2,11 +2,13 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.artifacts import load_text
+from sqlalchemy.exc import OperationalError
 
 from model.weights.storage.checksums import file_sha256
 from pipeline.config import DataConfig
@@ -14,9 +16,18 @@ from pipeline.shards.manifest import read_manifest
 from pipeline.track.metric_sink import MetricSink
 from pipeline.track.mlflow_run import open_run
 from pipeline.track.system_metrics import SystemMetrics
+from pipeline.track.unsent_run import CHECKPOINTS, STATUS, TAGS, UnsentRun
+from pipeline.train import ray_workers, run_tracking
+from pipeline.train.out_of_memory import StepOutOfMemoryError
 from pipeline.train.run_inputs import recorded_inputs
-from pipeline.train.run_tracking import memory_metrics, recording
+from pipeline.train.run_tracking import (
+    memory_metrics,
+    recorded_checkpoints,
+    recording,
+    send_unsent,
+)
 from pipeline.train.training_state import new_training_state
+from pipeline.train.worker_task import WorkerResult, WorkerTask
 from tests.pipeline.conftest import SHAPES
 
 
@@ -75,3 +86,49 @@ def test_the_load_of_the_machine_is_recorded_at_the_step_of_the_training(run):
     history = client.get_metric_history(run.run_id, "system/system_memory_usage_percentage")
     assert {metric.step for metric in history} == {7}
     assert all(0 < metric.value < 100 for metric in history)
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """The URI of a database that is away: its client raises as it is made, here without a wait."""
+
+    def refuse(**_options):
+        raise OperationalError("SELECT 1", {}, Exception("connection refused"))
+
+    for module in (ray_workers, run_tracking):
+        monkeypatch.setattr(module, "MlflowClient", refuse)
+    return "postgresql://host/db"
+
+
+def test_a_tracker_that_goes_away_ends_no_finished_training(run, run_config, away, caplog):
+    unsent = UnsentRun(run_config.output, run.run_id)
+    unsent.keep_note(STATUS, "FINISHED")
+    send_unsent(away, run.run_id, run_config.output)
+    assert any("is not complete yet" in message for message in caplog.messages)
+    with recorded_checkpoints(replace(run, uri=away), run_config):
+        pass
+    assert unsent.notes() == [STATUS, CHECKPOINTS]
+
+
+def test_a_tracker_that_goes_away_does_not_end_the_retry_after_out_of_memory(
+    run, run_config, away, monkeypatch
+):
+    """Also the tags that the worker could not set at the start stay."""
+    unsent = UnsentRun(run_config.output, run.run_id)
+    unsent.keep_tags({"device": "cpu"})
+    train = run_config.train.model_copy(update={"worker_count": 1})
+    settled = run_config.model_copy(update={"train": train})
+    task = WorkerTask(settled, (), "", None, away, run.run_id, "", "")
+    results = iter([StepOutOfMemoryError("out of memory"), WorkerResult(8)])
+
+    def run_once(*_arguments):
+        result = next(results)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(ray_workers, "_run_once", run_once)
+    smaller = train.model_copy(update={"accumulate": 2})
+    monkeypatch.setattr(ray_workers, "with_smaller_micro_batches", lambda _: smaller)
+    assert ray_workers.run_workers(task, resources=None).steps == 8
+    assert unsent.read_note(TAGS) == {"device": "cpu", "accumulate_after_out_of_memory": "2"}

@@ -10,6 +10,7 @@ import torch
 from model.weights import load_network
 from pipeline.config import RunConfig
 from pipeline.evaluate.metrics import Metrics
+from pipeline.train import pauses as training_pauses
 from pipeline.train import training_validation
 from pipeline.train.metric_recorder import MetricRecorder
 from pipeline.train.pauses import TrainingPauses
@@ -31,6 +32,21 @@ def started(monkeypatch):
 
     monkeypatch.setattr(training_validation, "start_measuring", start_measuring)
     return measurements
+
+
+@pytest.fixture
+def reports(monkeypatch):
+    """What a training has reported to Ray: step, value of the metric, checkpoint."""
+    reported = []
+
+    def report(metrics, checkpoint, checkpoint_dir_name, **_options):
+        assert metrics["images_seen"] == metrics["step"] * RunConfig().train.global_batch
+        assert checkpoint_dir_name == checkpoint.rpartition("/")[2]
+        reported.append((metrics["step"], metrics["val/segm/AP"], checkpoint))
+
+    monkeypatch.setattr(training_pauses.ray.train, "report", report)
+    monkeypatch.setattr(training_pauses, "reported_checkpoint", lambda url: url)
+    return reported
 
 
 @pytest.fixture
@@ -116,6 +132,22 @@ def test_a_validation_whose_metrics_were_lost_is_repeated(started, resume, tmp_p
     resume(15)  # no validation is due after 15 steps
     resume(10, is_trial=True)
     assert len(started) == 2
+
+
+def test_a_trial_that_was_killed_around_a_validation_reports_it(started, resume, reports, tmp_path):
+    checkpoint = str(tmp_path / "train" / "step_{:08d}").format
+    resume(10, is_trial=True)  # killed after its checkpoint, before it was validated
+    resume(10, is_trial=True)  # validated: such as the copy of another trial's checkpoint
+    resume(15, is_trial=True)
+    assert reports == [(10, 0.25, checkpoint(10))]
+    resume(100, is_trial=True)
+    assert reports[1:] == [(100, 0.25, checkpoint(100))]
+    resume(100, is_trial=True)  # killed before its last report, which is its result
+    assert reports[2:] == [(100, 0.25, checkpoint(100))]
+    assert validated(tmp_path) == [10, 100] and len(started) == 2
+    assert len(reports) == 3
+    resume(100)  # a training of its own has nobody to report to
+    assert len(reports) == 3
 
 
 def test_the_last_validation_is_repeated_and_waited_for(started, resume, tmp_path):
