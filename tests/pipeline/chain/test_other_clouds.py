@@ -13,7 +13,8 @@ STAGES = {"train_shards", "val_shards", "train", "evaluate", "register", "infer"
 
 @pytest.mark.ray
 @pytest.mark.s3
-@pytest.mark.parametrize("store", [pytest.param("gcs", marks=pytest.mark.soak), "azure"])
+@pytest.mark.soak
+@pytest.mark.parametrize("store", ["gcs", "azure"])
 def test_a_chain_reads_and_writes_a_bucket(
     ray_cluster, request, store, small_config, shapes_images, tmp_path
 ):

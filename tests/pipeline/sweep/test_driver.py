@@ -142,6 +142,7 @@ def test_a_resumed_sweep_is_extended_and_repeats_nothing_that_has_finished(confi
 
 
 @pytest.mark.ray
+@pytest.mark.soak
 def test_a_trial_out_of_memory_says_so_and_the_best_trial_is_registered(config, result):
     sweep = config.sweep.model_copy(update={"trials": 5, "register_best": True})
     extended = run_sweep(config.model_copy(update={"sweep": sweep}))
