@@ -81,11 +81,13 @@ def check_in_new_process(model: Path) -> None:
 
 
 def _imported_files(root: Path) -> set[Path]:
-    """Return the Python files below a folder that this process has imported, but for ours."""
+    """Return the Python files of the user below a folder that this process has imported."""
     files = set()
+    # The folder may be / in a container, which has the standard library below it.
+    others = {"__main__", *_OURS, *sys.stdlib_module_names}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if name.partition(".")[0] in _OURS or not isinstance(file, str):
+        if name.partition(".")[0] in others or not isinstance(file, str):
             continue
         path = Path(file).resolve()
         if path.suffix == ".py" and path.is_relative_to(root) and _is_own(path):

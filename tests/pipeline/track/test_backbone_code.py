@@ -59,6 +59,14 @@ def own_code(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+def test_nothing_of_the_standard_library_is_taken_for_the_users():
+    assert Path(importlib.metadata.__file__).is_relative_to("/")
+    files = backbone_code._imported_files(Path("/"))
+    libraries = {Path(module.__file__).resolve() for module in (importlib.metadata, pytest)}
+    assert not libraries & files
+    assert not any("ops_cuda" in path.parts for path in files)
+
+
 @pytest.mark.parametrize(
     ("function", "files"),
     [

@@ -161,9 +161,9 @@ def test_a_file_that_changes_during_the_job_stops_it(tmp_path):
     ("columns", "error", "message"),
     [
         (
-            ("picture",),
+            ("photo",),
             ConfigError,
-            r"infer.image_column: .* no column picture; it has image \(bin",
+            r"infer.image_column: .* no column photo; it has image \(bin",
         ),
         (("n",), ConfigError, r"infer.image_column: must be a column of binary or text .* n of"),
         (("image", "nr"), ConfigError, r"infer.id_column: .* no column nr"),
