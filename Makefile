@@ -14,9 +14,9 @@ PYTEST_ARGS ?=
 quickstart: install
 	$(BIN)/python workflows/end_to_end.py configs/quickstart.yaml
 
-# Two processes: one for the tests that share Ray, one for the rest.
+# Two processes: one for the files that share Ray, which come first, and one for the rest.
 test: install lint
-	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 fuzz: install
 	FUZZ_CASES=10000 $(BIN)/pytest -o timeout=14400 tests/pipeline/ingest/test_fuzz.py \

@@ -1,5 +1,6 @@
 """Real services for tests, each started once per session: a local Ray and object stores."""
 
+import functools
 import json
 import os
 import shutil
@@ -24,22 +25,6 @@ from tests.weights_publisher import no_caches, publisher, weights_files  # noqa:
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Their tests share one Ray, which is started in one process.
-RAY_TESTS = tuple(
-    f"tests/{folder}/"
-    for folder in (
-        "pipeline/chain",
-        "pipeline/infer",
-        "pipeline/ingest",
-        "pipeline/serve",
-        "pipeline/stream",
-        "pipeline/sweep",
-        "pipeline/train",
-        "workflows",
-    )
-)
-
-
 # A busy machine is slow, not wrong.
 settings.register_profile("without_deadline", deadline=None)
 settings.load_profile("without_deadline")
@@ -52,24 +37,37 @@ def pytest_configure(config):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-class OneProcessPerScope(LoadScopeScheduling):
-    """Runs tests that share Ray, and those of one file, in the same process of `pytest -n`."""
+@functools.cache
+def shares_ray(file):
+    """Whether tests of a file use the one Ray of the session, which is started in one process."""
+    return "mark.ray" in (ROOT / file).read_text()
+
+
+class OneProcessPerFile(LoadScopeScheduling):
+    """Runs the tests of one file, and all files that share Ray, in one process of `pytest -n`."""
 
     def _split_scope(self, nodeid):
-        return "ray" if nodeid.startswith(RAY_TESTS) else nodeid.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        return "ray" if shares_ray(file) else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return OneProcessPerFile(config, log)
 
 
 def pytest_collection_modifyitems(items):
-    """Leave out what takes minutes, unless SOAK is set."""
+    """Begin with the files that share Ray; leave out what takes minutes, unless SOAK is set."""
+    unmarked = [item for item in items if "ray_cluster" in item.fixturenames]
+    unmarked = [item.nodeid for item in unmarked if "ray" not in item.keywords]
+    if unmarked:
+        raise pytest.UsageError(f"tests that use Ray need the mark ray: {unmarked}")
+    # They take longest: the other process runs all other files meanwhile.
+    items.sort(key=lambda item: not shares_ray(item.nodeid.partition("::")[0]))
     if not os.environ.get("SOAK"):
         skip = pytest.mark.skip(reason="takes minutes; make soak runs it")
         for item in items:
             if "soak" in item.keywords:
                 item.add_marker(skip)
-
-
-def pytest_xdist_make_scheduler(config, log):
-    return OneProcessPerScope(config, log)
 
 
 def free_ports(count):

@@ -79,21 +79,36 @@ def test_a_wrong_setting_is_the_last_line_of_the_log(submit):
     assert "exit code 2" in submitted.stdout + submitted.stderr
 
 
-def test_a_stage_that_fails_is_the_last_line_of_the_log(submit):
+def test_missing_shards_are_the_last_line_of_the_log_before_any_stage_starts(submit):
     submitted, status, log = submit(
         "end_to_end",
         "data.train_shards=/nowhere",
         "data.source=coco",
         "data.val_shards=/nowhere",
         "--until=val_shards",
+        f"output={submit.output}-missing",
+    )
+    assert (submitted.returncode, status) == (1, 1)
+    assert log[-1].startswith(
+        "end_to_end.py: /nowhere/manifest.json: no manifest; run maskrcnn-ray"
+    )
+    assert not Path(f"{submit.output}-missing").exists()
+
+
+def test_a_stage_that_fails_is_the_last_line_of_the_log(submit, tmp_path):
+    annotations = tmp_path / "annotations.json"
+    annotations.write_text('{"images": [')
+    submitted, status, log = submit(
+        "end_to_end",
+        "data.source=coco",
+        f"data.train=[{{annotations: {annotations}, images: {tmp_path}}}]",
+        f"data.val=[{{annotations: {annotations}, images: {tmp_path}}}]",
+        "--until=val_shards",
         f"output={submit.output}-failed",
     )
     assert (submitted.returncode, status) == (1, 1)
     assert log[-1].startswith("end_to_end.py: stage ")
-    assert (
-        "_shards failed: /nowhere/manifest.json: no manifest; run maskrcnn-ray prepare_shards"
-        in log[-1]
-    )
+    assert f"_shards failed: {annotations}: " in log[-1]
     assert log[-1].endswith("/log.txt)")
 
 

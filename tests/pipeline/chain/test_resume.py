@@ -16,8 +16,7 @@ from pipeline.chain.plan import plan_chain
 from pipeline.chain.run import run_chain
 from tests.conftest import ROOT
 
-# KILLED_AT=train_shards,val_shards,train,evaluate,register,infer kills at every stage.
-KILLED_AT = os.environ.get("KILLED_AT", "train").split(",")
+STAGES = ("train_shards", "val_shards", "train", "evaluate", "register", "infer")
 WAIT_S = 300.0
 
 # Results; other files hold times, ids of MLflow runs, or states of optimizers.
@@ -90,13 +89,10 @@ def finished_at(output):
     return {record.parent.name: record.stat().st_mtime_ns for record in records}
 
 
-@pytest.mark.ray
-def test_a_killed_chain_leaves_the_files_of_one_that_was_not(
-    start_chain, small_config, files_below
-):
-    config, output = small_config, Path(small_config.output)
+def run_with_kills(start_chain, output, stages):
+    """Kill a chain each time one of the stages has begun, then let it finish."""
     finished = {}
-    for stage in KILLED_AT:
+    for stage in stages:
         process = start_chain()
         wait_until_running(process, output, stage, start_chain.log)
         os.killpg(process.pid, signal.SIGKILL)
@@ -104,14 +100,17 @@ def test_a_killed_chain_leaves_the_files_of_one_that_was_not(
         # What was finished before is not done again.
         assert finished.items() <= finished_at(output).items()
         finished = finished_at(output)
-    assert finished or KILLED_AT[-1] in ("train_shards", "val_shards")
     process = start_chain()
     assert process.wait(WAIT_S) == 0, start_chain.log.read_text()[-3000:]
     assert finished.items() <= finished_at(output).items()
-    after_kills = results(files_below, output)
-    assert any(name.endswith("model.safetensors") for name in after_kills)
-    assert (output / "report.html").exists()
+    return finished
 
+
+@pytest.mark.ray
+def test_a_killed_chain_goes_on_and_repeats_only_what_a_change_affects(start_chain, small_config):
+    config, output = small_config, Path(small_config.output)
+    assert {"train_shards", "val_shards"} <= set(run_with_kills(start_chain, output, ["train"]))
+    assert (output / "report.html").exists()
     assert stages_run(config) == []
     assert {each.verdict for each in plan_chain(config)} == {"up to date"}
     infer = config.infer.model_copy(update={"score_threshold": 0.5})
@@ -121,6 +120,16 @@ def test_a_killed_chain_leaves_the_files_of_one_that_was_not(
     shutil.rmtree(output / "evaluation")
     assert stages_run(changed) == ["evaluate"]
 
+
+@pytest.mark.ray
+@pytest.mark.soak
+def test_a_chain_killed_at_every_stage_leaves_the_files_of_one_that_was_not(
+    start_chain, small_config, files_below
+):
+    output = Path(small_config.output)
+    run_with_kills(start_chain, output, STAGES)
+    after_kills = results(files_below, output)
+    assert any(name.endswith("model.safetensors") for name in after_kills)
     output.rename(f"{output}-killed")
-    assert sorted(stages_run(config)) == sorted(finished_at(output))
+    assert sorted(stages_run(small_config)) == sorted(finished_at(output))
     assert results(files_below, output) == after_kills

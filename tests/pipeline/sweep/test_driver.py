@@ -181,6 +181,7 @@ def test_no_trial_starts_when_the_time_is_over(config, tmp_path):
         run_sweep(late)
 
 
+@pytest.mark.ray
 def test_a_metric_that_is_not_measured_is_refused(config):
     sweep = config.sweep.model_copy(update={"metric": "segm/AP"})
     with pytest.raises(ConfigError, match=r"sweep\.metric: segm/AP is not measured"):
