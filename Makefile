@@ -9,6 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
+# Jobs and tests start hundreds of Python processes: let them share compiled bytecode.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test fuzz soak lint sanitize install docs clean
 
 quickstart: install

@@ -54,6 +54,7 @@ def test_an_unknown_step_is_named_with_the_known_ones():
     assert "unknown step tets; steps: setup build tests" in done.stderr
 
 
+@pytest.mark.soak
 def test_all_tests_for_a_gpu_can_be_collected_with_the_packages_of_a_bare_machine(dry_run):
     environment = os.environ | {"PYTHONPATH": f"{BARE_MACHINE}{os.pathsep}{ROOT}"}
     running = [

@@ -17,6 +17,7 @@ def _run(monkeypatch, folder, peers):
     return json.loads(path.read_text())["rows"]
 
 
+@pytest.mark.soak
 def test_every_peer_finds_the_same_detections(monkeypatch, tmp_path):
     peers = ["torchvision", "openvino", "onnxruntime"]
     for peer in peers:

@@ -94,6 +94,7 @@ def test_openvino_computes_the_same_detections(model_path, mask_detector, smooth
     assert results["labels"].tolist() == expected.labels.tolist()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["retinanet", "legacy_geometry"])
 def test_detections_of_other_kinds_match_for_images_of_one_size(
     make_detector, smooth_image, tmp_path, kind

@@ -46,7 +46,14 @@ def test_a_saved_program_needs_only_the_operators(one_map_detector, smooth_image
         assert results["labels"].tolist() == expected.labels.tolist()
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "dc5_resnext_deformable", "norms_and_convolutions"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "retinanet",
+        pytest.param("dc5_resnext_deformable", marks=pytest.mark.soak),
+        pytest.param("norms_and_convolutions", marks=pytest.mark.soak),
+    ],
+)
 def test_a_program_for_any_size_matches_its_detector(make_detector, smooth_image, kind):
     detector = make_detector(**KINDS[kind])
     program = export_program(detector).module()

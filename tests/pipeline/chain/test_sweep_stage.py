@@ -26,6 +26,7 @@ def config(small_config):
     return RunConfig.model_validate(tree)
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 def test_the_training_has_the_values_that_the_sweep_found(ray_cluster, config):
     assert config.train.optimizer.lr != 0.003

@@ -74,6 +74,7 @@ def config_at(run_config, uri):
     return run_config.model_copy(update={"track": TrackConfig(uri=uri, model_name="with-login")})
 
 
+@pytest.mark.soak
 @pytest.mark.s3
 def test_members_record_and_promote_in_what_another_one_created(
     run_config, server, log_in, make_checkpoint

@@ -98,6 +98,7 @@ def test_the_better_of_two_jobs_that_promote_at_once_is_the_champion(server):
         assert str(aliases["champion"]) == str(versions[0].version)
 
 
+@pytest.mark.soak
 def test_nothing_is_lost_when_the_server_is_killed_and_started_again(
     config, server, tmp_path, caplog
 ):

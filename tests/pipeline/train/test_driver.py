@@ -122,6 +122,7 @@ def test_a_killed_worker_loses_only_the_steps_since_the_checkpoint(finished, sha
     assert_same_history(loss_history(tmp_path, killed_result.run_id), expected)
 
 
+@pytest.mark.soak
 def test_a_failed_validation_and_a_damaged_checkpoint_cost_only_their_own_steps(
     finished, shards, tmp_path, caplog
 ):

@@ -106,6 +106,7 @@ def test_frozen_norms_without_weights_are_refused_before_anything_starts(shards,
     assert not storage.exists(str(tmp_path / "train" / "run.json"))
 
 
+@pytest.mark.soak
 def test_frozen_norms_with_weights_train_and_resume_without_them(finished, shards, tmp_path):
     _, result = finished
     patterns = {"allow_missing": ["*"], "allow_unused": ["*"]}  # those weights have other norms

@@ -74,6 +74,7 @@ def test_a_training_that_does_not_improve_ends_and_its_best_checkpoint_is_used(s
     assert sorted(loss_history(tmp_path, result.run_id)) == list(range(1, 9))
 
 
+@pytest.mark.soak
 def test_a_training_ends_when_its_hours_are_over_and_continues_with_more(
     finished, shards, tmp_path
 ):
@@ -90,6 +91,7 @@ def test_a_training_ends_when_its_hours_are_over_and_continues_with_more(
     assert_same_history(loss_history(tmp_path, result.run_id), expected)
 
 
+@pytest.mark.soak
 def test_a_training_goes_on_with_the_workers_that_the_cluster_can_hold(finished, shards, tmp_path):
     uninterrupted, whole = finished
     # Four are wanted, and two fit: each takes its two images one by one.
@@ -101,6 +103,7 @@ def test_a_training_goes_on_with_the_workers_that_the_cluster_can_hold(finished,
     assert min(history[1]) == pytest.approx(min(expected[1]), rel=1e-4)
 
 
+@pytest.mark.soak
 def test_a_step_that_needs_too_much_memory_is_split_into_smaller_micro_batches(
     shards, tmp_path, monkeypatch, caplog
 ):

@@ -14,6 +14,7 @@ from tests.pipeline.train.driver_runs import make_config
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.soak
 def test_a_training_resumed_from_averaged_weights_ends_with_the_same_average(shards, tmp_path):
     settings = {"workers": 1, "steps": 4, "ema_decay": 0.9}
     whole = run_training(make_config(tmp_path / "whole", shards, **settings))

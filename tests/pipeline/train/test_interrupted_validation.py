@@ -43,6 +43,7 @@ sys.meta_path.insert(0, Patch())
 """
 
 
+@pytest.mark.soak
 def test_a_worker_that_dies_before_the_metrics_are_there_validates_again(
     finished, shards, tmp_path, monkeypatch
 ):
