@@ -38,6 +38,8 @@ CASES: dict[str, dict[str, Any]] = {
         "color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
     },
     "copy_paste_probability: 1": PASTE,
+    "random_crop": {"random_crop": {}},
+    "random_crop, with_object": {"random_crop": {"with_object": True}},
     "scale_jitter": JITTER,
     "scale_jitter, copy_paste_probability: 1": {**JITTER, **PASTE},
 }

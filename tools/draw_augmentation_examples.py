@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from model.drawing import DrawnObject, draw_objects
+from model.structures import ImageSize
 from model.structures.batch_masks import rasterize_masks
 from pipeline.config import RunConfig
 from pipeline.ingest.coco import read_coco
@@ -31,6 +32,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "none": {},
     "flips": {"flip_probability": 0.5, "vertical_flip_probability": 0.5},
     "quarter_turns": {"quarter_turn_probability": 1.0},
+    "random_crop": {"random_crop": {"size": (0.4, 0.4), "with_object": True}},
     "scale_jitter": {"scale_jitter": JITTER},
     "color_jitter": {
         "color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.5, "hue": 0.2}
@@ -77,16 +79,16 @@ def _draw_batch(batch: StreamBatch) -> np.ndarray:
     tiles = []
     offsets = batch.targets.offsets.tolist()
     for index, padded in enumerate(batch.images.pixels):
-        drawn = draw_objects(
-            padded.permute(1, 2, 0).numpy(), _objects(batch, range(*offsets[index : index + 2]))
-        )
+        rows = range(*offsets[index : index + 2])
+        objects = _objects(batch, rows, batch.images.sizes[index])
+        drawn = draw_objects(padded.permute(1, 2, 0).numpy(), objects)
         # draw_objects enlarges small images.
         tile = Image.fromarray(drawn).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         tiles += [np.asarray(tile), np.full((SIDE, GAP, 3), 255, dtype=np.uint8)]
     return np.concatenate(tiles[:-1], axis=1)
 
 
-def _objects(batch: StreamBatch, rows: range) -> list[DrawnObject]:
+def _objects(batch: StreamBatch, rows: range, size: ImageSize) -> list[DrawnObject]:
     targets, (height, width) = batch.targets, batch.images.canvas
     side = max(height, width)
     whole = torch.tensor([[0.0, 0.0, side, side]]).repeat(len(rows), 1)
@@ -94,6 +96,9 @@ def _objects(batch: StreamBatch, rows: range) -> list[DrawnObject]:
     if masks is None or keypoints is None:
         raise ValueError("the examples show masks and keypoints")
     bitmaps = rasterize_masks(masks, torch.tensor(rows), whole, side)[:, :height, :width]
+    # Masks are not cut at the border of a crop, because they are read only inside boxes.
+    bitmaps[:, size.height :] = 0
+    bitmaps[:, :, size.width :] = 0
     return [
         DrawnObject(
             box=tuple(targets.boxes[row].tolist()),

@@ -45,7 +45,9 @@ compares it with the recipes.
   `metafile.yml` of MMDetection 3.3.0, and the metrics stated with torchvision's weights.
 - **Weights of these libraries load** for every recipe that has an AP of theirs, with
   `load_detector` or `train.weights`, by the library's own conventions
-  ([MIGRATING.md](MIGRATING.md)). This was tested with random weights in their formats; published
+  ([MIGRATING.md](MIGRATING.md)). The heads of `large_scale_jitter/` have group norms, detectron2's
+  batch norms: its weights load as its model, but do not fit as `train.weights` of these recipes.
+  This was tested with random weights in their formats; published
   files have not been tried, because the project was developed without internet access. We publish
   no weights ourselves.
 - **GFLOPs** are those of convolutions and matrix products for one image of {COCO_SIZE.height} x

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,24 @@ def find_source(module_name: str) -> Path | None:
     try:
         with _current_folder_on_path(str(Path.cwd())):
             spec = importlib.util.find_spec(top)
-            for depth, _ in enumerate(below, start=1):
-                folders = None if spec is None else spec.submodule_search_locations
-                if folders is None:
-                    return None
-                spec = PathFinder.find_spec(".".join([top, *below[:depth]]), folders)
+            folders = _folders_below(spec)
+            for depth, name in enumerate(below, start=1):
+                try:
+                    spec = PathFinder.find_spec(".".join([top, *below[:depth]]), folders)
+                    folders = _folders_below(spec)
+                except KeyError:
+                    # A package without __init__.py, in another that is not imported yet.
+                    spec, inside = None, (Path(folder) / name for folder in folders)
+                    folders = [str(folder) for folder in inside if folder.is_dir()]
     except ValueError:
         return None
     origin = None if spec is None else spec.origin
     return Path(origin) if origin is not None and origin.endswith(".py") else None
+
+
+def _folders_below(spec: ModuleSpec | None) -> list[str]:
+    """Return where the modules of a package are; empty if it is none."""
+    return [] if spec is None else list(spec.submodule_search_locations or ())
 
 
 @contextmanager

@@ -5,7 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from model.config.settings import Fraction, NonNegative, Positive, Settings, without_nulls
-from pipeline.config.augmentation import ColorJitterConfig, ScaleJitterConfig
+from pipeline.config.augmentation import (
+    ColorJitterConfig,
+    RandomCropConfig,
+    ScaleJitterConfig,
+)
 from pipeline.config.data_split import SOURCE_KEYS, Source, SplitConfig
 from pipeline.config.data_tiles import DataTilesConfig
 from pipeline.storage.urls import Location
@@ -125,6 +129,11 @@ class DataConfig(Settings):
         description="Probability of a turn by 90, 180 or 270 degrees in training, all three alike; "
         "for images without an upper side, such as aerial ones. Batches then mix portrait and "
         "landscape images, so they have more padding.",
+    )
+    random_crop: RandomCropConfig | None = Field(
+        None,
+        description="Crop training images at random before they are resized; {} takes the "
+        "defaults, detectron2's.",
     )
     scale_jitter: ScaleJitterConfig | None = Field(
         None,

@@ -108,7 +108,7 @@ class DataReport:
     def _quarantine(self) -> Iterator[str]:
         for split, report in self.splits.items():
             manifest = report.manifest
-            if not manifest.reasons and not manifest.mended:
+            if not manifest.reasons and not manifest.corrected:
                 yield f"{split}: none."
                 continue
             examples = _read_examples(report.url)
@@ -116,7 +116,7 @@ class DataReport:
                 [reason, str(number), result, _escape(examples.get(reason, ""))]
                 for result, reasons in (
                     ("left out", manifest.reasons),
-                    ("corrected", manifest.mended),
+                    ("corrected", manifest.corrected),
                 )
                 for reason, number in sorted(reasons.items(), key=lambda item: -item[1])
             ]

@@ -165,12 +165,12 @@ def _manifest(
 ) -> Manifest:
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    mended: Counter[str] = Counter()
+    corrected: Counter[str] = Counter()
     for source in sources:
         former = source.manifest
         counts.update({k: v for k, v in former.counts.items() if k not in _RECOUNTED})
         reasons.update(former.reasons)
-        mended.update(former.mended)
+        corrected.update(former.corrected)
     counts.update(dict.fromkeys((*_RECOUNTED, "other_classes"), 0))
     for report in reports:
         counts.update(report.counts)
@@ -185,7 +185,7 @@ def _manifest(
         # Mixed VOC years use the later protocol, which is also the last in alphabetical order.
         protocol=max(source.manifest.protocol for source in sources),
         keypoints=keypoints,
-        mended=dict(mended),
+        corrected=dict(corrected),
         # How an image is decoded is in its row.
         decoding=decodings.pop() if len(decodings) == 1 else DEFAULT_DECODING,
     )

@@ -80,6 +80,6 @@ def _example(ranked: Sequence[tuple[str, int]], rejects: Sequence[Reject]) -> st
     """Return a sentence about the first record that is left out for the most common reason."""
     for reason, _ in ranked:
         for reject in rejects:
-            if reject.reason == reason and reject.detail and not reject.mended:
+            if reject.reason == reason and reject.detail and not reject.corrected:
                 return f" For example {reject.file or reject.record}: {reject.detail}."
     return ""

@@ -9,7 +9,7 @@ IMAGE_QUARANTINED = "image quarantined"
 
 @dataclass(frozen=True)
 class Reject:
-    """A line of quarantine.jsonl: a record that was left out, or corrected if ``mended``.
+    """A line of quarantine.jsonl: a record that was left out, or kept if ``corrected``.
 
     ``reason`` is one of a few fixed phrases, so that it can be counted; ``detail`` is about this
     record. ``source_id`` is the record's own id in the annotations, as JSON, if ours differs.
@@ -21,7 +21,7 @@ class Reject:
     annotation_id: int | None
     reason: str
     detail: str
-    mended: bool = False
+    corrected: bool = False
     source_id: str | None = None
 
 

@@ -64,10 +64,10 @@ def build_manifest(
         files=tuple(report.file for report in reports if report.file is not None),
         source_digest=digest,
         counts=dict(counts),
-        reasons=dict(Counter(reject.reason for reject in rejects if not reject.mended)),
+        reasons=dict(Counter(reject.reason for reject in rejects if not reject.corrected)),
         protocol=listing.protocol,
         keypoints=listing.keypoints,
-        mended=dict(Counter(reject.reason for reject in rejects if reject.mended)),
+        corrected=dict(Counter(reject.reason for reject in rejects if reject.corrected)),
         decoding=decoding,
     )
 

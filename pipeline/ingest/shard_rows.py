@@ -72,7 +72,7 @@ class RowBuilder:
         counts["without_mask"] += not (valid.has_mask or valid.iscrowd)
         counts["with_keypoints"] += valid.num_keypoints > 0 and not valid.iscrowd
         for reason, detail in self._corrections(valid, annotation):
-            self.rejects.append(_reject(image, annotation, reason, detail, mended=True))
+            self.rejects.append(_reject(image, annotation, reason, detail, corrected=True))
         return valid
 
     def _corrections(
@@ -115,8 +115,8 @@ class RowBuilder:
 
 
 def _reject(
-    image: ImageRecord, annotation: Annotation, reason: str, detail: str, mended: bool = False
+    image: ImageRecord, annotation: Annotation, reason: str, detail: str, corrected: bool = False
 ) -> Reject:
     ids = (image.file_name, image.image_id, annotation["id"])
     source_id = annotation.get("source_id")
-    return Reject("annotation", *ids, reason, detail, mended=mended, source_id=source_id)
+    return Reject("annotation", *ids, reason, detail, corrected=corrected, source_id=source_id)

@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from model.structures import Category, ImageSize
 from pipeline import storage
@@ -83,7 +83,7 @@ class Manifest:
         reasons: number of quarantined records for each reason.
         protocol: which metrics the dataset is evaluated with.
         keypoints: the keypoints of the objects; None if the categories define none.
-        mended: number of corrected records for each reason.
+        corrected: number of corrected records for each reason.
         decoding: settings of the images.
     """
 
@@ -95,7 +95,10 @@ class Manifest:
     reasons: dict[str, int]
     protocol: EvaluationProtocol = "coco"
     keypoints: KeypointSet | None = None
-    mended: dict[str, int] = field(default_factory=dict)
+    # Manifests written before the rename say "mended".
+    corrected: Annotated[
+        dict[str, int], Field(validation_alias=AliasChoices("corrected", "mended"))
+    ] = field(default_factory=dict)
     decoding: Decoding = DEFAULT_DECODING
 
     @property
@@ -147,7 +150,7 @@ class Manifest:
                 f"; keypoints of {count['keypoints_unnamed']} annotations left out: the categories "
                 "do not share one list of keypoint names"
             )
-        if other := {name: n for name, n in self.mended.items() if name not in _COUNTED_ABOVE}:
+        if other := {name: n for name, n in self.corrected.items() if name not in _COUNTED_ABOVE}:
             line += f"; corrected: {_counted(other)}"
         if count.get("without_mask"):
             line += f"; {count['without_mask']} objects without a mask"

@@ -13,6 +13,7 @@ from pipeline.config.train import CanvasScope
 from pipeline.stream.augmentation.apply import TrainingSample
 from pipeline.stream.augmentation.draw import AugmentationRanges
 from pipeline.stream.augmentation.object_selection import select_objects
+from pipeline.stream.augmentation.random_crop import crop_to_object
 from pipeline.stream.buffers import Allocate
 from pipeline.stream.collate import Paste, StreamBatch, collate
 from pipeline.stream.drawn_step import DrawnStep, draw_step
@@ -112,6 +113,10 @@ def build_batch(
     bad_rows: list[BadRow] = []
     pastes = _decode_pastes(plan, settings, drawn, rows, bad_rows)
     samples = _decode_images(plan, settings, drawn, images, bad_rows)
+    augmentations = [
+        crop_to_object(drawn.augmentations[slot], sample.targets, sample.original_size)
+        for slot, sample in zip(own, samples, strict=True)
+    ]
     # Names without left/right counterparts cannot be flipped but may train without flips.
     flips = any(augmentation.mirrors for augmentation in drawn.augmentations.values())
     # Below 2^62: a seed fits an int64, twice over.
@@ -119,7 +124,7 @@ def build_batch(
     sizes = [drawn.augmentations[slot].output_size for slot in padded_together]
     batch = collate(
         samples,
-        [drawn.augmentations[slot] for slot in own],
+        augmentations,
         seeds.tolist(),
         canvas_size([*sizes, *drawn.paste_limits.values()], settings.size_divisor),
         step,
@@ -176,7 +181,10 @@ def _decode_pastes(
         chosen = choose_objects(plan, drawn.step, slot, len(sample.targets))
         targets = select_objects(sample.targets, torch.tensor(chosen, dtype=torch.int64))
         if chosen:
-            augmentation = drawn.augmentations[planned.slot]
+            # To any object of the image, as where it is not pasted from.
+            augmentation = crop_to_object(
+                drawn.augmentations[planned.slot], sample.targets, sample.original_size
+            )
             pastes[slot] = Paste(
                 replace(sample, targets=targets), augmentation, drawn.paste_limits[slot]
             )

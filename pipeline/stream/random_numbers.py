@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 0
     SAMPLING = 1
     PASTE = 2
+    NETWORK = 3
 
 
 def random_bits(

@@ -257,6 +257,7 @@ def _augmentation_ranges(config: RunConfig) -> AugmentationRanges:
         flip_probability=data.flip_probability,
         vertical_flip_probability=data.vertical_flip_probability,
         quarter_turn_probability=data.quarter_turn_probability,
+        random_crop=data.random_crop,
         scale_jitter=data.scale_jitter,
         color_jitter=data.color_jitter,
         rounding=conventions.resize_rounding,

@@ -26,6 +26,7 @@ _REASONS = {
     "seed": "it changes the order of the images",
     "data.train_short_sides": "it changes the shapes of the batches",
     "data.quarter_turn_probability": "it changes the shapes of the batches",
+    "data.random_crop": "it changes the shapes of the batches",
     "data.scale_jitter": "it changes the shapes of the batches",
     "data.repeat_threshold": "it changes the order of the images",
     "data.images_without_objects": "it changes the order of the images",

@@ -27,6 +27,7 @@ from pipeline.train.optimizer import set_learning_rate
 from pipeline.train.precision import Precision
 from pipeline.train.stall_watch import Activity
 from pipeline.train.step_report import StepMeter, StepReport
+from pipeline.train.step_seed import seed_step
 
 
 class MicroBatch(Protocol):
@@ -54,6 +55,9 @@ class LoopPlan:
         log_every: steps between reports.
         max_skipped_steps: steps in a row that are skipped because their gradients are not finite;
             0 stops at the first such loss or gradient.
+        seed: seed of the run, from which torch's random numbers in each step follow, such as those
+            of dropout (`seed_step`); None leaves torch's generators alone.
+        rank: of this worker.
     """
 
     start_step: int
@@ -63,6 +67,8 @@ class LoopPlan:
     clip_norm: float = 0.0
     log_every: int = 20
     max_skipped_steps: int = 0
+    seed: int | None = None
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,8 @@ class TrainingLoop:
             RuntimeError: ``batches`` ended early.
         """
         plan, scaler = self.plan, self.precision.scaler
+        if plan.seed is not None:
+            seed_step(plan.seed, step, plan.rank)
         lr = self.lr_schedule(step)
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)

@@ -41,6 +41,7 @@ SAMPLING = {
     "flip_probability",
     "vertical_flip_probability",
     "quarter_turn_probability",
+    "random_crop",
     "scale_jitter",
     "color_jitter",
     "copy_paste_probability",

@@ -73,6 +73,8 @@ class _Worker:
         self.bad_rows: list[BadRow] = []
         # Workers on one machine share its cores: more threads than reserved would compete.
         torch.set_num_threads(max(1, int(self.config.worker_cpus)))
+        # The same on all workers, so that they begin with the same weights, also those of the
+        # average, which DDP does not broadcast. Each step has random numbers of its own.
         torch.manual_seed(task.config.seed)
         if place.device.type == "cuda":
             # Products of fp32 matrices in TF32, as torch computes convolutions by default.
@@ -213,6 +215,8 @@ class _Worker:
                 clip_norm=config.optimizer.clip_norm,
                 log_every=config.log_every,
                 max_skipped_steps=config.max_skipped_steps,
+                seed=self.task.config.seed,
+                rank=self.place.rank,
             ),
             hooks=LoopHooks(
                 log=self._log,

@@ -46,6 +46,22 @@ def test_every_file_is_valid_and_has_its_own_name(name):
         assert config.name == "run"
 
 
+@pytest.mark.parametrize("epochs", [100, 200, 400])
+def test_recipes_with_large_scale_jitter_take_the_epochs_of_their_name(epochs):
+    """As detectron2 counts them: passes over 118,000 images."""
+    config = load(f"large_scale_jitter/mask_rcnn_r50_fpn_{epochs}ep")
+    train, jitter = config.train, config.data.scale_jitter
+    schedule = train.schedule
+    assert schedule.steps * train.global_batch == epochs * 118_000
+    fractions = [milestone / schedule.steps for milestone in schedule.milestones]
+    assert fractions == pytest.approx([8 / 9, 26 / 27], abs=1e-3)
+    assert schedule.warmup_steps == 5 * epochs
+    assert (train.global_batch, train.optimizer.lr) == (64, 0.1)
+    assert (jitter.side, jitter.min_scale, jitter.max_scale) == (1024, 0.1, 2.0)
+    model = config.model
+    assert (model.backbone.norm, model.fpn.norm) == ("sync_batch_norm",) * 2
+
+
 def test_the_table_of_counterparts_names_existing_recipes():
     page = (CONFIGS / "README.md").read_text()
     rows = re.findall(r"^\| (`.*\.yaml`) \| (.*) \|$", page, re.MULTILINE)

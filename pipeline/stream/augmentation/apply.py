@@ -63,7 +63,7 @@ def augment_targets(
     augmentation: Augmentation,
     keypoint_flip: Sequence[int] = (),
 ) -> Targets:
-    """Transform boxes, masks and keypoints; objects outside the window are left out.
+    """Transform boxes, masks and keypoints; objects outside crop and window are left out.
 
     Args:
         targets: left unchanged.
@@ -80,13 +80,17 @@ def augment_targets(
         keypoints = _augment_keypoints(keypoints, to_points, order)
     boxes = _augment_boxes(targets.boxes, augmentation, size)
     targets = replace(targets, boxes=boxes, masks=masks, keypoints=keypoints)
-    if augmentation.window is not None:
+    if augmentation.cuts:
         targets = keep_visible(targets, augmentation.window_size)
     return transpose_targets(targets) if augmentation.transpose else targets
 
 
 def augment_pixels(pixels: Tensor, augmentation: Augmentation) -> Tensor:
     """Transform pixels (h, w, 3) uint8."""
+    if augmentation.crop is not None:
+        # Before the resize, so that nothing from beyond the border is blended into it.
+        left, top, (height, width) = augmentation.crop
+        pixels = pixels[top : top + height, left : left + width]
     color, result = augmentation.color, augmentation.window_size
     # Of the smaller of the two images, because this takes longer than all the rest.
     if color is not None and pixels.shape[0] * pixels.shape[1] < result.height * result.width:
@@ -115,7 +119,11 @@ def _flip(pixels: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def _augment_boxes(boxes: Tensor, augmentation: Augmentation, size: ImageSize) -> Tensor:
-    boxes = augmentation.convention.scale(boxes, size, augmentation.size)
+    if augmentation.crop is not None:
+        left, top, _ = augmentation.crop
+        boxes = boxes - torch.tensor([left, top] * 2, dtype=boxes.dtype)
+    resized_from = augmentation.resized_from(size)
+    boxes = augmentation.convention.scale(boxes, resized_from, augmentation.size)
     if augmentation.window is not None:
         left, top, _ = augmentation.window
         boxes = boxes - torch.tensor([left, top] * 2, dtype=boxes.dtype)

@@ -14,11 +14,17 @@ from model.boxes.convention import CONTINUOUS, BoxConvention
 from model.config.conventions import ResizeRounding
 from model.preprocess import resized_size
 from model.structures import ImageSize
-from pipeline.config.augmentation import ColorJitterConfig, ScaleJitterConfig
+from pipeline.config.augmentation import (
+    ColorJitterConfig,
+    RandomCropConfig,
+    ScaleJitterConfig,
+)
 from pipeline.stream.augmentation.parameters import Augmentation, ColorFactors, Window
+from pipeline.stream.augmentation.random_crop import CROP_DRAWS, draw_crop
 
-# Random numbers per image: size, flip, vertical flip, left, top, four of the color, and the turn.
-DRAWS = 10
+# Random numbers per image: size, flip, vertical flip, left, top, four of the color, the turn, and
+# those of the crop. New ones come last: an image keeps the numbers it had before.
+DRAWS = 10 + CROP_DRAWS
 
 # Most images of a dataset have one of a few sizes.
 _resized_size = functools.lru_cache(maxsize=1 << 16)(resized_size)
@@ -40,6 +46,7 @@ class AugmentationRanges:
         color_jitter: ranges of the color factors.
         rounding: how the resized sides are rounded; see ``model.preprocess.resized_size``.
         convention: box convention.
+        random_crop: crop before the resize; None keeps the whole image.
     """
 
     short_sides: tuple[int, ...]
@@ -51,6 +58,7 @@ class AugmentationRanges:
     rounding: ResizeRounding = "nearest"
     convention: BoxConvention = CONTINUOUS
     quarter_turn_probability: float = 0.0
+    random_crop: RandomCropConfig | None = None
 
 
 def draw_augmentations(
@@ -72,7 +80,10 @@ def draw_augmentations(
 
 
 def _draw(original: ImageSize, numbers: list[float], ranges: AugmentationRanges) -> Augmentation:
-    of_size, of_flip, of_vertical_flip, of_left, of_top, *of_color, of_turn = numbers
+    of_size, of_flip, of_vertical_flip, of_left, of_top, *of_color, of_turn = numbers[:10]
+    crop, crop_target = draw_crop(original, numbers[10:], ranges.random_crop)
+    if crop is not None:
+        original = crop.size
     window = None
     if ranges.scale_jitter is None:
         short_side = ranges.short_sides[int(of_size * len(ranges.short_sides))]
@@ -91,6 +102,8 @@ def _draw(original: ImageSize, numbers: list[float], ranges: AugmentationRanges)
         vertical_flip=(of_vertical_flip < ranges.vertical_flip_probability) ^ (turns in (2, 3)),
         color=_draw_color(ranges.color_jitter, of_color),
         transpose=turns in (1, 3),
+        crop=crop,
+        crop_target=crop_target,
     )
 
 

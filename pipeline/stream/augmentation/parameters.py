@@ -11,7 +11,7 @@ from model.structures import ImageSize
 
 
 class Window(NamedTuple):
-    """The part of a resized image that is kept, pixels."""
+    """The part of an image that is kept, pixels."""
 
     left: int
     top: int
@@ -30,9 +30,23 @@ class ColorFactors(NamedTuple):
     hue: float = 0.0
 
 
+class CropTarget(NamedTuple):
+    """Random numbers in [0, 1) by which a crop is moved to an object.
+
+    Args:
+        of_object: which object.
+        of_left: where in the crop its center is, horizontally.
+        of_top: likewise, vertically.
+    """
+
+    of_object: float
+    of_left: float
+    of_top: float
+
+
 @dataclass(frozen=True)
 class Augmentation:
-    """The transform of one image: resize, cut out the window, flip, transpose, change the colors.
+    """The transform of one image: crop, resize, cut out the window, flip, transpose, change colors.
 
     Args:
         size: image size after resizing.
@@ -42,6 +56,9 @@ class Augmentation:
         vertical_flip: whether to flip top and bottom.
         color: change of the colors; None changes nothing.
         transpose: whether to swap rows and columns; after one flip, this is a quarter turn.
+        crop: what is kept of the image before it is resized; None keeps all.
+        crop_target: moves the crop to an object once the objects are known
+            (``random_crop.crop_to_object``); None leaves it where it is.
     """
 
     size: ImageSize
@@ -51,6 +68,17 @@ class Augmentation:
     vertical_flip: bool = False
     color: ColorFactors | None = None
     transpose: bool = False
+    crop: Window | None = None
+    crop_target: CropTarget | None = None
+
+    @property
+    def cuts(self) -> bool:
+        """Whether objects may extend beyond the resulting image."""
+        return self.crop is not None or self.window is not None
+
+    def resized_from(self, original: ImageSize) -> ImageSize:
+        """Return the size of what is resized, given that of the image."""
+        return original if self.crop is None else self.crop.size
 
     @property
     def window_size(self) -> ImageSize:

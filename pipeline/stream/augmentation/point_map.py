@@ -26,16 +26,18 @@ class PointMap:
         """Return the map of an augmentation.
 
         Args:
-            augmentation: resizing, window and flips.
+            augmentation: crop, resizing, window and flips.
             original: size of the image before.
             inset: pixels by which mirrored points move inward; see ``BoxConvention.offset``.
         """
         size, output = augmentation.size, augmentation.window_size
-        scale = torch.tensor(
-            [size.width / original.width, size.height / original.height], dtype=torch.float32
-        )
-        window = augmentation.window
+        before = augmentation.resized_from(original)
+        factors = [size.width / before.width, size.height / before.height]
+        scale = torch.tensor(factors, dtype=torch.float32)
+        window, crop = augmentation.window, augmentation.crop
         shift = [0.0, 0.0] if window is None else [-float(window.left), -float(window.top)]
+        if crop is not None:
+            shift = [shift[0] - factors[0] * crop.left, shift[1] - factors[1] * crop.top]
         signs = [1.0, 1.0]
         sides = (output.width, output.height)
         for axis, flips in enumerate((augmentation.flip, augmentation.vertical_flip)):

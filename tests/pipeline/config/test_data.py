@@ -81,3 +81,17 @@ def test_locations_in_parts_are_relative_to_the_current_folder(tmp_path, monkeyp
     data = load_config("c.yaml", ["data.val.year=2012", "data.val.root=W"]).data
     assert data.train[0].root == str(tmp_path / "VOC2007")
     assert data.val[0].root == str(tmp_path / "W")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": (1.5, 1.0)}, "fractions up to 1 with type=relative_range"),
+        ({"type": "absolute", "size": (0.5, 3.0)}, "whole pixels"),
+        ({"type": "absolute_range", "size": (5.0, 3.0)}, "the smallest and the largest"),
+        ({"size": (0.0, 1.0)}, "greater than 0"),
+    ],
+)
+def test_sizes_of_a_random_crop_that_do_not_fit_its_type_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        check(source="coco", train=COCO, val=COCO, random_crop=settings)

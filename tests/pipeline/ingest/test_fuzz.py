@@ -74,7 +74,7 @@ def check(read, decoding=None):
         assert counts["images_listed"] == counts["images"] + counts["images_quarantined"]
         kept = counts["objects"] + counts["crowd"]
         assert counts["annotations_listed"] == kept + counts["annotations_quarantined"]
-        left_out = [entry for entry in quarantine_entries(shards) if not entry["mended"]]
+        left_out = [entry for entry in quarantine_entries(shards) if not entry["corrected"]]
         quarantined = counts["images_quarantined"] + counts["annotations_quarantined"]
         assert len(left_out) == quarantined == sum(manifest.reasons.values())
         rows = all_rows(shards)

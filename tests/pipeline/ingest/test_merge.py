@@ -75,7 +75,7 @@ def test_another_layout_keeps_every_row_as_it_is_and_in_order(first, tmp_path, l
     assert [file.rows for file in manifest.files[:-1]] == [layout[0]] * (len(manifest.files) - 1)
     assert max(max(file.row_groups) for file in manifest.files) <= layout[1]
     assert manifest.counts == before.counts
-    assert (manifest.reasons, manifest.mended) == (before.reasons, before.mended)
+    assert (manifest.reasons, manifest.corrected) == (before.reasons, before.corrected)
     assert quarantine_entries(tmp_path) == quarantine_entries(first)
     assert sum((file.classes for file in manifest.files), ()) == sum(
         (file.classes for file in before.files), ()

@@ -68,9 +68,9 @@ def test_every_invalid_record_is_listed_counted_and_left_out(source, tmp_path):
     assert [len(row.labels) for row in rows if row.image_id == 5] == [0]
 
     entries = quarantine_entries(tmp_path / "shards")
-    left_out = [entry for entry in entries if not entry["mended"]]
+    left_out = [entry for entry in entries if not entry["corrected"]]
     assert len(left_out) == counts["images_quarantined"] + counts["annotations_quarantined"]
-    [clipped] = [entry for entry in entries if entry["mended"]]
+    [clipped] = [entry for entry in entries if entry["corrected"]]
     assert (clipped["annotation_id"], clipped["image_id"]) == (1001, 6)
     [missing] = [entry for entry in entries if entry["reason"] == "missing image file"]
     assert missing["file"] == "000002.jpg"
@@ -91,7 +91,7 @@ def test_invalid_keypoints_are_listed_counted_and_left_out(keypoint_source, tmp_
     assert "2 keypoints outside their image left out" in manifest.summary()
     entries = {entry["annotation_id"]: entry for entry in quarantine_entries(tmp_path / "shards")}
     assert set(entries) == {first["id"], second["id"], third["id"]}
-    assert [entries[a["id"]]["mended"] for a in (first, second, third)] == [False, False, True]
+    assert [entries[a["id"]]["corrected"] for a in (first, second, third)] == [False, False, True]
     [row] = [row for row in all_rows(tmp_path / "shards") if third["id"] in row.annotation_id]
     points = row.keypoints[row.annotation_id.tolist().index(third["id"])]
     assert points[[0, 3]].tolist() == [[0, 0, 0]] * 2
@@ -112,7 +112,7 @@ def test_keypoints_without_one_list_of_names_are_left_out_and_counted(
     assert manifest.keypoints is None and manifest.reasons == {}
     assert manifest.counts["keypoints_unnamed"] == manifest.counts["objects"] > 0
     assert f"keypoints of {manifest.counts['objects']} annotations left out" in manifest.summary()
-    assert all(entry["mended"] for entry in quarantine_entries(url))
+    assert all(entry["corrected"] for entry in quarantine_entries(url))
     assert {row.keypoints for row in all_rows(url)} == {None}
     ground_truth = coco_ground_truth(url)
     records = ground_truth["annotations"] + ground_truth["categories"]

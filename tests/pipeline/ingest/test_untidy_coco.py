@@ -230,7 +230,7 @@ def test_corrections_are_counted_and_listed(source, shards):
     third["area"] = -1
     manifest = source.write_shards(shards)
     assert not manifest.reasons
-    assert manifest.mended == {
+    assert manifest.corrected == {
         "polygon part left out": 1,
         "box computed from the mask": 1,
         "area corrected": 1,
@@ -240,7 +240,7 @@ def test_corrections_are_counted_and_listed(source, shards):
     assert {entry["annotation_id"] for entry in entries} == {
         x["id"] for x in (first, second, third)
     }
-    assert all(entry["mended"] for entry in entries)
+    assert all(entry["corrected"] for entry in entries)
     areas = {a["id"]: a["area"] for a in coco_ground_truth(str(shards))["annotations"]}
     assert min(areas.values()) > 0
 

@@ -94,13 +94,25 @@ def version_1_shards(shapes_images, tmp_path):
     old = {"version": 1, "source_digest": "old", "files": tuple(files), "counts": counts}
     write_manifest(url, replace(manifest, **old))
     document = json.loads((Path(url) / "manifest.json").read_text())
-    for key in ("keypoints", "mended", "decoding"):
+    for key in ("keypoints", "corrected", "decoding"):
         del document[key]
     for file in document["files"]:
         for key in ("labelled_points", "objects", "class_counts", "classes"):
             del file[key]
     (Path(url) / "manifest.json").write_text(json.dumps(document))
     return url
+
+
+@pytest.mark.parametrize("key", ["corrected", "mended"])
+def test_the_counts_of_corrected_records_are_read_under_their_former_name_too(
+    tmp_path, shapes_shards, key
+):
+    manifest = replace(read_manifest(shapes_shards), corrected={"box clipped": 2})
+    write_manifest(str(tmp_path), manifest)
+    document = json.loads((tmp_path / "manifest.json").read_text())
+    document[key] = document.pop("corrected")
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    assert read_manifest(str(tmp_path)) == manifest
 
 
 def test_version_1_shards_are_readable(version_1_shards, shapes_shards):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.config.augmentation import ScaleJitterConfig
+from pipeline.config.augmentation import RandomCropConfig, ScaleJitterConfig
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.row import read_rows
 from pipeline.stream.paste_plan import filled_paste_slots, images_by_slot
@@ -17,6 +17,10 @@ JITTER = ScaleJitterConfig(side=64, min_scale=0.3, max_scale=1.6)
 AUGMENTATIONS = {
     "turned": {"quarter_turn_probability": 0.75},
     "pasted": {"copy_paste_probability": 0.6},
+    "cropped": {
+        "random_crop": RandomCropConfig(size=(0.3, 0.3), with_object=True, probability=0.8),
+        "copy_paste_probability": 0.6,
+    },
     "all": {
         "quarter_turn_probability": 0.5,
         "copy_paste_probability": 1.0,

@@ -22,12 +22,14 @@ from tests.pipeline.stream.test_augment import bright_triangle, mask_on_image
 
 TURNS = (0.0, 0.4, 0.7)
 """Random numbers that draw a turn by 90, 180 and 270 degrees counterclockwise."""
+OF_TURN = 9
+"""Which of the random numbers of an image draws the turn."""
 
 
 def turn(size, quarter_turns, **changes):
     """Return the augmentation that the stream draws for a turn of an image of a size."""
     numbers = np.full((1, DRAWS), 0.99)
-    numbers[0, -1] = TURNS[quarter_turns - 1]
+    numbers[0, OF_TURN] = TURNS[quarter_turns - 1]
     ranges = AugmentationRanges(
         (min(size),), 10_000, changes.pop("flip_probability", 0.0), quarter_turn_probability=1.0
     )
@@ -206,7 +208,7 @@ def test_turns_are_drawn_as_often_as_asked_and_all_alike():
 
 def test_the_window_of_the_scale_jitter_turns_with_its_image():
     numbers = np.full((1, DRAWS), 0.9)
-    numbers[0, -1] = 0.0
+    numbers[0, OF_TURN] = 0.0
     ranges = AugmentationRanges(
         (1,), 1, 0.0, scale_jitter=ScaleJitterConfig(side=50), quarter_turn_probability=0.5
     )

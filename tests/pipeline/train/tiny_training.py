@@ -64,7 +64,7 @@ def new_state(config):
     return new_training_state(config, CATEGORIES, CPU)
 
 
-def train_until(state, config, stop):
+def train_until(state, config, stop, seed=None, rank=0):
     """Take the steps up to ``stop``; return the losses of each."""
     reports = []
     loop = TrainingLoop(
@@ -73,7 +73,7 @@ def train_until(state, config, stop):
         lr_schedule=lambda step: config.train.optimizer.lr,
         precision=state.precision,
         device=CPU,
-        plan=LoopPlan(state.start_step, stop, 2, clip_norm=1.0, log_every=1),
+        plan=LoopPlan(state.start_step, stop, 2, clip_norm=1.0, log_every=1, seed=seed, rank=rank),
     )
     loop.hooks = type(loop.hooks)(log=reports.append)
     loop.run(map(batch_of, range(state.start_step, stop)))

@@ -93,7 +93,7 @@ def test_annotations_can_be_trained_on(tmp_path):
     data = {"source": "coco", "train": part, "val": part}
     config = RunConfig.model_validate({"output": str(output), "data": data})
     manifest = prepare_split(config, "train")
-    assert (manifest.rows, manifest.reasons, manifest.mended) == (2, {}, {})
+    assert (manifest.rows, manifest.reasons, manifest.corrected) == (2, {}, {})
     assert [category.name for category in manifest.categories] == [c.name for c in CATEGORIES]
 
 
