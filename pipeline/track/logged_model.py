@@ -34,7 +34,7 @@ from pipeline.track.backbone_code import (
     check_in_new_process,
     copy_backbone_code,
 )
-from pipeline.track.model_contents import check_contents
+from pipeline.track.model_contents import check_contents, remove_bytecode
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
 
@@ -115,12 +115,14 @@ def log_model(client: MlflowClient, name: str, folder: Path, run_id: str) -> Log
                     ],
                     mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
                 )
+            remove_bytecode(path)
             check_contents(path, name)
             # Load it as a server will: a model that does not load is not registered.
             with _unchanged_path():
                 mlflow.pyfunc.load_model(str(path))
             if backbone.function is not None:
                 check_in_new_process(path)
+            remove_bytecode(path)
             client.log_model_artifacts(logged.model_id, str(path))
     except BaseException:
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)

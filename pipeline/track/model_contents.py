@@ -45,6 +45,20 @@ def check_contents(folder: Path, shown: str) -> None:
         _check_mlmodel(path, shown)
 
 
+def remove_bytecode(folder: Path) -> None:
+    """Delete what Python writes beside code that it imports: the files in ``__pycache__`` folders.
+
+    They are no part of a model, but Python would run them in place of the code that is reviewed.
+    MLflow writes them where it loads a model: when we try the one that is registered, and into a
+    local artifact store.
+    """
+    for cache in sorted(folder.rglob("__pycache__")):
+        for path in cache.glob("*.pyc"):
+            path.unlink()
+        if not any(cache.iterdir()):
+            cache.rmdir()
+
+
 def _reason_to_refuse(path: Path) -> str | None:
     if path.suffix.lower() in _SUFFIXES:
         return f"a {path.suffix} file"

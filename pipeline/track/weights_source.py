@@ -16,7 +16,7 @@ from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.storage.scratch import scratch_folder
 from pipeline.track.mlflow_store import TrackingError, hide_password, open_store, tracking_uri
-from pipeline.track.model_contents import check_contents
+from pipeline.track.model_contents import check_contents, remove_bytecode
 from pipeline.track.stored_weights import MODEL_FILES, stored_weights
 
 
@@ -67,6 +67,7 @@ def resolve_weights(source: str, config: RunConfig) -> Iterator[Path]:
         with scratch_folder("weights") as scratch:
             downloaded = _download(source, config, scratch)
             if source.startswith("models:/"):
+                remove_bytecode(downloaded)
                 check_contents(downloaded, source)
             folder = _downloaded_model(downloaded, source)
             verify_checksums(folder, MODEL_FILES, shown=source)

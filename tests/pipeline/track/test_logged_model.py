@@ -176,6 +176,22 @@ def test_a_file_that_could_run_code_is_refused(registered, run_config, name, con
         pass
 
 
+def test_bytecode_that_python_writes_is_neither_registered_nor_refused(
+    request, monkeypatch, run_config
+):
+    """A registered model is loaded as a test, and users load one where a local store has it."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow changes it
+    from mlflow.pyfunc import load_model
+
+    uri, folder = request.getfixturevalue("registered")
+    assert not list(folder.rglob("*.pyc"))
+    load_model(str(folder))
+    assert list(folder.rglob("__pycache__/*.pyc"))
+    with resolve_weights(uri, run_config) as weights:
+        load_network(weights)
+
+
 def test_an_mlmodel_that_loads_something_else_is_refused(registered, run_config):
     uri, folder = registered
     mlmodel = yaml.safe_load((folder / "MLmodel").read_text())
