@@ -4,6 +4,7 @@ A pickle runs code when it is loaded. MLflow loads the files that ``MLmodel`` na
 somebody adds, or an ``MLmodel`` that somebody changes, must be refused before that.
 """
 
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -46,17 +47,18 @@ def check_contents(folder: Path, shown: str) -> None:
 
 
 def remove_bytecode(folder: Path) -> None:
-    """Delete what Python writes beside code that it imports: the files in ``__pycache__`` folders.
+    """Delete the ``__pycache__`` folders that Python writes beside code that it imports.
 
     They are no part of a model, but Python would run them in place of the code that is reviewed.
     MLflow writes them where it loads a model: when we try the one that is registered, and into a
     local artifact store.
+
+    Args:
+        folder: a copy of the model's folder.
     """
     for cache in sorted(folder.rglob("__pycache__")):
-        for path in cache.glob("*.pyc"):
-            path.unlink()
-        if not any(cache.iterdir()):
-            cache.rmdir()
+        if cache.is_dir() and not cache.is_symlink():
+            shutil.rmtree(cache)
 
 
 def _reason_to_refuse(path: Path) -> str | None:
